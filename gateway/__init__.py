@@ -1,0 +1,36 @@
+"""Greengate: the gateway for a codebase that is synchronous and has to stay alive while it is replaced.
+
+What application code uses is here, loaded when it is first asked for: ``import gateway`` itself imports no library, so that the
+command line starts fast and nothing is imported before gevent has patched.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import cache as cache
+    from .app import create_app as create_app
+    from .tasks import gather as gather
+    from .upstream.requests_adapter import govern_requests as govern_requests
+
+__version__ = "0.1.0"
+
+HOMES = {"create_app": ".app", "gather": ".tasks", "govern_requests": ".upstream.requests_adapter"}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "cache":                                  # a package that behaves like the cache object of Flask-Caching
+        return import_module(".cache", __name__)
+    if name not in HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(HOMES[name], __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *HOMES, "cache"})
+
+
+__all__ = ["__version__", "cache", "create_app", "gather", "govern_requests"]

@@ -1,0 +1,151 @@
+"""Every setting of the gateway, as frozen models. What each means is in its description, which ``gateway schema`` publishes.
+
+What a single value may be is in ``values.py``, what settings must be to each other in ``configcheck.py``; reading the file, the
+environment and the reporting of mistakes are in ``configfile.py``. Durations are seconds, sizes bytes, once parsed.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from .values import (Address, Duration, FieldConditions, Fields, FieldTemplates, Filled, Flag, InstanceUrl, Loopback, Method,
+                     Module, Network, NginxWord, OwnField, Size, Token, UpstreamHost, Whole, parse_duration, parse_instance,
+                     parse_size)
+
+__all__ = ["Address", "Config", "Gateway", "HeaderRules", "Model", "Nginx", "Part", "Respond", "Route", "Tls", "Upstream",
+           "parse_duration", "parse_instance", "parse_size"]
+
+
+class Model(BaseModel):
+    """Frozen, and a key it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Gateway(Model):
+    views: tuple[Module, ...] = Field(default=(), description="Modules with Flask blueprints.")
+    trust: tuple[Network, ...] = Field(
+        default=(), description="Networks of the proxies whose X-Forwarded-* and X-Request-Id are believed; unix for unix sockets.")
+    timeout: Duration = Field(
+        default=parse_duration("10s"), description="The deadline of a request, unless its route says otherwise.")
+    max_body: Size | None = Field(default=None, description="The largest request body accepted, unless the route says otherwise.")
+    admin: Loopback | None = Field(
+        default=None, description="host:port of the admin listener; only loopback. Unset: no admin listener.")
+    log: Filled = Field(default="stdout", description='Where the request log goes: "stdout", "stderr", "off" or a file.')
+    via: Token = Field(default="greengate", description="The name of this gateway in Via.")
+
+
+class Tls(Model):
+    verify: Flag = Field(default=True, description="Check the upstream's certificate and name.")
+    ca: Filled | None = Field(default=None, description="File with the certificates to trust; unset: the system's.")
+    server_name: Filled | None = Field(
+        default=None, description="The name to ask for (SNI) and to check; unset: the instance's host.")
+    certificate: Filled | None = Field(default=None, description="File with our certificate, for an upstream that asks for one.")
+    key: Filled | None = Field(default=None, description="File with its key; unset: in the certificate's file.")
+
+
+class Upstream(Model):
+    instances: tuple[InstanceUrl, ...] = Field(
+        min_length=1, description="URLs: http://host:port, https://host, or unix:/path/to.sock.")
+    balance: Literal["round-robin", "least-requests"] = Field(default="round-robin", description="How the next instance is chosen.")
+    host: UpstreamHost = Field(
+        default="upstream", description='The Host sent: "upstream" (the instance\'s), "preserve" (the client\'s), or a name.')
+    connect_timeout: Duration = Field(default=parse_duration("1s"), description="TCP connect and TLS handshake, for each address.")
+    read_timeout: Duration = Field(
+        default=parse_duration("30s"), description="The longest silence while a streamed body goes either way.")
+    timeout: Duration | None = Field(
+        default=None, description="One attempt until the answer's head; unset: the request's deadline.")
+    max_connections: Whole = Field(default=1000, ge=1, description="Connections to one instance, for each worker.")
+    pool_timeout: Duration = Field(default=parse_duration("1s"), description="The longest wait for a free connection.")
+    idle_timeout: Duration = Field(
+        default=parse_duration("50s"), description="How long an unused connection is kept; less than the upstream keeps it.")
+    dns_ttl: Duration = Field(default=parse_duration("30s"), description="How long a resolved address is used.")
+    tls: Tls = Field(default=Tls(), description="For instances that are https://.")
+
+
+class HeaderRules(Model):
+    add: Fields = Field(default={}, description="Fields added beside those of the same name.")
+    set: Fields = Field(default={}, description="Fields that replace those of the same name.")
+    remove: tuple[OwnField, ...] = Field(default=(), description="Names of fields removed.")
+
+
+class Respond(Model):
+    status: Whole = Field(default=200, ge=200, le=599, description="The status of the answer.")
+    headers: Fields = Field(default={}, description="Header fields of the answer.")
+    text: str | None = Field(default=None, description="The body, sent as UTF-8.")
+    json_: Any = Field(default=None, alias="json", description="Any value, sent as JSON.")
+
+
+class Part(Model):
+    """One call of a composition. ``"upstream:/path"`` is short for ``{ from = "upstream:/path" }``."""
+
+    from_: str = Field(alias="from", description="upstream:/path?query, with {name} from the path, {query.name}, {header.name},"
+                                                 " {cookie.name} or another part's answer: {part.field.field}.")
+    method: Method = Field(default="GET", description="The method of the call.")
+    headers: FieldTemplates = Field(default={}, description="Fields sent, templates as in from.")
+    forward_headers: tuple[OwnField, ...] = Field(default=("Authorization", "Cookie", "Accept-Language"),
+                                                  description="The client's fields passed on to this part.")
+    json_: Any = Field(default=None, alias="json", description="A body to send as JSON; strings in it are templates.")
+    timeout: Duration | None = Field(default=None, description="The longest this call may take; unset: the request's deadline.")
+    pick: tuple[str, ...] | None = Field(default=None, description="Only these fields of the answer (of each item of a list).")
+    drop: tuple[str, ...] = Field(default=(), description="All but these fields.")
+    rename: dict[str, str] = Field(default={}, description="Old name to new name.")
+    merge: Flag = Field(default=False, description="Put the fields at the root instead of under the part's name.")
+    optional: Flag = Field(default=False, description="A failure gives default and is named in the answer's X-Partial header.")
+    default: Any = Field(default=None, description="What stands for the answer of an optional part that failed.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _written_short(cls, value: Any) -> Any:
+        return {"from": value} if isinstance(value, str) else value
+
+
+class Route(Model):
+    path: str = Field(description="/exact, /{name}, /{name:int}, /{rest:path} or /*.")
+    host: str | None = Field(default=None, description="shop.example.org or *.example.org.")
+    methods: tuple[Method, ...] | None = Field(default=None, description="Unset: every method.")
+    header: FieldConditions = Field(default={}, description='Fields the request must carry; "*" is any value.')
+    query: dict[str, str] = Field(default={}, description='Query parameters it must carry; "*" is any value.')
+    cookie: dict[str, str] = Field(default={}, description='Cookies it must carry; "*" is any value.')
+
+    upstream: str | None = Field(default=None, description="The upstream that answers.")
+    aggregate: dict[str, Part] | None = Field(default=None, description="Calls whose answers are composed into one, by name.")
+    view: Flag = Field(default=False, description="A Flask view answers.")
+    respond: Respond | None = Field(default=None, description="The answer itself.")
+
+    timeout: Duration | None = Field(default=None, description="The deadline of a request; unset: the gateway's.")
+    max_body: Size | None = Field(default=None, description="The largest request body; unset: the gateway's.")
+    strip_prefix: str | None = Field(default=None, description="Taken off the path before it is sent to the upstream.")
+    rewrite: str | None = Field(default=None, description="The path sent to the upstream, with {name} from the path.")
+    request_headers: HeaderRules = Field(default=HeaderRules(), description="Changes to the header fields of the request.")
+    response_headers: HeaderRules = Field(default=HeaderRules(), description="Changes to the header fields of the answer.")
+    rewrite_location: Flag = Field(
+        default=False, description="Make Location and Content-Location of the upstream public addresses.")
+    rewrite_cookies: Flag = Field(default=False, description="Make Domain and Path of the upstream's cookies public ones.")
+    websocket: Flag = Field(default=False, description="Pass WebSocket upgrades through.")
+    websocket_idle_timeout: Duration = Field(
+        default=parse_duration("5m"), description="The longest silence on a WebSocket, in both directions.")
+
+    @property
+    def name(self) -> str:
+        """How reports, logs and metrics call this route: ``GET,POST shop.test/users/{id}``."""
+        methods = ",".join(self.methods) + " " if self.methods else ""
+        conditions = "".join(f" [{kind} {key}={value}]" for kind in ("header", "query", "cookie")
+                             for key, value in getattr(self, kind).items())
+        return f"{methods}{self.host or ''}{self.path}{conditions}"
+
+
+class Nginx(Model):
+    listen: NginxWord = Field(default="127.0.0.1:8000", description="Where nginx listens.")
+    server_names: tuple[NginxWord, ...] = Field(default=("_",), description="The names it answers to.")
+    instances: tuple[NginxWord, ...] = Field(default=("127.0.0.1:8001", "127.0.0.1:8002"), description="The gateway's instances.")
+    max_body: Size = Field(default=0, description="The largest request body; 0: no limit.")
+
+
+class Config(Model):
+    gateway: Gateway = Field(default=Gateway(), description="What holds for every request.")
+    upstreams: dict[str, Upstream] = Field(default={}, description="The services behind the gateway, by name.")
+    routes: tuple[Route, ...] = Field(default=(), description="What the gateway answers; the most specific route wins.")
+    nginx: Nginx = Field(default=Nginx(), description="What gateway nginx writes.")

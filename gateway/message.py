@@ -1,0 +1,223 @@
+"""What travels through the pipeline: Request in, Response out, and Call, one exchange with an upstream.
+
+Text is latin-1 ``str`` with one character per byte, so that what came in can go out unchanged. Header fields are lists of
+``(name, value)`` in the order and the case in which they were received. A body has one owner: whoever reads it first. A step
+that needs a body that others read too asks for ``buffer(limit)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+from .deadline import Deadline
+from .errors import BodyTooLarge
+
+Headers = list[tuple[str, str]]
+
+
+class Body:
+    """The body of a request, read once, piece by piece.
+
+    ``length`` is its announced size in bytes, or None when it is chunked. ``read`` is ``(size) -> bytes``, empty at the end; it
+    raises TruncatedBody or MalformedBody, so a body cut short is never taken for a complete one.
+    """
+
+    __slots__ = ("length", "_read", "started", "_kept")
+
+    def __init__(self, read: Callable[[int], bytes], length: int | None) -> None:
+        self._read = read
+        self.length = length
+        self.started = False
+        self._kept: bytes | None = None
+
+    def read(self, size: int = 65536) -> bytes:
+        self.started = True
+        if self._kept is not None:
+            piece, self._kept = self._kept[:size], self._kept[size:]
+            return piece
+        return self._read(size)
+
+    def buffer(self, limit: int) -> bytes:
+        """The whole body, which later reads give again. Raises BodyTooLarge above ``limit`` bytes; the body is then spent."""
+        if self._kept is not None:
+            return self._kept
+        if self.length is not None and self.length > limit:
+            raise BodyTooLarge(f"{self.length} bytes, {limit} allowed")
+        self.started = True
+        pieces, size = [], 0
+        while piece := self._read(65536):
+            size += len(piece)
+            if size > limit:
+                raise BodyTooLarge(f"more than {limit} bytes")
+            pieces.append(piece)
+        self._kept = b"".join(pieces)
+        self.length = size
+        self.started = False
+        return self._kept
+
+    def __repr__(self) -> str:
+        return f"Body({'chunked' if self.length is None else f'{self.length} bytes'}{', started' if self.started else ''})"
+
+
+class Stream(Protocol):
+    """The body of a response that is not held in memory: pieces of bytes, and ``close`` whatever happens."""
+
+    def __iter__(self) -> Iterator[bytes]: ...
+
+    def close(self) -> None: ...
+
+
+class Request:
+    """One request of a client.
+
+    ``target`` is the request-target as sent (origin-form); ``path`` and ``query`` are its parts, not decoded, ``query`` None
+    without a ``?``. ``scheme``, ``host`` and ``client`` are what is believed of the client's view: from a trusted proxy's
+    headers, else from the connection. ``peer`` is the other end of the connection. ``params`` holds the decoded path parameters
+    of the matched ``route``. ``attempts`` collects one line per upstream attempt for the log, ``notes`` whatever else steps want
+    logged. ``connection`` is the worker's handle on the client's connection, None under another server.
+    """
+
+    __slots__ = ("method", "target", "path", "query", "headers", "body", "scheme", "host", "client", "peer", "trusted", "id",
+                 "deadline", "route", "params", "attempts", "notes", "environ", "connection")
+
+    def __init__(self, method: str, target: str, headers: Headers, body: Body | None = None, *, scheme: str = "http",
+                 host: str = "", peer: str = "", deadline: Deadline | None = None) -> None:
+        self.method = method
+        self.target = target
+        path, mark, query = target.partition("?")
+        self.path: str = path
+        self.query: str | None = query if mark else None
+        self.headers = headers
+        self.body = body
+        self.scheme = scheme
+        self.host = host
+        self.client = peer
+        self.peer = peer
+        self.trusted = False
+        self.id = ""
+        self.deadline = deadline or Deadline(10.0)
+        self.route: Any = None
+        self.params: dict[str, str] = {}
+        self.attempts: list[Attempt] = []
+        self.notes: dict[str, Any] = {}
+        self.environ: dict[str, Any] | None = None
+        self.connection: Any = None
+
+    def header(self, name: str, default: str = "") -> str:
+        """The first value of a header field, whatever its case."""
+        name = name.lower()
+        for key, value in self.headers:
+            if key.lower() == name:
+                return value
+        return default
+
+    def header_list(self, name: str) -> list[str]:
+        """All values of a header field, in order."""
+        name = name.lower()
+        return [value for key, value in self.headers if key.lower() == name]
+
+    def __repr__(self) -> str:
+        return f"Request({self.method} {self.scheme}://{self.host}{self.target})"
+
+
+class Response:
+    """An answer. ``body`` is bytes, or a Stream when it is not all here yet. ``reason`` may be empty and is sent as it is."""
+
+    __slots__ = ("status", "reason", "headers", "body", "takeover")
+
+    def __init__(self, status: int, headers: Headers, body: bytes | Stream = b"", reason: str | None = None) -> None:
+        self.status = status
+        self.reason = REASONS.get(status, "") if reason is None else reason
+        self.headers = headers
+        self.body = body
+        self.takeover: Callable[[], None] | None = None     # set by an Upgrade: called with the connection, which ends after it
+
+    def header(self, name: str, default: str = "") -> str:
+        """The first value of a header field, whatever its case."""
+        name = name.lower()
+        for key, value in self.headers:
+            if key.lower() == name:
+                return value
+        return default
+
+    def read(self, limit: int) -> bytes:
+        """The whole body in memory, closing the stream. Raises BodyTooLarge above ``limit`` bytes."""
+        if isinstance(self.body, bytes):
+            if len(self.body) > limit:
+                raise BodyTooLarge(f"more than {limit} bytes")
+            return self.body
+        pieces, size = [], 0
+        try:
+            for piece in self.body:
+                size += len(piece)
+                if size > limit:
+                    raise BodyTooLarge(f"more than {limit} bytes")
+                pieces.append(piece)
+        finally:
+            self.body.close()
+        self.body = b"".join(pieces)
+        return self.body
+
+    def __repr__(self) -> str:
+        size = f"{len(self.body)} bytes" if isinstance(self.body, bytes) else "stream"
+        return f"Response({self.status} {self.reason}, {size})"
+
+
+class Call:
+    """One exchange to be made with an upstream, by whatever needs one: a forwarded request, a part, a view's ``requests`` call.
+
+    ``headers`` are final and end-to-end, without Host, Content-Length and Transfer-Encoding: ``host`` (None: the instance's own)
+    and ``body`` decide those. ``timeout`` bounds one attempt in seconds (None: the upstream's setting). ``attempts`` gets one
+    Attempt for each try.
+    """
+
+    __slots__ = ("method", "target", "headers", "body", "host", "deadline", "timeout", "attempts")
+
+    def __init__(self, method: str, target: str, headers: Headers, body: bytes | Body | None = None, *, deadline: Deadline,
+                 host: str | None = None, timeout: float | None = None, attempts: list[Attempt] | None = None) -> None:
+        self.method = method
+        self.target = target
+        self.headers = headers
+        self.body = body
+        self.host = host
+        self.deadline = deadline
+        self.timeout = timeout
+        self.attempts = attempts if attempts is not None else []
+
+    def __repr__(self) -> str:
+        return f"Call({self.method} {self.target})"
+
+
+class Attempt:
+    """One try on one instance, for the log: seconds until the answer's head, its status, or the flag of the error."""
+
+    __slots__ = ("upstream", "instance", "seconds", "status", "flag", "reused")
+
+    def __init__(self, upstream: str, instance: str) -> None:
+        self.upstream = upstream
+        self.instance = instance
+        self.seconds = 0.0
+        self.status = 0
+        self.flag = ""
+        self.reused = False
+
+    def __repr__(self) -> str:
+        return f"Attempt({self.upstream} {self.instance} {self.status or self.flag} {self.seconds * 1000:.1f} ms)"
+
+
+Handler = Callable[[Request], Response]
+
+REASONS = {
+    100: "Continue", 101: "Switching Protocols", 200: "OK", 201: "Created", 202: "Accepted", 203: "Non-Authoritative Information",
+    204: "No Content", 205: "Reset Content", 206: "Partial Content", 300: "Multiple Choices", 301: "Moved Permanently",
+    302: "Found", 303: "See Other", 304: "Not Modified", 307: "Temporary Redirect", 308: "Permanent Redirect",
+    400: "Bad Request", 401: "Unauthorized", 402: "Payment Required", 403: "Forbidden", 404: "Not Found",
+    405: "Method Not Allowed", 406: "Not Acceptable", 408: "Request Timeout", 409: "Conflict", 410: "Gone",
+    411: "Length Required", 412: "Precondition Failed", 413: "Content Too Large", 414: "URI Too Long",
+    415: "Unsupported Media Type", 416: "Range Not Satisfiable", 417: "Expectation Failed", 421: "Misdirected Request",
+    422: "Unprocessable Content", 425: "Too Early", 426: "Upgrade Required", 428: "Precondition Required",
+    429: "Too Many Requests", 431: "Request Header Fields Too Large", 451: "Unavailable For Legal Reasons",
+    499: "Client Closed Request", 500: "Internal Server Error", 501: "Not Implemented", 502: "Bad Gateway",
+    503: "Service Unavailable", 504: "Gateway Timeout", 505: "HTTP Version Not Supported",
+}

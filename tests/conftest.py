@@ -1,0 +1,64 @@
+"""Shared fixtures. The test process is patched like a worker: first thing, everything."""
+
+from gevent import monkey
+
+monkey.patch_all()
+
+import gc  # noqa: E402
+import os  # noqa: E402
+
+import gevent  # noqa: E402
+import pytest  # noqa: E402
+from gevent.server import StreamServer  # noqa: E402
+
+
+def live_greenlets() -> set[int]:
+    """Ids of the greenlets that were started and have not ended."""
+    return {id(g): g for g in gc.get_objects() if isinstance(g, gevent.Greenlet) and g.started and not g.dead}.keys()
+
+
+def open_sockets() -> set[str]:
+    """``fd:inode`` of every socket this process holds."""
+    found = set()
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            link = os.readlink(f"/proc/self/fd/{fd}")
+        except OSError:                                  # the directory's own descriptor is gone by now
+            continue
+        if link.startswith("socket:"):
+            found.add(f"{fd}:{link}")
+    return found
+
+
+@pytest.fixture(autouse=True)
+def leaks(request):
+    """Fail a test that leaves a greenlet or a socket behind. Mark it ``leaks_allowed`` where that is the point."""
+    if request.node.get_closest_marker("leaks_allowed"):
+        yield
+        return
+    greenlets, sockets = set(live_greenlets()), open_sockets()
+    yield
+    for _ in range(50):                                  # what is ending may need some turns of the loop
+        gevent.sleep(0.01)
+        left = set(live_greenlets()) - greenlets, open_sockets() - sockets
+        if not any(left):
+            return
+        gc.collect()
+    names = [repr(g) for g in gc.get_objects() if isinstance(g, gevent.Greenlet) and id(g) in left[0]]
+    pytest.fail(f"leaked greenlets {names} sockets {sorted(left[1])}")
+
+
+@pytest.fixture
+def serve():
+    """``serve(handle)`` runs ``handle(socket, address)`` for each connection to a TCP server on loopback and returns its port."""
+    servers = []
+
+    def start(handle) -> int:
+        server = StreamServer(("127.0.0.1", 0), handle)
+        server.start()
+        servers.append(server)
+        return server.server_port
+
+    yield start
+    for server in servers:
+        server.stop(timeout=0)

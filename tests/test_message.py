@@ -1,0 +1,89 @@
+import io
+
+import pytest
+
+from gateway.errors import BodyTooLarge
+from gateway.message import Attempt, Body, Call, Request, Response
+from gateway.deadline import Deadline
+
+
+def body(data: bytes, length: int | None = None) -> Body:
+    return Body(io.BytesIO(data).read, length)
+
+
+def test_a_body_is_read_once_and_piece_by_piece():
+    stream = body(b"abcdef", 6)
+    assert not stream.started
+    assert [stream.read(4), stream.read(4), stream.read(4)] == [b"abcd", b"ef", b""]
+    assert stream.started
+
+
+@pytest.mark.parametrize("length", [6, None])
+def test_a_buffered_body_can_be_read_again(length):
+    stream = body(b"abcdef", length)
+    assert stream.buffer(6) == b"abcdef"
+    assert not stream.started and stream.length == 6
+    assert stream.buffer(6) == b"abcdef"
+    assert stream.read(4) + stream.read(4) == b"abcdef"
+
+
+@pytest.mark.parametrize("length", [6, None])
+def test_a_body_over_the_limit(length):
+    with pytest.raises(BodyTooLarge):
+        body(b"abcdef", length).buffer(5)
+
+
+class Pieces:
+    def __init__(self, *pieces):
+        self.pieces, self.closed = pieces, 0
+
+    def __iter__(self):
+        return iter(self.pieces)
+
+    def close(self):
+        self.closed += 1
+
+
+def test_a_streamed_answer_is_read_and_closed():
+    pieces = Pieces(b"ab", b"cd")
+    response = Response(200, [], pieces)
+    assert response.read(4) == b"abcd" == response.body
+    assert pieces.closed == 1
+
+
+@pytest.mark.parametrize("content", [b"abcd", Pieces(b"ab", b"cd")])
+def test_an_answer_over_the_limit(content):
+    with pytest.raises(BodyTooLarge):
+        Response(200, [], content).read(3)
+    assert getattr(content, "closed", 1) == 1
+
+
+def test_target_is_split_but_not_decoded():
+    request = Request("GET", "/a%2Fb?x=%20&y", [])
+    assert (request.path, request.query) == ("/a%2Fb", "x=%20&y")
+    assert Request("GET", "/a", []).query is None
+    assert Request("GET", "/a?", []).query == ""
+    assert Request("GET", "/a?b?c", []).query == "b?c"
+
+
+def test_headers_are_found_whatever_their_case():
+    for message in (Request("GET", "/", [("X-A", "1"), ("x-a", "2")]), Response(200, [("X-A", "1"), ("x-a", "2")])):
+        assert message.header("x-A") == "1"
+        assert message.header("x-b", "none") == "none"
+    assert Request("GET", "/", [("X-A", "1"), ("x-a", "2")]).header_list("X-a") == ["1", "2"]
+
+
+def test_reason_is_the_standard_one_unless_given():
+    assert Response(404, []).reason == "Not Found"
+    assert Response(299, []).reason == ""
+    assert Response(200, [], reason="").reason == ""
+
+
+def test_everything_says_what_it_is():
+    attempt = Attempt("users", "http://10.0.0.1")
+    attempt.status, attempt.seconds = 200, 0.0123
+    assert repr(attempt) == "Attempt(users http://10.0.0.1 200 12.3 ms)"
+    assert repr(Request("GET", "/a?b", [], host="h")) == "Request(GET http://h/a?b)"
+    assert repr(Response(200, [], b"ab")) == "Response(200 OK, 2 bytes)"
+    assert repr(Call("GET", "/a", [], deadline=Deadline(1))) == "Call(GET /a)"
+    assert repr(body(b"", None)) == "Body(chunked)"
