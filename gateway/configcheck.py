@@ -1,0 +1,243 @@
+"""What settings must be to each other: mistakes that no single value shows. Pure, but for a look at the files of ``tls``.
+
+A check is a function that yields a sentence for each mistake, beginning with the setting it is about; ``configfile.py`` puts
+the route or the upstream in front. A route whose settings are partly unreadable is checked for the rest, so ``given`` says what
+stands in the file, whatever became of it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Collection, Iterator
+from graphlib import CycleError, TopologicalSorter
+from typing import Any
+
+from .config import Config, Gateway, Part, Route, Upstream
+from .mistakes import place_text
+from .pattern import parse_path
+from .template import SOURCES, References, header_template, json_template, target_template
+from .values import did_you_mean, parse_instance, quoted
+
+TARGETS = ("upstream", "aggregate", "view", "respond")
+ONLY_WITH_UPSTREAM = ("strip_prefix", "rewrite", "rewrite_location", "rewrite_cookies", "websocket")
+UPSTREAM_NAME = re.compile(r"[a-z0-9](?:[a-z0-9_.-]*[a-z0-9])?")
+PART_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+PART_FROM = re.compile(r"([^:/{}]+):(/(?!/).*)", re.DOTALL)
+HOLE = re.compile(r"\{([^{}]*)\}")
+BAD_IN_PATH = re.compile(r"[\x00-\x20?#\x7f]|%(?![0-9A-Fa-f]{2})")
+DOT_SEGMENT = re.compile(r"/(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
+WITHOUT_BODY = (204, 205, 304)
+
+
+def check_gateway(gateway: Gateway) -> Iterator[str]:
+    for position, module in enumerate(gateway.views):
+        if module in gateway.views[:position]:
+            yield f"views[{position}]: {quoted(module)} stands twice"
+
+
+def check_upstream(name: str, upstream: Upstream | None) -> Iterator[str]:
+    if not UPSTREAM_NAME.fullmatch(name):
+        yield ("the name of an upstream is a host name in lower case, so that http://<name>/ works: letters, digits,"
+               ' "-", "_" and "." only')
+    if upstream is None:
+        return
+    seen: dict[object, int] = {}
+    for position, url in enumerate(upstream.instances):
+        address = parse_instance(url)
+        first = seen.setdefault(address._replace(host=address.host.lower()), position)
+        if first != position:
+            yield f"instances[{position}]: {quoted(url)} is the same as instances[{first}]"
+    tls = upstream.tls
+    for setting in ("ca", "certificate", "key"):
+        file = getattr(tls, setting)
+        if file is not None and not os.path.isfile(file):
+            yield f"tls.{setting}: there is no file {quoted(file)}"
+        elif file is not None and not os.access(file, os.R_OK):
+            yield f"tls.{setting}: the file {quoted(file)} cannot be read"
+    if tls.key and not tls.certificate:
+        yield "tls.key: a key needs its certificate"
+
+
+def check_route(route: Route, given: Collection[str], upstreams: Collection[str]) -> Iterator[str]:
+    """``given`` are the settings that stand in the file, ``upstreams`` the names there are."""
+    yield from _target(route, given)
+    if route.upstream is not None and route.upstream not in upstreams:
+        yield f"upstream: {unknown_upstream(route.upstream, upstreams)}"
+    if "upstream" not in given:
+        for setting in ONLY_WITH_UPSTREAM:
+            if getattr(route, setting):
+                yield f"{setting}: works only with upstream"
+    if route.websocket and route.methods is not None and "GET" not in route.methods:
+        yield "websocket: an upgrade is a GET request, which methods leaves out"
+    if "websocket_idle_timeout" in given and "websocket" not in given:
+        yield "websocket_idle_timeout: has no effect without websocket = true"
+    for side in ("set", "add"):
+        for name in getattr(route.request_headers, side):
+            if name.lower() == "host":
+                yield f"request_headers.{side}.{name}: the setting host of the upstream decides about Host"
+    if route.respond is not None:
+        yield from _respond(route)
+    names = parameters(route.path)
+    if names is not None:
+        yield from _rewriting(route, names)
+    if route.aggregate is not None:
+        yield from check_parts(route.aggregate, names, upstreams)
+
+
+def parameters(path: str) -> frozenset[str] | None:
+    """The names of a path's parameters, None for a path that cannot be read, which is reported elsewhere."""
+    try:
+        return frozenset(segment.text for segment in parse_path(path) if segment.kind != "text" and segment.text)
+    except ValueError:
+        return None
+
+
+def _target(route: Route, given: Collection[str]) -> Iterator[str]:
+    targets = [name for name in TARGETS if name in given and (name != "view" or route.view)]
+    if not targets:
+        yield "a route needs a target: one of upstream, aggregate, view, respond"
+    elif len(targets) > 1:
+        yield f"a route has one target, this one has {len(targets)}: {', '.join(targets)}"
+    if route.aggregate == {}:
+        yield "aggregate: has no parts"
+
+
+def unknown_upstream(name: str, upstreams: Collection[str]) -> str:
+    if not upstreams:
+        return f"there is no upstream {quoted(name)}; the file declares none"
+    return f"there is no upstream {quoted(name)}{did_you_mean(name, upstreams) or '; there is ' + ', '.join(sorted(upstreams))}"
+
+
+def _respond(route: Route) -> Iterator[str]:
+    answer = route.respond
+    assert answer is not None
+    has_json = "json_" in answer.model_fields_set
+    if has_json and answer.text is not None:
+        yield "respond: has text and json; an answer has one body"
+    if answer.status in WITHOUT_BODY and (has_json or answer.text):
+        yield f"respond: an answer with status {answer.status} has no body"
+    if route.max_body is not None:
+        yield "max_body: has no effect, respond reads no body"
+
+
+def _rewriting(route: Route, names: Collection[str]) -> Iterator[str]:
+    if route.strip_prefix is not None and route.rewrite is not None:
+        yield "rewrite: already makes the whole path; strip_prefix cannot be there too"
+    if route.strip_prefix is not None:
+        yield from (f"strip_prefix: {mistake}" for mistake in _prefix(route.strip_prefix, route.path))
+    if route.rewrite is not None:
+        yield from (f"rewrite: {mistake}" for mistake in _template_path(route.rewrite, names))
+
+
+def _prefix(prefix: str, path: str) -> Iterator[str]:
+    if not prefix.startswith("/") or not prefix.rstrip("/"):
+        yield f'{quoted(prefix)} is not a prefix: write the first segments of the path, like "/api"'
+        return
+    try:
+        taken = parse_path(prefix.rstrip("/"))
+    except ValueError as error:
+        yield str(error)
+        return
+    if any(segment.kind != "text" for segment in taken):
+        yield f"{quoted(prefix)} has a parameter; only text is stripped, rewrite can do more"
+    elif parse_path(path)[:len(taken)] != taken:
+        yield f"{quoted(prefix)} is not the beginning of the path {quoted(path)}"
+
+
+def _template_path(template: str, names: Collection[str]) -> Iterator[str]:
+    bare = HOLE.sub("x", template)
+    if not template.startswith("/"):
+        yield f'{quoted(template)} must start with "/"'
+    if "{" in bare or "}" in bare:
+        yield f"a brace of {quoted(template)} has no partner; a brace itself is written %7B or %7D"
+    if BAD_IN_PATH.search(bare):
+        yield f"{quoted(template)} is not a path: other characters are written percent-encoded, and the query goes on by itself"
+    if DOT_SEGMENT.search(bare):
+        yield f"{quoted(template)} has dot segments"
+    if "*" in bare:
+        yield f"{quoted(template)}: what /* matched has no name; write {{rest:path}} in path and {{rest}} here"
+    for hole in HOLE.findall(template):
+        if hole not in names:
+            yield unknown_parameter(hole, names)
+
+
+def unknown_parameter(name: str, names: Collection[str]) -> str:
+    known = did_you_mean(name, names) or (f"; it has {', '.join(sorted(names))}" if names else "")
+    return f"the path has no parameter {{{name}}}{known}"
+
+
+def check_parts(parts: dict[str, Part], names: Collection[str] | None, upstreams: Collection[str]) -> Iterator[str]:
+    """The parts of a composition. ``names`` are the parameters of the path, None: not known."""
+    waits: dict[str, list[str]] = {}
+    for name, part in parts.items():
+        place = place_text(("aggregate", name))
+        if name in SOURCES:
+            yield f"{place}: {{{name}.x}} already means a {SOURCES[name]} of the request; give the part another name"
+        elif not PART_NAME.fullmatch(name):
+            yield f'{place}: the name of a part is letters, digits, "-" and "_"'
+        references = References(name, parts, names)
+        source = PART_FROM.fullmatch(part.from_)
+        if not source:
+            yield f'{place}.from: {quoted(part.from_)} is not an upstream and a path: write it like "orders:/by-user/{{id}}"'
+        else:
+            if source[1] not in upstreams:
+                yield f"{place}.from: {unknown_upstream(source[1], upstreams)}"
+            yield from _template(f"{place}.from", target_template, source[2], references)
+        for field, value in part.headers.items():
+            yield from _template(f"{place}.headers.{field}", header_template, value, references)
+        yield from _template(f"{place}.json", json_template, part.json_, references)
+        if "default" in part.model_fields_set and not part.optional:
+            yield f"{place}.default: has no effect without optional = true"
+        if name in references.after:
+            yield f"{place}: waits for its own answer"
+        waits[name] = [other for other in references.after if other != name]
+    yield from _circles(waits)
+
+
+def _template(place: str, compile: Callable[[Any, References], Any], value: Any, references: References) -> Iterator[str]:
+    """What is wrong with one template; the parts it waits for are added to ``references``."""
+    try:
+        compile(value, references)
+    except ValueError as error:
+        yield f"{place}: {error}"
+
+
+def _circles(waits: dict[str, list[str]]) -> Iterator[str]:
+    try:
+        TopologicalSorter(waits).prepare()
+    except CycleError as error:
+        yield f"aggregate: parts wait for each other in a circle: {' -> '.join(reversed(error.args[1]))}"
+
+
+def notices(config: Config) -> list[str]:
+    """What is no mistake and worth knowing."""
+    gateway, found = config.gateway, []
+    if not any(route.path == "/*" and route.host is None and route.methods is None
+               and not (route.header or route.query or route.cookie) for route in config.routes):
+        found.append('no route takes everything (path = "/*"): what no route matches is answered 404')
+    if gateway.admin is None:
+        found.append("gateway.admin is not set: there is no listener for health, readiness and metrics")
+    if not gateway.trust:
+        found.append("gateway.trust is empty: X-Forwarded-* is believed from nobody, also not from an nginx in front")
+    called = {route.upstream for route in config.routes} | {
+        part.from_.partition(":")[0] for route in config.routes for part in (route.aggregate or {}).values()}
+    for name, upstream in config.upstreams.items():
+        if name not in called and not gateway.views:
+            found.append(f'upstream "{name}": no route uses it')
+        if not upstream.tls.verify:
+            found.append(f'upstream "{name}": certificates are not verified (tls.verify = false)')
+        if upstream.tls.model_fields_set and not any(url.lower().startswith("https:") for url in upstream.instances):
+            found.append(f'upstream "{name}": tls has no effect, no instance is https://')
+        if upstream.timeout is not None and upstream.timeout > longest(config):
+            found.append(f'upstream "{name}": timeout is longer than the deadline of any request')
+    if config.upstreams:
+        found.append("max_connections, connection pools and balancing count in each worker process for itself")
+    if gateway.views:
+        found.append("the cache for views (from gateway import cache) is kept by each worker process for itself")
+    return found
+
+
+def longest(config: Config) -> float:
+    """Seconds of the longest deadline a request can have."""
+    return max([config.gateway.timeout, *(route.timeout for route in config.routes if route.timeout is not None)])
