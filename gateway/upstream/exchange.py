@@ -1,0 +1,157 @@
+"""One request and its answer on one connection.
+
+The order is fixed: ``send``, ``read_head``, ``read_body``, and ``finish`` exactly once, by whoever comes to the end first. The head
+and a body in memory go out in one write. A streamed body is sent by a greenlet of its own while the answer is read, so that both
+may flow at once and an early answer is heard.
+
+States of the connection when it ends: it serves again if the answer is complete, nothing came behind it, the request was sent
+to its end and neither side said ``Connection: close``. It is reset if the request was not sent to its end. Else it is closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..errors import GatewayError, UpstreamClosed, UpstreamError, UpstreamProtocolError, UpstreamTimeout
+from ..message import Attempt, Body
+from .framing import ByLength, Chunked, Framing, UntilClose
+from .head import CHUNKED, UNTIL_CLOSE, Head, parse_head
+from .limit import Limit, Silence
+from .transport import PIECE, BodyStream, Connection, Sender, Upgraded
+
+IN_MEMORY = 65536                                        # bytes: an announced body up to this size is not streamed
+MAX_INTERIM = 100                                        # 1xx heads before an answer
+BODILESS = frozenset({204, 304})
+
+
+Release = Callable[[Connection | None, bool], None]
+
+
+class Stale(UpstreamClosed):
+    """A connection that had served before ended before a byte of this answer came; ``unsent``: nor had a byte of the request
+    left. Nobody has answered the request, and then nobody has seen it."""
+
+    unsent = False
+
+
+def note(error: GatewayError, attempt: Attempt) -> None:
+    """Note in the error where it happened, and in the attempt what."""
+    attempt.flag = error.flag
+    if isinstance(error, UpstreamError) and not error.instance:
+        error.upstream, error.instance = attempt.upstream, attempt.instance
+
+
+class Exchange:
+    """``release(connection, reusable)`` is called once, at the end, without a connection when it is no longer the pool's.
+    ``limit`` holds until the head of the answer, ``silence`` is the longest one after it, in seconds."""
+
+    __slots__ = ("connection", "limit", "silence", "attempt", "sender", "_release", "_rest")
+
+    def __init__(self, connection: Connection, limit: Limit, silence: float, release: Release, attempt: Attempt) -> None:
+        self.connection = connection
+        self.limit = limit
+        self.silence = silence
+        self.attempt = attempt
+        self.sender: Sender | None = None
+        self._release: Release | None = release
+        self._rest = b""                                 # what came behind the head
+
+    def send(self, head: bytes, body: bytes | Body | None) -> None:
+        """Send the request, or begin to. Raises Stale, UpstreamClosed."""
+        data, more = head, b""
+        if isinstance(body, bytes):
+            data = head + body[:PIECE]
+            more = body[PIECE:]
+        try:
+            sent = self.connection.send(data)
+        except OSError as error:
+            raise self._ended(str(error), unsent=True) from error
+        if sent < len(data) or more or isinstance(body, Body):
+            rest = [memoryview(data)[sent:], memoryview(more)]
+            self.sender = Sender(self.connection, rest, body if isinstance(body, Body) else None, self.limit, self.silence)
+
+    def read_head(self, method: str, upgrade: bool = False) -> Head:
+        """The head of the answer, after all 1xx. Raises Stale, UpstreamClosed, UpstreamProtocolError and what the limit does."""
+        data = self._receive(False)
+        for _ in range(MAX_INTERIM):
+            head, seen = parse_head(data), len(data)
+            while head is None:
+                data += self._receive(True)
+                head, seen = parse_head(data, seen), len(data)
+            if head.status >= 200 or head.status == 101:
+                if head.status == 101 and not upgrade:
+                    raise UpstreamProtocolError("101 without having been asked")
+                self._rest = data[head.end:]
+                if method == "HEAD" or head.status in BODILESS:
+                    head.size = 0
+                return head
+            data = data[head.end:]
+        raise UpstreamProtocolError(f"more than {MAX_INTERIM} interim answers")
+
+    def read_body(self, head: Head) -> bytes | BodyStream:
+        """The body in memory, when it is announced as small or is here already; else a stream of it. Raises UpstreamTruncated,
+        UpstreamTimeout, UpstreamProtocolError, DeadlineExceeded."""
+        size, rest = head.size, self._rest
+        if 0 <= size <= len(rest):
+            self.finish(head.keep_alive and size == len(rest))
+            return rest[:size]
+        framing: Framing = ByLength(size) if size >= 0 else Chunked() if size == CHUNKED else UntilClose()
+        keep_alive = head.keep_alive and size != UNTIL_CLOSE
+        in_memory = 0 <= size <= IN_MEMORY
+        self.limit = Silence(self.limit.deadline if in_memory else None, self.silence, self._silent)
+        self.limit.sender = self.sender
+        first = framing.feed(rest) if rest else b""
+        if framing.complete:
+            self.finish(keep_alive and not framing.excess)
+            return first
+        stream = BodyStream(self, framing, first, keep_alive)
+        return stream.read() if in_memory else stream
+
+    def detach(self) -> Upgraded:
+        """The connection, which is no longer one of the pool's."""
+        release, self._release = self._release, None
+        upgraded = Upgraded(self.connection.detach(), self._rest)
+        if release is not None:
+            release(None, False)
+        return upgraded
+
+    def finish(self, reusable: bool, block: bool = True) -> None:
+        """Let go of the connection. Only the first call counts."""
+        release, self._release = self._release, None
+        if release is None:
+            return
+        sender = self.sender
+        if sender is None or sender.sent:
+            release(self.connection, reusable)
+            return
+        try:
+            sender.stop(block)
+        finally:
+            self.connection.abort()
+            release(self.connection, False)
+
+    def failed(self, error: GatewayError) -> None:
+        """What ``note`` does, for the stream."""
+        note(error, self.attempt)
+
+    def _receive(self, heard: bool) -> bytes:
+        try:
+            piece = self.connection.receive(self.limit)
+        except OSError as error:
+            raise self._ended(str(error), heard=heard) from error
+        if not piece:
+            raise self._ended("the connection was closed within the head" if heard else "the connection was closed", heard=heard)
+        return piece
+
+    def _ended(self, text: str, *, heard: bool = False, unsent: bool = False) -> UpstreamClosed:
+        if heard or not self.connection.served:
+            return UpstreamClosed(text)
+        stale = Stale(text)
+        stale.unsent = unsent
+        return stale
+
+    def _silent(self) -> UpstreamTimeout:
+        return UpstreamTimeout(f"no byte of the body came for {self.silence:g} s")
+
+    def __repr__(self) -> str:
+        return f"Exchange({self.connection!r}{', over' if self._release is None else ''})"

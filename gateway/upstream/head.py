@@ -1,0 +1,163 @@
+"""The head of a response, read strictly: status line, header fields, and what they say of the body. Pure.
+
+RFC 9112 sections 4, 5 and 6, RFC 9110 section 8.6. One regular expression reads all fields at once, which is as fast as a C parser
+that leaves bytes to be decoded, and stricter. Its rules:
+
+- Lines end with CRLF; a bare LF, a bare CR and every control character but HTAB is an error, as is a space before the colon.
+- A folded line (obs-fold) is unfolded: a gateway replaces it by a space (RFC 9112 section 5.2).
+- At most 64 KB and 200 fields.
+- ``size`` is the length of the body in bytes, CHUNKED or UNTIL_CLOSE; that HEAD, 1xx, 204 and 304 have none is for the caller.
+- Content-Length repeated with one and the same value becomes one field; different or invalid values are an error.
+- Transfer-Encoding is an error unless it is exactly ``chunked`` on HTTP/1.1: no other coding was asked for, and what is
+  forwarded must be what was sent. Together with Content-Length it is an error, for that is how responses are smuggled.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ..errors import UpstreamProtocolError
+from ..message import Headers
+
+MAX_HEAD = 65536
+MAX_FIELDS = 200
+CHUNKED = -1
+UNTIL_CLOSE = -2
+
+STATUS_LINE = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9]{2})(?: ([^\x00-\x08\x0a-\x1f\x7f]*))?")
+# Neither expression can match one white space in two ways, or 64 KB of them would take minutes.
+FIELD = re.compile(r"^([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*((?:[^\x00-\x20\x7f][^\x00-\x08\x0a-\x1f\x7f]*)?)\r\n", re.MULTILINE)
+FOLD = re.compile(r"\r\n[ \t]+")
+PROTOCOL = b"HTTP/1."
+
+_status_lines: dict[bytes, tuple[int, int, str]] = {}       # those met before, taken apart: there are few
+
+
+class Head:
+    """``end`` is where the body starts in the bytes parsed. ``keep_alive`` says whether the connection may serve again, and
+    ``idle`` for how many seconds the server promises to keep it (``Keep-Alive: timeout=5``), None when it does not say."""
+
+    __slots__ = ("status", "reason", "headers", "size", "keep_alive", "idle", "end")
+
+    def __init__(self, status: int, reason: str, headers: Headers, end: int) -> None:
+        self.status = status
+        self.reason = reason
+        self.headers = headers
+        self.end = end
+        self.size = UNTIL_CLOSE
+        self.keep_alive = True
+        self.idle: float | None = None
+
+    def __repr__(self) -> str:
+        return f"Head({self.status} {self.reason}, {len(self.headers)} fields, size {self.size})"
+
+
+def parse_head(data: bytes, seen: int = 0) -> Head | None:
+    """The head ``data`` begins with, None while it is not all there; ``seen`` bytes were there the last time.
+    Raises UpstreamProtocolError."""
+    end = data.find(b"\r\n\r\n", seen - 3 if seen > 3 else 0, MAX_HEAD)
+    if end < 0:
+        _refuse_beginning(data, seen)
+        return None
+    line_end = data.index(b"\r\n")
+    line = data[:line_end]
+    minor, status, reason = _status_lines.get(line) or _status_line(line)
+    text = data[line_end + 2:end + 2].decode("latin-1")
+    headers = FIELD.findall(text)
+    if len(headers) != text.count("\n") or len(headers) > MAX_FIELDS:
+        text, headers = _irregular(text)
+    if " \r" in text or "\t\r" in text:
+        headers = [(name, value.rstrip(" \t")) for name, value in headers]
+    head = Head(status, reason, headers, end + 4)
+    _connection(head, minor)
+    return head
+
+
+def _connection(head: Head, minor: int) -> None:
+    """Fill in what the fields say of the body and of the connection."""
+    lengths = coding = connection = None
+    for name, value in head.headers:
+        letters = len(name)
+        if letters == 14:
+            if name.lower() == "content-length":
+                lengths = value if lengths is None else f"{lengths},{value}"
+        elif letters == 10:
+            name = name.lower()
+            if name == "connection":
+                connection = value if connection is None else f"{connection},{value}"
+            elif name == "keep-alive":
+                head.idle = _promise(value)
+        elif letters == 17 and name.lower() == "transfer-encoding":
+            coding = value if coding is None else f"{coding}, {value}"
+    head.keep_alive = minor > 0 if connection is None else _persistent(connection.lower(), minor)
+    if coding is not None:
+        if coding.lower() != "chunked" or lengths is not None or minor == 0:
+            raise UpstreamProtocolError(f"Transfer-Encoding {coding!r}" + (" with Content-Length" if lengths is not None else "")
+                                        + (" on HTTP/1.0" if minor == 0 else ""))
+        head.size = CHUNKED
+    elif lengths is not None:
+        head.size = int(lengths) if lengths.isdigit() and lengths.isascii() and len(lengths) < 19 else _one_length(head, lengths)
+
+
+def _status_line(line: bytes) -> tuple[int, int, str]:
+    match = STATUS_LINE.fullmatch(line)
+    if not match:
+        raise UpstreamProtocolError(f"not a status line: {line[:100]!r}")
+    parts = int(match[1]), int(match[2]), (match[3] or b"").decode("latin-1")
+    if len(_status_lines) < 256:
+        _status_lines[line] = parts
+    return parts
+
+
+def _refuse_beginning(data: bytes, seen: int) -> None:
+    """What can never become a head is refused at once instead of being waited for."""
+    if not (data.startswith(PROTOCOL) or PROTOCOL.startswith(data)):
+        raise UpstreamProtocolError(f"not HTTP/1: {data[:100]!r}")
+    if len(data) >= MAX_HEAD:
+        raise UpstreamProtocolError(f"the head is larger than {MAX_HEAD} bytes")
+    start = max(seen - 1, 0)
+    if data.count(b"\n", seen) != data.count(b"\r\n", start):
+        raise UpstreamProtocolError("a line ends with a bare LF")
+
+
+def _irregular(text: str) -> tuple[str, Headers]:
+    """The fields of a head in which not every line is a field: folded ones, or an error."""
+    if text[:1] in (" ", "\t"):
+        raise UpstreamProtocolError("white space before the first header field")
+    text = FOLD.sub(" ", text)
+    headers = FIELD.findall(text)
+    if len(headers) > MAX_FIELDS:
+        raise UpstreamProtocolError(f"more than {MAX_FIELDS} header fields")
+    if len(headers) != text.count("\n"):
+        bad = next((line for line in text.split("\r\n") if not FIELD.fullmatch(line + "\r\n")), "")
+        raise UpstreamProtocolError(f"not a header field: {bad[:100]!r}")
+    return text, headers
+
+
+def _persistent(value: str, minor: int) -> bool:
+    """Whether the connection stays open with ``Connection: value`` (lower case). RFC 9112 section 9.3; close wins."""
+    if value == "keep-alive":
+        return True
+    options = [option.strip() for option in value.split(",")]
+    return "close" not in options and (minor > 0 or "keep-alive" in options)
+
+
+def _promise(value: str) -> float | None:
+    """Seconds of ``Keep-Alive: timeout=5, max=100``."""
+    for parameter in value.split(","):
+        name, _, number = parameter.strip().partition("=")
+        if name.lower() == "timeout" and number.isascii() and number.isdigit() and len(number) < 9:
+            return float(number)
+    return None
+
+
+def _one_length(head: Head, lengths: str) -> int:
+    """The one value of a Content-Length given several times, which then stands once in the headers (RFC 9110 section 8.6)."""
+    values = {value.strip(" \t") for value in lengths.split(",")}
+    value = values.pop()
+    if values or not (value.isascii() and value.isdigit() and len(value) < 19):
+        raise UpstreamProtocolError(f"Content-Length {lengths[:100]!r}")
+    first = next(place for place, (name, _) in enumerate(head.headers) if name.lower() == "content-length")
+    head.headers = [(name, value) if place == first else (name, text) for place, (name, text) in enumerate(head.headers)
+                    if place == first or name.lower() != "content-length"]
+    return int(value)

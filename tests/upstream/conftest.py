@@ -1,0 +1,71 @@
+"""What tests of upstreams share: raw services that speak bytes, an upstream in front of them, certificates."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from gevent.server import StreamServer
+from gevent.socket import AF_UNIX, SOCK_STREAM, socket
+
+from gateway.config import Upstream as Settings
+from gateway.upstream.client import Upstream
+
+
+@pytest.fixture
+def upstream() -> Iterator[Callable[..., Upstream]]:
+    """``upstream(port, ...)`` is an upstream of these instances (ports or URLs), with settings as in a file."""
+    made = []
+
+    def make(*instances: int | str, **settings: Any) -> Upstream:
+        urls = tuple(f"http://127.0.0.1:{place}" if isinstance(place, int) else place for place in instances)
+        made.append(Upstream("shop", Settings(instances=urls, **settings)))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def serve_unix(tmp_path) -> Iterator[Callable[..., str]]:
+    """Like ``serve``, on a unix socket whose path it returns."""
+    servers = []
+
+    def start(handle: Callable[..., None]) -> str:
+        listener = socket(AF_UNIX, SOCK_STREAM)
+        path = str(tmp_path / f"{len(servers)}.sock")
+        listener.bind(path)
+        listener.listen(16)
+        servers.append(StreamServer(listener, handle))
+        servers[-1].start()
+        return path
+
+    yield start
+    for server in servers:
+        server.stop(timeout=0)
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory) -> dict[str, str]:
+    """Files by name: an authority (``ca``), ``server`` for shop.test and 127.0.0.1, ``client``; and another authority (``other``)."""
+    folder = tmp_path_factory.mktemp("certificates")
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+    for name in ("ca", "other"):
+        openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", f"/CN={name}",
+                "-keyout", f"{name}.key", "-out", f"{name}.pem")
+    for name in ("server", "client"):
+        (folder / f"{name}.ext").write_text("subjectAltName=DNS:shop.test,IP:127.0.0.1\n" if name == "server" else "")
+        openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", f"/CN={name}",
+                "-keyout", f"{name}.key", "-out", f"{name}.csr")
+        openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
+                "-extfile", f"{name}.ext", "-out", f"{name}.pem")
+    return {os.path.splitext(file)[0] + ("_key" if file.endswith(".key") else ""): str(folder / file)
+            for file in os.listdir(folder) if file.endswith((".pem", ".key"))}

@@ -1,0 +1,57 @@
+"""Which instance is next."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from gateway.upstream.balancer import RULES, Balancer, least_requests, round_robin
+
+
+class Counted:
+    def __init__(self, name: str, in_flight: int = 0) -> None:
+        self.name = name
+        self.in_flight = in_flight
+
+
+def picks(balancer: Balancer, number: int) -> str:
+    return "".join(balancer.pick().name for _ in range(number))
+
+
+def instances(**in_flight: int) -> list[Counted]:
+    return [Counted(name, number) for name, number in in_flight.items()]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_one_instance_is_always_chosen(rule):
+    assert picks(Balancer(instances(a=7), RULES[rule]), 3) == "aaa"
+
+
+def test_no_instance_is_a_mistake():
+    with pytest.raises(ValueError, match="nothing to choose"):
+        Balancer([], round_robin)
+
+
+def test_round_robin_starts_with_the_first_and_goes_on():
+    assert picks(Balancer(instances(a=9, b=0, c=5), round_robin), 7) == "abcabca"
+
+
+@pytest.mark.parametrize("in_flight, chosen", [
+    ({"a": 1, "b": 0}, "b"), ({"a": 0, "b": 1}, "a"), ({"a": 3, "b": 2, "c": 4}, "b"), ({"a": 2, "b": 2, "c": 1}, "c"),
+])
+def test_least_requests_takes_the_one_with_the_fewest(in_flight, chosen):
+    assert picks(Balancer(instances(**in_flight), least_requests), 6) == chosen * 6
+
+
+def test_equals_take_turns():
+    assert picks(Balancer(instances(a=1, b=1, c=1), least_requests), 6) == "abcabc"
+    assert set(picks(Balancer(instances(a=1, b=0, c=0), least_requests), 6)) == {"b", "c"}
+
+
+def test_least_requests_evens_out_what_is_in_flight():
+    three = instances(a=0, b=0, c=0)
+    balancer = Balancer(three, least_requests)
+    for _ in range(300):
+        balancer.pick().in_flight += 1
+    assert Counter(one.in_flight for one in three) == {100: 3}

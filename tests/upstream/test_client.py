@@ -1,0 +1,306 @@
+"""Which instance and which connection a call gets, and when it is tried again."""
+
+from __future__ import annotations
+
+import gevent
+import pytest
+from gevent.event import Event
+from raw import OK, Peer, Service, body_of, content, get, pool_of, post, stall
+
+from gateway.errors import (BadRequest, BodyTimeout, ConfigError, DeadlineExceeded, GatewayError, InvalidTarget, PoolExhausted, TruncatedBody,
+                            UpstreamClosed, UpstreamProtocolError, UpstreamTimeout, UpstreamTruncated)
+from gateway.message import Body
+from gateway.upstream.client import Upstream
+from gateway.upstream.transport import BodyStream
+
+
+# Connections
+
+def test_connections_are_kept_and_used_again(serve, upstream):
+    service = Service()
+    one = upstream(serve(service))
+    calls = [get() for _ in range(5)]
+    for call in calls:
+        one.send(call)
+    assert service.connections == 1 and len(service.seen) == 5
+    assert [call.attempts[0].reused for call in calls] == [False, True, True, True, True]
+
+
+def test_two_hundred_calls_share_ten_connections(serve, upstream):
+    def answer(head: bytes, body: bytes) -> bytes:
+        gevent.sleep(0)
+        return OK
+
+    service = Service(answer)
+    one = upstream(serve(service), max_connections=10, pool_timeout="10s")
+    calls = [gevent.spawn(one.send, get(f"/{number}")) for number in range(200)]
+    gevent.joinall(calls, timeout=10, raise_error=True)
+    assert [call.value.body for call in calls] == [b"ok"] * 200
+    assert len(service.seen) == 200 and service.connections == 10
+    assert pool_of(one) == (10, 10, 0)
+
+
+@pytest.mark.parametrize("call, error, flag", [(get(), PoolExhausted, "UO"), (get(seconds=0.001), DeadlineExceeded, "DT"),
+                                               (get(timeout=0.001), UpstreamTimeout, "UT")])
+def test_nobody_waits_for_a_connection_for_ever(serve, upstream, call, error, flag):
+    go = Event()
+    one = upstream(serve(Service(lambda head, body: go.wait() and OK)), max_connections=1, pool_timeout="20ms")
+    first = gevent.spawn(one.send, get())
+    gevent.idle()
+    with pytest.raises(error) as caught:
+        one.send(call)
+    assert type(caught.value) is error and call.attempts[0].flag == flag
+    go.set()
+    assert first.get(timeout=5).body == b"ok"
+    assert pool_of(one) == (1, 1, 0)
+
+
+def test_stray_bytes_never_reach_the_next_client(serve, upstream):
+    def handle(sock, address):
+        peer = Peer(sock)
+        if peer.request():
+            sock.sendall(OK)
+            stray.wait()
+            sock.sendall(b"HTTP/1.1 500 Stray\r\nContent-Length: 0\r\n\r\n")
+            sent.set()
+            peer.request()
+
+    stray, sent = Event(), Event()
+    one = upstream(serve(handle))
+    one.send(get())
+    stray.set()
+    sent.wait(5)
+    call = post(b"x")
+    assert one.send(call).status == 200
+    assert [(attempt.status, attempt.reused) for attempt in call.attempts] == [(200, False)]
+
+
+def test_a_connection_closed_meanwhile_is_not_used(serve, upstream):
+    def handle(sock, address):
+        Peer(sock).request()
+        sock.sendall(OK)
+        sock.close()
+        closed.set()
+
+    closed = Event()
+    one = upstream(serve(handle))
+    for _ in range(3):
+        closed.clear()
+        call = post(b"x")
+        assert one.send(call).body == b"ok"
+        assert len(call.attempts) == 1
+        closed.wait(5)
+
+
+def test_close_closes_the_unused(serve, upstream):
+    service = Service()
+    one = upstream(serve(service))
+    one.send(get())
+    one.close()
+    assert pool_of(one) == (0, 0, 0)
+    assert one.send(get()).body == b"ok"
+    assert pool_of(one) == (0, 0, 0)
+
+
+def test_calls_go_round_the_instances(serve, upstream):
+    services = [Service(), Service(), Service()]
+    one = upstream(*map(serve, services))
+    for _ in range(6):
+        one.send(get())
+    assert [len(service.seen) for service in services] == [2, 2, 2]
+
+
+def test_least_requests_avoids_the_busy_one(serve, upstream):
+    go = Event()
+    slow, quick = Service(lambda head, body: go.wait() and OK), Service()
+    one = upstream(serve(slow), serve(quick), balance="least-requests")
+    first = gevent.spawn(one.send, get())
+    gevent.idle()
+    for _ in range(5):
+        one.send(get())
+    assert (one.instances[0].in_flight, len(quick.seen)) == (1, 5)
+    go.set()
+    first.get(timeout=5)
+    assert one.instances[0].in_flight == 0
+
+
+def test_a_stream_counts_as_in_flight_until_it_ends(serve, upstream):
+    one = upstream(serve(Service(b"HTTP/1.1 200 OK\r\nContent-Length: 70000\r\n\r\n" + b"x" * 70000)))
+    stream = one.send(get()).body
+    assert pool_of(one) == (1, 0, 1)
+    assert len(content(stream)) == 70000
+    assert pool_of(one) == (1, 1, 0)
+
+
+# A connection that had served before and ends without an answer
+
+class Fickle:
+    """A service whose first connection answers once and then, on the next request, ends without a word."""
+
+    def __init__(self, last_words: bytes = b"") -> None:
+        self.seen: list[tuple[bytes, bytes]] = []
+        self.connections = 0
+        self.last_words = last_words
+
+    def __call__(self, sock, address) -> None:
+        self.connections += 1
+        peer = Peer(sock)
+        fickle = self.connections == 1
+        while True:
+            try:
+                request = peer.request()
+            except (OSError, EOFError):
+                return
+            if request is None:
+                return
+            self.seen.append(request)
+            if fickle and len(self.seen) > 1:
+                sock.sendall(self.last_words)
+                sock.close()
+                return
+            sock.sendall(OK)
+
+
+@pytest.mark.parametrize("method, body", [("GET", None), ("HEAD", None), ("OPTIONS", None), ("DELETE", None), ("PUT", b"x"), ("PUT", b"x" * 100),
+                                          ("PUT", "small"), ("TRACE", None)])
+def test_an_idempotent_request_goes_once_more(serve, upstream, method, body):
+    service = Fickle()
+    one = upstream(serve(service))
+    one.send(get())
+    call = post(body_of([b"abc"], 3) if body == "small" else body, method)
+    response = one.send(call)
+    assert response.status == 200
+    assert [(attempt.status, attempt.flag, attempt.reused) for attempt in call.attempts] == [(0, "UC", True), (200, "", False)]
+    assert service.connections == 2 and service.seen[1] == service.seen[2]
+    assert pool_of(one)[2] == 0
+
+
+@pytest.mark.parametrize("method, body", [("POST", b"x"), ("POST", None), ("PATCH", b"x"), ("LOCK", None), ("PUT", "stream")])
+def test_no_other_request_is_sent_twice(serve, upstream, method, body):
+    service = Fickle()
+    one = upstream(serve(service))
+    one.send(get())
+    call = post(body_of([b"abc"], None) if body == "stream" else body, method)
+    with pytest.raises(UpstreamClosed):
+        one.send(call)
+    assert len(service.seen) == 2 and service.connections == 1
+    assert [(attempt.status, attempt.flag, attempt.reused) for attempt in call.attempts] == [(0, "UC", True)]
+    assert pool_of(one) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("words", [b"H", b"HTTP/1.1 200 OK\r\nA: b\r\n", b"HTTP/1.1 103 Early Hints\r\n\r\n"])
+def test_nothing_is_sent_twice_once_a_byte_of_the_answer_came(serve, upstream, words):
+    service = Fickle(words)
+    one = upstream(serve(service))
+    one.send(get())
+    with pytest.raises(UpstreamClosed, match="within the head"):
+        one.send(get())
+    assert len(service.seen) == 2
+
+
+def test_a_fresh_connection_is_not_tried_twice(serve, upstream):
+    service = Service(lambda head, body: None)
+    one = upstream(serve(service))
+    call = get()
+    with pytest.raises(UpstreamClosed):
+        one.send(call)
+    assert len(service.seen) == 1 and len(call.attempts) == 1
+
+
+@pytest.mark.parametrize("body", [b"x", b"x" * 70000, "stream"])
+def test_what_never_left_goes_once_more_whatever_it_is(serve, upstream, body):
+    """The connection dies between the look at it and the write: nothing was sent, so a POST may go again."""
+    service = Service()
+    one = upstream(serve(service))
+    one.send(get())
+    connection = one.instances[0].pool.idle[0]
+    connection.socket.shutdown(1)                        # a write now fails, and so does the look at it, unless ...
+    connection._poll.unregister(connection.socket)       # ... it sees nothing
+    call = post(body_of([b"abc"], None) if body == "stream" else body)
+    assert one.send(call).body == b"ok"
+    assert [(attempt.flag, attempt.reused) for attempt in call.attempts] == [("UC", True), ("", False)]
+    assert [received for head, received in service.seen] == [b"", b"abc" if body == "stream" else body]
+
+
+def test_the_second_attempt_makes_room_for_itself(serve, upstream):
+    service = Fickle()
+    one = upstream(serve(service), max_connections=1)
+    one.send(get())
+    assert one.send(get()).body == b"ok"
+    assert pool_of(one) == (1, 1, 0)
+
+
+# The greenlet that waits is killed
+
+@pytest.mark.parametrize("parts", [(), (b"HTTP/1.1 200 OK\r\n",), (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhe",)])
+@pytest.mark.parametrize("exception", [gevent.GreenletExit, ValueError("thrown")])
+def test_killing_the_caller_closes_the_connection(serve, upstream, parts, exception):
+    ended = Event()
+
+    def handle(sock, address):
+        stall(*parts)(sock, address)
+        ended.set()
+
+    one = upstream(serve(handle))
+    caller = gevent.spawn(one.send, get())
+    while pool_of(one) != (1, 0, 1):
+        gevent.sleep(0.001)
+    gevent.sleep(0.01)
+    caller.kill(exception)
+    assert ended.wait(5)
+    assert pool_of(one) == (0, 0, 0)
+
+
+def test_killing_who_waits_for_a_connection_loses_none(serve, upstream):
+    go = Event()
+    one = upstream(serve(Service(lambda head, body: go.wait() and OK)), max_connections=1)
+    first = gevent.spawn(one.send, get())
+    gevent.idle()
+    second = gevent.spawn(one.send, get())
+    gevent.idle()
+    assert pool_of(one) == (1, 0, 2)
+    second.kill()
+    go.set()
+    first.get(timeout=5)
+    assert pool_of(one) == (1, 1, 0)
+    assert one.send(get()).body == b"ok"
+
+
+# Building one
+
+def test_it_says_what_it_is(upstream):
+    one = upstream("http://10.0.0.5:8000/", "unix:/run/app.sock", balance="least-requests")
+    assert repr(one) == "Upstream(shop, least-requests over 2)"
+    assert repr(one.instances[0]) == "Instance(http://10.0.0.5:8000, 0 in flight, Pool(0 of 1000 open, 0 idle, 0 waiting))"
+    assert [(instance.name, instance.scheme, instance.authority) for instance in one.instances] == [
+        ("http://10.0.0.5:8000", "http", "10.0.0.5:8000"), ("unix:/run/app.sock", "http", "localhost")]
+
+
+@pytest.mark.parametrize("instances, settings, error", [
+    ((), {}, ValueError), (("http://",), {}, ValueError), (("https://a",), {"tls": {"ca": "/nowhere.pem"}}, ConfigError),
+    (("https://a",), {"tls": {"certificate": "/nowhere.pem"}}, ConfigError), (("https://a",), {"tls": {"server_name": ".a"}}, ConfigError),
+])
+def test_settings_that_cannot_work_are_refused_at_once(upstream, instances, settings, error):
+    with pytest.raises(error):
+        upstream(*instances, **settings)
+
+
+def test_every_error_is_one_of_the_gateways(serve, upstream):
+    """Whatever a service says, byte by byte cut off: an answer or a GatewayError, and no connection left over."""
+    whole = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
+    cut = iter(range(len(whole) + 1))
+
+    def handle(sock, address):
+        Peer(sock).request()
+        sock.sendall(whole[:next(cut)])
+        sock.close()
+
+    one = upstream(serve(handle))
+    answered = 0
+    for _ in range(len(whole) + 1):
+        try:
+            answered += content(one.send(get()).body) == b"ok"
+        except GatewayError:
+            continue
+    assert answered == 1
+    assert pool_of(one)[2] == 0

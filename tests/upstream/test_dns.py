@@ -1,0 +1,143 @@
+"""The cache in front of the name server, on a clock of its own."""
+
+from __future__ import annotations
+
+import socket
+
+import gevent
+import pytest
+from gevent.event import Event
+
+from gateway.upstream.dns import NEGATIVE_TTL, LookupFailed, Place, Resolver
+
+ONE = Place(socket.AF_INET, ("10.0.0.1", 80))
+TWO = Place(socket.AF_INET6, ("fd00::2", 80, 0, 0))
+
+
+class Names:
+    """A name server: what it answers next, and how often it was asked. ``gate`` holds its answers back."""
+
+    def __init__(self, *places: Place) -> None:
+        self.places = list(places)
+        self.asked: list[tuple[str, int]] = []
+        self.error: Exception | None = None
+        self.gate = Event()
+        self.gate.set()
+        self.now = 1000.0
+
+    def __call__(self, host: str, port: int) -> list[tuple]:
+        self.asked.append((host, port))
+        self.gate.wait()
+        if self.error is not None:
+            raise self.error
+        return [(place.family, socket.SOCK_STREAM, 6, "", place.sockaddr) for place in self.places]
+
+    def resolver(self, ttl: float = 30.0) -> Resolver:
+        return Resolver(ttl, self, lambda: self.now)
+
+
+@pytest.mark.parametrize("host, place", [
+    ("127.0.0.1", Place(socket.AF_INET, ("127.0.0.1", 80))), ("::1", Place(socket.AF_INET6, ("::1", 80, 0, 0))),
+    ("10.1", None), ("1.2.3.4.5", None), ("shop.test", None), ("", None), ("\xe9", None), ("a\0b", None),
+])
+def test_only_names_are_looked_up(host, place):
+    names = Names(ONE)
+    assert names.resolver().resolve(host, 80) == [place or ONE]
+    assert len(names.asked) == (place is None)
+
+
+def test_all_places_are_given_in_order():
+    assert Names(TWO, ONE).resolver().resolve("shop.test", 80) == [TWO, ONE]
+
+
+def test_an_answer_is_used_until_its_time_is_over():
+    names = Names(ONE)
+    resolver = names.resolver(30)
+    for now, asked in ((1000, 1), (1029.9, 1), (1030, 2), (1059, 2), (1061, 3)):
+        names.now = now
+        resolver.resolve("shop.test", 80)
+        assert len(names.asked) == asked, now
+    resolver.resolve("shop.test", 81)
+    assert names.asked[-1] == ("shop.test", 81)
+
+
+@pytest.mark.parametrize("error", [socket.gaierror(-2, "Name or service not known"), UnicodeError("label too long"), OSError("down")])
+def test_a_failure_is_remembered_for_a_moment(error):
+    names = Names(ONE)
+    names.error = error
+    resolver = names.resolver()
+    for _ in range(3):
+        with pytest.raises(LookupFailed, match="shop.test"):
+            resolver.resolve("shop.test", 80)
+    assert len(names.asked) == 1
+    names.now += NEGATIVE_TTL
+    names.error = None
+    assert resolver.resolve("shop.test", 80) == [ONE]
+
+
+def test_an_empty_answer_is_a_failure():
+    with pytest.raises(LookupFailed, match="no address"):
+        Names().resolver().resolve("shop.test", 80)
+
+
+def test_old_places_are_used_while_the_name_server_fails():
+    names = Names(ONE)
+    resolver = names.resolver(30)
+    resolver.resolve("shop.test", 80)
+    names.error = OSError("down")
+    names.now += 31
+    for _ in range(3):
+        assert resolver.resolve("shop.test", 80) == [ONE]
+    assert len(names.asked) == 2                         # it is asked again, but not each time
+    names.error, names.places = None, [TWO]
+    names.now += NEGATIVE_TTL
+    assert resolver.resolve("shop.test", 80) == [TWO]
+
+
+def test_old_places_are_used_while_the_name_server_is_slow():
+    names = Names(ONE)
+    resolver = names.resolver(30)
+    resolver.resolve("shop.test", 80)
+    names.now += 31
+    names.gate.clear()
+    names.places = [TWO]
+    assert resolver.resolve("shop.test", 80, 0.001) == [ONE]
+    names.gate.set()
+    assert resolver.resolve("shop.test", 80, 5) == [TWO]
+
+
+def test_a_slow_first_answer_is_no_answer():
+    names = Names(ONE)
+    names.gate.clear()
+    resolver = names.resolver()
+    assert resolver.resolve("shop.test", 80, 0.001) is None
+    names.gate.set()
+    assert resolver.resolve("shop.test", 80, 5) == [ONE]
+    assert len(names.asked) == 1
+
+
+def test_many_who_ask_are_one_question():
+    names = Names(ONE)
+    names.gate.clear()
+    resolver = names.resolver()
+    askers = [gevent.spawn(resolver.resolve, "shop.test", 80) for _ in range(20)]
+    gevent.idle()
+    askers[0].kill()                                     # the one who came first takes nothing from the others
+    names.gate.set()
+    gevent.joinall(askers, timeout=5)
+    assert [asker.value for asker in askers[1:]] == [[ONE]] * 19
+    assert len(names.asked) == 1
+
+
+def test_a_defect_in_the_lookup_is_not_waited_for_forever():
+    def broken(host: str, port: int) -> list:
+        raise ZeroDivisionError
+
+    resolver = Resolver(30, broken)
+    assert resolver.resolve("shop.test", 80, 5) is None
+    assert "0 being looked up" in repr(resolver)
+
+
+def test_the_systems_resolver_knows_localhost():
+    places = Resolver(30).resolve("localhost", 80, 5)
+    assert places and {place.sockaddr[0] for place in places} <= {"127.0.0.1", "::1"}
