@@ -1,0 +1,134 @@
+"""What ``/metrics`` shows: the numbers of all slots of the instance, summed, and what the run directory knows.
+
+Counters and histograms are summed over every slot's files, also those whose worker has ended; gauges over the slots with a live
+worker. Where two files disagree about what a name is (a worker of another version), the first one read decides and the other is
+left out. A file that cannot be read is left out and counted: a scrape never fails for it. May run in a native thread.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import platform
+from collections import Counter as Tally
+from collections.abc import Iterator
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+
+from .metrics import Registry
+from .slotfile import Corrupt, Key, Labels, read
+
+NOT_YET = ("starting", "failed")        # has not taken its slot's file over: the gauges in it are those of the worker before
+
+Part = tuple[list[Key], "memoryview[float]", bool]
+
+
+class Family:
+    """All children of a name. ``cells`` are the summed numbers of each set of labels."""
+
+    def __init__(self, key: Key) -> None:
+        self.shape = key.kind, key.bounds
+        self.key = key
+        self.cells: dict[Labels, list[float]] = {}
+
+    def add(self, key: Key, numbers: memoryview[float]) -> None:
+        """Add the numbers of a key, unless it is of another shape."""
+        if (key.kind, key.bounds) != self.shape:
+            return
+        found = list(numbers)
+        summed = self.cells.get(key.labels)
+        self.cells[key.labels] = found if summed is None else [a + b for a, b in zip(summed, found)]
+
+    def metric(self) -> Metric:
+        key = self.key
+        metric = Metric(key.name.removesuffix("_total") if key.kind == "counter" else key.name, key.help, key.kind)
+        for labels, numbers in sorted(self.cells.items()):
+            if key.kind == "histogram":
+                add_histogram(metric, dict(labels), key.bounds, numbers)
+            else:
+                metric.add_sample(key.name, dict(labels), numbers[0])
+        return metric
+
+
+class Exposition:
+    """A collector for ``prometheus_client``: what ``registry`` and its instance have counted."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+        self.unreadable = 0
+
+    def collect(self) -> Iterator[Metric]:
+        families: dict[str, Family] = {}
+        for keys, values, live in self.parts():
+            for key in keys:
+                if live or key.kind != "gauge":
+                    family = families.get(key.name)
+                    if family is None:
+                        family = families[key.name] = Family(key)
+                    family.add(key, values[key.at:key.end])
+        for name in sorted(families):
+            yield families[name].metric()
+        yield from self.facts()
+
+    def parts(self) -> list[Part]:
+        """Keys, numbers and "has a live worker" of each slot; without a run directory, those of this process."""
+        place = self.registry.place
+        if place is None:
+            keys, values = self.registry.own()
+            return [(keys, values, True)]
+        live = {slot for slot, worker in place.states().items() if worker.state not in NOT_YET}
+        parts: list[Part] = []
+        for path in sorted(glob.glob(os.path.join(glob.escape(str(place.path)), "metrics.*.keys"))):
+            path = path.removesuffix(".keys")
+            slot = path.rpartition(".")[2]
+            try:
+                parts.append((*read(path), slot.isdigit() and int(slot) in live))
+            except (OSError, Corrupt):
+                self.unreadable += 1
+        return parts
+
+    def facts(self) -> Iterator[Metric]:
+        """What is known without counting."""
+        yield gauge("gateway_build_info", "The version that runs.",
+                    [({"version": own_version(), "python": platform.python_version()}, 1)])
+        yield gauge("gateway_metrics_unreadable", "Metrics files that could not be read for this answer.", [({}, self.unreadable)])
+        place = self.registry.place
+        if place is not None:
+            states = Tally(worker.state for worker in place.states().values())
+            yield gauge("gateway_workers", "Live workers by state.", [({"state": name}, n) for name, n in sorted(states.items())])
+            yield gauge("gateway_config_problems", "Mistakes in the configuration file as it is now; above 0 an older one serves.",
+                        [({}, len(place.config_problems()))])
+
+
+def render(registry: Registry, accept: str = "") -> tuple[bytes, str]:
+    """The exposition and its content type: OpenMetrics where the Accept asks for it, else the text format 0.0.4."""
+    encode, content_type = choose_encoder(accept)
+    return encode(Exposition(registry)), content_type
+
+
+def gauge(name: str, help: str, samples: list[tuple[dict[str, str], float]]) -> Metric:
+    metric = Metric(name, help, "gauge")
+    for labels, value in samples:
+        metric.add_sample(name, labels, value)
+    return metric
+
+
+def add_histogram(metric: Metric, labels: dict[str, str], bounds: tuple[float, ...], numbers: list[float]) -> None:
+    """The samples of one histogram: buckets add up, the last one is everything."""
+    count = 0.0
+    for bound, number in zip((*map(repr, bounds), "+Inf"), numbers):
+        count += number
+        metric.add_sample(metric.name + "_bucket", {**labels, "le": bound}, count)
+    metric.add_sample(metric.name + "_count", labels, count)
+    metric.add_sample(metric.name + "_sum", labels, numbers[-1])
+
+
+@cache
+def own_version() -> str:
+    try:
+        return version("greengate")
+    except PackageNotFoundError:
+        return "unknown"

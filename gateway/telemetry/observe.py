@@ -1,0 +1,298 @@
+"""Step, the outermost: every request gets an id, is measured and logged once, and every error becomes an answer here.
+
+A request is over when its answer is complete: at once for a body in memory, at the end of a streamed one, when the connection is
+given back for an upgrade. The line and the numbers are written then, and never twice.
+
+=====================================  ===========================  ======================================================
+what happens                           the client gets              status, flag
+=====================================  ===========================  ======================================================
+an answer                              it                           its own, ``-``
+GatewayError                           a problem document           the error's
+any other Exception                    a problem document           500 ``IE``, and the traceback in the error log
+the greenlet is killed                 nothing, the kill goes on    0 ``KL``
+the stream raises a GatewayError       a cut answer                 as sent, the error's flag
+the stream raises another Exception    a cut answer                 as sent, ``IE``, and the traceback
+the stream is closed before its end    whatever arrived             as sent, ``DC``
+=====================================  ===========================  ======================================================
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator
+from time import perf_counter, time
+from typing import Any
+
+from ..errors import ClientDisconnected, GatewayError, InternalError
+from ..message import Attempt, Handler, Request, Response, Stream
+from ..problem import render
+from .log import RequestLog, line_of
+from .metrics import Counter, Histogram, Registry
+
+FINE = "-"
+KILLED = "KL"
+OTHER = "OTHER"
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
+SANE_ID = re.compile(r"[A-Za-z0-9._-]{8,128}")
+MOST_INSTANCES = 2000
+
+log = logging.getLogger("gateway")
+
+
+class Observe:
+    """``problems`` makes the answer of an error; ``log`` and ``registry`` take what is measured."""
+
+    def __init__(self, next: Handler, log: RequestLog, registry: Registry,
+                 problems: Callable[[GatewayError, Request], Response] = render) -> None:
+        self.next = next
+        self.log = log
+        self.registry = registry
+        self.problems = problems
+        self.in_flight = registry.gauge("gateway_requests_in_flight", "Requests that are being answered.")
+        self.upstreams = UpstreamNumbers(registry)
+        self._routes: dict[int, RouteNumbers] = {}
+
+    def __call__(self, request: Request) -> Response:
+        begun = perf_counter()
+        request.id = client_id(request) if request.trusted else new_id()
+        self.in_flight.inc()
+        error: GatewayError | None = None
+        try:
+            response = self.next(request)
+        except GatewayError as caught:
+            error = caught
+            response = self.problem(caught, request)
+        except Exception as caught:
+            error = defect(caught, request)
+            response = self.problem(error, request)
+        except BaseException:                    # a greenlet being killed, the process ending: not ours to stop
+            self.finish(request, begun, 0, 0, KILLED)
+            raise
+        set_id(response, request.id)
+        body = response.body
+        if response.takeover is not None:
+            response.takeover = Upgraded(self, request, begun, response.takeover)
+        elif isinstance(body, bytes):
+            sent = 0 if request.method == "HEAD" else len(body)
+            self.finish(request, begun, response.status, sent, error.flag if error else FINE, error)
+        else:
+            response.body = Observed(self, request, begun, response.status, body)
+        return response
+
+    def problem(self, error: GatewayError, request: Request) -> Response:
+        """The answer of an error; a bare one when even that fails."""
+        try:
+            return self.problems(error, request)
+        except Exception:
+            log.exception("no problem document for %r", error)
+            return Response(error.status, [("Content-Type", "text/plain"), ("Cache-Control", "no-store")], error.title.encode())
+
+    def finish(self, request: Request, begun: float, status: int, sent: int, flag: str,
+               error: GatewayError | None = None) -> None:
+        """Count and log a request that is over."""
+        seconds = perf_counter() - begun
+        route = request.route
+        numbers = self._routes.get(id(route))
+        if numbers is None:
+            numbers = self._routes[id(route)] = RouteNumbers(self.registry, route)
+        self.in_flight.dec()
+        numbers.count(request.method, status, sent, seconds, flag)
+        for attempt in request.attempts:
+            self.upstreams.count(attempt)
+        if self.log.enabled:
+            self.log.write(line_of(request, now=time(), route=numbers.name, target=numbers.target, status=status, size=sent,
+                                   seconds=seconds, flag=flag, error=error))
+
+    def __repr__(self) -> str:
+        return f"observe: id, metrics, log to {self.log.destination}, errors become answers"
+
+
+class Observed:
+    """The body of an answer while it is sent. Bytes count once the next ones are asked for: then they were taken."""
+
+    __slots__ = ("observe", "request", "begun", "status", "stream", "sent", "over")
+
+    def __init__(self, observe: Observe, request: Request, begun: float, status: int, stream: Stream) -> None:
+        self.observe = observe
+        self.request = request
+        self.begun = begun
+        self.status = status
+        self.stream = stream
+        self.sent = 0
+        self.over = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            for piece in self.stream:
+                yield piece
+                self.sent += len(piece)
+        except GatewayError as error:
+            self.end(error.flag, error)
+            raise
+        except Exception as caught:
+            self.end(InternalError.flag, defect(caught, self.request))
+            raise
+        except GeneratorExit:                    # the server stopped asking; close() follows and says so
+            raise
+        except BaseException:
+            self.end(KILLED)
+            raise
+        self.end(FINE)
+
+    def close(self) -> None:
+        try:
+            self.stream.close()
+        finally:
+            if self.request.method == "HEAD" or self.status in (204, 304):
+                self.end(FINE)                   # nobody reads the body of these
+            else:
+                self.end(ClientDisconnected.flag, ClientDisconnected("the answer was not taken to its end"))
+
+    def end(self, flag: str, error: GatewayError | None = None) -> None:
+        if not self.over:
+            self.over = True
+            sent = 0 if self.request.method == "HEAD" else self.sent
+            self.observe.finish(self.request, self.begun, self.status, sent, flag, error)
+
+    def __repr__(self) -> str:
+        return f"Observed({self.stream!r}, {self.sent} bytes sent)"
+
+
+class Upgraded:
+    """The takeover of a connection: the request is over when the connection is."""
+
+    __slots__ = ("observe", "request", "begun", "takeover")
+
+    def __init__(self, observe: Observe, request: Request, begun: float, takeover: Callable[[], None]) -> None:
+        self.observe = observe
+        self.request = request
+        self.begun = begun
+        self.takeover = takeover
+
+    def __call__(self) -> None:
+        flag, error = KILLED, None
+        try:
+            self.takeover()
+            flag = FINE
+        except GatewayError as caught:
+            flag, error = caught.flag, caught
+            raise
+        except Exception as caught:
+            error = defect(caught, self.request)
+            flag = error.flag
+            raise
+        finally:
+            self.observe.finish(self.request, self.begun, 101, 0, flag, error)
+
+
+class RouteNumbers:
+    """The numbers of one route. What a stranger can choose, a method or a status, takes few values."""
+
+    def __init__(self, registry: Registry, route: Any) -> None:
+        self.registry = registry
+        self.route = route                       # kept alive: it is found by its id()
+        self.name = route.name if route is not None else "none"
+        self.target = target_kind(route)
+        self.seconds: Histogram = registry.histogram(
+            "gateway_request_seconds", "Seconds from the head of a request to the end of its answer.", {"route": self.name})
+        self.sent = registry.counter("gateway_response_bytes_total", "Bytes of response bodies.", {"route": self.name})
+        self._requests: dict[tuple[str, int], Counter] = {}
+
+    def count(self, method: str, status: int, sent: int, seconds: float, flag: str) -> None:
+        counter = self._requests.get((method, status))
+        (counter or self._counter(method, status)).inc()
+        self.sent.inc(sent)
+        if status != 101:                        # the length of a conversation says nothing about speed
+            self.seconds.observe(seconds)
+        if flag != FINE:
+            self.registry.counter("gateway_request_flags_total", "Requests that were not fine, by the flag in the log.",
+                                  {"route": self.name, "flag": flag}).inc()
+
+    def _counter(self, method: str, status: int) -> Counter:
+        known = method in METHODS
+        counter = self.registry.counter("gateway_requests_total", "Requests answered.", {
+            "route": self.name, "method": method if known else OTHER, "status": str(status) if 0 <= status < 600 else OTHER})
+        if known:
+            self._requests[method, status] = counter
+        return counter
+
+
+class UpstreamNumbers:
+    """The numbers of attempts. Calls of views may go anywhere: after MOST_INSTANCES names the rest are counted together."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+        self._instances: set[tuple[str, str]] = set()
+        self._attempts: dict[tuple[str, str, Any], tuple[Counter, Histogram]] = {}
+
+    def count(self, attempt: Attempt) -> None:
+        key = attempt.upstream, attempt.instance, attempt.flag or attempt.status // 100
+        counter, seconds = self._attempts.get(key) or self._children(*key)
+        counter.inc()
+        seconds.observe(attempt.seconds)
+
+    def _children(self, upstream: str, instance: str, outcome: Any) -> tuple[Counter, Histogram]:
+        key = upstream, instance, outcome
+        known = (upstream, instance) in self._instances
+        if not known and len(self._instances) < MOST_INSTANCES:
+            self._instances.add((upstream, instance))
+            known = True
+        if not known:
+            upstream = instance = OTHER
+        if isinstance(outcome, int):
+            outcome = f"{outcome}xx" if 1 <= outcome <= 5 else "none" if outcome == 0 else OTHER
+        children = (
+            self.registry.counter("gateway_upstream_attempts_total", "Attempts on instances of upstreams, by status or flag.",
+                                  {"upstream": upstream, "instance": instance, "outcome": outcome}),
+            self.registry.histogram("gateway_upstream_seconds", "Seconds until the head of an answer, or the failure.",
+                                    {"upstream": upstream}))
+        if known:
+            self._attempts[key] = children
+        return children
+
+
+def target_kind(route: Any) -> str:
+    """What answers a route: upstream, aggregate, respond or view; ``none`` where no route matched."""
+    if route is None:
+        return "none"
+    return next((kind for kind in ("upstream", "aggregate", "respond") if getattr(route, kind, None)), "view")
+
+
+def defect(caught: Exception, request: Request) -> InternalError:
+    """The error an unexpected exception is to the client; its traceback goes to the error log."""
+    log.error("request %s: %s %r failed", request.id, request.method, request.path, exc_info=caught)
+    error = InternalError()
+    error.__cause__ = caught
+    return error
+
+
+def set_id(response: Response, id: str) -> None:
+    """Exactly one X-Request-Id, ours."""
+    headers = response.headers
+    for name, _ in headers:
+        if len(name) == 12 and name.lower() == "x-request-id":
+            headers = response.headers = [field for field in headers if field[0].lower() != "x-request-id"]
+            break
+    headers.append(("X-Request-Id", id))
+
+
+def client_id(request: Request) -> str:
+    """The id a trusted client gave, when it is sane, else a new one."""
+    for name, value in request.headers:
+        if len(name) == 12 and name.lower() == "x-request-id":
+            return value if SANE_ID.fullmatch(value) else new_id()
+    return new_id()
+
+
+_ids: list[str] = []
+os.register_at_fork(after_in_child=_ids.clear)
+
+
+def new_id() -> str:
+    """128 random bits in hex, which is also a W3C trace-id. The system is asked once for 256 of them."""
+    if not _ids:
+        bits = os.urandom(4096).hex()
+        _ids.extend(bits[start:start + 32] for start in range(0, len(bits), 32))
+    return _ids.pop()
