@@ -1,0 +1,376 @@
+"""Target: several upstream calls made at once, their JSON answers composed into one.
+
+**Order.** Which part waits for which is read from the templates when the route is built. A part starts at the moment the last
+answer it needs is there, so the whole takes as long as the longest chain. A greenlet costs a good part of a call, so a chain
+runs in one: it goes on with the first part that its answer set free and starts others for the rest. As long as one part alone
+can run, that is the request's own greenlet.
+
+**Failure.** A part has failed when there is no answer in time, when its status is not 2xx, when it is not JSON, over 8 MB or of
+a form that ``pick``, ``drop``, ``rename`` or ``merge`` cannot work on, and when a value for its templates is missing. A required
+part that failed ends everything at once: PartFailed, or BadRequest for what the client left out, which is found before anything
+is sent. An optional part that failed is its ``default``, also for the parts that need it, and is named in X-Partial.
+
+**Answer.** 200, the parts in the order of the file. Of merged fields with one name the last stays. No header field of a part's
+answer is passed on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator
+from graphlib import CycleError, TopologicalSorter
+from typing import Any
+
+import orjson
+
+from . import config, tasks
+from .deadline import Deadline
+from .disconnect import unwatch, watch
+from .errors import BadRequest, BodyTooLarge, ConfigError, DeadlineExceeded, GatewayError, PartFailed, UpstreamError
+from .message import Call, Headers, Request, Response
+from .template import MISSING, SOURCES, Inputs, References, Template, fill, header_template, json_template, target_template
+from .values import did_you_mean
+
+MAX_ANSWER = 8 * 1024 ** 2
+MAX_BODY = 1024 ** 2
+NO_CONTENT = (204, 205)
+FROM = re.compile(r"([^:/{}]+):(/(?!/).*)", re.DOTALL)
+PART_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+JSON_TYPE = re.compile(r"(?:application|text)/(?:[^;\s]+\+)?json\s*(?:;|$)", re.IGNORECASE)
+TRACE_FIELDS = frozenset({"traceparent", "tracestate"})
+NOT_SENT = frozenset({"accept-encoding", "expect", "host", "proxy-authenticate", "proxy-authorization", "x-request-id"})
+FAILURES = (UpstreamError, DeadlineExceeded, PartFailed, BadRequest)
+
+Send = Callable[[str, Call], Response]
+
+
+class Aggregate:
+    """``send(upstream, call)`` makes one exchange with an upstream, by its name. ``params`` are the names of the route's path
+    parameters, None when they are not known. Raises ConfigError with every mistake in the parts."""
+
+    def __init__(self, parts: dict[str, config.Part], send: Send, params: Collection[str] | None = None) -> None:
+        problems: list[str] = []
+        self.send = send
+        self.parts = [PreparedPart(name, part, References(name, parts, params), problems) for name, part in parts.items()]
+        problems += [problem for name, part in parts.items() for problem in mistakes(name, part)]
+        problems += [*loops(self.parts), *collisions(parts)]
+        if problems:
+            raise ConfigError([f"aggregate.{problem}" for problem in problems])
+        for part in self.parts:
+            part.feeds = [other for other in self.parts if part.name in other.after]
+        self.first = [part for part in self.parts if not part.after]
+        self.waits = {part.name: len(part.after) for part in self.parts}
+        self.needed = [hole for part in self.parts if not part.optional for hole in part.holes]
+        self.reads_body = any(hole.reference.partition(".")[0] == "body" for part in self.parts for hole in part.holes)
+
+    def __call__(self, request: Request) -> Response:
+        run = Composition(request, self.send, self.waits)
+        if self.reads_body:
+            run.inputs.body = json_body(request)
+        for hole in self.needed:
+            hole(run.inputs)
+        token = watch(request.connection.socket) if request.connection is not None else None
+        try:
+            run.all(self.first)
+        finally:
+            if token is not None:
+                unwatch(token)
+        return self.answer(run)
+
+    def answer(self, run: Composition) -> Response:
+        body: dict[str, Any] = {}
+        for part in self.parts:
+            shown = run.shown[part.name]
+            if not part.merge:
+                body[part.name] = shown
+            elif shown is not None:
+                body.update(shown)
+        headers = [("Content-Type", "application/json"), ("Cache-Control", "no-store")]
+        if run.missing:
+            headers.append(("X-Partial", ", ".join([part.name for part in self.parts if part.name in run.missing])))
+        try:
+            return Response(200, headers, orjson.dumps(body))
+        except TypeError:                                # what can be read may be nested deeper than what can be written
+            for part in self.parts:
+                if too_deep(run.shown[part.name]):
+                    run.give_up(part, PartFailed(part.name, "the answer is nested too deeply"))
+            return self.answer(run)
+
+    def describe(self) -> list[str]:
+        """One line for each part, in the order of the file."""
+        return [repr(part) for part in self.parts]
+
+    def __repr__(self) -> str:
+        return "aggregate: " + ", ".join([part.name + part.order for part in self.parts])
+
+
+class PreparedPart:
+    """A part, compiled: ``ask`` for its answer, then ``shape`` it. ``after`` names the parts it waits for, ``feeds`` are those that
+    wait for it, ``holes`` are for values of the request. Mistakes are added to ``problems``."""
+
+    feeds: list[PreparedPart]
+
+    def __init__(self, name: str, part: config.Part, references: References, problems: list[str]) -> None:
+        def attempt(place: str, make: Callable[..., Any], *args: Any) -> Any:
+            try:
+                return make(*args)
+            except (ValueError, TypeError) as error:
+                problems.append(f"{name}{place}: {error}")
+
+        self.name, self.method, self.timeout = name, part.method, part.timeout
+        self.merge, self.optional, self.default = part.merge, part.optional, part.default
+        self.after, self.holes = references.after, references.holes
+        self.reshape = reshaper(part)
+        source: tuple[str, Template] | None = attempt(".from", upstream_and_target, part.from_, references)
+        self.upstream, self.target = source or ("", Template("", []))
+        self.own_fields = [(field, attempt(f".headers.{field}", header_template, value, references))
+                           for field, value in part.headers.items()]
+        self.tree = attempt(".json", json_template, part.json_, references)
+        holes: list[Any] = []
+        written = attempt(".json", orjson.dumps, self.tree, holes.append)
+        self.body = written if part.json_ is not None else b"" if part.method in ("POST", "PUT", "PATCH") else None
+        self.body_has_holes = bool(holes)
+        own = {field.lower() for field in part.headers}
+        self.forward = frozenset(field.lower() for field in part.forward_headers) - own | TRACE_FIELDS
+        usual = [("Accept", "application/json"), ("Content-Type", "application/json")][:1 if part.json_ is None else 2]
+        self.usual_fields = [field for field in usual if field[0].lower() not in own | self.forward]
+
+    def ask(self, run: Composition) -> Any:
+        """Make the call and read its answer as JSON."""
+        request, inputs = run.request, run.inputs
+        headers = run.forwarded(self.forward) + self.usual_fields
+        for name, template in self.own_fields:
+            headers.append((name, template(inputs)))
+        if request.id:
+            headers.append(("X-Request-Id", request.id))
+        body = self.body
+        if self.body_has_holes:
+            try:
+                body = orjson.dumps(fill(self.tree, inputs))
+            except TypeError:
+                raise PartFailed(self.name, "the values for its body are nested too deeply") from None
+        deadline = request.deadline.within(self.timeout)
+        call = Call(self.method, self.target(inputs), headers, body, deadline=deadline, attempts=request.attempts)
+        return self.read(run.send(self.upstream, call), deadline)
+
+    def read(self, response: Response, deadline: Deadline) -> Any:
+        """The JSON value of an answer, None of one without content. Raises PartFailed, and what reading it raises."""
+        try:
+            if wrong := unusable(response):
+                raise PartFailed(self.name, wrong)
+            data = whole_body(response, deadline)
+            return None if response.status in NO_CONTENT else orjson.loads(data)
+        except BodyTooLarge:
+            raise PartFailed(self.name, f"answered more than {MAX_ANSWER // 1024 ** 2} MB") from None
+        except orjson.JSONDecodeError:
+            raise PartFailed(self.name, "answered JSON that cannot be parsed") from None
+        finally:
+            if not isinstance(response.body, bytes):
+                response.body.close()
+
+    def shape(self, answer: Any) -> Any:
+        """The answer as the client gets it. Raises PartFailed when it has not the form for that."""
+        if answer is None:
+            return None
+        if self.merge and not isinstance(answer, dict):
+            raise PartFailed(self.name, "answered no object, so nothing can be merged")
+        if self.reshape is None:
+            return answer
+        if isinstance(answer, dict):
+            return self.reshape(answer)
+        if isinstance(answer, list) and all(isinstance(item, dict) for item in answer):
+            return [self.reshape(item) for item in answer]
+        raise PartFailed(self.name, "answered neither an object nor a list of objects, so there are no fields to choose from")
+
+    @property
+    def order(self) -> str:
+        return f" after {' and '.join(self.after)}" if self.after else ""
+
+    def __repr__(self) -> str:
+        return f"{self.name}{self.order}: {self.method} {self.upstream}:{self.target}{', optional' if self.optional else ''}"
+
+
+class Composition:
+    """One request being answered: what templates read, what the client will see, and the greenlets at work on it."""
+
+    def __init__(self, request: Request, send: Send, waits: dict[str, int]) -> None:
+        self.request = request
+        self.send = send
+        self.inputs = Inputs(request)
+        self.shown: dict[str, Any] = {}
+        self.missing: set[str] = set()
+        self.notes: dict[str, float | str] = {}
+        request.notes["parts"] = self.notes
+        self._waits = waits.copy()
+        self._forwarded: dict[frozenset[str], Headers] = {}
+        self._children: list[Any] = []
+        self._error: Exception | None = None
+
+    def all(self, ready: list[PreparedPart]) -> None:
+        """Settle these parts and all that wait for them. No greenlet is left at any end. Raises the first error."""
+        while len(ready) == 1:
+            ready = self.settle(ready[0])
+        for part in ready:
+            self._spawn(part)
+        try:
+            for child in self._children:                 # grows meanwhile
+                child.join()
+        except BaseException:                            # this greenlet is told to end
+            self._cancel()
+            for child in self._children:
+                child.join()
+            raise
+        if self._error is not None:
+            raise self._error
+
+    def settle(self, part: PreparedPart) -> list[PreparedPart]:
+        """Get the answer of a part, or its default, and return the parts that now have all they wait for."""
+        clock = self.request.deadline.clock
+        began = clock()
+        try:
+            answer = part.ask(self)
+            self.shown[part.name] = part.shape(answer)
+            self.inputs.answers[part.name] = answer
+            self.notes[part.name] = round((clock() - began) * 1000, 1)
+        except FAILURES as error:
+            self.give_up(part, error)
+        return [other for other in part.feeds if self._was_last(other)]
+
+    def give_up(self, part: PreparedPart, error: GatewayError) -> None:
+        """Put the default of an optional part in its place; raise for a required one."""
+        self.notes[part.name] = error.flag
+        if part.optional:
+            self.missing.add(part.name)
+            self.inputs.answers[part.name] = self.shown[part.name] = part.default
+        elif isinstance(error, (PartFailed, BadRequest)):
+            raise error
+        else:
+            raise PartFailed(part.name, "no answer in time" if error.status == 504 else error.title, error) from error
+
+    def forwarded(self, names: frozenset[str]) -> Headers:
+        """The client's header fields of these names, but for those that its Connection keeps to the gateway."""
+        if names not in self._forwarded:
+            kept = {token.strip().lower() for value in self.request.header_list("Connection") for token in value.split(",")}
+            self._forwarded[names] = [field for field in self.request.headers if field[0].lower() in names - kept]
+        return self._forwarded[names]
+
+    def _was_last(self, part: PreparedPart) -> bool:
+        """One of those that ``part`` waits for is settled: was it the last?"""
+        self._waits[part.name] -= 1
+        return not self._waits[part.name]
+
+    def _spawn(self, part: PreparedPart) -> None:
+        self._children.append(tasks.spawn(self._follow, part))
+
+    def _follow(self, part: PreparedPart) -> None:
+        """Settle a part and what it sets free: the first here, the others each in a greenlet of their own."""
+        try:
+            ready = [part]
+            while ready and self._error is None:
+                for other in ready[1:]:
+                    self._spawn(other)
+                ready = self.settle(ready[0])
+        except Exception as error:                       # ``all`` raises it
+            if self._error is None:
+                self._error = error
+                self._cancel()
+
+    def _cancel(self) -> None:
+        for child in self._children:
+            child.kill(block=False)
+
+
+def json_body(request: Request) -> Any:
+    """The value of the request's body, MISSING without one. Raises BadRequest, and BodyTooLarge above 1 MB."""
+    data = request.body.buffer(MAX_BODY) if request.body is not None else b""
+    try:
+        return orjson.loads(data) if data else MISSING
+    except ValueError:
+        raise BadRequest("the body is not valid JSON") from None
+
+
+def unusable(response: Response) -> str:
+    """Why an answer cannot be a part, empty when it can."""
+    if not 200 <= response.status < 300:
+        return f"answered {response.status}"
+    if response.status in NO_CONTENT:
+        return ""
+    media = coding = ""
+    for name, value in response.headers:
+        if len(name) == 12 and name.lower() == "content-type":
+            media = value
+        elif len(name) == 16 and name.lower() == "content-encoding":
+            coding = value
+    if not JSON_TYPE.match(media):
+        return f"answered {media or 'without Content-Type'} where JSON is expected"
+    return "answered compressed, which was not asked for" if coding.lower() not in ("", "identity") else ""
+
+
+def whole_body(response: Response, deadline: Deadline) -> bytes:
+    """The body within the deadline; a stream by itself goes on for as long as it moves."""
+    if isinstance(response.body, bytes):
+        return response.read(MAX_ANSWER)
+    with tasks.time_limit(deadline.left(), DeadlineExceeded("the rest of the answer did not come in time")):
+        return response.read(MAX_ANSWER)
+
+
+def reshaper(part: config.Part) -> Callable[[dict[str, Any]], dict[str, Any]] | None:
+    """``object -> object`` with the fields that the part picks, drops and renames; None when it takes all as they are."""
+    drop, rename = frozenset(part.drop), part.rename
+    if part.pick is not None:
+        fields = [(name, rename.get(name, name)) for name in part.pick if name not in drop]
+        return lambda item: {new: item[old] for old, new in fields if old in item}
+    if drop or rename:
+        return lambda item: {rename.get(name, name): value for name, value in item.items() if name not in drop}
+    return None
+
+
+def upstream_and_target(text: str, references: References) -> tuple[str, Template]:
+    """The two parts of ``upstream:/path?query``. Raises ValueError."""
+    match = FROM.fullmatch(text)
+    if not match:
+        raise ValueError(f"{text!r} is not upstream:/path, the name of an upstream and a path")
+    return match[1], target_template(match[2], references)
+
+
+def too_deep(value: Any) -> bool:
+    try:
+        orjson.dumps([value])
+    except TypeError:
+        return True
+    return False
+
+
+def mistakes(name: str, part: config.Part) -> Iterator[str]:
+    """What is wrong with a part by itself."""
+    if name in SOURCES or not PART_NAME.fullmatch(name):
+        yield f"{name}: a part's name has letters, digits, - and _ only, and is none of {', '.join(SOURCES)}"
+    for field in (*part.headers, *part.forward_headers):
+        if field.lower() in NOT_SENT:
+            yield f"{name}: {field}: the gateway alone decides about this header field"
+    for field in part.rename:
+        if part.pick is not None and field not in part.pick:
+            yield f"{name}.rename: {field!r} is not picked{did_you_mean(field, part.pick)}"
+    if part.merge and not isinstance(part.default, (dict, type(None))):
+        yield f"{name}.default: it has to be a table, to be merged"
+    if too_deep(part.default):
+        yield f"{name}.default: it cannot be written as JSON"
+
+
+def loops(parts: list[PreparedPart]) -> Iterator[str]:
+    """Parts that wait for each other, so that none could start."""
+    try:
+        TopologicalSorter({part.name: part.after for part in parts}).prepare()
+    except CycleError as error:
+        yield f"{error.args[1][0]}: it would wait for itself, {' -> '.join(error.args[1])}"
+
+
+def collisions(parts: dict[str, config.Part]) -> Iterator[str]:
+    """Fields that are known to meet: picked under one name, or merged where another part has put one."""
+    root = {name: name for name, part in parts.items() if not part.merge}
+    for name, part in parts.items():
+        taken = root if part.merge else {}
+        for field in [part.rename.get(field, field) for field in part.pick or ()]:
+            if field in taken:
+                yield f"{name}.pick: the answer has {field!r} already, from {taken[field]}"
+            taken[field] = name
