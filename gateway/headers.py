@@ -1,0 +1,53 @@
+"""Step: a route's own rules for header fields, in both directions: remove, then set, then add.
+
+``set`` replaces every field of the name by one; ``add`` puts one beside those that are there. Toward an upstream the rules work
+on what is about to be sent, after the gateway's own fields, so that they have the last word.
+"""
+
+from __future__ import annotations
+
+from .config import HeaderRules
+from .message import Handler, Headers, Request, Response
+
+
+class Edit:
+    """``edit(headers) -> headers`` by one set of rules."""
+
+    def __init__(self, rules: HeaderRules) -> None:
+        self.rules = rules
+        self._gone = frozenset(name.lower() for name in (*rules.remove, *rules.set))
+        self._new = [*rules.set.items(), *rules.add.items()]
+
+    def __call__(self, headers: Headers) -> Headers:
+        return [field for field in headers if field[0].lower() not in self._gone] + self._new
+
+    def __repr__(self) -> str:
+        rules = self.rules
+        return ", ".join([*(f"-{name}" for name in rules.remove), *(f"{name}={value}" for name, value in rules.set.items()),
+                          *(f"+{name}={value}" for name, value in rules.add.items())])
+
+
+def edit_of(rules: HeaderRules) -> Edit | None:
+    """The edit, or None when the rules are empty."""
+    return Edit(rules) if rules.add or rules.set or rules.remove else None
+
+
+class EditHeaders:
+    """Edit the request's fields before ``next`` and the response's after it; either may be None."""
+
+    def __init__(self, next: Handler, request: Edit | None, response: Edit | None) -> None:
+        self.next = next
+        self.request = request
+        self.response = response
+
+    def __call__(self, request: Request) -> Response:
+        if self.request is not None:
+            request.headers = self.request(request.headers)
+        response = self.next(request)
+        if self.response is not None:
+            response.headers = self.response(response.headers)
+        return response
+
+    def __repr__(self) -> str:
+        parts = [f"{side} {edit!r}" for side, edit in (("request", self.request), ("response", self.response)) if edit]
+        return "headers: " + "; ".join(parts)

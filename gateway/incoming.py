@@ -1,0 +1,181 @@
+"""From a WSGI environ to a Request, whom to believe, and what is refused before any route is looked at.
+
+``Incoming`` builds the Request and never fails; ``Accept`` is the step that refuses, inside ``observe``, so that refusals are
+measured like everything else (RFC 9110 section 7, RFC 9112 section 3):
+
+- CONNECT and TRACE, and request-targets that are not origin-form (``*`` only with OPTIONS);
+- HTTP/1.1 without Host, and a Host that is no authority;
+- a second Authorization: two callers in one request are an ambiguity somebody will exploit.
+
+**Trust.** The peer's address decides. A peer in ``trust`` (networks, or ``unix`` for unix sockets) is a proxy: its
+X-Forwarded-For is walked from the right over the trusted addresses, and what stands at the place where the walk ends is the
+client. Proto and Host are read at the same distance from the right. Without X-Forwarded-* the standard Forwarded (RFC 7239)
+is read in the same way. What any other peer sends of these is ignored, and never reaches an upstream.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+from .deadline import Deadline
+from .errors import DuplicateHeader, InvalidHost, InvalidTarget, NotAllowedHere
+from .message import Body, Handler, Headers, Request, Response
+
+HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+(?::\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](?::\d{1,5})?")
+TARGET = re.compile(r"/[^\x00-\x20#\x7f-\U0010ffff]*")
+REMEMBERED_PEERS = 4096
+
+
+class Trust:
+    """Is an address a proxy of ours? Answers are remembered: the peers are few and always the same."""
+
+    def __init__(self, networks: tuple[str, ...]) -> None:
+        self.unix = "unix" in networks
+        self.networks = [ip_network(network, strict=False) for network in networks if network != "unix"]
+        self._known: dict[str, bool] = {}
+
+    def __contains__(self, address: str) -> bool:
+        known = self._known.get(address)
+        if known is None:
+            known = self._look(address)
+            if len(self._known) < REMEMBERED_PEERS:
+                self._known[address] = known
+        return known
+
+    def _look(self, address: str) -> bool:
+        if not address:
+            return self.unix
+        try:
+            parsed = ip_address(address)
+        except ValueError:
+            return False
+        return any(parsed in network for network in self.networks)
+
+    def __repr__(self) -> str:
+        return f"Trust({', '.join(map(str, self.networks)) or 'nobody'}{', unix' if self.unix else ''})"
+
+
+class Incoming:
+    """``incoming(environ) -> Request``. ``timeout`` is the gateway's deadline in seconds; a route may set another."""
+
+    def __init__(self, trust: tuple[str, ...], timeout: float) -> None:
+        self.trust = Trust(trust)
+        self.timeout = timeout
+
+    def __call__(self, environ: dict[str, Any]) -> Request:
+        connection = environ.get("gateway.connection")
+        headers = connection.headers if connection is not None else headers_of(environ)
+        request = Request(environ["REQUEST_METHOD"], environ.get("RAW_URI") or target_of(environ), headers, body_of(environ),
+                          scheme=environ["wsgi.url_scheme"], host=environ.get("HTTP_HOST", ""),
+                          peer=environ.get("REMOTE_ADDR", ""), deadline=Deadline(self.timeout))
+        request.environ = environ
+        request.connection = connection
+        if request.peer in self.trust:
+            request.trusted = True
+            self._believe(request)
+        return request
+
+    def _believe(self, request: Request) -> None:
+        """Take client, scheme and host from what a trusted proxy says."""
+        chain = _listed(request.header_list("X-Forwarded-For"))
+        protos = _listed(request.header_list("X-Forwarded-Proto"))
+        hosts = _listed(request.header_list("X-Forwarded-Host"))
+        if not (chain or protos or hosts):
+            chain, protos, hosts = _forwarded(request.header_list("Forwarded"))
+        distance = 1
+        for distance, address in enumerate(reversed(chain), 1):
+            request.client = bare_address(address)
+            if request.client not in self.trust:
+                break
+        proto = _at(protos, distance).lower()
+        if proto in ("http", "https"):
+            request.scheme = proto
+        host = _at(hosts, distance)
+        if HOST.fullmatch(host):
+            request.host = host
+
+    def __repr__(self) -> str:
+        return f"Incoming({self.trust!r}, deadline {self.timeout:g} s)"
+
+
+class Accept:
+    """Step: refuse what no route may see."""
+
+    def __init__(self, next: Handler) -> None:
+        self.next = next
+
+    def __call__(self, request: Request) -> Response:
+        if request.method in ("CONNECT", "TRACE"):
+            raise NotAllowedHere(f"the method {request.method} is not implemented")
+        if not TARGET.fullmatch(request.target) and not (request.target == "*" and request.method == "OPTIONS"):
+            raise InvalidTarget("only a target that starts with / is accepted")
+        if not request.host:
+            environ = request.environ
+            if environ is None or environ.get("SERVER_PROTOCOL") != "HTTP/1.0":
+                raise InvalidHost("the request has no Host")
+        elif not HOST.fullmatch(request.host):
+            raise InvalidHost("the Host is not a host name or an address with an optional port")
+        if request.environ is None or "," in request.environ.get("HTTP_AUTHORIZATION", ""):
+            if len(request.header_list("Authorization")) > 1:
+                raise DuplicateHeader("Authorization was sent more than once")
+        return self.next(request)
+
+    def __repr__(self) -> str:
+        return "accept: origin-form target, one valid Host, one Authorization, no CONNECT or TRACE"
+
+
+def headers_of(environ: dict[str, Any]) -> Headers:
+    """The header fields under a server that gives no list: repeated ones are joined and the case is lost (PEP 3333)."""
+    headers = [(key[5:].replace("_", "-").title(), value) for key, value in environ.items() if key.startswith("HTTP_")]
+    for key, name in (("CONTENT_TYPE", "Content-Type"), ("CONTENT_LENGTH", "Content-Length")):
+        if environ.get(key):
+            headers.append((name, environ[key]))
+    return headers
+
+
+def target_of(environ: dict[str, Any]) -> str:
+    """The request-target under a server without RAW_URI; what was percent-encoded in the path is a guess then."""
+    from urllib.parse import quote
+    path = quote(environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""), safe="/!$&'()*+,;=:@~", encoding="latin-1")
+    query = environ.get("QUERY_STRING")
+    return f"{path or '/'}?{query}" if query else path or "/"
+
+
+def body_of(environ: dict[str, Any]) -> Body | None:
+    """The body a request announces: by Content-Length, or chunked (``HTTP_TRANSFER_ENCODING``); None without one."""
+    length = environ.get("CONTENT_LENGTH")
+    if length:
+        return Body(environ["wsgi.input"].read, int(length))
+    if "HTTP_TRANSFER_ENCODING" in environ:
+        return Body(environ["wsgi.input"].read, None)
+    return None
+
+
+def bare_address(value: str) -> str:
+    """An address without port and brackets: ``[::1]:80`` and ``"[::1]:80"`` are ``::1``, ``10.0.0.1:80`` is ``10.0.0.1``."""
+    value = value.strip('" ')
+    if value.startswith("["):
+        return value[1:].partition("]")[0]
+    return value.partition(":")[0] if value.count(":") == 1 else value
+
+
+def _listed(values: list[str]) -> list[str]:
+    return [item.strip() for value in values for item in value.split(",") if item.strip()]
+
+
+def _forwarded(values: list[str]) -> tuple[list[str], list[str], list[str]]:
+    """The for, proto and host of each element of Forwarded (RFC 7239 section 4); an element without one counts as empty."""
+    chains: tuple[list[str], list[str], list[str]] = ([], [], [])
+    for element in _listed(values):
+        pairs = dict(pair.strip().partition("=")[::2] for pair in element.split(";"))
+        lowered = {name.lower(): value.strip('"') for name, value in pairs.items()}
+        for chain, name in zip(chains, ("for", "proto", "host")):
+            chain.append(lowered.get(name, ""))
+    return chains
+
+
+def _at(values: list[str], distance: int) -> str:
+    """The value ``distance`` places from the right, or the leftmost there is."""
+    return values[-distance] if len(values) >= distance else values[0] if values else ""

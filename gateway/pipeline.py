@@ -1,0 +1,136 @@
+"""How each route is put together. Read this first.
+
+A request meets the steps from the outside in; a step is there only when the route asks for it::
+
+    observe      start the clock; whatever happens below is measured, logged, and becomes a response here
+      accept     refuse what no route may see
+        match    find the route, start its deadline
+          ------------------------------------------ from here on each route has its own
+          bodylimit     refuse bodies that are too large
+            headers     the route's own header rules
+              websocket upgrades leave here
+                target  forward to an upstream | aggregate | view | respond
+
+A new step is one file with a class ``Step(next, <its settings>)`` and one line in ``Pipeline.stack``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from .aggregate import Aggregate
+from .bodylimit import BodyLimit
+from .config import Config, Route
+from .errors import ConfigError
+from .forward import Forward
+from .headers import EditHeaders, edit_of
+from .incoming import Accept
+from .message import Call, Handler, Request, Response
+from .respond import Respond
+from .reverse import Publish
+from .rewrite import Rewrite
+from .routing import Table, problems
+from .telemetry.log import RequestLog
+from .telemetry.metrics import Registry
+from .telemetry.observe import Observe
+from .upstream.client import Upstream
+from .websocket import WebSocket
+
+Served = tuple[Route, Handler]
+
+
+class Pipeline:
+    """Everything a configuration declares, ready to serve: ``pipeline.handle(request) -> response``.
+
+    ``view`` answers the routes whose target is a Flask view; ``views`` are the routes of Flask's own rules. Nothing here opens a socket or starts a greenlet before the first request.
+    """
+
+    def __init__(self, config: Config, *, view: Handler, log: RequestLog, registry: Registry,
+                 views: Iterable[Route] = (), upstreams: dict[str, Upstream] | None = None) -> None:
+        self.config = config
+        self.view = view
+        self.upstreams = upstreams if upstreams is not None else {
+            name: Upstream(name, settings) for name, settings in config.upstreams.items()}
+        self.routes = (*config.routes, *views)
+        if mistakes := problems(self.routes):
+            raise ConfigError(mistakes)
+        self.handlers = {route.name: self.stack(route) for route in self.routes}
+        self.table: Table[Served] = Table((route, (route, self.handlers[route.name])) for route in self.routes)
+        self.handle = Observe(Accept(Match(self.table)), log, registry)
+
+    def stack(self, route: Route) -> Handler:
+        """The steps of one route around its target, innermost first."""
+        handler = self.target(route)
+        if route.websocket:
+            handler = self.websocket(handler, route)
+        request_edit = None if route.upstream else edit_of(route.request_headers)
+        response_edit = edit_of(route.response_headers)
+        if request_edit or response_edit:
+            handler = EditHeaders(handler, request_edit, response_edit)
+        limit = self.config.gateway.max_body if route.max_body is None else route.max_body
+        if limit is not None:
+            handler = BodyLimit(handler, limit)
+        return handler
+
+    def target(self, route: Route) -> Handler:
+        if route.upstream:
+            return self.forward(route, route.upstream)
+        if route.aggregate:
+            return Aggregate(route.aggregate, self.send)
+        if route.respond:
+            return Respond(route.respond)
+        return self.view
+
+    def forward(self, route: Route, name: str) -> Forward:
+        upstream, gateway = self.upstreams[name], self.config.gateway
+        publish = None
+        if route.rewrite_location or route.rewrite_cookies:
+            own = [*(instance.authority for instance in upstream.instances), upstream.settings.host]
+            publish = Publish(own, route.strip_prefix or "", route.rewrite_location, route.rewrite_cookies)
+        return Forward(route, upstream.send, upstream=name, host=upstream.settings.host, via=gateway.via, publish=publish,
+                       path=Rewrite(route) if route.strip_prefix or route.rewrite else None,
+                       edit=edit_of(route.request_headers))
+
+    def websocket(self, handler: Handler, route: Route) -> WebSocket:
+        assert isinstance(handler, Forward) and route.upstream, "the configuration allows websocket for upstream routes only"
+        return WebSocket(handler, handler.call, self.upstreams[route.upstream].upgrade, handler.finish,
+                         route.websocket_idle_timeout)
+
+    def send(self, upstream: str, call: Call) -> Response:
+        """One exchange with an upstream by its name."""
+        return self.upstreams[upstream].send(call)
+
+    def describe(self, route: Route) -> list[str]:
+        """The steps that a request of ``route`` meets, one line each, outermost first."""
+        return [repr(step) for step in (*layers(self.handle), *layers(self.handlers[route.name]))]
+
+    def close(self) -> None:
+        for upstream in self.upstreams.values():
+            upstream.close()
+
+    def __repr__(self) -> str:
+        return f"Pipeline({len(self.routes)} routes, {len(self.upstreams)} upstreams)"
+
+
+class Match:
+    """Step: find the route and start its deadline; the route's own steps go on. Raises NoRoute and MethodNotAllowed."""
+
+    def __init__(self, table: Table[Served]) -> None:
+        self.table = table
+
+    def __call__(self, request: Request) -> Response:
+        (route, handler), request.params = self.table.match(request)
+        request.route = route
+        if route.timeout is not None:
+            request.deadline.change(route.timeout)
+        return handler(request)
+
+    def __repr__(self) -> str:
+        return f"match: {self.table!r}"
+
+
+def layers(handler: Handler | None) -> Iterator[Handler]:
+    """A handler and those inside it."""
+    while handler is not None:
+        yield handler
+        handler = getattr(handler, "next", None)

@@ -1,0 +1,31 @@
+"""Target: an answer that stands in the configuration itself."""
+
+from __future__ import annotations
+
+import orjson
+
+from .config import Respond as Settings
+from .message import Request, Response
+
+
+class Respond:
+    """The answer is made once; a request costs a copy of its header list."""
+
+    def __init__(self, settings: Settings) -> None:
+        headers = list(settings.headers.items())
+        body, kind = b"", ""
+        if "json_" in settings.model_fields_set:
+            body, kind = orjson.dumps(settings.json_), "application/json"
+        elif settings.text is not None:
+            body, kind = settings.text.encode(), "text/plain; charset=utf-8"
+        if kind and not any(name.lower() == "content-type" for name, _ in headers):
+            headers.append(("Content-Type", kind))
+        self.status = settings.status
+        self.headers = headers
+        self.body = body
+
+    def __call__(self, request: Request) -> Response:
+        return Response(self.status, self.headers.copy(), self.body)
+
+    def __repr__(self) -> str:
+        return f"respond {self.status}, {len(self.body)} bytes"

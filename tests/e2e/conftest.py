@@ -1,0 +1,26 @@
+"""Fixtures for tests with real server processes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")         # where Debian keeps servers, and a user's PATH may not look
+
+
+@pytest.fixture
+def require():
+    """``require("nginx")`` is the path of a server's program. Without it the test is skipped; with ``CI=true`` it fails."""
+
+    def path_of(program: str, package: str = "") -> str:
+        found = shutil.which(program, path=os.pathsep.join((os.environ.get("PATH", ""), *SBIN)))
+        if found is None:
+            reason = f"{program} is not installed; on Debian: apt-get install {package or program}"
+            if os.environ.get("CI") == "true":
+                pytest.fail(reason)
+            pytest.skip(reason)
+        return found
+
+    return path_of

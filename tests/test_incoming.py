@@ -1,0 +1,106 @@
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.errors import DuplicateHeader, GatewayError, InvalidHost, InvalidTarget, NotAllowedHere
+from gateway.incoming import Accept, Incoming, Trust, bare_address
+from gateway.message import Response
+
+
+def environ(**changes):
+    return {"REQUEST_METHOD": "GET", "RAW_URI": "/", "SERVER_PROTOCOL": "HTTP/1.1", "wsgi.url_scheme": "http",
+            "REMOTE_ADDR": "10.0.0.9", "HTTP_HOST": "shop.test", "wsgi.input": io.BytesIO(b""), **changes}
+
+
+@pytest.mark.parametrize("networks, address, trusted", [
+    ((), "127.0.0.1", False), (("127.0.0.1/32",), "127.0.0.1", True), (("10.0.0.0/8",), "10.200.3.4", True),
+    (("10.0.0.0/8",), "11.0.0.1", False), (("::1/128",), "::1", True), (("10.0.0.1",), "10.0.0.1", True),
+    (("unix",), "", True), (("10.0.0.0/8",), "", False), (("10.0.0.0/8",), "no address", False)])
+def test_trust(networks, address, trusted):
+    trust = Trust(networks)
+    assert (address in trust) is trusted
+    assert (address in trust) is trusted          # and again from memory
+
+
+@pytest.mark.parametrize("peer, fields, client, scheme, host", [
+    ("6.6.6.6", {"HTTP_X_FORWARDED_FOR": "1.1.1.1", "HTTP_X_FORWARDED_PROTO": "https", "HTTP_X_FORWARDED_HOST": "evil.test"},
+     "6.6.6.6", "http", "shop.test"),
+    ("10.0.0.9", {"HTTP_X_FORWARDED_FOR": "1.1.1.1", "HTTP_X_FORWARDED_PROTO": "https", "HTTP_X_FORWARDED_HOST": "www.test"},
+     "1.1.1.1", "https", "www.test"),
+    ("10.0.0.9", {"HTTP_X_FORWARDED_FOR": "9.9.9.9, 1.1.1.1"}, "1.1.1.1", "http", "shop.test"),
+    ("10.0.0.9", {"HTTP_X_FORWARDED_FOR": "1.1.1.1, 10.0.0.5", "HTTP_X_FORWARDED_PROTO": "https, http"},
+     "1.1.1.1", "https", "shop.test"),
+    ("10.0.0.9", {"HTTP_X_FORWARDED_FOR": "10.0.0.4, 10.0.0.5"}, "10.0.0.4", "http", "shop.test"),
+    ("10.0.0.9", {"HTTP_X_FORWARDED_PROTO": "gopher", "HTTP_X_FORWARDED_HOST": "a b"}, "10.0.0.9", "http", "shop.test"),
+    ("10.0.0.9", {"HTTP_FORWARDED": 'for="[2001:db8::1]:44";proto=https;host=www.test'}, "2001:db8::1", "https", "www.test"),
+    ("10.0.0.9", {"HTTP_FORWARDED": "for=1.1.1.1, for=10.0.0.4;proto=https"}, "1.1.1.1", "http", "shop.test"),
+    ("10.0.0.9", {"HTTP_FORWARDED": "for=1.1.1.1", "HTTP_X_FORWARDED_FOR": "2.2.2.2"}, "2.2.2.2", "http", "shop.test"),
+    ("10.0.0.9", {}, "10.0.0.9", "http", "shop.test")])
+def test_who_is_believed(peer, fields, client, scheme, host):
+    request = Incoming(("10.0.0.0/8",), 5)(environ(REMOTE_ADDR=peer, **fields))
+    assert (request.client, request.scheme, request.host) == (client, scheme, host)
+    assert request.peer == peer
+
+
+@pytest.mark.parametrize("value, address", [
+    ("1.2.3.4", "1.2.3.4"), ("1.2.3.4:80", "1.2.3.4"), ("::1", "::1"), ("[::1]", "::1"), ("[::1]:80", "::1"),
+    ('"[::1]:80"', "::1"), ("unknown", "unknown"), ("_hidden", "_hidden")])
+def test_bare_address(value, address):
+    assert bare_address(value) == address
+
+
+@pytest.mark.parametrize("change, error", [
+    ({"REQUEST_METHOD": "CONNECT"}, NotAllowedHere), ({"REQUEST_METHOD": "TRACE"}, NotAllowedHere),
+    ({"RAW_URI": "http://shop.test/"}, InvalidTarget), ({"RAW_URI": "*"}, InvalidTarget), ({"RAW_URI": "/a#b"}, InvalidTarget),
+    ({"RAW_URI": "/a b"}, InvalidTarget), ({"RAW_URI": "/\x00"}, InvalidTarget), ({"RAW_URI": "/caf\xe9"}, InvalidTarget),
+    ({"HTTP_HOST": ""}, InvalidHost), ({"HTTP_HOST": "a b"}, InvalidHost), ({"HTTP_HOST": "a/b"}, InvalidHost),
+    ({"HTTP_HOST": "u@a"}, InvalidHost), ({"HTTP_HOST": "a:x"}, InvalidHost), ({"HTTP_HOST": "a:123456"}, InvalidHost),
+    ({"HTTP_HOST": "[::1"}, InvalidHost), ({"HTTP_HOST": "a,b c"}, InvalidHost)])
+def test_refused(change, error):
+    with pytest.raises(error):
+        Accept(lambda request: Response(200, []))(Incoming((), 5)(environ(**change)))
+
+
+@pytest.mark.parametrize("change", [
+    {}, {"REQUEST_METHOD": "OPTIONS", "RAW_URI": "*"}, {"HTTP_HOST": "", "SERVER_PROTOCOL": "HTTP/1.0"}, {"HTTP_HOST": "[::1]:80"},
+    {"HTTP_HOST": "a_b.test:8080"}, {"RAW_URI": "/%00?a=[1]|^"}, {"HTTP_AUTHORIZATION": 'Digest a="b", c="d"'}])
+def test_accepted(change):
+    assert Accept(lambda request: Response(200, []))(Incoming((), 5)(environ(**change))).status == 200
+
+
+class Connection:
+    def __init__(self, headers):
+        self.headers = headers
+
+
+def test_two_authorizations():
+    twice = Connection([("Authorization", "Basic a"), ("authorization", "Basic b")])
+    request = Incoming((), 5)(environ(**{"HTTP_AUTHORIZATION": "Basic a,Basic b", "gateway.connection": twice}))
+    with pytest.raises(DuplicateHeader):
+        Accept(lambda request: Response(200, []))(request)
+
+
+def test_without_the_workers_list_the_environ_serves():
+    request = Incoming((), 5)(environ(HTTP_X_A="1", CONTENT_TYPE="text/plain", CONTENT_LENGTH="3",
+                                      **{"wsgi.input": io.BytesIO(b"abc")}))
+    assert ("X-A", "1") in request.headers and ("Content-Type", "text/plain") in request.headers
+    assert request.body is not None and request.body.length == 3 and request.body.read() == b"abc"
+
+
+def test_without_raw_uri_the_path_is_encoded_again():
+    given = environ(PATH_INFO="/a b/caf\xc3\xa9", QUERY_STRING="x=1")
+    del given["RAW_URI"]
+    assert Incoming((), 5)(given).target == "/a%20b/caf%C3%A9?x=1"
+
+
+@given(st.text(alphabet=st.characters(max_codepoint=255), max_size=40), st.text(alphabet=st.characters(max_codepoint=255), max_size=40))
+def test_whatever_a_proxy_says_nothing_breaks(chain, forwarded):
+    incoming = Incoming(("10.0.0.0/8",), 5)
+    request = incoming(environ(HTTP_X_FORWARDED_FOR=chain, HTTP_FORWARDED=forwarded, HTTP_X_FORWARDED_HOST=forwarded))
+    try:
+        Accept(lambda request: Response(200, []))(request)
+    except GatewayError as error:
+        assert error.status == 400
+    assert request.scheme in ("http", "https")

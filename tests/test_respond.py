@@ -1,0 +1,21 @@
+import pytest
+
+from gateway.config import Respond as Settings
+from gateway.message import Request
+from gateway.respond import Respond
+
+
+@pytest.mark.parametrize("settings, status, body, kind", [
+    ({"status": 410, "json": {"message": "moved"}}, 410, b'{"message":"moved"}', "application/json"),
+    ({"text": "hé"}, 200, "hé".encode(), "text/plain; charset=utf-8"), ({"json": None}, 200, b"null", "application/json"),
+    ({"json": []}, 200, b"[]", "application/json"), ({"status": 204}, 204, b"", ""),
+    ({"text": "<p>", "headers": {"content-type": "text/html"}}, 200, b"<p>", "text/html")])
+def test_respond(settings, status, body, kind):
+    answer = Respond(Settings(**settings))(Request("GET", "/", []))
+    assert (answer.status, answer.body, answer.header("Content-Type")) == (status, body, kind)
+
+
+def test_one_answers_headers_are_not_the_nexts():
+    target = Respond(Settings(text="x"))
+    target(Request("GET", "/", [])).headers.append(("X-A", "1"))
+    assert target(Request("GET", "/", [])).header("X-A") == ""
