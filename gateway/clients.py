@@ -1,0 +1,104 @@
+"""The clients of a worker: their connections, and which of them wait for a request.
+
+Only while it waits can a connection be dismissed: because it has waited ``keepalive`` seconds (which bound the arrival of a head
+too), or because the worker drains. Dismissing runs in the hub, between the greenlets, and looks first: a connection whose next
+request has begun to arrive is not idle any more, whether its greenlet has noticed or not.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from time import monotonic
+from typing import Any
+
+import gevent
+from gevent import get_hub, getcurrent, monkey
+from gunicorn.http.unreader import SocketUnreader
+
+from .reader import PIECE
+
+LINGER = 2.0                    # seconds a client that is still sending gets to read the answer before the connection is closed
+POLL = monkey.get_original("select", "poll")                 # never to wait, only to look
+
+
+class Dismissed(BaseException):
+    """Thrown into the greenlet of a connection that waits for a request: it is to end now."""
+
+
+class Client:
+    """One accepted connection. ``listener`` and ``addr`` are the addresses of its two ends."""
+
+    __slots__ = ("listener", "sock", "addr", "greenlet", "unreader", "since", "begun", "served", "proxied", "lingers")
+
+    def __init__(self, listener: Any, sock: Any, addr: Any) -> None:
+        self.listener = listener
+        self.sock = sock
+        self.addr = addr
+        self.greenlet = getcurrent()
+        self.unreader = SocketUnreader(sock)
+        self.unreader.max_body_chunk = PIECE
+        self.since = 0.0                                     # when it began to wait
+        self.begun = False                                   # has something of the next head arrived?
+        self.served = 0                                      # requests
+        self.proxied: dict[str, Any] = {}                    # what the PROXY protocol said of the connection
+        self.lingers = False                                 # may the client still be sending?
+
+    def quiet(self) -> bool:
+        """Is there nothing to read, not even an end?"""
+        poller = POLL()
+        poller.register(self.sock.fileno(), select.POLLIN)
+        return not poller.poll(0)
+
+    def close(self) -> None:
+        """End it. A client still sending is heard for a moment first, else the reset would destroy the answer (RFC 9112, 9.6)."""
+        try:
+            if self.lingers and self.sock.fileno() >= 0:
+                self.sock.shutdown(socket.SHUT_WR)
+                with gevent.Timeout(LINGER, False):
+                    left = 64 * PIECE
+                    while left > 0 and (data := self.sock.recv(PIECE)):
+                        left -= len(data)
+        except OSError:                                      # it has gone: then there is nothing to hear
+            pass
+        finally:
+            self.sock.close()
+
+    def __repr__(self) -> str:
+        return f"Client({self.addr}, {self.served} requests)"
+
+
+class Waiting:
+    """The clients that wait for a request, the longest first."""
+
+    def __init__(self) -> None:
+        self._clients: dict[Client, None] = {}
+
+    def enter(self, client: Client) -> None:
+        client.since = monotonic()
+        self._clients[client] = None
+
+    def leave(self, client: Client) -> None:
+        del self._clients[client]
+
+    def dismiss_idle(self, fresh: bool = False) -> None:
+        """End those of whose next request nothing has come. ``fresh``: also those that never had one."""
+        for client in self._clients:
+            if not client.begun and (client.served or fresh):
+                get_hub().loop.run_callback(self._dismiss, client, client.since, False)
+
+    def dismiss_overdue(self, seconds: float) -> None:
+        """End those that have been waiting so long, for all of a head or the rest of it."""
+        before = monotonic() - seconds
+        for client in self._clients:
+            if client.since > before:
+                return
+            get_hub().loop.run_callback(self._dismiss, client, client.since, True)
+
+    def _dismiss(self, client: Client, since: float, overdue: bool) -> None:
+        """In the hub: end the wait that began at ``since``, if it still goes on. One with half a head only when it is overdue."""
+        if client in self._clients and client.since == since and (overdue if client.begun else client.quiet()):
+            client.greenlet.throw(Dismissed())
+
+    def __repr__(self) -> str:
+        return f"Waiting({len(self._clients)} clients)"

@@ -1,0 +1,240 @@
+"""Settings and hooks for Gunicorn. ``gunicorn.conf.py`` of the repository takes everything from here; an installation without it
+uses ``gunicorn -c python:gateway.gunicorn_conf``. An option on Gunicorn's command line has the last word over a setting.
+
+Environment: ``GATEWAY_BIND`` (127.0.0.1:8000; several with commas), ``GATEWAY_WORKERS`` (1), ``GATEWAY_RUN_DIR`` (where the
+instance's run directory is made, see rundir.py), and those of configfile.py.
+
+What the master does, before it forks anything: reads the configuration and stops with status 2, naming every mistake or the port
+in use; opens the admin listener, which is kept over HUP and handed on at USR2; makes the run directory. A HUP with a broken
+configuration changes nothing but what it says in the log and on the admin listener.
+"""
+
+from gevent import monkey
+
+monkey.patch_all()
+
+import os  # noqa: E402
+import resource  # noqa: E402
+import socket  # noqa: E402
+import sys  # noqa: E402
+from typing import Any, NoReturn  # noqa: E402
+
+from gunicorn.util import parse_address  # noqa: E402
+
+from gateway import rundir  # noqa: E402
+from gateway.errors import ConfigError  # noqa: E402
+
+bind = os.environ.get("GATEWAY_BIND", "127.0.0.1:8000").split(",")
+workers = int(os.environ.get("GATEWAY_WORKERS", "1"))
+worker_class = "gateway.worker.GatewayWorker"
+worker_connections = 10000      # of one worker, idle ones included: when they are all taken, new ones wait
+backlog = 2048
+timeout = 30                    # seconds without a heartbeat after which a worker is blocked and replaced; requests may take longer
+graceful_timeout = 30
+keepalive = 75                  # longer than nginx keeps its idle connections (60 s), so that nginx is the one to close them
+
+# What nginx accepts by default (large_client_header_buffers 4 8k).
+limit_request_line = 8190
+limit_request_field_size = 8190
+limit_request_fields = 100
+
+http_parser = "python"          # strict; "auto" takes the laxer one as soon as gunicorn_h1c is installed
+header_map = "refuse"           # X_Forwarded_For and X-Forwarded-For are one name in a WSGI environ
+forwarder_headers = ""
+forwarded_allow_ips = ""        # the application decides whom it believes ([gateway] trust)
+secure_scheme_headers: dict[str, str] = {}
+
+accesslog = None                # the gateway writes a request log of its own
+errorlog = "-"
+control_socket_disable = True
+worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None     # a heartbeat never waits for a disk
+
+OPEN_FILES = 65536
+ADMIN_FD = "GATEWAY_ADMIN_FD"
+
+
+class Instance:
+    """What the master holds for its workers, as ``arbiter.gateway``: the run directory and the admin listener."""
+
+    def __init__(self) -> None:
+        self.place: rundir.RunDir | None = None
+        self.admin: socket.socket | None = None
+        self.address: str | None = None                      # of the admin listener
+
+    def open_admin(self, address: str | None) -> None:
+        """Listen on ``address`` for the admin listener, in place of the one before. Raises OSError, and then keeps that one."""
+        if address == self.address:
+            return
+        opened = inherited(address) or (listen(address) if address else None)
+        if self.admin is not None:
+            self.admin.close()
+        self.admin, self.address = opened, address
+
+
+def inherited(address: str | None) -> socket.socket | None:
+    """The admin listener of the master that USR2 was sent to, if it is for ``address``."""
+    number, _, theirs = os.environ.pop(ADMIN_FD, "").partition(" ")
+    if not number:
+        return None
+    sock = socket.socket(fileno=int(number))
+    sock.set_inheritable(False)
+    if theirs == address:
+        return sock
+    sock.close()
+    return None
+
+
+def listen(address: str) -> socket.socket:
+    host, port = parse_address(address)
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+        sock.listen(128)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def refuse(server: Any, problems: list[str]) -> NoReturn:
+    """End the start: every problem on a line, status 2."""
+    for problem in problems:
+        print(f"gateway: {problem}", file=sys.stderr)
+    sys.stderr.flush()
+    if server.pidfile is not None:
+        server.pidfile.unlink()
+    raise SystemExit(2)
+
+
+def ports_in_use(server: Any) -> list[str]:
+    """Which addresses of ``bind`` cannot be listened on. Gunicorn itself would try for five seconds, and not say 2."""
+    if "GUNICORN_FD" in os.environ or "LISTEN_FDS" in os.environ or server.cfg.reuse_port:
+        return []
+    problems = []
+    for address in server.cfg.address:
+        if isinstance(address, tuple):
+            try:
+                listen("[%s]:%d" % address[:2] if ":" in address[0] else "%s:%d" % address[:2]).close()
+            except OSError as error:
+                problems.append(f"cannot listen on {address[0]}:{address[1]}: {error.strerror}")
+    return problems
+
+
+def on_starting(server: Any) -> None:
+    from gateway import configfile
+
+    instance = server.gateway = Instance()
+    try:
+        text, source = configfile.read_text(None, os.environ)
+        config = configfile.load_text(text, os.environ, source)
+    except ConfigError as error:
+        refuse(server, [f"{error.source}: {problem}" if error.source else problem for problem in error.problems])
+    if problems := ports_in_use(server):
+        refuse(server, problems)
+    try:
+        instance.open_admin(config.gateway.admin)
+    except OSError as error:
+        refuse(server, [f"cannot listen on {config.gateway.admin} (admin): {error.strerror}"])
+    uid, gid = (server.cfg.uid, server.cfg.gid) if os.geteuid() == 0 else (-1, -1)
+    try:
+        instance.place = rundir.start(os.environ.get("GATEWAY_RUN_DIR"), uid, gid)
+    except OSError as error:
+        refuse(server, [f"cannot make a run directory: {error}"])
+    instance.place.keep_config(text)
+    count_out_leaving(server, instance.place)
+    if os.path.basename(server.START_CTX["args"][1]) == "__main__.py":
+        # USR2 runs this again. As a file it would put gunicorn's own folder, with its http package, in front of the standard library.
+        server.START_CTX["args"][1:2] = ["-m", "gunicorn"]
+
+
+def count_out_leaving(server: Any, place: rundir.RunDir) -> None:
+    """Let the master look away from workers that end by themselves: it starts the successor of one that has reached
+    ``max_requests`` while that one still serves, and does not end another because there is one too many."""
+    manage_workers = server.manage_workers
+
+    def manage() -> None:
+        ending = {worker.pid for worker in place.states().values() if worker.state in ("retiring", "draining")}
+        aside = {pid: server.WORKERS.pop(pid) for pid in ending & server.WORKERS.keys()}
+        try:
+            manage_workers()
+        finally:
+            server.WORKERS.update(aside)
+
+    server.manage_workers = manage
+
+
+def on_reload(server: Any) -> None:
+    from gateway import configfile
+
+    instance = server.gateway
+    try:
+        text, source = configfile.read_text(None, os.environ)
+        config = configfile.load_text(text, os.environ, source)
+        problems = []
+    except ConfigError as error:
+        problems, source = error.problems, error.source
+    else:
+        instance.place.keep_config(text)
+        try:
+            instance.open_admin(config.gateway.admin)
+        except OSError as error:
+            problems = [f"gateway: admin: cannot listen on {config.gateway.admin}: {error.strerror}; {instance.address} is kept"]
+    for problem in problems:
+        server.log.error("%s: %s", source, problem)
+    instance.place.report_config(problems)
+
+
+def pre_fork(server: Any, worker: Any) -> None:
+    worker.gateway = server.gateway
+    worker.slot = server.gateway.place.take_slot()
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    worker.gateway.place.slot = worker.slot
+    worker.gateway.place.set_state("starting")
+
+
+def post_worker_init(worker: Any) -> None:
+    """After patching, fork and import of the application: what needs threads, timers or sockets starts here."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if not (start := of_application(worker, "start_worker")):
+        return
+    start(worker.wsgi)
+    if worker.gateway.admin is not None:
+        from gateway import admin
+        admin.start(socket.socket(fileno=os.dup(worker.gateway.admin.fileno())), worker.wsgi)
+
+
+def worker_exit(server: Any, worker: Any) -> None:
+    """In the worker, when it ends; Gunicorn calls it in the master too, for one that vanished."""
+    if worker.pid == os.getpid() and worker.booted and (stop := of_application(worker, "stop_worker")):
+        stop(worker.wsgi)
+
+
+def of_application(worker: Any, name: str) -> Any:
+    """A function of gateway.app, when the application served is the gateway's; None for any other."""
+    app = sys.modules.get("gateway.app")
+    return getattr(app, name, None) if app is not None and isinstance(worker.wsgi, app.Gateway) else None
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    server.gateway.place.free_slot(worker.slot)
+
+
+def pre_exec(server: Any) -> None:
+    """In the child that becomes the new master (USR2)."""
+    environ = server.cfg.env_orig
+    for name in (ADMIN_FD, "GATEWAY_INSTANCE_DIR"):          # of this master, when it was itself started by USR2, or reloaded
+        environ.pop(name, None)
+    if server.gateway.admin is not None:
+        server.gateway.admin.set_inheritable(True)
+        environ[ADMIN_FD] = f"{server.gateway.admin.fileno()} {server.gateway.address}"
+
+
+def on_exit(server: Any) -> None:
+    if server.gateway.place is not None:
+        server.gateway.place.remove()

@@ -1,0 +1,233 @@
+"""What a client's request is read from: its head, its body, its connection (RFC 9112, PEP 3333).
+
+worker.py accepts, waits and drains; this is what it uses for one request, and writer.py is what the answer goes to.
+
+``Request``     Gunicorn's own strict parser, which also keeps the header lines in the case they were sent in.
+``BodyReader``  ``wsgi.input``: the body exactly, or MalformedBody or TruncatedBody; never a stump taken for the whole.
+``Connection``  ``environ["gateway.connection"]``: the header list, the socket, and the right to take it over.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from gunicorn.http import message
+from gunicorn.http.body import ChunkedReader
+from gunicorn.http.errors import ChunkMissingTerminator, ParseException
+
+from .errors import GatewayError, MalformedBody, TruncatedBody
+from .message import Headers
+
+PIECE = 65536                   # bytes: the most read at once, and the most of an unread body read away to keep a connection
+RESET = struct.pack("ii", 1, 0)
+
+
+class Request(message.Request):
+    """The head of a request. ``raw_headers`` are the fields of ``headers`` with their names as they were sent."""
+
+    def __init__(self, cfg: Any, unreader: Any, peer_addr: Any, req_number: int = 1) -> None:
+        self.raw_headers: Headers = []
+        super().__init__(cfg, unreader, peer_addr, req_number)
+
+    def parse_headers(self, data: bytes, from_trailer: bool = False) -> Headers:
+        headers: Headers = super().parse_headers(data, from_trailer)
+        if not from_trailer:
+            self.raw_headers = original_case(data, headers)
+        return headers
+
+    def should_close(self) -> bool:
+        """RFC 9112 section 9.3: the client's wish, wherever it stands in Connection."""
+        if self.must_close or self.method == "CONNECT":
+            return True
+        options = [option.strip().lower() for name, value in self.headers if name == "CONNECTION" for option in value.split(",")]
+        return "close" in options or (self.version < (1, 1) and "keep-alive" not in options)
+
+
+def original_case(data: bytes, headers: Headers) -> Headers:
+    """``headers``, parsed from the lines of ``data`` into upper case, with the names as they stand there. Some may be left out."""
+    kept: Headers = []
+    for line in data.split(b"\r\n"):
+        name = line.partition(b":")[0].rstrip(b" \t").decode("latin-1")
+        if len(kept) < len(headers) and name.upper() == headers[len(kept)][0]:
+            kept.append((name, headers[len(kept)][1]))
+    return kept
+
+
+class BodyReader:
+    """The body of ``request``. ``read`` waits for all it was asked for, as files do; ``read1`` gives what has arrived.
+
+    ``done``: it was read to its end.
+    """
+
+    def __init__(self, request: Request, unreader: Any) -> None:
+        reader = request.body.reader
+        self._unreader = unreader
+        self._chunks: Iterator[bytes] | None = reader.parser if isinstance(reader, ChunkedReader) else None
+        self._left: int = 0 if self._chunks else reader.length
+        self._announce: Callable[[], None] | None = None
+        self._kept = b""
+        self.done = self._chunks is None and not self._left
+        self.error: GatewayError | None = None
+
+    def announce(self, send: Callable[[], None]) -> None:
+        """The client waits for 100 (Continue) before it sends the body: ``send`` it before the first read."""
+        if not self.done:
+            self._announce = send
+
+    def read(self, size: int | None = -1) -> bytes:
+        left = sys.maxsize if size is None or size < 0 else size
+        pieces = []
+        while left and (piece := self.read1(min(left, PIECE))):
+            pieces.append(piece)
+            left -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def read1(self, size: int = PIECE) -> bytes:
+        """At most ``size`` bytes, as soon as there are any; empty at the end."""
+        if not size:
+            return b""
+        if size < 0:
+            size = PIECE
+        piece = self._kept or self._pull(size)
+        self._kept = piece[size:]
+        return piece[:size] if self._kept else piece
+
+    def readline(self, size: int | None = -1) -> bytes:
+        left = sys.maxsize if size is None or size < 0 else size
+        pieces = []
+        while left and (piece := self.read1(min(left, PIECE))):
+            end = piece.find(b"\n") + 1
+            if end:
+                self._kept = piece[end:] + self._kept
+                piece, left = piece[:end], len(piece[:end])
+            pieces.append(piece)
+            left -= len(piece)
+        return b"".join(pieces)
+
+    def readlines(self, hint: int | None = -1) -> list[bytes]:
+        lines, size = [], 0
+        for line in self:
+            lines.append(line)
+            size += len(line)
+            if hint is not None and 0 < hint <= size:
+                break
+        return lines
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.readline, b"")
+
+    def close(self) -> None:
+        """Nothing: the worker ends the connection."""
+
+    @property
+    def blocks_reuse(self) -> bool:
+        """Is it clear that no other request can follow on this connection?"""
+        return self.error is not None or self._announce is not None or self._left > PIECE
+
+    def discard(self) -> bool:
+        """Read away what the application did not read. False: it is too much, it is broken, or the client waits for its 100."""
+        if self.blocks_reuse:
+            return False
+        left = PIECE
+        try:
+            while piece := self.read1():
+                left -= len(piece)
+                if left < 0:
+                    return False
+        except GatewayError:
+            return False
+        return True
+
+    def _pull(self, size: int) -> bytes:
+        """What comes next, more than ``size`` bytes perhaps; empty at the end."""
+        if self.error is not None:
+            raise self.error
+        if self.done:
+            return b""
+        try:
+            if self._announce is not None:
+                announce, self._announce = self._announce, None
+                announce()
+            return self._from_length(size) if self._chunks is None else self._from_chunks(self._chunks)
+        except ChunkMissingTerminator as error:
+            ended = error.term in (b"", b"\r")               # a part of CRLF: the client ended there
+            self._fail(TruncatedBody("the last chunk is missing") if ended else MalformedBody(str(error)), error)
+        except OSError as error:                             # Gunicorn's NoMoreData among them
+            self._fail(TruncatedBody(f"the body ended early: {error}"), error)
+        except ParseException as error:
+            self._fail(MalformedBody(str(error)), error)
+        return b""
+
+    def _from_length(self, size: int) -> bytes:
+        size = min(size, self._left)
+        data: bytes = self._unreader.read(None, read_ahead=size)
+        if not data:
+            raise OSError(f"{self._left} bytes are missing")
+        if len(data) > size:
+            self._unreader.unread(data[size:])
+            data = data[:size]
+        self._left -= len(data)
+        self.done = not self._left
+        return data
+
+    def _from_chunks(self, chunks: Iterator[bytes]) -> bytes:
+        for piece in chunks:
+            if piece:
+                return piece
+        self.done = True
+        return b""
+
+    def _fail(self, error: GatewayError, cause: Exception) -> None:
+        self.error = error
+        raise error from cause
+
+
+class Connection:
+    """The client's connection during one request. ``headers`` are as sent, ``peer`` is the other end's address or "unix".
+
+    ``alive`` is over when the request is, or the client cannot be reached any more.
+    """
+
+    __slots__ = ("headers", "socket", "peer", "alive", "started", "taken", "_unreader")
+
+    def __init__(self, headers: Headers, sock: Any, peer: str, unreader: Any) -> None:
+        self.headers = headers
+        self.socket = sock
+        self.peer = peer
+        self.alive = True
+        self.started = False                                 # something of the answer was sent
+        self.taken = False
+        self._unreader = unreader
+
+    def take(self) -> tuple[Any, bytes]:
+        """The socket and the bytes already read from it. The worker leaves it alone until the application returns, then ends it.
+
+        Raises RuntimeError once the answer has begun.
+        """
+        if self.taken or self.started or not self.alive:
+            raise RuntimeError("the connection cannot be taken over any more")
+        self.taken = True
+        self.socket.settimeout(None)
+        return self.socket, self._unreader.take_buffered()
+
+    def abort(self) -> None:
+        """End the connection at once, by a reset."""
+        if self.alive:
+            self.alive = False
+            reset(self.socket)
+
+    def __repr__(self) -> str:
+        return f"Connection({self.peer}{', taken' if self.taken else ''}{'' if self.alive else ', over'})"
+
+
+def reset(sock: Any) -> None:
+    """Close a connection by a reset, dropping what is not sent yet."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    except OSError:                                          # not connected any more
+        pass
+    sock.close()

@@ -1,0 +1,182 @@
+"""The run directory: slots, states, the configuration kept, and what becomes of the directories of dead instances."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from gateway import rundir
+from gateway.rundir import RunDir, Worker
+
+
+@pytest.fixture
+def place(tmp_path):
+    made = RunDir(tmp_path / "run").create()
+    yield made
+    made.remove()
+
+
+@pytest.fixture
+def process():
+    """``process()`` is the pid of a process that lives until the test ends."""
+    started = []
+
+    def start() -> int:
+        started.append(subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE))
+        return started[-1].pid
+
+    yield start
+    for child in started:
+        child.communicate()
+
+
+@pytest.fixture(autouse=True)
+def no_instance():
+    yield
+    rundir.enter(None)
+
+
+def test_the_directory_is_private(place):
+    assert stat.S_IMODE(place.path.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("taken, freed, next_slot", [
+    (0, [], 0), (1, [], 1), (2, [], 2), (1, [0], 0), (3, [1], 1), (3, [2, 0], 0), (3, [7], 3)])
+def test_the_lowest_free_slot(place, taken, freed, next_slot):
+    assert [place.take_slot() for _ in range(taken)] == list(range(taken))
+    for slot in freed:
+        place.free_slot(slot)
+    assert place.take_slot() == next_slot
+
+
+def test_a_new_generation_shares_no_slot_with_the_old(place):
+    old = [place.take_slot() for _ in range(2)]
+    new = [place.take_slot() for _ in range(2)]
+    assert not set(old) & set(new)
+    for slot in old:
+        place.free_slot(slot)
+    assert [place.take_slot() for _ in range(2)] == old
+
+
+def test_a_slot_counts_as_starting_before_its_worker_speaks(place):
+    slot = place.take_slot()
+    assert place.states() == {slot: Worker(os.getpid(), "starting")}
+
+
+def test_metrics_outlive_their_worker(place):
+    slot = place.take_slot()
+    metrics = place.path / f"metrics.{slot}"
+    metrics.write_bytes(b"numbers")
+    place.free_slot(slot)
+    assert place.take_slot() == slot and metrics.read_bytes() == b"numbers"
+
+
+def write(place: RunDir, slot: int, pid: int, state: str) -> None:
+    (place.path / f"worker.{slot}").write_text(f"{pid} {state}")
+
+
+@pytest.mark.parametrize("states, ready", [
+    ([], False), (["starting"], False), (["draining"], False), (["failed"], False), (["serving"], True), (["leaving"], True),
+    (["retiring"], True), (["draining", "starting"], False), (["draining", "serving"], True)])
+def test_ready_is_when_somebody_accepts(place, process, states, ready):
+    pids = [process() for _ in states]
+    for slot, (pid, state) in enumerate(zip(pids, states)):
+        write(place, slot, pid, state)
+    assert place.ready() is ready
+    assert [tuple(worker) for worker in place.states().values()] == list(zip(pids, states))
+    assert RunDir(place.path, slot=0).others() == set(states[1:])
+
+
+def test_the_dead_do_not_count(place):
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    write(place, 0, child.pid, "serving")
+    assert place.states() == {} and not place.ready()
+
+
+@pytest.mark.parametrize("state", ["starting", "serving", "leaving", "retiring", "draining", "failed"])
+def test_states_of_this_process(place, state):
+    place.slot = 3
+    place.set_state(state)
+    assert place.states() == {3: (os.getpid(), state)}
+    assert [path.name for path in place.path.iterdir()] == ["worker.3"]         # nothing temporary is left
+
+
+def test_a_state_that_does_not_exist(place):
+    with pytest.raises(ValueError, match="'asleep' is none of draining, failed"):
+        place.set_state("asleep")
+
+
+def test_configuration(place):
+    assert place.kept_config() is None and place.config_problems() == []
+    place.keep_config("[gateway]\n# \u00fc\n")
+    place.report_config(["one", "two"])
+    assert place.kept_config() == "[gateway]\n# \u00fc\n" and place.config_problems() == ["one", "two"]
+    place.report_config([])
+    assert place.config_problems() == []
+
+
+def test_nobody_is_in_an_instance_by_himself(monkeypatch):
+    monkeypatch.delenv("GATEWAY_INSTANCE_DIR", raising=False)
+    assert rundir.current() is None
+
+
+def test_start_enters_and_children_know(tmp_path):
+    place = rundir.start(tmp_path)
+    assert rundir.current() is place and place.path.parent == tmp_path
+    script = "from gateway import rundir; print(rundir.current().path)"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip() == str(place.path)
+    rundir.enter(None)
+    assert rundir.current() is None
+    place.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_parent_is_made(tmp_path):
+    place = rundir.start(tmp_path / "run" / "greengate")
+    assert place.path.is_dir()
+    place.remove()
+
+
+def test_what_dead_instances_left_is_removed(tmp_path):
+    """Two instances in processes of their own: one has died without cleaning up, one lives."""
+    script = "import sys\nfrom gateway import rundir\nprint(rundir.start(sys.argv[1]).path, flush=True)\ninput()"
+
+    def instance():
+        child = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        return child, child.stdout.readline().strip()
+
+    (dead, left), (alive, kept) = instance(), instance()
+    dead.kill()
+    dead.communicate()
+    (tmp_path / "greengate-of-somebody-else").mkdir()
+    own = rundir.start(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {os.path.basename(kept), own.path.name, "greengate-of-somebody-else"}
+    assert left != kept
+    alive.communicate("")
+    own.remove()
+
+
+def test_a_child_keeps_the_directory_of_its_dead_master(tmp_path):
+    """Workers go on after their master was killed: the lock is theirs too."""
+    script = ("import os, sys\nfrom gateway import rundir\nplace = rundir.start(sys.argv[1])\nif not os.fork():\n"
+              "    print(os.getpid(), place.path, flush=True); sys.stdin.read(); os._exit(0)\nos.wait()")
+    master = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    pid, path = master.stdout.readline().split()
+    master.kill()
+    master.wait()
+    rundir.remove_stale(tmp_path)
+    assert os.path.isdir(path) and rundir.alive(int(pid))
+    master.stdin.close()                                     # the child ends
+    master.stdout.read()
+    rundir.remove_stale(tmp_path)
+    assert not os.path.isdir(path)
+    master.stdout.close()
+
+
+def test_it_says_what_it_is(tmp_path):
+    assert repr(RunDir(tmp_path, 2)) == f"RunDir({tmp_path}, slot 2)"

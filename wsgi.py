@@ -1,0 +1,5 @@
+"""``gunicorn -c gunicorn.conf.py wsgi:application``"""
+
+from gateway import create_app
+
+application = create_app()
