@@ -1,0 +1,180 @@
+"""The admin listener: health, readiness, metrics, routes and the state of the configuration, for operators and probes.
+
+=============  ==============================================================================================================
+``/``          a page with all that matters and links to the rest
+``/healthz``   200 while the process turns
+``/readyz``    200 while a worker of this instance takes connections, else 503: starting, draining, gone
+``/metrics``   Prometheus, summed over the workers of this instance
+``/routes``    every route with its target and steps: JSON, or a page for a browser
+``/config``    what is configured, and what is wrong with the configuration file now
+=============  ==============================================================================================================
+
+It has a listening socket of its own, on loopback, that every worker of the instance accepts from: an answer is about the
+instance, whoever gives it. It changes nothing: GET and HEAD only. A request whose Host is not this machine is refused, so that a
+web page cannot read it under a name of its own that it lets point here (DNS rebinding); forwarded headers mean nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any
+
+import gevent
+from flask import Flask, Response, jsonify, render_template, request
+from gevent.pool import Pool
+from gevent.pywsgi import WSGIHandler, WSGIServer
+from werkzeug.exceptions import Forbidden, HTTPException, InternalServerError, MethodNotAllowed
+
+from . import rundir
+from .config import Route
+from .problem import prefers_html, render_http
+from .telemetry import exposition
+from .telemetry.metrics import registry
+from .telemetry.observe import target_kind
+
+if TYPE_CHECKING:
+    from .app import Gateway
+
+CONNECTIONS = 64                # at once, for each worker
+SECONDS = 30.0                  # the longest a connection may take, from accept to close
+METHODS = ("GET", "HEAD")
+HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:@/\s]+))(?::\d{1,5})?")
+FIELDS = {
+    "Cache-Control": "no-store",
+    "Connection": "close",      # the next request may go to another worker, and none is in the way of a drain
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+}
+
+log = logging.getLogger("gateway")
+
+
+class Handler(WSGIHandler):
+    """One connection, which may take SECONDS."""
+
+    def handle(self) -> None:
+        with gevent.Timeout(SECONDS, False):
+            super().handle()
+
+
+def start(sock: Any, application: Gateway) -> WSGIServer:
+    """Serve the admin pages of ``application`` on a listening socket in this worker. ``stop()`` of what is returned ends it."""
+    server = WSGIServer(sock, create_admin(application), log=None, error_log=log, handler_class=Handler, spawn=Pool(CONNECTIONS))
+    server.start()
+    return server
+
+
+def create_admin(application: Gateway) -> Flask:
+    """The admin pages of ``application`` as a WSGI application."""
+    admin = Flask("gateway.admin", root_path=os.path.dirname(__file__), static_folder=None)
+    admin.jinja_options = {"autoescape": True}
+    admin.json.sort_keys = False                             # type: ignore[attr-defined]
+    admin.before_request(guard)
+    admin.after_request(add_fields)
+    admin.register_error_handler(Exception, answer_error)
+
+    def show(path: str, view: Any) -> None:
+        admin.add_url_rule(path, path, view, methods=["GET"], provide_automatic_options=False)
+
+    show("/", lambda: render_template("admin_index.html.j2", ready=ready(), workers=workers(), problems=config_problems(),
+                                      version=exposition.own_version(), config=summary(application)))
+    show("/healthz", lambda: {"status": "ok", "pid": os.getpid()})
+    show("/readyz", readiness)
+    show("/metrics", metrics)
+    show("/routes", lambda: routes_page(application))
+    show("/config", lambda: {"problems": config_problems(), **summary(application)})
+    return admin
+
+
+# What is shown
+
+def ready() -> bool:
+    """Does a worker of this instance take connections? A process without an instance is its own, and it answers."""
+    place = rundir.current()
+    return place is None or place.ready()
+
+
+def workers() -> list[dict[str, Any]]:
+    place = rundir.current()
+    states = place.states() if place is not None else {}
+    return [{"slot": slot, "pid": worker.pid, "state": worker.state} for slot, worker in sorted(states.items())]
+
+
+def config_problems() -> list[str]:
+    place = rundir.current()
+    return place.config_problems() if place is not None else []
+
+
+def summary(application: Gateway) -> dict[str, Any]:
+    """What is configured, in short."""
+    pipeline = application.pipeline
+    return {"source": application.source, "routes": len(pipeline.routes),
+            "upstreams": {name: list(settings.instances) for name, settings in pipeline.config.upstreams.items()}}
+
+
+def readiness() -> tuple[Response, int]:
+    is_ready = ready()
+    return jsonify(ready=is_ready, workers=workers(), config_problems=config_problems()), 200 if is_ready else 503
+
+
+def metrics() -> Response:
+    """In a native thread: thousands of routes take a while, and requests are not to wait for it."""
+    body, content_type = gevent.get_hub().threadpool.apply(exposition.render, (registry, request.headers.get("Accept", "")))
+    return Response(body, content_type=content_type)
+
+
+def routes_page(application: Gateway) -> Any:
+    pipeline = application.pipeline
+    listed = [{"name": route.name, "target": target_of(route), "steps": pipeline.describe(route)} for route in pipeline.routes]
+    if prefers_html(request.headers.get("Accept", "")):
+        return render_template("admin_routes.html.j2", routes=listed)
+    return jsonify(routes=listed)
+
+
+def target_of(route: Route) -> str:
+    """What answers a route, by name."""
+    kind = target_kind(route)
+    names = {"upstream": route.upstream, "aggregate": ", ".join(route.aggregate or ()),
+             "respond": route.respond.status if route.respond else ""}
+    return f"{kind} {names.get(kind, '')}".rstrip()
+
+
+# Who may ask, and errors
+
+def guard() -> None:
+    """Refuse what only a stranger would send."""
+    if request.method not in METHODS:
+        raise MethodNotAllowed(METHODS)
+    if not is_loopback(request.environ.get("HTTP_HOST", "")):
+        raise Forbidden("The Host of this request is not this machine.")
+
+
+def is_loopback(host: str) -> bool:
+    """Is this Host, with or without a port, an address of this machine's loopback or localhost?"""
+    match = HOST.fullmatch(host)
+    if match is None:
+        return False
+    if match[2] and match[2].lower() == "localhost":
+        return True
+    try:
+        return ip_address(match[1] or match[2]).is_loopback
+    except ValueError:
+        return False
+
+
+def add_fields(response: Response) -> Response:
+    response.headers.update(FIELDS)
+    return response
+
+
+def answer_error(error: Exception) -> Response:
+    """Every error as a problem document, or a page for a browser."""
+    if not isinstance(error, HTTPException):
+        log.error("the admin page %s failed", request.path, exc_info=error)
+        error = InternalServerError()
+    answer = render_http(error.code or 500, error.name, error.description or "", error.get_headers(),
+                         request.headers.get("Accept", ""))
+    return Response(answer.body, answer.status, answer.headers)

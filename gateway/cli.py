@@ -1,0 +1,284 @@
+"""The command line: ``gateway check``, ``schema``, ``routes``, ``explain``, ``run``, ``nginx``, ``demo``.
+
+Exit status: 0, 1 when ``explain`` finds no route or the demo ends badly, 2 for a configuration with mistakes (all of them on
+stderr) or a wrong command line. Commands import what they need when they run: looking at a file must not load a server.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from . import __version__
+
+if TYPE_CHECKING:
+    from .config import Config, Route
+    from .message import Request
+    from .pipeline import Pipeline
+
+URL = re.compile(r"(?:(https?)://([^/?#]*))?([/*?][^#]*)?", re.IGNORECASE)
+VISIBLE = "".join(map(chr, range(0x21, 0x7f)))          # what is sent as it is; the rest percent-encoded, as a browser does
+PACKAGED_CONF = Path(__file__).with_name("gunicorn_conf.py")
+
+config_option = click.option("--config", "-c", "path", metavar="FILE", type=click.Path(),
+                             help="The configuration. Else GATEWAY_CONFIG, else gateway.toml.")
+
+
+class Commands(click.Group):
+    """A group that turns ConfigError into its sentences on stderr and exit status 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from .errors import ConfigError
+        try:
+            return super().invoke(ctx)
+        except ConfigError as error:
+            count = len(error.problems)
+            where = f"{error.source}: " if error.source else ""
+            click.echo(f"{where}{count} mistake{'' if count == 1 else 's'}", err=True)
+            for problem in error.problems:
+                click.echo(f"  {printable(problem)}", err=True)
+            ctx.exit(2)
+
+
+@click.group(cls=Commands)
+@click.version_option(__version__, prog_name="greengate")
+def main() -> None:
+    """Greengate: a gateway in front of a synchronous application that has to stay alive while it is replaced."""
+
+
+@main.command()
+@config_option
+def check(path: str | None) -> None:
+    """Say every mistake in the configuration, and what is worth knowing about it."""
+    from .configcheck import notices
+    config, source = loaded(path)
+    if config.gateway.views or any(route.view or route.aggregate for route in config.routes):
+        assembled(config, source).close()                # some mistakes only the finished route shows
+    click.echo(f"{source}: no mistakes; {counted(len(config.routes), 'route')}, {counted(len(config.upstreams), 'upstream')}")
+    for notice in notices(config):
+        click.echo(f"  note: {notice}")
+
+
+@main.command()
+def schema() -> None:
+    """Print the JSON Schema of the configuration, for editors."""
+    from .configfile import schema as made
+    click.echo(json.dumps(made(), indent=2))
+
+
+@main.command()
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
+def routes(path: str | None, as_json: bool) -> None:
+    """List the routes, the most specific first, with those of Flask views."""
+    from .pattern import specificity
+    config, source = loaded(path)
+    found: tuple[Route, ...] = config.routes
+    if config.gateway.views:
+        pipeline = assembled(config, source)
+        found = pipeline.routes
+        pipeline.close()
+    rows = [route_row(route) for route in sorted(found, key=specificity)]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+    else:
+        print_table(rows)
+
+
+@main.command()
+@config_option
+@click.option("--header", "-H", "headers", metavar="'NAME: VALUE'", multiple=True, help="A header field of the request.")
+@click.argument("method")
+@click.argument("url")
+def explain(path: str | None, headers: tuple[str, ...], method: str, url: str) -> None:
+    """Say which route takes a request, why, which steps it meets and where it goes.
+
+    For example: gateway explain GET http://shop.test/users/7 -H 'X-Beta: 1'
+    """
+    from .errors import GatewayError
+    config, source = loaded(path)
+    request = parsed_request(method, url, headers)
+    pipeline = assembled(config, source)
+    try:
+        explanation = pipeline.table.explain(request)
+        click.echo(printable(f"{request.method} {request.scheme}://{request.host}{request.target}\n{explanation}"))
+        if explanation.route is None:
+            sys.exit(1)
+        request.params = explanation.params
+        click.echo("steps, outermost first:")
+        for step in pipeline.describe(explanation.route):
+            click.echo(f"  {printable(step)}")
+        for line in destinations(config, explanation.route, request):
+            click.echo(printable(line))
+    except GatewayError as error:
+        click.echo(printable(f"answered {error.status} {error.code}: {error}"))
+        sys.exit(1)
+    finally:
+        pipeline.close()
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@config_option
+@click.option("--bind", "-b", metavar="ADDRESS", multiple=True, help="host:port or unix:/path; may be given several times.")
+@click.option("--workers", "-w", type=click.IntRange(min=1), help="Number of worker processes.")
+@click.argument("gunicorn_options", nargs=-1, type=click.UNPROCESSED)
+def run(path: str | None, bind: tuple[str, ...], workers: int | None, gunicorn_options: tuple[str, ...]) -> None:
+    """Serve, under Gunicorn: with gunicorn.conf.py of this directory, or the one of the package.
+
+    Further options are Gunicorn's own. The signals are Gunicorn's too: HUP reads the configuration again, TERM ends.
+    """
+    _, source = loaded(path)
+    os.environ["GATEWAY_CONFIG"] = os.path.abspath(source)
+    conf = "gunicorn.conf.py" if os.path.isfile("gunicorn.conf.py") else str(PACKAGED_CONF)
+    command = [sys.executable, "-m", "gunicorn", "-c", conf]
+    for address in bind:
+        command += ["--bind", address]
+    if workers is not None:
+        command += ["--workers", str(workers)]
+    os.execvp(command[0], [*command, *gunicorn_options, "gateway.app:create_app()"])
+
+
+@main.command()
+@config_option
+@click.option("--listen", metavar="ADDRESS", help="Where nginx listens, instead of nginx.listen.")
+@click.option("--instance", "instances", metavar="ADDRESS", multiple=True,
+              help="An instance of the gateway, instead of nginx.instances; may be given several times.")
+@click.option("--include", is_flag=True, help="Only the part for an http block, not a whole nginx.conf.")
+@click.option("--prefix", default="", metavar="FOLDER", help="Where a whole nginx keeps its pid, logs and temporary files.")
+def nginx(path: str | None, listen: str | None, instances: tuple[str, ...], include: bool, prefix: str) -> None:
+    """Print the configuration of the nginx in front."""
+    from .nginx import render
+    config, _ = loaded(path)
+    click.echo(render(config, instances=instances or None, listen=listen, standalone=not include, prefix=prefix), nl=False)
+
+
+@main.command()
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535), help="Where clients connect.")
+@click.option("--nginx/--no-nginx", default=True, help="With nginx in front of two instances, or one instance alone.")
+def demo(port: int, nginx: bool) -> None:
+    """Start slow legacy services, the gateway and nginx on this machine, until Ctrl-C."""
+    from .demo import run as run_demo
+    sys.exit(run_demo(port=port, nginx=nginx))
+
+
+def loaded(path: str | None) -> tuple[Config, str]:
+    """The configuration and the path it was read from. Raises ConfigError."""
+    from .configfile import load_text, read_text
+    text, source = read_text(path, os.environ)
+    return load_text(text, os.environ, source), source
+
+
+def assembled(config: Config, source: str) -> Pipeline:
+    """All of a configuration put together as a worker would, views included. Raises ConfigError."""
+    if os.getcwd() not in sys.path:                      # where Gunicorn looks for views too
+        sys.path.insert(0, os.getcwd())
+    from .app import Gateway
+    from .errors import ConfigError
+    silent = config.gateway.model_copy(update={"log": "off"})
+    try:
+        app = Gateway(config.model_copy(update={"gateway": silent}), source)
+        app.request_log.destination = config.gateway.log             # named, but never opened: the file is the server's to make
+        return app.pipeline
+    except ConfigError as error:
+        raise ConfigError(error.problems, error.source or source) from error.__cause__
+
+
+def parsed_request(method: str, url: str, headers: tuple[str, ...]) -> Request:
+    """The request that a client would send for ``url``: a whole one, or a path for a request without Host."""
+    from urllib.parse import quote
+
+    from .conditions import as_bytes
+    from .message import Request
+    match = URL.fullmatch(url)
+    if not match:
+        raise click.BadParameter(f"{url!r} is neither a URL nor a path", param_hint="URL")
+    fields = []
+    for header in headers:
+        name, colon, value = header.partition(":")
+        if not colon:
+            raise click.BadParameter(f"{header!r} has no colon", param_hint="--header")
+        fields.append((name.strip(), as_bytes(value.strip())))
+    host = next((value for name, value in fields if name.lower() == "host"), match[2] or "")
+    target = match[3] or "/"
+    if target.startswith("?"):
+        target = f"/{target}"
+    return Request(method.upper(), quote(target, safe=VISIBLE), fields, scheme=(match[1] or "http").lower(), host=host)
+
+
+def destinations(config: Config, route: Route, request: Request) -> list[str]:
+    """Which addresses are asked, one line each. Raises InvalidTarget."""
+    if route.upstream:
+        from .rewrite import Rewrite
+        path, query = request.path, "" if request.query is None else f"?{request.query}"
+        if route.strip_prefix or route.rewrite:
+            path = Rewrite(route)(path, request.params)
+        return asked(f'upstream "{route.upstream}"', request.method, config.upstreams[route.upstream].instances, path + query)
+    lines = []
+    for name, part in (route.aggregate or {}).items():
+        upstream, _, target = part.from_.partition(":")
+        lines += asked(f'part "{name}", upstream "{upstream}"', part.method, config.upstreams[upstream].instances, target)
+    return lines
+
+
+def asked(what: str, method: str, instances: tuple[str, ...], target: str) -> list[str]:
+    """A headline and the address at each instance."""
+    return [f"{what}{', one of' if len(instances) > 1 else ''}:",
+            *(f"  {method} {target} over {url}" if url.startswith("unix:") else f"  {method} {url.rstrip('/')}{target}"
+              for url in instances)]
+
+
+def route_row(route: Route) -> dict[str, Any]:
+    """What the list of routes says about one."""
+    if route.aggregate:
+        target = f"aggregate {', '.join(route.aggregate)}"
+    elif route.respond:
+        target = f"respond {route.respond.status}"
+    else:
+        target = f"upstream {route.upstream}" if route.upstream else "view"
+    return {"host": route.host, "methods": list(route.methods) if route.methods else None, "path": route.path,
+            "header": route.header, "query": route.query, "cookie": route.cookie, "target": target, "timeout": route.timeout}
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from .values import duration_text
+    table = Table(box=None, pad_edge=False)
+    for title in ("METHODS", "HOST", "PATH", "CONDITIONS", "TARGET", "TIMEOUT"):
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        conditions = [f"{kind} {name}={value}" for kind in ("header", "query", "cookie") for name, value in row[kind].items()]
+        table.add_row(*map(plain, (",".join(row["methods"] or ["any"]), row["host"] or "any", row["path"], ", ".join(conditions),
+                                   row["target"], duration_text(row["timeout"]) if row["timeout"] else "")))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 200                              # a pipe has no width; lines are not to be broken for one
+    console.print(table)
+
+
+def plain(text: str) -> Any:
+    """Text that rich does not read as markup: ``[routes]`` is no style."""
+    from rich.text import Text
+    return Text(printable(text))
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def printable(text: str) -> str:
+    """Text for a terminal: what is not valid UTF-8 or would command it is shown by its code."""
+    shown = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(character if character.isprintable() or character == "\n" else character.encode("unicode_escape").decode()
+                   for character in shown)
+
+
+if __name__ == "__main__":
+    main()

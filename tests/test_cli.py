@@ -1,0 +1,332 @@
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from gateway import cli, demo
+
+ROOT = Path(__file__).parent.parent
+FILE = """
+[gateway]
+admin = "127.0.0.1:9901"
+trust = ["127.0.0.1/32"]
+
+[upstreams.legacy]
+instances = ["http://10.0.0.5:8000/", "http://10.0.0.6:8000", "unix:/run/legacy.sock"]
+
+[upstreams.users]
+instances = ["https://users.test"]
+
+[[routes]]
+path = "/*"
+upstream = "legacy"
+
+[[routes]]
+host = "shop.test"
+path = "/users/{id}"
+methods = ["GET"]
+header = { X-Beta = "*" }
+upstream = "users"
+rewrite = "/v2/users/{id}"
+timeout = "1.5s"
+
+[[routes]]
+path = "/old/*"
+respond = { status = 410 }
+"""
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """``command(*arguments)`` runs the command line in a folder with ``gateway.toml``, which is FILE."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    for name in [name for name in os.environ if name.startswith("GATEWAY_")]:
+        monkeypatch.delenv(name)
+    (tmp_path / "gateway.toml").write_text(FILE)
+    return lambda *arguments: CliRunner().invoke(cli.main, arguments, prog_name="gateway")
+
+
+def write(text, path="gateway.toml"):
+    Path(path).write_text(text)
+
+
+# -- check
+
+def test_check(command):
+    result = command("check")
+    assert result.stdout == ("gateway.toml: no mistakes; 3 routes, 2 upstreams\n"
+                             "  note: max_connections, connection pools and balancing count in each worker process for itself\n")
+    assert (result.stderr, result.exit_code) == ("", 0)
+
+
+def test_check_says_every_mistake_on_stderr(command):
+    write('[gateway]\ntimeout = "0s"\n[[routes]]\npath = "/x"\nupstrem = "a"')
+    result = command("check")
+    assert result.stderr.splitlines() == [
+        "gateway.toml: 3 mistakes",
+        '  gateway: timeout: "0s": a duration must be more than 0',
+        '  route "/x": upstrem: unknown setting, did you mean upstream?',
+        '  route "/x": a route needs a target: one of upstream, aggregate, view, respond']
+    assert (result.stdout, result.exit_code) == ("", 2)
+
+
+@pytest.mark.parametrize("arguments", [["check"], ["routes"], ["explain", "GET", "/"], ["run"], ["nginx"]])
+def test_every_command_refuses_a_file_with_mistakes(command, arguments):
+    write("[gateway\n")
+    result = command(*arguments)
+    assert result.stderr == ("gateway.toml: 1 mistake\n  line 1, column 9: expected ']' at the end of a table declaration\n")
+    assert result.exit_code == 2
+
+
+def test_the_file_is_an_option_or_a_variable(command, monkeypatch):
+    os.remove("gateway.toml")
+    result = command("check")
+    assert result.exit_code == 2
+    assert f"there is no file {os.getcwd()}/gateway.toml" in result.stderr
+    write(FILE, "a.toml")
+    write(FILE, "b.toml")
+    monkeypatch.setenv("GATEWAY_CONFIG", "a.toml")
+    assert command("check").stdout.startswith("a.toml: no mistakes")
+    assert command("check", "-c", "b.toml").stdout.startswith("b.toml: no mistakes")
+
+
+def test_check_finds_what_only_the_views_show(command):
+    write('[[routes]]\npath = "/shop/*"\nview = true')
+    assert "view: no Flask view answers this path" in command("check").stderr
+    write('[gateway]\nviews = ["no_such_module"]')
+    result = command("check")
+    assert "no_such_module" in result.stderr
+    assert result.exit_code == 2
+
+
+def test_check_finds_views_in_the_current_folder(command):
+    write("from flask import Blueprint\nshop = Blueprint('shop', __name__)\n"
+          "@shop.get('/shop/<int:number>')\ndef show(number): return str(number)\n", "views_for_check.py")
+    write('[gateway]\nviews = ["views_for_check"]\n[[routes]]\npath = "/shop/*"\nview = true')
+    result = command("check")
+    assert result.stdout.startswith("gateway.toml: no mistakes; 1 route, 0 upstreams\n")
+    assert result.exit_code == 0
+
+
+def test_check_leaves_the_log_file_alone(command):
+    write('[gateway]\nlog = "requests.log"\n' + FILE.replace("[gateway]", "", 1).replace('admin = "127.0.0.1:9901"', "")
+          + '[[routes]]\npath = "/page"\naggregate = { user = "users:/me" }')
+    assert command("check").exit_code == 0
+    assert "log to requests.log" in command("explain", "GET", "/old/x").stdout
+    assert not os.path.exists("requests.log")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["schema"], ["check"], ["routes", "--json"]])
+def test_looking_at_a_file_loads_no_server(command, arguments):
+    program = f"""if True:
+        import sys
+        from gateway.cli import main
+        try:
+            main({arguments!r})
+        except SystemExit as end:
+            assert not end.code, end.code
+        print(sorted({{"gevent", "flask", "requests", "rich", "gunicorn"}} & set(sys.modules)), file=sys.stderr)
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.stderr == "[]\n"
+
+
+# -- schema, routes
+
+def test_schema(command):
+    assert json.loads(command("schema").stdout)["title"] == "Configuration of Greengate"
+
+
+def test_routes_are_listed_the_most_specific_first(command):
+    lines = [re.split(r" {2,}", line.rstrip()) for line in command("routes").stdout.splitlines()]
+    assert lines == [
+        ["METHODS", "HOST", "PATH", "CONDITIONS", "TARGET", "TIMEOUT"],
+        ["GET", "shop.test", "/users/{id}", "header X-Beta=*", "upstream users", "1.5s"],
+        ["any", "any", "/old/*", "respond 410"],
+        ["any", "any", "/*", "upstream legacy"]]
+
+
+def test_routes_as_json(command):
+    rows = json.loads(command("routes", "--json").stdout)
+    assert rows[0] == {"host": "shop.test", "methods": ["GET"], "path": "/users/{id}", "header": {"X-Beta": "*"}, "query": {},
+                       "cookie": {}, "target": "upstream users", "timeout": 1.5}
+    assert [row["path"] for row in rows] == ["/users/{id}", "/old/*", "/*"]
+
+
+def test_routes_of_views_are_listed_too(command):
+    write("from flask import Blueprint\nshop = Blueprint('shop', __name__)\n"
+          "@shop.get('/shop/<int:number>')\ndef show(number): return str(number)\n", "views_for_routes.py")
+    write('[gateway]\nviews = ["views_for_routes"]')
+    assert "/shop/{number:int}" in [row["path"] for row in json.loads(command("routes", "--json").stdout)]
+
+
+def test_brackets_in_a_route_are_no_markup(command):
+    write('[[routes]]\npath = "/[bold]x[/bold]"\nrespond = {}')
+    assert "/[bold]x[/bold]" in command("routes").stdout
+
+
+# -- explain
+
+def test_explain_names_the_route_the_steps_and_the_addresses(command):
+    result = command("explain", "GET", "http://Shop.test:8080/users/a%2Fb?x=1", "-H", "x-beta: 2")
+    lines = result.stdout.splitlines()
+    assert lines[:5] == [
+        "GET http://Shop.test:8080/users/a%2Fb?x=1",
+        'route "GET shop.test/users/{id} [header X-Beta=*]", id = "a/b"',
+        "  GET shop.test/users/{id} [header X-Beta=*]: answers",
+        "  /*: matches too, but its host is less specific",
+        "steps, outermost first:"]
+    assert any(line.startswith("  forward to users") for line in lines)
+    assert lines[-2:] == ['upstream "users":', "  GET https://users.test/v2/users/a%2Fb?x=1"]
+    assert result.exit_code == 0
+
+
+def test_explain_lists_every_instance(command):
+    lines = command("explain", "post", "/café/a b?a=%DF").stdout.splitlines()
+    assert lines[0] == "POST http:///caf%C3%A9/a%20b?a=%DF"
+    assert lines[-4:] == ['upstream "legacy", one of:', "  POST http://10.0.0.5:8000/caf%C3%A9/a%20b?a=%DF",
+                          "  POST http://10.0.0.6:8000/caf%C3%A9/a%20b?a=%DF",
+                          "  POST /caf%C3%A9/a%20b?a=%DF over unix:/run/legacy.sock"]
+
+
+def test_explain_lists_the_parts_of_a_composition(command):
+    write(FILE + '[[routes]]\npath = "/page/{id}"\n[routes.aggregate]\nuser = "users:/users/{id}"\n'
+          'orders = { from = "legacy:/orders?user={user.id}", method = "POST" }')
+    lines = command("explain", "GET", "/page/7").stdout.splitlines()
+    assert lines[-6:] == ['part "user", upstream "users":', "  GET https://users.test/users/{id}",
+                          'part "orders", upstream "legacy", one of:', "  POST http://10.0.0.5:8000/orders?user={user.id}",
+                          "  POST http://10.0.0.6:8000/orders?user={user.id}",
+                          "  POST /orders?user={user.id} over unix:/run/legacy.sock"]
+
+
+@pytest.mark.parametrize("arguments, expected", [
+    (["GET", "http://shop.test/users/.."], "answered 400 invalid_target: id would not stay in its place in the path"),
+    (["OPTIONS", "*"], "no route: 404 no route for OPTIONS *"),
+])
+def test_explain_says_what_a_client_gets_when_nothing_answers(command, arguments, expected):
+    result = command("explain", *arguments, "-H", "X-Beta: 1")
+    assert expected in result.stdout.splitlines()
+    assert result.exit_code == 1
+
+
+def test_explain_says_405(command):
+    write('[[routes]]\npath = "/a"\nmethods = ["GET"]\nrespond = {}')
+    result = command("explain", "PUT", "/a", "-H", "Host: x.test")
+    assert result.stdout.splitlines() == ["PUT http://x.test/a", "no route: 405 allowed: GET, HEAD",
+                                          "  GET /a: the method is PUT, not GET"]
+
+
+@pytest.mark.parametrize("arguments, expected", [
+    (["GET", "shop.test/users"], "is neither a URL nor a path"),
+    (["GET", "ftp://shop.test/"], "is neither a URL nor a path"),
+    (["GET", "/", "-H", "X-Beta"], "has no colon"),
+    (["GET"], "Missing argument 'URL'"),
+])
+def test_explain_refuses_what_is_no_request(command, arguments, expected):
+    result = command("explain", *arguments)
+    assert expected in result.stderr
+    assert result.exit_code == 2
+
+
+def test_what_would_command_a_terminal_is_shown_by_its_code(command):
+    assert cli.printable("a\x1b[31m\udcffé\nb\r") == "a\\x1b[31m\\udcffé\nb\\r"
+    assert 'id = "\\udcff"' in command("explain", "GET", "http://shop.test/users/%FF", "-H", "X-Beta: 1").stdout
+
+
+# -- run, nginx, demo
+
+@pytest.mark.parametrize("arguments, expected", [
+    ([], []),
+    (["--bind", "127.0.0.1:81", "-b", "unix:/run/g.sock", "--workers", "3"],
+     ["--bind", "127.0.0.1:81", "--bind", "unix:/run/g.sock", "--workers", "3"]),
+    (["--log-level", "debug", "--workers", "2"], ["--workers", "2", "--log-level", "debug"]),
+])
+def test_run_becomes_gunicorn(command, monkeypatch, arguments, expected):
+    started = []
+    monkeypatch.setattr(os, "execvp", lambda program, command: started.append((program, command)))
+    monkeypatch.setenv("GATEWAY_CONFIG", "")
+    assert command("run", *arguments).exit_code == 0
+    packaged = str(ROOT / "gateway" / "gunicorn_conf.py")
+    assert started == [(sys.executable, [sys.executable, "-m", "gunicorn", "-c", packaged, *expected, "gateway.app:create_app()"])]
+    assert os.environ["GATEWAY_CONFIG"] == os.path.abspath("gateway.toml")
+    write("", "gunicorn.conf.py")
+    command("run", *arguments)
+    assert started[1][1][4] == "gunicorn.conf.py"
+
+
+def test_run_refuses_no_workers(command):
+    assert command("run", "--workers", "0").exit_code == 2
+
+
+def test_run_serves(command, tmp_path):
+    write('[[routes]]\npath = "/hello"\nrespond = { text = "served" }', "served.toml")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with open("run.log", "wb") as output:
+        process = subprocess.Popen([sys.executable, "-m", "gateway.cli", "run", "-c", "served.toml", "-b", f"127.0.0.1:{port}"],
+                                   stdout=output, stderr=output, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    try:
+        assert answer(process, port, "/hello") == (200, b"served"), Path("run.log").read_text()
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=40) == 0, Path("run.log").read_text()
+
+
+def answer(process, port, path):
+    """What the server says once it listens."""
+    deadline = time.monotonic() + 40
+    while process.poll() is None and time.monotonic() < deadline:
+        connection = HTTPConnection("127.0.0.1", port, timeout=10)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read()
+        except ConnectionRefusedError:
+            time.sleep(0.05)
+        finally:
+            connection.close()
+    return None
+
+
+def test_nginx(command):
+    result = command("nginx", "--listen", "127.0.0.1:7000", "--instance", "127.0.0.1:7001", "--instance", "127.0.0.1:7002")
+    assert "listen 127.0.0.1:7000" in result.stdout
+    assert "server 127.0.0.1:7001" in result.stdout and "server 127.0.0.1:7002" in result.stdout
+    assert "events {" in result.stdout
+    assert "events {" not in command("nginx", "--include").stdout
+    assert "/run/demo/" in command("nginx", "--prefix", "/run/demo").stdout
+
+
+def test_nginx_refuses_an_address_that_is_none(command):
+    result = command("nginx", "--listen", "a;b")
+    assert (result.stdout, result.exit_code) == ("", 2)
+    assert "a;b" in result.stderr
+
+
+def test_demo_passes_its_options_on(command, monkeypatch):
+    asked = []
+    monkeypatch.setattr(demo, "run", lambda port, nginx: asked.append((port, nginx)) or 1)
+    assert command("demo").exit_code == 1
+    command("demo", "--port", "18000", "--no-nginx")
+    assert asked == [(8000, True), (18000, False)]
+
+
+def test_the_version(command):
+    assert command("--version").stdout == "greengate, version 0.1.0\n"
+
+
+def test_help_lists_every_command(command):
+    text = command("--help").stdout
+    assert all(name in text for name in ("check", "schema", "routes", "explain", "run", "nginx", "demo"))
