@@ -1,0 +1,97 @@
+"""The nginx configuration in front of several instances of the gateway, rendered from the gateway's own configuration.
+
+nginx terminates the client's connection, balances over the instances and hides the loss of one. The gateway stays the only place
+that knows routes, so nginx changes nothing it passes on: neither path nor query nor Host nor a header of the application. The
+template says why each directive is there; the numbers come from here:
+
+- timeouts are longer than anything the gateway waits for, so that the gateway is who answers 504, with its own error code;
+- a request moves to another instance only while that can do no harm (nginx itself holds back what is not idempotent), at most
+  three times, and only within ``NEXT_WITHIN``: a refused connection is retried, a request that hangs for a minute is not;
+- a connection is idle at nginx for less time than Gunicorn keeps it (75 s), or nginx would send requests into closing ones;
+- head limits are those of ``gunicorn.conf.py``: what passes here is accepted there.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from urllib.parse import unquote
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from .config import Config, Route
+from .errors import ConfigError
+
+MARGIN = 5              # seconds that nginx waits longer than the gateway
+NEXT_WITHIN = 5         # seconds after which a request is not tried on another instance any more
+KEEPALIVE = 60          # seconds nginx keeps an idle connection to an instance; Gunicorn keeps it 75
+IDLE_CONNECTIONS = 64   # to all instances together, for each nginx worker
+HEAD_BUFFER = 8192      # bytes of a request line or a header field with its line end: Gunicorn's 8190 and CRLF
+VARIABLE = re.compile(r"\{(\w+)(?::(\w+))?\}|\*")
+ADDRESS = re.compile(r"unix:/[\w./-]+|(?:[\w.-]+|\[[0-9A-Fa-f:.]+\]|\*):\d{1,5}|\d{1,5}")
+
+
+def render(config: Config, *, instances: Sequence[str] | None = None, listen: str | None = None, standalone: bool = True,
+           prefix: str = "") -> str:
+    """The text of the configuration.
+
+    ``instances`` and ``listen`` take the place of those in ``config.nginx``. ``standalone`` gives a whole ``nginx.conf``; without
+    it, the part to include in an ``http`` block. ``prefix`` is the folder of a standalone nginx for its pid, logs and temporary
+    files; empty, they are relative to the one that ``nginx -p`` names. Raises ConfigError when an address cannot be one.
+    """
+    settings = config.nginx
+    chosen = tuple(settings.instances if instances is None else instances)
+    address = settings.listen if listen is None else listen
+    if mistakes := problems(chosen, address):
+        raise ConfigError(mistakes)
+    environment = Environment(loader=PackageLoader("gateway"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+                              keep_trailing_newline=True)
+    return environment.get_template("nginx.conf.j2").render(
+        instances=chosen, listen=address, server_names=settings.server_names, max_body=settings.max_body,
+        standalone=standalone, folder=f"{prefix.rstrip('/')}/" if prefix else "", tries=min(3, len(chosen)),
+        timeout=longest_wait(config) + MARGIN, upgrades=upgrade_pattern(config.routes),
+        upgrade_timeout=longest_silence(config.routes) + MARGIN, next_within=NEXT_WITHIN, keepalive=KEEPALIVE,
+        idle_connections=IDLE_CONNECTIONS, head_buffer=HEAD_BUFFER)
+
+
+def problems(instances: Sequence[str], listen: str) -> list[str]:
+    """What of these nginx could not read, or would read as something else."""
+    found = [f'nginx.instances: "{each}" is neither host:port nor unix:/path' for each in instances if not ADDRESS.fullmatch(each)]
+    if not instances:
+        found.append("nginx.instances: at least one is needed")
+    if not ADDRESS.fullmatch(listen):
+        found.append(f'nginx.listen: "{listen}" is neither host:port nor unix:/path')
+    return found
+
+
+def longest_wait(config: Config) -> int:
+    """Whole seconds of the longest time the gateway may be silent: until a head, or between two pieces of a body."""
+    deadlines = [config.gateway.timeout, *(route.timeout for route in config.routes if route.timeout is not None)]
+    return math.ceil(max(*deadlines, 0.0, *(upstream.read_timeout for upstream in config.upstreams.values())))
+
+
+def longest_silence(routes: Sequence[Route]) -> int:
+    """Whole seconds of the longest silence a WebSocket is allowed; 0 without one."""
+    return math.ceil(max((route.websocket_idle_timeout for route in routes if route.websocket), default=0))
+
+
+def upgrade_pattern(routes: Sequence[Route]) -> str:
+    """A quoted regular expression over nginx's decoded path of the routes with WebSockets; empty without one.
+
+    Host and other conditions are left to the gateway: what is too wide here costs only a longer timeout.
+    """
+    patterns = sorted({path_pattern(route.path) for route in routes if route.websocket})
+    if not patterns:
+        return ""
+    return '"' + f"^(?:{'|'.join(patterns)})$".replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def path_pattern(path: str) -> str:
+    """The regular expression of a route's path: ``/chat/{room}/*`` is ``/chat/[^/]+/.*``."""
+    pattern, position = "", 0
+    for match in VARIABLE.finditer(path):
+        rest = match[0] == "*" or match[2] == "path"
+        pattern += re.escape(unquote(path[position:match.start()])) + (".*" if rest else "[^/]+")
+        position = match.end()
+    return pattern + re.escape(unquote(path[position:]))
