@@ -1,0 +1,66 @@
+# make run    the demo: gateway, slow services, nginx    make test   every test; ARGS="-k name" for some
+# make lint   style and types                             make clean  remove what these made
+#
+# Needs Python 3.10 or newer. Everything is installed into .venv; a second run installs nothing.
+
+PYTHON ?= python3
+ARGS   ?=
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMPS := $(VENV)/stamps
+SETUP  := setup.cfg pyproject.toml
+SHELL  := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+# $(call debian,packages): install Debian packages where that is possible, else say what is missing and how to get it.
+define debian
+	if [ "$$(id -u)" = 0 ] && [ -e /etc/debian_version ]; then \
+		echo "Installing with apt: $(1)"; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(1) >/dev/null; \
+	else \
+		echo "Missing: $(1). On Debian or Ubuntu: sudo apt-get install $(1)" >&2; false; \
+	fi
+endef
+
+.PHONY: run test lint ready clean help
+
+run: $(STAMPS)/run
+	@exec $(BIN)/gateway demo $(ARGS)
+
+test: ready
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMPS)/lint
+	$(BIN)/flake8
+	$(BIN)/isort --check-only --quiet .
+	$(BIN)/mypy
+
+# All that the tests need. Without the servers, locally, their tests are skipped and say so; with CI=true they fail.
+ready: $(STAMPS)/test
+	@PATH="$$PATH:/usr/sbin:/usr/local/sbin"; command -v nginx >/dev/null || { $(call debian,nginx); } || [ "$${CI:-}" != true ]
+
+# An environment that is there already and works is used as it is.
+$(STAMPS)/venv:
+	@command -v $(PYTHON) >/dev/null || { $(call debian,python3); }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "$(PYTHON) is $$($(PYTHON) --version 2>&1); Python 3.10 or newer is needed: make PYTHON=..." >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ $(call debian,python3-venv); }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/run: $(STAMPS)/venv $(SETUP)
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(STAMPS)/test: $(STAMPS)/venv $(SETUP)
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@ $(STAMPS)/run
+
+$(STAMPS)/lint: $(STAMPS)/venv $(SETUP)
+	$(BIN)/python -m pip install --quiet --editable '.[lint]'
+	@touch $@ $(STAMPS)/run
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .hypothesis htmlcov .coverage .coverage.*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

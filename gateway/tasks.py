@@ -1,0 +1,164 @@
+"""Greenlets that belong to a request: run several things at once, see the request in each of them, never outlive a wish.
+
+A greenlet made by gevent starts with empty context variables, so that in it ``flask.request`` is an error and the deadline is
+unknown. Here each one gets a copy of its maker's context: Flask's request and application, the current request with its
+deadline and its list of attempts, the trace. A copy: what a child sets in a context variable of its own, nobody else sees; the
+objects are the same, so ``g`` and ``session`` are shared. Flask's teardown runs once, with the maker.
+
+States of a child: waiting (above ``limit``), running, done. ``gather`` ends only when no child is left, whichever way it ends:
+the result, the first error, a timeout, or the death of its own greenlet.
+
+``current_request`` is the request that is being answered, None outside of one; the application sets it around a view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar, copy_context
+from typing import TYPE_CHECKING, Any
+
+import gevent
+from gevent import monkey
+from gevent.queue import Empty, SimpleQueue
+
+from .deadline import Deadline
+from .errors import DeadlineExceeded, GatewayError, GatherTimeout
+
+if TYPE_CHECKING:
+    from .message import Request
+
+_thread_id = monkey.get_original("_thread", "get_ident")
+
+current_request: ContextVar[Request | None] = ContextVar("current_request", default=None)
+
+
+def spawn(task: Callable[..., Any], *args: Any, **kwargs: Any) -> gevent.Greenlet:
+    """Run ``task(*args, **kwargs)`` in a greenlet of its own, in a copy of the caller's context, and return that greenlet.
+
+    Nothing ends it when the request ends: it is for work that may go on. Its calls still have only the request's time.
+    """
+    return gevent.spawn(copy_context().run, task, *args, **kwargs)
+
+
+def gather(*tasks: Callable[[], Any], timeout: float | None = None, limit: int | None = None,
+           return_exceptions: bool = False) -> list[Any]:
+    """What each of ``tasks`` returns, in their order, all run at once (at most ``limit`` at a time).
+
+    The first error is raised as it was, and the other tasks are killed: their ``finally`` blocks have run when it arrives.
+    With ``return_exceptions`` errors take their places in the list instead. ``timeout`` is in seconds and for all together;
+    the deadline of the current request holds as well. Raises GatherTimeout (a TimeoutError) for the one, DeadlineExceeded for
+    the other, ValueError for a ``limit`` below 1.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}: at least one task must be able to run")
+    limits = Limits(timeout)
+    children = [Child(task) for task in tasks]
+    waiting = children[::-1]
+    running: set[gevent.Greenlet] = set()
+    ended: SimpleQueue[Child] = SimpleQueue()
+    try:
+        while waiting or running:
+            left = limits.left()
+            while waiting and (limit is None or len(running) < limit):
+                running.add(waiting.pop().start(ended))
+            try:
+                child = ended.get(timeout=left)
+            except Empty:
+                raise limits.passed() from None
+            running.discard(child.greenlet)
+            if child.error is not None and not (return_exceptions and child.may_be_returned):
+                child.fail()
+    finally:
+        gevent.killall(running)
+    return [child.result if child.error is None else child.error for child in children]
+
+
+def time_limit(seconds: float, error: Exception) -> gevent.Timeout:
+    """``with time_limit(2.0, Late()): ...`` raises that error in this greenlet when the block has not ended in time."""
+    return gevent.Timeout(seconds, error)
+
+
+def native_thread() -> int:
+    """Which operating system thread this is, the same for all its greenlets."""
+    return _thread_id()
+
+
+def event_loop() -> gevent.hub.Hub:
+    """The loop of this native thread. Sockets, and whatever else waits, belong to one and are useless under another."""
+    return gevent.get_hub()
+
+
+class Child:
+    """One task of a gather: its greenlet, then its result or its error."""
+
+    __slots__ = ("task", "context", "greenlet", "result", "error")
+
+    def __init__(self, task: Callable[[], Any]) -> None:
+        self.task = task
+        self.context = copy_context()
+        self.greenlet: gevent.Greenlet | None = None
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def start(self, ended: SimpleQueue[Child]) -> gevent.Greenlet:
+        self.greenlet = gevent.spawn(self._run)
+        self.greenlet.link(lambda _: ended.put(self))
+        return self.greenlet
+
+    def _run(self) -> None:
+        try:
+            self.result = self.context.run(self.task)
+        except BaseException as error:                   # whatever it is, it is the gatherer's to see, not stderr's
+            self.error = error
+
+    def fail(self) -> None:
+        """Raise the error, keeping no reference to it: its traceback refers to this child."""
+        error, self.error = self.error, None
+        try:
+            raise error  # type: ignore[misc]
+        finally:
+            del error
+
+    @property
+    def may_be_returned(self) -> bool:
+        """Not what ends a program or a greenlet: that goes up whatever was asked for."""
+        return not isinstance(self.error, (KeyboardInterrupt, SystemExit, gevent.GreenletExit))
+
+    def __repr__(self) -> str:
+        return f"Child({self.task!r})"
+
+
+class Limits:
+    """How long a gather may take: ``seconds``, and no longer than the current request."""
+
+    __slots__ = ("until", "own")
+
+    def __init__(self, seconds: float | None) -> None:
+        request = current_request.get()
+        whole = request.deadline if request is not None else None
+        if whole is not None:
+            self.until: Deadline | None = whole.within(seconds)
+        else:
+            self.until = None if seconds is None else Deadline(seconds)
+        self.own = self.until is not whole
+
+    def left(self) -> float | None:
+        """Seconds left, more than 0; None without a limit. Raises what ``passed`` returns when there are none."""
+        if self.until is None:
+            return None
+        left = self.until.at - self.until.clock()
+        if left <= 0:
+            raise self.passed()
+        return left
+
+    def passed(self) -> GatewayError:
+        seconds = self.until.seconds if self.until is not None else 0.0
+        if self.own:
+            return GatherTimeout(f"not all tasks were done after {seconds:g} s")
+        return DeadlineExceeded(f"the {seconds:g} s of the request are over")
+
+    def __repr__(self) -> str:
+        return f"Limits({self.until!r})"
+
+
+__all__ = ["current_request", "event_loop", "gather", "native_thread", "spawn", "time_limit"]

@@ -1,0 +1,170 @@
+"""An answer of ours as urllib3 gives it to ``requests``: decoding, ``raw``, streaming and exceptions are urllib3's own.
+
+``BodyFile`` stands where urllib3 has an ``http.client.HTTPResponse``: it reads the bytes of the body and raises what that would
+raise, so that urllib3 and ``requests`` make of it what programs expect::
+
+    UpstreamTruncated       IncompleteRead    ProtocolError       requests.ChunkedEncodingError
+    UpstreamProtocolError   HTTPException     ProtocolError       requests.ChunkedEncodingError
+    UpstreamTimeout         TimeoutError      ReadTimeoutError    requests.ConnectionError
+    DeadlineExceeded        what ``late`` makes of it, so that nothing takes it for a broken connection
+
+The connection is free again when the body has been read to its end; it is closed when the answer is closed, or forgotten, before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from http.client import HTTPException, IncompleteRead
+from typing import Any
+
+from urllib3._collections import HTTPHeaderDict
+from urllib3.exceptions import ResponseNotChunked
+from urllib3.response import HTTPResponse
+
+from ..deadline import Deadline
+from ..errors import DeadlineExceeded, GatewayError, UpstreamTimeout, UpstreamTruncated
+from ..message import Response
+from ..tasks import time_limit
+
+PIECE = 65536
+NEVER = 365 * 86400.0                                    # seconds
+
+
+class BodyFile:
+    """Reads ``body``: bytes, or a stream with ``read(size)`` that gives what has come, at least one byte before the end.
+
+    ``silence`` is the longest wait for a piece in seconds, where the stream itself has no limit; ``deadline`` that of the whole.
+    ``msg`` holds the header fields, where a cookie jar looks for them.
+    """
+
+    def __init__(self, body: Any, headers: HTTPHeaderDict, silence: float | None, deadline: Deadline | None) -> None:
+        self.msg = headers
+        self.closed = False
+        self._silence = silence
+        self._deadline = deadline
+        self._here = body if isinstance(body, bytes) else b""
+        self._stream = None if isinstance(body, bytes) else body
+        self._error: Exception | None = None
+
+    def read(self, size: int | None = None) -> bytes:
+        """``size`` bytes, fewer only at the end; None: all."""
+        if self.closed or size == 0:
+            return b""
+        pieces: list[bytes] = []
+        left = size
+        while left is None or left > 0:
+            piece = self._read_some(left, bool(pieces))
+            if not piece:
+                break
+            pieces.append(piece)
+            left = left and left - len(piece)
+        if left != 0:
+            self.close()
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def read1(self, size: int | None = None) -> bytes:
+        """What has come, at most ``size`` bytes; b"" at the end."""
+        if self.closed or size == 0:
+            return b""
+        piece = self._read_some(size, False)
+        if not piece:
+            self.close()
+        return piece
+
+    def close(self) -> None:
+        self.closed = True
+        stream, self._stream, self._here = self._stream, None, b""
+        if stream is not None:
+            stream.close()
+
+    def isclosed(self) -> bool:
+        return self.closed
+
+    def _read_some(self, size: int | None, partial: bool) -> bytes:
+        """At least a byte, b"" at the end. An error after a part of what was asked for (``partial``) waits for the next call."""
+        if self._stream is None:
+            here, self._here = self._here, b""
+            if size is not None and size < len(here):
+                here, self._here = here[:size], here[size:]
+            return here
+        if self._error is None:
+            try:
+                return self._receive(PIECE if size is None else size)
+            except GatewayError as error:
+                self._error = translated(error)
+                if partial:
+                    return b""
+        raise self._error
+
+    def _receive(self, size: int) -> bytes:
+        assert self._stream is not None
+        if self._deadline is None and self._silence is None:
+            return self._stream.read(size)
+        seconds = NEVER if self._silence is None else self._silence
+        late: GatewayError = UpstreamTimeout(f"no byte of the body came for {self._silence} s")
+        if self._deadline is not None:
+            left = self._deadline.left()
+            if left < seconds:
+                seconds = left
+                late = DeadlineExceeded("the time of the request was over within the body of an answer")
+        with time_limit(seconds, late):
+            return self._stream.read(size)
+
+
+def translated(error: GatewayError) -> Exception:
+    """What http.client would have raised."""
+    raised: Exception
+    if isinstance(error, UpstreamTruncated):
+        raised = IncompleteRead(b"")
+    elif isinstance(error, UpstreamTimeout):
+        raised = TimeoutError(error.detail)
+    elif isinstance(error, DeadlineExceeded):
+        return error
+    else:
+        raised = HTTPException(error.detail)
+    raised.__cause__ = error
+    return raised
+
+
+class RawResponse(HTTPResponse):
+    """``raw`` of a response. ``late`` makes the error to raise of a DeadlineExceeded."""
+
+    def __init__(self, response: Response, method: str, target: str, *, silence: float | None, deadline: Deadline | None,
+                 late: Callable[[DeadlineExceeded], Exception]) -> None:
+        headers = HTTPHeaderDict()
+        for name, value in response.headers:
+            headers.add(name, value)
+        body: Any = BodyFile(response.body, headers, silence, deadline)
+        self._late = late
+        super().__init__(body, headers, response.status, 11, "HTTP/1.1", response.reason, preload_content=False,
+                         decode_content=False, original_response=body, request_method=method, request_url=target)
+
+    def _raw_read(self, amt: int | None = None, *, read1: bool = False) -> bytes:
+        try:
+            return super()._raw_read(amt, read1=read1)
+        except DeadlineExceeded as error:
+            raise self._late(error) from error
+
+    def stream(self, amt: int | None = PIECE, decode_content: bool | None = None) -> Generator[bytes, None, None]:
+        """A chunked body is given as it comes, in pieces of at most ``amt`` bytes; others in pieces of just ``amt``."""
+        if self.chunked:
+            return self.read_chunked(amt, decode_content)
+        return super().stream(amt, decode_content)
+
+    def supports_chunked_reads(self) -> bool:
+        return True
+
+    def read_chunked(self, amt: int | None = None, decode_content: bool | None = None) -> Generator[bytes, None, None]:
+        if not self.chunked:
+            raise ResponseNotChunked("Response is not chunked. Header 'transfer-encoding: chunked' is missing.")
+        if amt is not None and amt < 0:
+            amt = None
+        try:
+            while data := self.read1(amt, decode_content):
+                yield data
+        except GeneratorExit:                            # urllib3 takes it for the end of interest as well
+            self.close()
+            raise
+
+
+__all__ = ["BodyFile", "RawResponse"]
