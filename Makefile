@@ -22,7 +22,7 @@ define debian
 	fi
 endef
 
-.PHONY: run test lint ready clean help
+.PHONY: run test lint ready clean
 
 run: $(STAMPS)/run
 	@exec $(BIN)/gateway demo $(ARGS)
@@ -30,10 +30,13 @@ run: $(STAMPS)/run
 test: ready
 	@$(BIN)/python -m pytest $(ARGS)
 
+# Every one of the three has its say.
 lint: $(STAMPS)/lint
-	$(BIN)/flake8
-	$(BIN)/isort --check-only --quiet .
-	$(BIN)/mypy
+	@failed=0; \
+	$(BIN)/flake8 || failed=1; \
+	$(BIN)/isort --check-only --quiet . || failed=1; \
+	$(BIN)/mypy || failed=1; \
+	exit $$failed
 
 # All that the tests need. Without the servers, locally, their tests are skipped and say so; with CI=true they fail.
 ready: $(STAMPS)/test
@@ -50,15 +53,18 @@ $(STAMPS)/venv:
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/run: $(STAMPS)/venv $(SETUP)
-	$(BIN)/python -m pip install --quiet --editable .
+	@echo "Installing into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
 $(STAMPS)/test: $(STAMPS)/venv $(SETUP)
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@echo "Installing into $(VENV), with what the tests need"
+	@$(BIN)/python -m pip install --quiet --editable '.[test]'
 	@touch $@ $(STAMPS)/run
 
 $(STAMPS)/lint: $(STAMPS)/venv $(SETUP)
-	$(BIN)/python -m pip install --quiet --editable '.[lint]'
+	@echo "Installing into $(VENV), with what make lint needs"
+	@$(BIN)/python -m pip install --quiet --editable '.[lint]'
 	@touch $@ $(STAMPS)/run
 
 clean:

@@ -38,7 +38,9 @@ FROM = re.compile(r"([^:/{}]+):(/(?!/).*)", re.DOTALL)
 PART_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 JSON_TYPE = re.compile(r"(?:application|text)/(?:[^;\s]+\+)?json\s*(?:;|$)", re.IGNORECASE)
 TRACE_FIELDS = frozenset({"traceparent", "tracestate"})
-NOT_SENT = frozenset({"accept-encoding", "expect", "host", "proxy-authenticate", "proxy-authorization", "x-request-id"})
+NOT_SENT = frozenset({
+    "accept-encoding", "expect", "host", "proxy-authenticate", "proxy-authorization", "x-forwarded-for", "x-forwarded-proto",
+    "x-forwarded-host", "x-forwarded-port", "forwarded", "via", "x-request-id"})
 FAILURES = (UpstreamError, DeadlineExceeded, PartFailed, BadRequest)
 
 Send = Callable[[str, Call], Response]
@@ -46,11 +48,14 @@ Send = Callable[[str, Call], Response]
 
 class Aggregate:
     """``send(upstream, call)`` makes one exchange with an upstream, by its name. ``params`` are the names of the route's path
-    parameters, None when they are not known. Raises ConfigError with every mistake in the parts."""
+    parameters, None when they are not known. ``forwarding`` gives the fields that tell every part who asked. Raises ConfigError
+    with every mistake in the parts."""
 
-    def __init__(self, parts: dict[str, config.Part], send: Send, params: Collection[str] | None = None) -> None:
+    def __init__(self, parts: dict[str, config.Part], send: Send, params: Collection[str] | None = None,
+                 forwarding: Callable[[Request], Headers] | None = None) -> None:
         problems: list[str] = []
         self.send = send
+        self.forwarding = forwarding
         self.parts = [PreparedPart(name, part, References(name, parts, params), problems) for name, part in parts.items()]
         problems += [problem for name, part in parts.items() for problem in mistakes(name, part)]
         problems += [*loops(self.parts), *collisions(parts)]
@@ -64,7 +69,7 @@ class Aggregate:
         self.reads_body = any(hole.reference.partition(".")[0] == "body" for part in self.parts for hole in part.holes)
 
     def __call__(self, request: Request) -> Response:
-        run = Composition(request, self.send, self.waits)
+        run = Composition(request, self.send, self.waits, self.forwarding)
         if self.reads_body:
             run.inputs.body = json_body(request)
         for hole in self.needed:
@@ -141,8 +146,7 @@ class PreparedPart:
         headers = run.forwarded(self.forward) + self.usual_fields
         for name, template in self.own_fields:
             headers.append((name, template(inputs)))
-        if request.id:
-            headers.append(("X-Request-Id", request.id))
+        headers += run.forwarding
         body = self.body
         if self.body_has_holes:
             try:
@@ -193,8 +197,11 @@ class PreparedPart:
 class Composition:
     """One request being answered: what templates read, what the client will see, and the greenlets at work on it."""
 
-    def __init__(self, request: Request, send: Send, waits: dict[str, int]) -> None:
+    def __init__(self, request: Request, send: Send, waits: dict[str, int],
+                 forwarding: Callable[[Request], Headers] | None) -> None:
         self.request = request
+        usual = [("X-Request-Id", request.id)] if request.id else []
+        self.forwarding = usual if forwarding is None else forwarding(request)
         self.send = send
         self.inputs = Inputs(request)
         self.shown: dict[str, Any] = {}

@@ -12,8 +12,9 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from flask import Blueprint, Flask, request
+from flask import Blueprint, Flask
 from flask import Response as FlaskResponse
+from flask import request
 from werkzeug.exceptions import HTTPException, InternalServerError
 from werkzeug.routing import RoutingException
 
@@ -69,8 +70,9 @@ class Gateway(Flask):
         """Register every blueprint of a module. Raises ConfigError when it cannot be imported or has none."""
         try:
             found = importlib.import_module(module)
-        except ImportError as error:
-            raise ConfigError([f"gateway: views: cannot import {module!r}: {error}"], self.source) from error
+        except Exception as error:                       # a module may fail in any way while it is run
+            problem = f"gateway: views: cannot import {module!r}: {type(error).__name__}: {error}"
+            raise ConfigError([problem], self.source) from error
         blueprints = [value for value in vars(found).values() if isinstance(value, Blueprint)]
         if not blueprints:
             raise ConfigError([f"gateway: views: the module {module!r} has no Flask Blueprint"], self.source)
@@ -87,7 +89,7 @@ class Gateway(Flask):
 
     def handle_exception(self, e: Exception) -> Any:
         """What a view did not catch: the application's own handler for 500 if there is one, else the gateway's answer."""
-        if self._find_error_handler(InternalServerError(), ()) is not None:
+        if self._find_error_handler(InternalServerError(), request.blueprints) is not None:
             return super().handle_exception(e)
         cause = e.__cause__
         raise cause if isinstance(cause, GatewayError) and not isinstance(e, GatewayError) else e
@@ -135,7 +137,6 @@ def create_app(config: Config | str | None = None) -> Gateway:
         return ready(Gateway(load_text(kept, os.environ, "the last configuration that worked"), "kept"))
     if place is not None:
         place.keep_config(text)
-        place.report_config([])
     return app
 
 
@@ -152,10 +153,15 @@ def start_worker(app: Gateway) -> None:
     app.request_log.start()
 
 
+def reopen_logs(app: Gateway) -> None:
+    """The request log's file was moved away (SIGUSR1)."""
+    app.request_log.reopen()
+
+
 def stop_worker(app: Gateway) -> None:
     """Write out what is buffered and close idle connections."""
     app.request_log.stop()
     app.pipeline.close()
 
 
-__all__ = ["Gateway", "create_app", "start_worker", "stop_worker"]
+__all__ = ["Gateway", "create_app", "reopen_logs", "start_worker", "stop_worker"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from .errors import BodyTooLarge
 from .message import Body, Handler, Request, Response
 
@@ -22,7 +24,7 @@ class BodyLimit:
                 raise BodyTooLarge(f"{body.length} bytes, {self.limit} allowed")
         return self.next(request)
 
-    def _counted(self, body: Body):
+    def _counted(self, body: Body) -> Callable[[int], bytes]:
         size = 0
 
         def read(amount: int) -> bytes:

@@ -15,7 +15,7 @@ from typing import Any
 
 from .config import Config, Gateway, Part, Route, Upstream
 from .mistakes import place_text
-from .pattern import parse_path
+from .pattern import parameters, parse_path
 from .template import SOURCES, References, header_template, json_template, target_template
 from .values import did_you_mean, parse_instance, quoted
 
@@ -83,14 +83,6 @@ def check_route(route: Route, given: Collection[str], upstreams: Collection[str]
         yield from _rewriting(route, names)
     if route.aggregate is not None:
         yield from check_parts(route.aggregate, names, upstreams)
-
-
-def parameters(path: str) -> frozenset[str] | None:
-    """The names of a path's parameters, None for a path that cannot be read, which is reported elsewhere."""
-    try:
-        return frozenset(segment.text for segment in parse_path(path) if segment.kind != "text" and segment.text)
-    except ValueError:
-        return None
 
 
 def _target(route: Route, given: Collection[str]) -> Iterator[str]:

@@ -30,14 +30,15 @@ class Forward:
     """``send`` is the upstream's. ``path`` gives the path to send (None: as it came), ``edit`` the route's request header
     rules, ``publish`` makes an upstream's own addresses in the answer public ones."""
 
-    def __init__(self, route: Route, send: Callable[[Call], Response], *, upstream: str, host: str, via: str,
+    def __init__(self, route: Route, send: Callable[[Call], Response], *, upstream: str, host: str, forwarding: Forwarding,
                  path: Callable[[str, dict[str, str]], str] | None = None, edit: Callable[[Headers], Headers] | None = None,
                  publish: Callable[[Headers, Request], Headers] | None = None) -> None:
         self.send = send
         self.upstream = upstream
         self.preserve_host = host == "preserve"
         self.host = None if host in ("upstream", "preserve") else host
-        self.via = f"1.1 {via}"
+        self.forwarding = forwarding
+        self.via = forwarding.via
         self.path = path
         self.edit = edit
         self.publish = publish
@@ -48,14 +49,15 @@ class Forward:
         if connection is None:
             return self.finish(self.send(self.call(request)), request)
         token = watch(connection.socket)
+        streamed = False
         try:
             response = self.finish(self.send(self.call(request)), request)
             if not isinstance(response.body, bytes):
                 response.body = Watched(response.body, token)
-                token = None
+                streamed = True
             return response
         finally:
-            if token is not None:
+            if not streamed:
                 unwatch(token)
 
     def target(self, request: Request) -> str:
@@ -75,8 +77,25 @@ class Forward:
         return Call(request.method, self.target(request), headers, request.body, deadline=request.deadline,
                     host=request.host or None if self.preserve_host else self.host, attempts=request.attempts)
 
-    def forwarding(self, request: Request) -> Headers:
-        """The fields that tell the upstream who asked, and through whom."""
+    def finish(self, response: Response, request: Request) -> Response:
+        """The upstream's answer as the client gets it."""
+        dropped = dropped_fields(response.headers, CONNECTION_FIELDS)
+        headers = [field for field in response.headers if field[0].lower() not in dropped]
+        headers.append(("Via", self.via))
+        response.headers = headers if self.publish is None else self.publish(headers, request)
+        return response
+
+    def __repr__(self) -> str:
+        return f"forward to {self.upstream}" + (f", path {self._rewritten}" if self._rewritten else "")
+
+
+class Forwarding:
+    """``forwarding(request) -> headers``: the fields that tell an upstream who asked, and through whom."""
+
+    def __init__(self, via: str) -> None:
+        self.via = f"1.1 {via}"
+
+    def __call__(self, request: Request) -> Headers:
         peer, scheme, host = request.peer or "unknown", request.scheme, request.host
         chain, element, via = peer, forwarded_element(peer, scheme, host), self.via
         if request.trusted:
@@ -90,24 +109,13 @@ class Forward:
                 ("X-Forwarded-Port", port), ("Forwarded", element), ("Via", f"{before}, {via}" if before else via),
                 ("X-Request-Id", request.id)]
 
-    def finish(self, response: Response, request: Request) -> Response:
-        """The upstream's answer as the client gets it."""
-        dropped = dropped_fields(response.headers, CONNECTION_FIELDS)
-        headers = [field for field in response.headers if field[0].lower() not in dropped]
-        headers.append(("Via", self.via))
-        response.headers = headers if self.publish is None else self.publish(headers, request)
-        return response
-
-    def __repr__(self) -> str:
-        return f"forward to {self.upstream}" + (f", path {self._rewritten}" if self._rewritten else "")
-
 
 class Watched:
     """An answer's body while it is passed on; the client stays watched until it ends."""
 
     __slots__ = ("_stream", "_token")
 
-    def __init__(self, stream: Stream, token: object) -> None:
+    def __init__(self, stream: Stream, token: int) -> None:
         self._stream = stream
         self._token = token
 
@@ -134,4 +142,3 @@ def forwarded_element(peer: str, scheme: str, host: str) -> str:
     """One element of Forwarded: an IPv6 address and a host with a port are quoted (RFC 7239 section 4)."""
     node = f'"[{peer}]"' if ":" in peer else peer
     return f'for={node};proto={scheme};host="{host}"' if host else f"for={node};proto={scheme}"
-

@@ -144,18 +144,24 @@ def on_starting(server: Any) -> None:
     instance.place.keep_config(text)
     count_out_leaving(server, instance.place)
     if os.path.basename(server.START_CTX["args"][1]) == "__main__.py":
-        # USR2 runs this again. As a file it would put gunicorn's own folder, with its http package, in front of the standard library.
+        # USR2 runs this again. As a file it would put gunicorn's folder, with its http package, before the standard library.
         server.START_CTX["args"][1:2] = ["-m", "gunicorn"]
 
 
 def count_out_leaving(server: Any, place: rundir.RunDir) -> None:
-    """Let the master look away from workers that end by themselves: it starts the successor of one that has reached
-    ``max_requests`` while that one still serves, and does not end another because there is one too many."""
+    """Let the master look away from workers that end by themselves.
+
+    So it starts the successor of one that has reached ``max_requests`` while that one still serves; and when there are too many,
+    it does not end one that serves for the sake of one that is ending, or could not start.
+    """
     manage_workers = server.manage_workers
 
     def manage() -> None:
-        ending = {worker.pid for worker in place.states().values() if worker.state in ("retiring", "draining")}
-        aside = {pid: server.WORKERS.pop(pid) for pid in ending & server.WORKERS.keys()}
+        states = {worker.pid: worker.state for worker in place.states().values()}
+        ending = [pid for pid in server.WORKERS if states.get(pid) in ("retiring", "draining")]
+        surplus = max(0, len(server.WORKERS) - len(ending) - server.num_workers)
+        ending += [pid for pid in server.WORKERS if states.get(pid) == "failed"][:surplus]
+        aside = {pid: server.WORKERS.pop(pid) for pid in ending}
         try:
             manage_workers()
         finally:
@@ -201,12 +207,16 @@ def post_worker_init(worker: Any) -> None:
     wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
     if soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    if not (start := of_application(worker, "start_worker")):
+    start = of_application(worker, "start_worker")
+    if start:
+        start(worker.wsgi)
+    if worker.gateway.admin is None:
         return
-    start(worker.wsgi)
-    if worker.gateway.admin is not None:
+    closing = [worker.gateway.admin.close]
+    if start:
         from gateway import admin
-        admin.start(socket.socket(fileno=os.dup(worker.gateway.admin.fileno())), worker.wsgi)
+        closing.append(admin.start(socket.socket(fileno=os.dup(worker.gateway.admin.fileno())), worker.wsgi).close)
+    worker.orphaned = lambda: [close() for close in closing]     # the next start is to find the port free
 
 
 def worker_exit(server: Any, worker: Any) -> None:

@@ -111,6 +111,14 @@ def _literal(piece: str) -> str:
     return decoded(as_bytes(piece))
 
 
+def parameters(path: str) -> frozenset[str] | None:
+    """The names of a path's parameters, None for a path that cannot be read, which is reported elsewhere."""
+    try:
+        return frozenset(segment.text for segment in parse_path(path) if segment.kind != "text" and segment.text)
+    except ValueError:
+        return None
+
+
 def parse_host(host: str) -> str:
     """A route's host in lower case without a trailing dot, ``*.`` kept. Raises ValueError."""
     name = host.lower().removesuffix(".")

@@ -20,12 +20,13 @@ from collections.abc import Iterable, Iterator
 
 from .aggregate import Aggregate
 from .bodylimit import BodyLimit
-from .config import Config, Route
+from .config import Config, Part, Route
 from .errors import ConfigError
-from .forward import Forward
+from .forward import Forward, Forwarding
 from .headers import EditHeaders, edit_of
 from .incoming import Accept
 from .message import Call, Handler, Request, Response
+from .pattern import parameters
 from .respond import Respond
 from .reverse import Publish
 from .rewrite import Rewrite
@@ -42,13 +43,15 @@ Served = tuple[Route, Handler]
 class Pipeline:
     """Everything a configuration declares, ready to serve: ``pipeline.handle(request) -> response``.
 
-    ``view`` answers the routes whose target is a Flask view; ``views`` are the routes of Flask's own rules. Nothing here opens a socket or starts a greenlet before the first request.
+    ``view`` answers the routes whose target is a Flask view; ``views`` are the routes of Flask's own rules. Nothing here opens a
+    socket or starts a greenlet before the first request.
     """
 
     def __init__(self, config: Config, *, view: Handler, log: RequestLog, registry: Registry,
                  views: Iterable[Route] = (), upstreams: dict[str, Upstream] | None = None) -> None:
         self.config = config
         self.view = view
+        self.forwarding = Forwarding(config.gateway.via)
         self.upstreams = upstreams if upstreams is not None else {
             name: Upstream(name, settings) for name, settings in config.upstreams.items()}
         self.routes = (*config.routes, *views)
@@ -76,20 +79,26 @@ class Pipeline:
         if route.upstream:
             return self.forward(route, route.upstream)
         if route.aggregate:
-            return Aggregate(route.aggregate, self.send)
+            return self.aggregate(route, route.aggregate)
         if route.respond:
             return Respond(route.respond)
         return self.view
 
     def forward(self, route: Route, name: str) -> Forward:
-        upstream, gateway = self.upstreams[name], self.config.gateway
+        upstream = self.upstreams[name]
         publish = None
         if route.rewrite_location or route.rewrite_cookies:
             own = [*(instance.authority for instance in upstream.instances), upstream.settings.host]
             publish = Publish(own, route.strip_prefix or "", route.rewrite_location, route.rewrite_cookies)
-        return Forward(route, upstream.send, upstream=name, host=upstream.settings.host, via=gateway.via, publish=publish,
+        return Forward(route, upstream.send, upstream=name, host=upstream.settings.host, forwarding=self.forwarding,
                        path=Rewrite(route) if route.strip_prefix or route.rewrite else None,
-                       edit=edit_of(route.request_headers))
+                       edit=edit_of(route.request_headers), publish=publish)
+
+    def aggregate(self, route: Route, parts: dict[str, Part]) -> Aggregate:
+        try:
+            return Aggregate(parts, self.send, parameters(route.path), self.forwarding)
+        except ConfigError as error:
+            raise ConfigError([f'route "{route.name}": {problem}' for problem in error.problems]) from error
 
     def websocket(self, handler: Handler, route: Route) -> WebSocket:
         assert isinstance(handler, Forward) and route.upstream, "the configuration allows websocket for upstream routes only"
@@ -102,7 +111,11 @@ class Pipeline:
 
     def describe(self, route: Route) -> list[str]:
         """The steps that a request of ``route`` meets, one line each, outermost first."""
-        return [repr(step) for step in (*layers(self.handle), *layers(self.handlers[route.name]))]
+        lines = [repr(step) for step in (*layers(self.handle), *layers(self.handlers[route.name]))]
+        for step in layers(self.handlers[route.name]):
+            if isinstance(step, Aggregate):
+                lines += [f"  {part}" for part in step.describe()]
+        return lines
 
     def close(self) -> None:
         for upstream in self.upstreams.values():

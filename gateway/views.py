@@ -21,6 +21,7 @@ from .message import Body, Request, Response
 from .tasks import current_request
 
 SMALL = 65536
+NAME = re.compile(r"\{[^:}]+")
 VARIABLE = re.compile(r"<(?:(?P<kind>\w+)(?:\([^<>]*\))?:)?(?P<name>\w+)>")
 
 
@@ -38,7 +39,7 @@ class View:
             started[:] = status, headers
             return refuse_write
 
-        token = current_request.set(request)
+        token: Any = current_request.set(request)
         left = request.deadline.left()
         try:
             with gevent.Timeout(left, DeadlineExceeded(f"the view ran for the whole {request.deadline.seconds:g} s")):
@@ -180,18 +181,20 @@ def covers(wide: str, narrow: str) -> bool:
 
 
 def undeclared(rules: Iterable[Rule], declared: Iterable[Route]) -> list[Route]:
-    """Routes for the views that no declared ``view`` route covers, each with the methods that are left to it."""
+    """Routes for the views that no declared ``view`` route covers, each with the methods that are left to it.
+
+    Two rules that are one pattern here (``/f/<name>.json`` and ``/f/<name>.xml``) make one route: Flask tells them apart.
+    """
     given = [route for route in declared if route.view and not route.host and not (route.header or route.query or route.cookie)]
-    routes = []
+    found: dict[str, tuple[Route, set[str]]] = {}
     for rule in rules:
         for route in route_of(rule):
             methods = set(route.methods or ())
             for wide in given:
                 if covers(wide.path, route.path):
                     methods -= set(wide.methods) if wide.methods else methods
-            if methods:
-                routes.append(route.model_copy(update={"methods": tuple(sorted(methods))}))
-    return routes
+            found.setdefault(NAME.sub("{", route.path), (route, set()))[1].update(methods)
+    return [route.model_copy(update={"methods": tuple(sorted(methods))}) for route, methods in found.values() if methods]
 
 
 def without_view(rules: Iterable[Rule], declared: Iterable[Route]) -> list[Route]:

@@ -29,6 +29,7 @@ import os
 import signal
 import ssl
 import sys
+from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 from time import monotonic
@@ -66,6 +67,7 @@ class GatewayWorker(GeventWorker):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.draining = False
+        self.orphaned: Callable[[], None] | None = None      # called when the master has died
         self._told = False                                   # by a signal, not by max_requests
         self._waiting = Waiting()
         self._tls: ssl.SSLContext | None = None
@@ -258,7 +260,8 @@ class GatewayWorker(GeventWorker):
             until = monotonic() + RETRY
             while self.alive and monotonic() < until:
                 gevent.sleep(0.1)
-            self._report("draining")
+            if not self.alive:
+                self._report("draining")                     # told to end: nobody is to take it for a broken deployment
             sys.exit(1)
 
     def run(self) -> None:
@@ -303,7 +306,12 @@ class GatewayWorker(GeventWorker):
     def notify(self) -> None:
         """The heartbeat. Without its master the worker ends too, but not before its requests."""
         self.tmp.notify()
-        if self.ppid != os.getppid() and self.alive:
+        if self.ppid == os.getppid():
+            return
+        release, self.orphaned = self.orphaned, None
+        if release is not None:
+            release()
+        if self.alive:
             self.log.info("Parent changed, shutting down: %s", self)
             self.alive, self._told = False, True
 

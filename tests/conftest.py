@@ -6,15 +6,19 @@ monkey.patch_all()
 
 import gc  # noqa: E402
 import os  # noqa: E402
+import weakref  # noqa: E402
 
 import gevent  # noqa: E402
 import pytest  # noqa: E402
 from gevent.server import StreamServer  # noqa: E402
 
+STARTED: weakref.WeakSet[gevent.Greenlet] = weakref.WeakSet()
+gevent.Greenlet.add_spawn_callback(STARTED.add)
 
-def live_greenlets() -> set[int]:
-    """Ids of the greenlets that were started and have not ended."""
-    return {id(g): g for g in gc.get_objects() if isinstance(g, gevent.Greenlet) and g.started and not g.dead}.keys()
+
+def live_greenlets() -> set[gevent.Greenlet]:
+    """The greenlets that were started and have not ended."""
+    return {greenlet for greenlet in STARTED if not greenlet.dead}
 
 
 def open_sockets() -> set[str]:
@@ -36,16 +40,16 @@ def leaks(request):
     if request.node.get_closest_marker("leaks_allowed"):
         yield
         return
-    greenlets, sockets = set(live_greenlets()), open_sockets()
+    greenlets, sockets = live_greenlets(), open_sockets()
     yield
+    left: tuple[set, set] = set(), set()
     for _ in range(50):                                  # what is ending may need some turns of the loop
-        gevent.sleep(0.01)
-        left = set(live_greenlets()) - greenlets, open_sockets() - sockets
+        left = live_greenlets() - greenlets, open_sockets() - sockets
         if not any(left):
             return
+        gevent.sleep(0.01)
         gc.collect()
-    names = [repr(g) for g in gc.get_objects() if isinstance(g, gevent.Greenlet) and id(g) in left[0]]
-    pytest.fail(f"leaked greenlets {names} sockets {sorted(left[1])}")
+    pytest.fail(f"leaked greenlets {left[0]} sockets {sorted(left[1])}")
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ def read_all(request):
 
 
 @pytest.mark.parametrize("announced", [True, False])
-@pytest.mark.parametrize("limit, size, accepted", [(0, 0, True), (0, 1, False), (1, 1, True), (1, 2, False), (2, 2, True), (10, 11, False)])
+@pytest.mark.parametrize("limit, size, accepted", [
+    (0, 0, True), (0, 1, False), (1, 1, True), (1, 2, False), (2, 2, True), (10, 11, False)])
 def test_limit(limit, size, accepted, announced):
     body = Body(io.BytesIO(b"x" * size).read, size if announced else None)
     request = Request("POST", "/", [], body)

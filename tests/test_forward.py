@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config import Route
-from gateway.forward import CONNECTION_FIELDS, NOT_SENT, Forward, dropped_fields, forwarded_element
+from gateway.forward import CONNECTION_FIELDS, NOT_SENT, Forward, Forwarding, dropped_fields, forwarded_element
 from gateway.message import Request, Response
 
 ROUTE = Route(path="/*", upstream="legacy")
@@ -13,7 +13,7 @@ def forward(sent: list, answer: Response | None = None, **settings) -> Forward:
     def send(call):
         sent.append(call)
         return answer or Response(200, [])
-    return Forward(ROUTE, send, upstream="legacy", via="gg", **{"host": "upstream", **settings})
+    return Forward(ROUTE, send, upstream="legacy", forwarding=Forwarding("gg"), **{"host": "upstream", **settings})
 
 
 def request(headers, **settings) -> Request:
@@ -44,7 +44,8 @@ def test_fields_of_a_trusted_proxy_are_continued():
 
 
 @pytest.mark.parametrize("host, setting, sent_host", [
-    ("shop.test", "upstream", None), ("shop.test", "preserve", "shop.test"), ("", "preserve", None), ("shop.test", "old.test", "old.test")])
+    ("shop.test", "upstream", None), ("shop.test", "preserve", "shop.test"),
+    ("", "preserve", None), ("shop.test", "old.test", "old.test")])
 def test_host(host, setting, sent_host):
     sent = []
     forward(sent, host=setting)(request([], host=host))

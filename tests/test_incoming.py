@@ -95,7 +95,10 @@ def test_without_raw_uri_the_path_is_encoded_again():
     assert Incoming((), 5)(given).target == "/a%20b/caf%C3%A9?x=1"
 
 
-@given(st.text(alphabet=st.characters(max_codepoint=255), max_size=40), st.text(alphabet=st.characters(max_codepoint=255), max_size=40))
+LATIN = st.text(alphabet=st.characters(max_codepoint=255), max_size=40)
+
+
+@given(LATIN, LATIN)
 def test_whatever_a_proxy_says_nothing_breaks(chain, forwarded):
     incoming = Incoming(("10.0.0.0/8",), 5)
     request = incoming(environ(HTTP_X_FORWARDED_FOR=chain, HTTP_FORWARDED=forwarded, HTTP_X_FORWARDED_HOST=forwarded))

@@ -2,9 +2,9 @@ import io
 
 import pytest
 
+from gateway.deadline import Deadline
 from gateway.errors import BodyTooLarge
 from gateway.message import Attempt, Body, Call, Request, Response
-from gateway.deadline import Deadline
 
 
 def body(data: bytes, length: int | None = None) -> Body:

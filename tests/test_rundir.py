@@ -147,7 +147,8 @@ def test_what_dead_instances_left_is_removed(tmp_path):
     script = "import sys\nfrom gateway import rundir\nprint(rundir.start(sys.argv[1]).path, flush=True)\ninput()"
 
     def instance():
-        child = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        child = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], text=True,
+                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         return child, child.stdout.readline().strip()
 
     (dead, left), (alive, kept) = instance(), instance()
@@ -165,7 +166,8 @@ def test_a_child_keeps_the_directory_of_its_dead_master(tmp_path):
     """Workers go on after their master was killed: the lock is theirs too."""
     script = ("import os, sys\nfrom gateway import rundir\nplace = rundir.start(sys.argv[1])\nif not os.fork():\n"
               "    print(os.getpid(), place.path, flush=True); sys.stdin.read(); os._exit(0)\nos.wait()")
-    master = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    master = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], text=True,
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     pid, path = master.stdout.readline().split()
     master.kill()
     master.wait()

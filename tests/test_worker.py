@@ -344,7 +344,8 @@ def test_connection_in_the_environ(run):
     def application(environ, start_response):
         connection = environ["gateway.connection"]
         seen.update(headers=connection.headers, peer=connection.peer, alive=connection.alive, connection=connection,
-                    same=connection.socket is environ["gunicorn.socket"], raw=environ["RAW_URI"], multithread=environ["wsgi.multithread"])
+                    same=connection.socket is environ["gunicorn.socket"], raw=environ["RAW_URI"],
+                    multithread=environ["wsgi.multithread"])
         return hello(environ, start_response)
 
     run(application).exchange(b"GET /a%2Fb//c?x=%20 HTTP/1.1\r\nhOST: a.test\r\nX-a: 1\r\nx-A: 2\r\n\r\n")
@@ -357,7 +358,8 @@ def test_connection_in_the_environ(run):
 
 @pytest.mark.parametrize("data, status", [
     (b"GET /\r\n\r\n", 400), (b"GET / HTTP/1.1\nHost: a\n\n", 400), (b"GET / HTTP/3.0\r\n\r\n", 400),
-    (b"GET / HTTP/1.1\r\nX Y: 1\r\n\r\n", 400), (b"GET / HTTP/1.1\r\nX_Y: 1\r\n\r\n", 400), (b"GET / HTTP/1.1\r\nX: \x00\r\n\r\n", 400),
+    (b"GET / HTTP/1.1\r\nX Y: 1\r\n\r\n", 400), (b"GET / HTTP/1.1\r\nX_Y: 1\r\n\r\n", 400),
+    (b"GET / HTTP/1.1\r\nX: \x00\r\n\r\n", 400),
     (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
     (b"POST / HTTP/1.1\r\nTransfer-Encoding: bogus\r\n\r\n", 501), (b"GET / HTTP/1.1\r\nExpect: miracles\r\n\r\n", 417),
     (b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n", 414), (b"GET / HTTP/1.1\r\n" + b"X: 1\r\n" * 200 + b"\r\n", 431)])
@@ -393,7 +395,8 @@ def reading(environ, start_response):
     (b"Transfer-Encoding: chunked\r\n", b"900\r\nabc", b"truncated_body", False)])
 def test_bodies(run, fields, body, expected, goes_on):
     running = run(reading)
-    answer = running.exchange(b"POST / HTTP/1.1\r\nHost: a\r\n" + fields + b"\r\n" + body + (GET if b"900" not in fields + body else b""))
+    following = GET if b"900" not in fields + body else b""
+    answer = running.exchange(b"POST / HTTP/1.1\r\nHost: a\r\n" + fields + b"\r\n" + body + following)
     assert answer.count(b"HTTP/1.1 200 OK") == 1 + goes_on
     assert b"\r\n\r\n" + expected in answer
     assert (b"Connection: close" in answer) is not goes_on
@@ -515,7 +518,8 @@ def test_an_application_may_use_the_socket_itself(run):
 def test_hooks_and_access_log(run):
     calls = []
     running = run(hello, pre_request=lambda worker, request: calls.append(("pre", request.path)),
-                  post_request=lambda worker, request, environ, response: calls.append(("post", environ["PATH_INFO"], response.status)))
+                  post_request=lambda worker, request, environ, response: calls.append(
+                      ("post", environ["PATH_INFO"], response.status)))
     running.exchange(GET)
     assert calls == [("pre", "/"), ("post", "/", "200 OK")]
     assert running.log.served == [("200 OK", 2)]

@@ -20,7 +20,8 @@ def head(headers: list[tuple[str, str]], status: str = "200 OK", version: tuple[
 
 
 @pytest.mark.parametrize("status, line", [
-    ("200 OK", b"200 OK"), ("200 ", b"200 "), ("200", b"200 "), ("299 So  so\t!", b"299 So  so\t!"), ("404 Gefunden \xfc", b"404 Gefunden \xfc")])
+    ("200 OK", b"200 OK"), ("200 ", b"200 "), ("200", b"200 "), ("299 So  so\t!", b"299 So  so\t!"),
+    ("404 Gef\xfchlt", b"404 Gef\xfchlt")])
 def test_status_line(status, line):
     assert head([], status) == b"HTTP/1.1 " + line + b"\r\n"
 
@@ -70,7 +71,8 @@ def test_content_length(headers, status, length):
     [("Content-Length", "")], [("Content-Length", "-1")], [("Content-Length", "+1")], [("Content-Length", "1_0")],
     [("Content-Length", " 1")], [("Content-Length", "\u0661")], [("Content-Length", "1"), ("Content-Length", "2")],
     [("X", "a\r\nInjected: 1")], [("X", "a\nb")], [("X", "a\rb")], [("X", "a\x00b")], [("X", "a\x7f")], [("X", "\x01")],
-    [("X", "\u20ac")], [("X", "\r\n")], [("", "a")], [("X Y", "a")], [("X:", "a")], [("X\r\nY", "a")], [("X\n", "a")], [("\xe9", "a")]])
+    [("X", "\u20ac")], [("X", "\r\n")], [("", "a")], [("X Y", "a")], [("X:", "a")], [("X\r\nY", "a")], [("X\n", "a")],
+    [("\xe9", "a")]])
 def test_invalid_headers(headers):
     with pytest.raises((InvalidHeader, InvalidHeaderName)):
         head(headers)

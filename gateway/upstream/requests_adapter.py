@@ -24,6 +24,7 @@ from collections.abc import Mapping
 from http.client import BadStatusLine, HTTPException, IncompleteRead, RemoteDisconnected
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies, getproxies_environment
 from weakref import WeakKeyDictionary
 
 import requests.sessions
@@ -53,6 +54,7 @@ STOCK_RETRIES = vars(Retry(0, read=False))
 STOCK_POOL = {"maxsize": DEFAULT_POOLSIZE, "block": DEFAULT_POOLBLOCK}
 
 stock_send = HTTPAdapter.send
+stock_environ_proxies = requests.sessions.get_environ_proxies
 
 
 class DeadlineTimeout(exceptions.ReadTimeout, DeadlineExceeded):
@@ -70,6 +72,7 @@ def govern_requests(upstreams: Mapping[str, Upstream] | None = None) -> None:
         governor.active = True
         HTTPAdapter.send = governed_send  # type: ignore[method-assign]
         requests.sessions.HTTPAdapter = LazyAdapter
+        requests.sessions.get_environ_proxies = environ_proxies
 
 
 def ungovern_requests() -> None:
@@ -77,6 +80,7 @@ def ungovern_requests() -> None:
     governor.active = False
     governor.use({})
     requests.sessions.HTTPAdapter = HTTPAdapter
+    requests.sessions.get_environ_proxies = stock_environ_proxies
     if HTTPAdapter.send is governed_send:                # else somebody has wrapped it, and it goes on as stock
         HTTPAdapter.send = stock_send  # type: ignore[method-assign]
 
@@ -250,6 +254,13 @@ class LazyAdapter(HTTPAdapter):
     def close(self) -> None:
         if vars(self).keys() != FRESH or self.proxy_manager:
             super().close()
+
+
+def environ_proxies(url: Any, no_proxy: Any = None) -> Any:
+    """``get_environ_proxies``, which spends 100 us on finding that the environment has none, where that can be seen at once."""
+    if getproxies is getproxies_environment and not any(name[-6:].lower() == b"_proxy" for name in os.environb):
+        return {}
+    return stock_environ_proxies(url, no_proxy=no_proxy)
 
 
 def requests_error(error: GatewayError, call: Call, request: PreparedRequest) -> exceptions.RequestException:

@@ -58,7 +58,7 @@ class BodyFile:
                 break
             pieces.append(piece)
             left = left and left - len(piece)
-        if left != 0:
+        if left != 0 and self._error is None:
             self.close()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 

@@ -5,9 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 
+import gevent
 import pytest
 
 SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")         # where Debian keeps servers, and a user's PATH may not look
+LONGEST = 120                                            # seconds of a test: a net under those that would hang, not a verdict
+
+
+@pytest.fixture(autouse=True)
+def bounded():
+    """End a test that hangs, so that the others have their turn."""
+    with gevent.Timeout(LONGEST, AssertionError(f"the test did not end within {LONGEST} s")):
+        yield
 
 
 @pytest.fixture

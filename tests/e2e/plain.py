@@ -1,4 +1,4 @@
-"""Any WSGI application under the real ``gunicorn`` command with this project's worker and hooks, and clients that forgive nothing."""
+"""Any WSGI application under the real Gunicorn with this project's worker and hooks, and clients that forgive nothing."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def test_a_new_connection_gets_its_first_answer(plain, connect):
     fresh.sock.sendall(get(b"/pid"))
     assert fresh.answer()[0] == 200 and fresh.closing and fresh.rest() == b""
     gevent.joinall(readers)
-    assert order == ["idle", "silent"]                       # at once; after a moment, as nothing came, but before the worker ends
+    assert order == ["idle", "silent"]                       # at once; after a moment in which nothing came
     assert instance.process.poll() is None
     instance.release()
     assert held.answer()[0] == 200
@@ -129,7 +129,7 @@ def listens(worker: int, master: int, port: int) -> bool:
 
 
 @pytest.mark.parametrize("path, version, begins, ends", [
-    (b"/hold", b"1.1", b"", b""),                            # nothing of the answer was sent: the connection just ends, without a 500
+    (b"/hold", b"1.1", b"", b""),                            # nothing of the answer was sent: it just ends, without a 500
     (b"/stream", b"1.1", b"5\r\nbegun\r\n", b""),            # its chunks are not ended
     (b"/stream", b"1.0", b"begun", ConnectionResetError),    # only a reset tells it from a complete answer
     (b"/taken", b"1.1", b"\r\n\r\n", b"")])

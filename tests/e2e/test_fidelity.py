@@ -125,8 +125,8 @@ def test_two_authorizations_are_refused(gateway, upstream):
 
 
 def test_every_set_cookie_and_unusual_answer_headers(gateway, upstream):
-    upstream.answer = (b"HTTP/1.1 200 OK\r\nSet-Cookie: a=1; Path=/\r\nset-cookie: b=2\r\nX-Bytes: \xe9\xff\r\nDate: Thu, 01 Jan 1970"
-                       b" 00:00:00 GMT\r\nServer: legacy/1\r\nSet-Cookie: c=3\r\nContent-Length: 2\r\n\r\nok")
+    upstream.answer = (b"HTTP/1.1 200 OK\r\nSet-Cookie: a=1; Path=/\r\nset-cookie: b=2\r\nX-Bytes: \xe9\xff\r\n"
+                       b"Date: Thu, 01 Jan 1970 00:00:00 GMT\r\nServer: legacy/1\r\nSet-Cookie: c=3\r\nContent-Length: 2\r\n\r\nok")
     _, fields, body = get(gateway, "/")
     assert [value for name, value in fields if name.lower() == "set-cookie"] == ["a=1; Path=/", "b=2", "c=3"]
     assert field(fields, "X-Bytes") == "\xe9\xff"
@@ -206,8 +206,8 @@ def test_hop_by_hop_fields_stay_behind(gateway, upstream):
 
 
 def test_forwarding_fields_of_strangers_are_replaced(gateway, upstream):
-    get(gateway, "/", "X-Forwarded-For: 6.6.6.6", "X-Forwarded-Proto: https", "X-Forwarded-Host: evil.test", "Forwarded: for=6.6.6.6",
-        "X-Forwarded-Port: 1", "X-Request-Id: chosen-by-a-stranger")
+    get(gateway, "/", "X-Forwarded-For: 6.6.6.6", "X-Forwarded-Proto: https", "X-Forwarded-Host: evil.test",
+        "Forwarded: for=6.6.6.6", "X-Forwarded-Port: 1", "X-Request-Id: chosen-by-a-stranger")
     fields = dict(upstream.fields())
     assert fields["X-Forwarded-For"] == "127.0.0.1"
     assert fields["X-Forwarded-Proto"] == "http"
@@ -247,12 +247,14 @@ def test_a_body_with_a_length(gateway, upstream):
 
 
 def test_a_chunked_body(gateway, upstream):
-    raw = b"POST /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n4;x=y\r\ndefg\r\n0\r\n\r\n"
+    raw = (b"POST /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+           b"3\r\nabc\r\n4;x=y\r\ndefg\r\n0\r\n\r\n")
     assert ask(gateway.port, raw)[0] == 200
     assert upstream.bodies == [b"abcdefg"]
 
 
-@pytest.mark.parametrize("rest", [b"zz\r\nabc\r\n0\r\n\r\n", b"3\r\nabcX\r\n0\r\n\r\n", b"-3\r\nabc\r\n0\r\n\r\n", b"3\nabc\r\n0\r\n\r\n"])
+@pytest.mark.parametrize("rest", [
+    b"zz\r\nabc\r\n0\r\n\r\n", b"3\r\nabcX\r\n0\r\n\r\n", b"-3\r\nabc\r\n0\r\n\r\n", b"3\nabc\r\n0\r\n\r\n"])
 def test_bad_chunks_are_the_clients_fault(gateway, upstream, rest):
     raw = b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + rest
     status, _, body = ask(gateway.port, raw)

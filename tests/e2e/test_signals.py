@@ -99,7 +99,7 @@ def test_usr2_and_term_upgrade_without_loss(plain):
 
 
 def test_a_second_upgrade(plain):
-    """The new master hands on what it was handed. (Here by the command ``gunicorn``; everywhere else it is ``python -m gunicorn``.)"""
+    """The new master hands on what it was handed. (By the command ``gunicorn``; the other tests: ``python -m gunicorn``.)"""
     admin = free_port()
     instance = plain(config=CONFIG + f'[gateway]\nadmin = "127.0.0.1:{admin}"\n',
                      command=(str(Path(sys.executable).with_name("gunicorn")),))
@@ -156,8 +156,9 @@ def test_a_killed_worker_is_replaced_in_its_slot(plain):
     assert metrics.read_bytes() == b"numbers"
 
 
-def test_workers_without_a_master_finish_and_end(plain):
-    instance = plain()
+def test_workers_without_a_master_finish_and_end(plain, tmp_path):
+    config = CONFIG + f'[gateway]\nadmin = "127.0.0.1:{free_port()}"\n'
+    instance = plain(config=config)
     held = Connection(instance.port)
     held.sock.sendall(b"GET /hold HTTP/1.1\r\nHost: a\r\n\r\n")
     until(instance.held)
@@ -165,10 +166,30 @@ def test_workers_without_a_master_finish_and_end(plain):
     instance.process.kill()
     instance.process.wait()
     until(lambda: instance.states() == {worker: "draining"})
+    other = plain(config=config, bind=f"127.0.0.1:{instance.port}")              # on the same ports, while it still drains
+    until(lambda: other.states() == {worker: "draining", **{pid: "serving" for pid in other.serving()}})
     instance.release()
     assert held.answer() == (200, b"%d one" % worker)
     until(lambda: gone(worker))
     held.close()
+
+
+def test_an_upgrade_that_cannot_start_leaves_the_old_master(plain):
+    instance = plain()
+    load = Load(instance.port)
+    instance.config.write_text("[gateway]\nnonsense = 1\n")
+    instance.signal(signal.SIGUSR2)
+    until(lambda: "nonsense: unknown setting" in instance.log.read_text())
+    load.more()
+    until(lambda: len(children(instance.process.pid)) == 1)  # the new master has ended
+    instance.config.write_text(CONFIG)
+    instance.upgraded()
+    load.more()
+    load.stop()
+
+
+def children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
 # Mistakes

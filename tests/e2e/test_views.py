@@ -155,7 +155,8 @@ def test_gather_with_plain_requests_and_flasks_context(gateway):
 @pytest.mark.parametrize("target, status, code", [
     ("/shop/hang", 504, "deadline_exceeded"), ("/shop/sleep", 504, "deadline_exceeded"),
     ("/shop/refused", 502, "upstream_connect_failed"), ("/shop/broken", 500, "internal_error"),
-    ("/shop/abort/404", 404, "not_found"), ("/shop/abort/418", 418, "i_m_a_teapot"), ("/shop/abort/503", 503, "service_unavailable")])
+    ("/shop/abort/404", 404, "not_found"), ("/shop/abort/418", 418, "i_m_a_teapot"),
+    ("/shop/abort/503", 503, "service_unavailable")])
 def test_errors_of_views(gateway, target, status, code):
     answer, fields, body = get(gateway, target)
     problem = json.loads(body)
@@ -252,7 +253,8 @@ class Chat:
         if b"deny" in head:
             sock.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno")
         elif b"Upgrade: websocket" in head:
-            sock.sendall(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n"
+            sock.sendall(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                         b"Sec-WebSocket-Accept: x\r\n"
                          b"\r\nhello")
             while data := sock.recv(65536):
                 sock.sendall(data.upper())

@@ -52,14 +52,15 @@ def serve_unix(tmp_path) -> Iterator[Callable[..., str]]:
 
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory) -> dict[str, str]:
-    """Files by name: an authority (``ca``), ``server`` for shop.test and 127.0.0.1, ``client``; and another authority (``other``)."""
+    """Files by name: an authority (``ca``), ``server`` for shop.test and 127.0.0.1, ``client``; another authority (``other``)."""
     folder = tmp_path_factory.mktemp("certificates")
 
     def openssl(*arguments: str) -> None:
         subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
 
     for name in ("ca", "other"):
-        openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", f"/CN={name}",
+        openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj",
+                f"/CN={name}",
                 "-keyout", f"{name}.key", "-out", f"{name}.pem")
     for name in ("server", "client"):
         (folder / f"{name}.ext").write_text("subjectAltName=DNS:shop.test,IP:127.0.0.1\n" if name == "server" else "")

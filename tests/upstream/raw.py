@@ -80,8 +80,8 @@ class Peer:
 
 
 class Service:
-    """``serve(Service(answer))``: every request is kept in ``seen`` and answered by ``answer(head, body)``: bytes, or None to close.
-    ``connections`` counts those accepted, ``open`` those not yet ended."""
+    """``serve(Service(answer))``: every request is kept in ``seen`` and answered by ``answer(head, body)``: bytes, or None to
+    close. ``connections`` counts those accepted, ``open`` those not yet ended."""
 
     def __init__(self, answer: Callable[[bytes, bytes], bytes | None] | bytes = OK) -> None:
         self.answer = answer if callable(answer) else lambda head, body: answer

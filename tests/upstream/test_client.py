@@ -7,14 +7,8 @@ import pytest
 from gevent.event import Event
 from raw import OK, Peer, Service, body_of, content, get, pool_of, post, stall
 
-from gateway.errors import (BadRequest, BodyTimeout, ConfigError, DeadlineExceeded, GatewayError, InvalidTarget, PoolExhausted, TruncatedBody,
-                            UpstreamClosed, UpstreamProtocolError, UpstreamTimeout, UpstreamTruncated)
-from gateway.message import Body
-from gateway.upstream.client import Upstream
-from gateway.upstream.transport import BodyStream
+from gateway.errors import ConfigError, DeadlineExceeded, GatewayError, PoolExhausted, UpstreamClosed, UpstreamTimeout
 
-
-# Connections
 
 def test_connections_are_kept_and_used_again(serve, upstream):
     service = Service()
@@ -161,7 +155,8 @@ class Fickle:
             sock.sendall(OK)
 
 
-@pytest.mark.parametrize("method, body", [("GET", None), ("HEAD", None), ("OPTIONS", None), ("DELETE", None), ("PUT", b"x"), ("PUT", b"x" * 100),
+@pytest.mark.parametrize("method, body", [("GET", None), ("HEAD", None), ("OPTIONS", None), ("DELETE", None), ("PUT", b"x"),
+                                          ("PUT", b"x" * 100),
                                           ("PUT", "small"), ("TRACE", None)])
 def test_an_idempotent_request_goes_once_more(serve, upstream, method, body):
     service = Fickle()
@@ -278,7 +273,8 @@ def test_it_says_what_it_is(upstream):
 
 @pytest.mark.parametrize("instances, settings, error", [
     ((), {}, ValueError), (("http://",), {}, ValueError), (("https://a",), {"tls": {"ca": "/nowhere.pem"}}, ConfigError),
-    (("https://a",), {"tls": {"certificate": "/nowhere.pem"}}, ConfigError), (("https://a",), {"tls": {"server_name": ".a"}}, ConfigError),
+    (("https://a",), {"tls": {"certificate": "/nowhere.pem"}}, ConfigError),
+    (("https://a",), {"tls": {"server_name": ".a"}}, ConfigError),
 ])
 def test_settings_that_cannot_work_are_refused_at_once(upstream, instances, settings, error):
     with pytest.raises(error):

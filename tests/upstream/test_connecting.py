@@ -89,7 +89,8 @@ def test_no_place_answers():
     assert pool_of(one) == (0, 0, 0)
 
 
-@pytest.mark.parametrize("seconds, timeout, error", [(10, None, ConnectTimeout), (0.01, None, DeadlineExceeded), (10, 0.01, UpstreamTimeout)])
+@pytest.mark.parametrize("seconds, timeout, error", [(10, None, ConnectTimeout), (0.01, None, DeadlineExceeded),
+                                                     (10, 0.01, UpstreamTimeout)])
 def test_connecting_is_bounded(full_port, upstream, seconds, timeout, error):
     one = upstream(full_port, connect_timeout="50ms")
     with pytest.raises(error) as caught:

@@ -61,7 +61,8 @@ def test_an_answer_is_used_until_its_time_is_over():
     assert names.asked[-1] == ("shop.test", 81)
 
 
-@pytest.mark.parametrize("error", [socket.gaierror(-2, "Name or service not known"), UnicodeError("label too long"), OSError("down")])
+@pytest.mark.parametrize("error", [socket.gaierror(-2, "Name or service not known"), UnicodeError("label too long"),
+                                   OSError("down")])
 def test_a_failure_is_remembered_for_a_moment(error):
     names = Names(ONE)
     names.error = error

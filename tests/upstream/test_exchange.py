@@ -7,25 +7,26 @@ import pytest
 from gevent.event import Event
 from raw import OK, Peer, Service, body_of, content, get, pool_of, post, stall
 
-from gateway.errors import (BadRequest, BodyTimeout, ConfigError, DeadlineExceeded, GatewayError, InvalidTarget, PoolExhausted, TruncatedBody,
-                            UpstreamClosed, UpstreamProtocolError, UpstreamTimeout, UpstreamTruncated)
+from gateway.errors import (BadRequest, BodyTimeout, DeadlineExceeded, InvalidTarget, TruncatedBody, UpstreamProtocolError,
+                            UpstreamTimeout, UpstreamTruncated)
 from gateway.message import Body
-from gateway.upstream.client import Upstream
 from gateway.upstream.transport import BodyStream
 
 
-# What goes out and what comes back
-
 def test_a_call_and_its_answer_are_exact(serve, upstream):
-    service = Service(b"HTTP/1.1 207 M\xfclti\tStatus\r\nX-b: 1\r\nx-B: \xe9\r\nSet-Cookie: a\r\nSet-Cookie: b\r\nContent-Length: 5\r\n\r\nhello")
+    service = Service(b"HTTP/1.1 207 M\xfclti\tStatus\r\nX-b: 1\r\nx-B: \xe9\r\nSet-Cookie: a\r\nSet-Cookie: b\r\n"
+                      b"Content-Length: 5\r\n\r\nhello")
     port = serve(service)
     call = get("/a%2Fb//c?q=+%20", ("X-Two", "1"), ("x-two", "\xe9"))
     response = upstream(port).send(call)
-    assert service.seen == [(f"GET /a%2Fb//c?q=+%20 HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nX-Two: 1\r\nx-two: \xe9\r\n\r\n".encode("latin-1"), b"")]
+    sent = f"GET /a%2Fb//c?q=+%20 HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nX-Two: 1\r\nx-two: \xe9\r\n\r\n"
+    assert service.seen == [(sent.encode("latin-1"), b"")]
     assert (response.status, response.reason, response.body) == (207, "M\xfclti\tStatus", b"hello")
     assert response.headers == [("X-b", "1"), ("x-B", "\xe9"), ("Set-Cookie", "a"), ("Set-Cookie", "b"), ("Content-Length", "5")]
     attempt, = call.attempts
-    assert (attempt.upstream, attempt.instance, attempt.status, attempt.flag, attempt.reused) == ("shop", f"http://127.0.0.1:{port}", 207, "", False)
+    assert (attempt.upstream, attempt.instance, attempt.status, attempt.flag, attempt.reused) == ("shop",
+                                                                                                  f"http://127.0.0.1:{port}", 207,
+                                                                                                  "", False)
     assert 0 < attempt.seconds < 10
 
 
@@ -78,8 +79,10 @@ ANSWERS = {
     "length zero": (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b"", True),
     "64 KB": (b"HTTP/1.1 200 OK\r\nContent-Length: 65536\r\n\r\n" + b"x" * 65536, b"x" * 65536, True),
     "more than 64 KB": (b"HTTP/1.1 200 OK\r\nContent-Length: 65537\r\n\r\n" + b"x" * 65537, b"x" * 65537, True),
-    "chunked": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3;x=y\r\nllo\r\n0\r\nX-Sum: 9\r\n\r\n", b"hello", True),
-    "chunked, large": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"4000\r\n" + b"x" * 0x4000 + b"\r\n" + b"0\r\n\r\n", b"x" * 0x4000, True),
+    "chunked": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3;x=y\r\nllo\r\n0\r\nX-Sum: 9\r\n\r\n", b"hello",
+                True),
+    "chunked, large": (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4000\r\n" + b"x" * 0x4000 + b"\r\n0\r\n\r\n", b"x" * 0x4000, True),
     "HTTP/1.0 kept": (b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok", b"ok", True),
     "HTTP/1.0": (b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", b"ok", False),
     "close": (b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok", b"ok", False),
@@ -88,7 +91,8 @@ ANSWERS = {
     "304": (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", b"", True),
     "304 chunked": (b"HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked\r\n\r\n", b"", True),
     "100 before": (b"HTTP/1.1 100 Continue\r\n\r\n" + OK, b"ok", True),
-    "103 and 102 before": (b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 102 Processing\r\nContent-Length: 9\r\n\r\n" + OK, b"ok", True),
+    "103 and 102 before": (b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 102 Processing\r\nContent-Length: 9\r\n\r\n" + OK,
+                           b"ok", True),
     "excess": (OK + b"stray", b"ok", False),
     "excess after chunks": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n0", b"", False),
     "excess after 204": (b"HTTP/1.1 204 No Content\r\n\r\nno content", b"", False),
@@ -144,9 +148,11 @@ def test_a_body_until_the_connection_ends(serve, upstream):
 
 
 @pytest.mark.parametrize("data", [
-    b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhell", b"HTTP/1.1 200 OK\r\nContent-Length: 70000\r\n\r\nhell", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhell", b"HTTP/1.1 200 OK\r\nContent-Length: 70000\r\n\r\nhell",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhell",
-    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhell\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhell\r\n0\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhell\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhell\r\n0\r\n",
 ])
 def test_an_answer_cut_short_is_never_complete(serve, upstream, data):
     def handle(sock, address):
@@ -164,8 +170,10 @@ def test_an_answer_cut_short_is_never_complete(serve, upstream, data):
 
 
 @pytest.mark.parametrize("data", [
-    b"SSH-2.0-OpenSSH_9\r\n", b"HTTP/1.1 200 OK\n\n", b"HTTP/1.1 200 OK\r\nbad field\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
-    b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 201 + b"\r\n", b"HTTP/1.1 200 OK\r\nA: " + b"x" * 65536, b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
+    b"SSH-2.0-OpenSSH_9\r\n", b"HTTP/1.1 200 OK\n\n", b"HTTP/1.1 200 OK\r\nbad field\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 201 + b"\r\n", b"HTTP/1.1 200 OK\r\nA: " + b"x" * 65536,
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
     b"HTTP/1.1 100 Continue\r\n\r\n" * 101 + OK, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
 ])
 def test_what_is_no_valid_answer_is_an_error(serve, upstream, data):
@@ -189,8 +197,9 @@ def test_what_would_be_two_requests_is_never_sent(serve, upstream, call):
 
 # Time
 
-@pytest.mark.parametrize("seconds, timeout, error, flag", [(0.02, None, DeadlineExceeded, "DT"), (0.02, 5.0, DeadlineExceeded, "DT"),
-                                                           (5.0, 0.02, UpstreamTimeout, "UT")])
+@pytest.mark.parametrize("seconds, timeout, error, flag", [
+    (0.02, None, DeadlineExceeded, "DT"), (0.02, 5.0, DeadlineExceeded, "DT"), (5.0, 0.02, UpstreamTimeout, "UT"),
+])
 @pytest.mark.parametrize("parts", [(), (b"HTTP/1.1 200 OK\r\n",), (b"HTTP/1.1 103 Early Hints\r\n\r\n",)])
 def test_the_wait_for_the_head_is_bounded(serve, upstream, parts, seconds, timeout, error, flag):
     one = upstream(serve(stall(*parts)))
@@ -218,7 +227,8 @@ def test_a_deadline_already_over_sends_nothing(serve, upstream):
     assert service.connections == 0 and pool_of(one) == (0, 0, 0)
 
 
-@pytest.mark.parametrize("head, streamed", [(b"Content-Length: 5", False), (b"Content-Length: 70000", True), (b"Transfer-Encoding: chunked", True), (b"A: b", True)])
+@pytest.mark.parametrize("head, streamed", [(b"Content-Length: 5", False), (b"Content-Length: 70000", True),
+                                            (b"Transfer-Encoding: chunked", True), (b"A: b", True)])
 def test_silence_within_a_body_is_bounded(serve, upstream, head, streamed):
     one = upstream(serve(stall(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n\r\n")), read_timeout="20ms")
     call = get()
@@ -281,5 +291,3 @@ def test_a_small_body_cut_short_is_never_sent(serve, upstream):
     with pytest.raises(TruncatedBody):
         upstream(serve(service)).send(call)
     assert service.connections == 0 and call.attempts == []
-
-

@@ -47,8 +47,10 @@ def test_chunks(data, body, excess):
 
 
 BAD = [
-    b"\r\n", b"g\r\n", b"5\nhello\r\n0\r\n\r\n", b"\nhello", b"5\r\nhello\n0\r\n\r\n", b"5\r\nhello0\r\n\r\n", b"5\r\nhelloX\r\n", b"5\r\nhello\rX", b"-5\r\nhello", b"+5\r\n",
-    b"0x5\r\nhello", b" 5\r\nhello", b"5 5\r\nhello", b"5\r\nhello\r\n0\r\n\n", b"5\r\nhello\r\n0\r\nno colon\r\n\r\n", b"0\r\n bad: 1\r\n\r\n",
+    b"\r\n", b"g\r\n", b"5\nhello\r\n0\r\n\r\n", b"\nhello", b"5\r\nhello\n0\r\n\r\n", b"5\r\nhello0\r\n\r\n", b"5\r\nhelloX\r\n",
+    b"5\r\nhello\rX", b"-5\r\nhello", b"+5\r\n",
+    b"0x5\r\nhello", b" 5\r\nhello", b"5 5\r\nhello", b"5\r\nhello\r\n0\r\n\n", b"5\r\nhello\r\n0\r\nno colon\r\n\r\n",
+    b"0\r\n bad: 1\r\n\r\n",
     b"0\r\nA: b\x00\r\n\r\n", b"0\r\nA: b\n\r\n", b"5;\x00\r\nhello", b"5;a\rb\r\n", b"1" * 17 + b"\r\n", b"\xb2\r\n", b"1_0\r\n",
     b"5;" + b"x" * MAX_LINE, b"0\r\nA: " + b"x" * MAX_LINE,
 ]
@@ -97,7 +99,8 @@ def test_any_chunks_in_any_pieces(chunks, size):
     assert framing.complete and not framing.excess
 
 
-@pytest.mark.parametrize("data, body, excess", [(b"hello", b"hello", b""), (b"hello!", b"hello", b"!"), (b"helloHTTP/1.1", b"hello", b"HTTP/1.1")])
+@pytest.mark.parametrize("data, body, excess", [(b"hello", b"hello", b""), (b"hello!", b"hello", b"!"), (b"helloHTTP/1.1",
+                                                                                                         b"hello", b"HTTP/1.1")])
 def test_length(data, body, excess):
     for size in (1, 2, 1000):
         framing = ByLength(5)

@@ -33,8 +33,10 @@ def test_status_and_reason_are_kept_exactly(line, status, reason):
 
 
 @pytest.mark.parametrize("line", [
-    "HTTP/2 200 OK", "HTTP/1.1  200 OK", "HTTP/1.1 20 OK", "HTTP/1.1 2000 OK", "HTTP/1.1 099 OK", "HTTP/1.1 2x0 OK", "http/1.1 200 OK",
-    " HTTP/1.1 200 OK", "HTTP/1.1 200 O\x00K", "HTTP/1.1 200 O\rK", "HTTP/1.10 200 OK", "HTTP/1.1\t200 OK", "HTTP/1.1 200\tOK", "SSH-2.0-OpenSSH",
+    "HTTP/2 200 OK", "HTTP/1.1  200 OK", "HTTP/1.1 20 OK", "HTTP/1.1 2000 OK", "HTTP/1.1 099 OK", "HTTP/1.1 2x0 OK",
+    "http/1.1 200 OK",
+    " HTTP/1.1 200 OK", "HTTP/1.1 200 O\x00K", "HTTP/1.1 200 O\rK", "HTTP/1.10 200 OK", "HTTP/1.1\t200 OK", "HTTP/1.1 200\tOK",
+    "SSH-2.0-OpenSSH",
     "",
 ])
 def test_what_is_no_status_line_is_refused(line):
@@ -43,10 +45,12 @@ def test_what_is_no_status_line_is_refused(line):
 
 
 def test_fields_are_kept_in_order_and_case_and_byte_for_byte():
-    head = head_of("X-b: 1", "x-B: 2", "Set-Cookie: a=1; Path=/", "Set-Cookie: b=2", "Empty:", "Blank: \t ", "Tight:v", "Wide: \t a  b \t",
+    head = head_of("X-b: 1", "x-B: 2", "Set-Cookie: a=1; Path=/", "Set-Cookie: b=2", "Empty:", "Blank: \t ", "Tight:v",
+                   "Wide: \t a  b \t",
                    "Latin: \xe9\x80\xff", "Colons: a:b:c", "!#$%&'*+-.^_`|~9z: odd")
     assert head.headers == [
-        ("X-b", "1"), ("x-B", "2"), ("Set-Cookie", "a=1; Path=/"), ("Set-Cookie", "b=2"), ("Empty", ""), ("Blank", ""), ("Tight", "v"),
+        ("X-b", "1"), ("x-B", "2"), ("Set-Cookie", "a=1; Path=/"), ("Set-Cookie", "b=2"), ("Empty", ""), ("Blank", ""),
+        ("Tight", "v"),
         ("Wide", "a  b"), ("Latin", "\xe9\x80\xff"), ("Colons", "a:b:c"), ("!#$%&'*+-.^_`|~9z", "odd")]
 
 
@@ -56,7 +60,8 @@ def test_a_head_without_fields():
 
 
 @pytest.mark.parametrize("lines", [
-    ["no colon"], [": no name"], ["A : space"], ["A\t: tab"], ["A b: space"], ["\xe9: latin"], ["A(: b"], ["A: b\x00"], ["A: b\x01c"], ["A: b\x7f"],
+    ["no colon"], [": no name"], ["A : space"], ["A\t: tab"], ["A b: space"], ["\xe9: latin"], ["A(: b"], ["A: b\x00"],
+    ["A: b\x01c"], ["A: b\x7f"],
     ["A: b\rc"], ["A: b\nB: c"], ["\nA: b"], [" A: b"], ["\tA: b"], ["A: b", "B"], ["A: b\n"], ["A:" + " " * 60000 + "\x01"],
 ])
 def test_what_is_no_field_is_refused(lines):
@@ -69,7 +74,8 @@ def test_folded_lines_are_unfolded():
     assert head.headers == [("A", "one two three"), ("B", "four"), ("C", "five")]
 
 
-@pytest.mark.parametrize("data", [b"HTTP/1.1 200 OK\n\n", b"HTTP/1.1 200 OK\r\nA: b\n", b"HTTP/1.1 200 OK\r\nA: b\n\r\n", b"\r\n", b"HTTP/2", b"<html>",
+@pytest.mark.parametrize("data", [b"HTTP/1.1 200 OK\n\n", b"HTTP/1.1 200 OK\r\nA: b\n", b"HTTP/1.1 200 OK\r\nA: b\n\r\n", b"\r\n",
+                                  b"HTTP/2", b"<html>",
                                   b"HTTP/1.1 200 OK\r\nA: b\n\nbody\r\n\r\n"])
 def test_what_can_become_no_head_is_not_waited_for(data):
     with pytest.raises(UpstreamProtocolError):
@@ -132,7 +138,8 @@ def test_the_fields_say_where_the_body_ends(lines, size):
     assert head_of(*lines).size == size
 
 
-@pytest.mark.parametrize("lines", [["Content-Length: 5", "content-length: 5"], ["Content-Length: 5, 5"], ["Content-Length: 5,5", "Content-Length: 5"]])
+@pytest.mark.parametrize("lines", [["Content-Length: 5", "content-length: 5"], ["Content-Length: 5, 5"],
+                                   ["Content-Length: 5,5", "Content-Length: 5"]])
 def test_one_length_said_twice_becomes_one_field(lines):
     head = head_of("A: b", *lines, "C: d")
     assert head.size == 5
@@ -140,11 +147,14 @@ def test_one_length_said_twice_becomes_one_field(lines):
 
 
 @pytest.mark.parametrize("lines", [
-    ["Content-Length: 5", "Content-Length: 6"], ["Content-Length: 5, 6"], ["Content-Length: 5,"], ["Content-Length:"], ["Content-Length: -1"],
+    ["Content-Length: 5", "Content-Length: 6"], ["Content-Length: 5, 6"], ["Content-Length: 5,"], ["Content-Length:"],
+    ["Content-Length: -1"],
     ["Content-Length: +1"], ["Content-Length: 1.0"], ["Content-Length: 0x1"], ["Content-Length: 1 2"], ["Content-Length: \xb2"],
     ["Content-Length: 1_0"], ["Content-Length: " + "9" * 19], ["Content-Length: 05", "Content-Length: 5"],
-    ["Transfer-Encoding: gzip"], ["Transfer-Encoding: gzip, chunked"], ["Transfer-Encoding: chunked, chunked"], ["Transfer-Encoding:"],
-    ["Transfer-Encoding: chunked", "Transfer-Encoding: chunked"], ["Transfer-Encoding: identity"], ["Transfer-Encoding: chunked;a=b"],
+    ["Transfer-Encoding: gzip"], ["Transfer-Encoding: gzip, chunked"], ["Transfer-Encoding: chunked, chunked"],
+    ["Transfer-Encoding:"],
+    ["Transfer-Encoding: chunked", "Transfer-Encoding: chunked"], ["Transfer-Encoding: identity"],
+    ["Transfer-Encoding: chunked;a=b"],
     ["Transfer-Encoding: chunked", "Content-Length: 5"], ["Content-Length: 5", "Transfer-Encoding: chunked"],
     ["Transfer-Encoding: \x0bchunked"],
 ])
@@ -181,7 +191,8 @@ def test_close_wins_over_keep_alive(close):
     assert not head_of("Connection: keep-alive", close).keep_alive
 
 
-@pytest.mark.parametrize("value, idle", [("timeout=5", 5.0), ("Timeout=5, max=100", 5.0), ("max=100, timeout=7", 7.0), ("max=100", None), ("timeout=x", None),
+@pytest.mark.parametrize("value, idle", [("timeout=5", 5.0), ("Timeout=5, max=100", 5.0), ("max=100, timeout=7", 7.0),
+                                         ("max=100", None), ("timeout=x", None),
                                          ("timeout=-1", None), ("", None)])
 def test_keep_alive_says_how_long(value, idle):
     assert head_of(f"Keep-Alive: {value}").idle == idle
@@ -222,7 +233,8 @@ SEPARATOR = st.sampled_from([":", ": ", ":\t", " :", ":  ", ""])
 END = st.sampled_from(["\r\n", "\r\n", "\r\n", "\n", "\r", "\r\n ", "\r\n\t"])
 FIELD = st.tuples(NAME, SEPARATOR, VALUE, END).map("".join)
 FIRST = st.tuples(st.sampled_from(["HTTP/1.1", "HTTP/1.0", "HTTP/1.9", "HTTP/2.0", "HTP/1.1"]), st.sampled_from([" ", " ", "\t"]),
-                  st.sampled_from(["200", "404", "20", "2000", "abc"]), st.sampled_from(["", " ", " OK", " Not \xe9", "OK", " a\x01"]), END).map("".join)
+                  st.sampled_from(["200", "404", "20", "2000", "abc"]),
+                  st.sampled_from(["", " ", " OK", " Not \xe9", "OK", " a\x01"]), END).map("".join)
 
 
 @given(first=FIRST, fields=st.lists(FIELD, max_size=5))

@@ -18,7 +18,8 @@ class Sending:
     failure: BaseException | None = None
 
 
-@pytest.mark.parametrize("deadline, seconds, error", [(50, None, DeadlineExceeded), (50, 100, DeadlineExceeded), (100, 50, UpstreamTimeout),
+@pytest.mark.parametrize("deadline, seconds, error", [(50, None, DeadlineExceeded), (50, 100, DeadlineExceeded), (100, 50,
+                                                                                                                  UpstreamTimeout),
                                                       (None, 50, UpstreamTimeout)])
 def test_the_earlier_one_holds_and_names_the_error(deadline, seconds, error):
     limit = Limit(deadline and Deadline(deadline), seconds, late)
@@ -27,7 +28,8 @@ def test_the_earlier_one_holds_and_names_the_error(deadline, seconds, error):
     assert isinstance(limit.over(), error)
 
 
-@pytest.mark.parametrize("deadline, seconds, error", [(0, 50, DeadlineExceeded), (50, 0, UpstreamTimeout), (50, -1, UpstreamTimeout)])
+@pytest.mark.parametrize("deadline, seconds, error", [(0, 50, DeadlineExceeded), (50, 0, UpstreamTimeout), (50, -1,
+                                                                                                            UpstreamTimeout)])
 def test_time_that_has_passed_is_an_error_at_once(deadline, seconds, error):
     with pytest.raises(error):
         Limit(Deadline(deadline), seconds, late).left()

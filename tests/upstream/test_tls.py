@@ -239,7 +239,8 @@ def test_an_upgraded_socket_may_time_out(serve_tls, upstream, certificates):
 
 
 @pytest.mark.parametrize("settings, says", [
-    ({"ca": "/nowhere.pem"}, "tls.ca /nowhere.pem"), ({"ca": "client_key"}, "tls.ca"), ({"certificate": "/nowhere.pem"}, "tls.certificate /nowhere"),
+    ({"ca": "/nowhere.pem"}, "tls.ca /nowhere.pem"), ({"ca": "client_key"}, "tls.ca"),
+    ({"certificate": "/nowhere.pem"}, "tls.certificate /nowhere"),
     ({"certificate": "client"}, "in the same file"), ({"certificate": "client", "key": "server_key"}, "key .*server"),
 ])
 def test_files_that_cannot_be_used_are_named(certificates, settings, says):
@@ -249,7 +250,8 @@ def test_files_that_cannot_be_used_are_named(certificates, settings, says):
 
 def test_an_encrypted_key_asks_nobody(certificates, tmp_path):
     import subprocess
-    subprocess.run(["openssl", "ec", "-aes128", "-passout", "pass:secret", "-in", certificates["client_key"], "-out", tmp_path / "locked.key"],
+    subprocess.run(["openssl", "ec", "-aes128", "-passout", "pass:secret", "-in", certificates["client_key"], "-out",
+                    tmp_path / "locked.key"],
                    check=True, capture_output=True)
     with pytest.raises(ConfigError, match="encrypted"):
         build_context(Tls(certificate=certificates["client"], key=str(tmp_path / "locked.key")))

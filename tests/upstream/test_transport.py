@@ -12,8 +12,8 @@ from gevent.queue import Queue
 from gevent.socket import SO_LINGER, SOL_SOCKET
 from raw import OK, Peer, Service, body_of, content, get, pool_of, post
 
-from gateway.errors import (BodyTimeout, ClientDisconnected, DeadlineExceeded, InternalError, MalformedBody, TruncatedBody, UpstreamClosed,
-                            UpstreamTimeout, UpstreamTruncated)
+from gateway.errors import (BodyTimeout, ClientDisconnected, DeadlineExceeded, InternalError, MalformedBody, TruncatedBody,
+                            UpstreamClosed, UpstreamTimeout, UpstreamTruncated)
 from gateway.message import Body
 from gateway.upstream.transport import PIECE, RESET, BodyStream
 
@@ -99,7 +99,9 @@ def test_both_ways_flow_at_once(serve, upstream):
 
 
 @pytest.mark.parametrize("length", [None, 10_000_000])
-@pytest.mark.parametrize("answer", [b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nbig", b"HTTP/1.1 413 Too Large\r\nConnection: close\r\n\r\nbig"])
+@pytest.mark.parametrize("answer",
+                         [b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nbig",
+                          b"HTTP/1.1 413 Too Large\r\nConnection: close\r\n\r\nbig"])
 def test_an_early_answer_is_heard_and_the_sender_stops(serve, upstream, length, answer):
     service = Recorder(answer)
 
@@ -153,7 +155,8 @@ def test_large_bytes_are_answered_early_too(serve, upstream):
 
 @pytest.mark.parametrize("length", [None, 100_000])
 @pytest.mark.parametrize("failure, error", [(TruncatedBody("cut"), TruncatedBody), (MalformedBody("bad"), MalformedBody),
-                                            (ConnectionResetError(104, "gone"), ClientDisconnected), (KeyError("defect"), KeyError)])
+                                            (ConnectionResetError(104, "gone"), ClientDisconnected),
+                                            (KeyError("defect"), KeyError)])
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\n\r\nbeginning"])
 def test_a_body_that_fails_is_never_taken_for_complete(serve, upstream, length, failure, error, answer):
     service = Recorder(answer)
@@ -185,7 +188,8 @@ def test_a_body_that_fails_is_never_taken_for_complete(serve, upstream, length, 
     assert call.attempts[0].flag == getattr(error, "flag", "")
 
 
-@pytest.mark.parametrize("pieces, error", [([b"x" * 70_000], TruncatedBody), ([b"x" * 100_000, b"y"], None), ([b"x" * 70_000, b"y" * 40_000], InternalError)])
+@pytest.mark.parametrize("pieces, error", [([b"x" * 70_000], TruncatedBody), ([b"x" * 100_000, b"y"], None),
+                                           ([b"x" * 70_000, b"y" * 40_000], InternalError)])
 def test_a_body_is_exactly_as_long_as_announced(serve, upstream, pieces, error):
     service = Service()
     one = upstream(serve(service))
