@@ -23,13 +23,14 @@ from .cache import store
 from .config import Config
 from .configfile import load_text, read_text
 from .errors import ConfigError, GatewayError
+from .fastlane import Plain
 from .incoming import Incoming
 from .message import Response
 from .pipeline import Pipeline
 from .problem import render_http
 from .telemetry.log import RequestLog
 from .telemetry.metrics import registry
-from .upstream.requests_adapter import govern_requests
+from .upstream.requests_adapter import gateway_error, govern_requests
 from .views import View, undeclared, without_view
 
 log = logging.getLogger("gateway")
@@ -87,12 +88,18 @@ class Gateway(Flask):
         start_response(f"{response.status} {response.reason}", sized(response, environ["REQUEST_METHOD"]))
         return [response.body] if isinstance(response.body, bytes) else response.body
 
+    def receive(self, plain: Plain, connection: Any, peer: str) -> Response:
+        """Answer what the worker's fast lane has read, without WSGI."""
+        return self.pipeline.handle(self.incoming.plain(plain, connection, peer))
+
     def handle_exception(self, e: Exception) -> Any:
         """What a view did not catch: the application's own handler for 500 if there is one, else the gateway's answer."""
         if self._find_error_handler(InternalServerError(), request.blueprints) is not None:
             return super().handle_exception(e)
-        cause = e.__cause__
-        raise cause if isinstance(cause, GatewayError) and not isinstance(e, GatewayError) else e
+        cause = None if isinstance(e, GatewayError) else gateway_error(e)
+        if cause is None:
+            raise e
+        raise cause from e
 
     def handle_http_exception(self, e: HTTPException) -> Any:
         """``abort(404)`` and its like: the application's handler, else a problem document like every other error."""

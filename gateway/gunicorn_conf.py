@@ -15,10 +15,12 @@ monkey.patch_all()
 
 import os  # noqa: E402
 import resource  # noqa: E402
+import signal  # noqa: E402
 import socket  # noqa: E402
 import sys  # noqa: E402
 from typing import Any, NoReturn  # noqa: E402
 
+from gunicorn.errors import HaltServer  # noqa: E402
 from gunicorn.util import parse_address  # noqa: E402
 
 from gateway import rundir  # noqa: E402
@@ -121,16 +123,20 @@ def ports_in_use(server: Any) -> list[str]:
     return problems
 
 
-def on_starting(server: Any) -> None:
+def read_configuration() -> tuple[Any, list[str]]:
+    """The configuration, or None and what is wrong with it. (The workers keep the text of one that worked.)"""
     from gateway import configfile
 
-    instance = server.gateway = Instance()
     try:
-        text, source = configfile.read_text(None, os.environ)
-        config = configfile.load_text(text, os.environ, source)
+        return configfile.load(), []
     except ConfigError as error:
-        refuse(server, [f"{error.source}: {problem}" if error.source else problem for problem in error.problems])
-    if problems := ports_in_use(server):
+        return None, [f"{error.source}: {problem}" for problem in error.problems]
+
+
+def on_starting(server: Any) -> None:
+    instance = server.gateway = Instance()
+    config, problems = read_configuration()
+    if problems := problems or ports_in_use(server):
         refuse(server, problems)
     try:
         instance.open_admin(config.gateway.admin)
@@ -141,7 +147,6 @@ def on_starting(server: Any) -> None:
         instance.place = rundir.start(os.environ.get("GATEWAY_RUN_DIR"), uid, gid)
     except OSError as error:
         refuse(server, [f"cannot make a run directory: {error}"])
-    instance.place.keep_config(text)
     count_out_leaving(server, instance.place)
     if os.path.basename(server.START_CTX["args"][1]) == "__main__.py":
         # USR2 runs this again. As a file it would put gunicorn's folder, with its http package, before the standard library.
@@ -171,23 +176,15 @@ def count_out_leaving(server: Any, place: rundir.RunDir) -> None:
 
 
 def on_reload(server: Any) -> None:
-    from gateway import configfile
-
     instance = server.gateway
-    try:
-        text, source = configfile.read_text(None, os.environ)
-        config = configfile.load_text(text, os.environ, source)
-        problems = []
-    except ConfigError as error:
-        problems, source = error.problems, error.source
-    else:
-        instance.place.keep_config(text)
+    config, problems = read_configuration()
+    if config is not None:
         try:
             instance.open_admin(config.gateway.admin)
         except OSError as error:
             problems = [f"gateway: admin: cannot listen on {config.gateway.admin}: {error.strerror}; {instance.address} is kept"]
     for problem in problems:
-        server.log.error("%s: %s", source, problem)
+        server.log.error("%s", problem)
     instance.place.report_config(problems)
 
 
@@ -197,6 +194,7 @@ def pre_fork(server: Any, worker: Any) -> None:
 
 
 def post_fork(server: Any, worker: Any) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)            # until the worker has its own: the master's would swallow it here
     worker.gateway.place.slot = worker.slot
     worker.gateway.place.set_state("starting")
 
@@ -221,7 +219,9 @@ def post_worker_init(worker: Any) -> None:
 
 def worker_exit(server: Any, worker: Any) -> None:
     """In the worker, when it ends; Gunicorn calls it in the master too, for one that vanished."""
-    if worker.pid == os.getpid() and worker.booted and (stop := of_application(worker, "stop_worker")):
+    if worker.pid != os.getpid():
+        server.gateway.place.free_slot(worker.slot)
+    elif worker.booted and (stop := of_application(worker, "stop_worker")):
         stop(worker.wsgi)
 
 
@@ -246,5 +246,9 @@ def pre_exec(server: Any) -> None:
 
 
 def on_exit(server: Any) -> None:
-    if server.gateway.place is not None:
-        server.gateway.place.remove()
+    """In the master. A worker's first start that failed for the configuration ends it with 2, as when the file itself is broken."""
+    place = server.gateway.place
+    mistaken = isinstance(sys.exc_info()[1], HaltServer) and place.config_problems()
+    place.remove()
+    if mistaken:
+        raise SystemExit(2)

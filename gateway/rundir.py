@@ -33,6 +33,7 @@ from typing import NamedTuple
 
 ACCEPTING = frozenset({"serving", "leaving", "retiring"})
 STATES = ACCEPTING | {"starting", "draining", "failed"}
+FAILED = 0.5                    # seconds after which a failed worker counts: one that was told to end says so until then
 
 
 class Worker(NamedTuple):
@@ -96,9 +97,13 @@ class RunDir:
                 found[int(entry.name.partition(".")[2])] = Worker(int(words[0]), words[1])
         return dict(sorted(found.items()))
 
-    def others(self) -> set[str]:
-        """What the other workers do."""
-        return {worker.state for slot, worker in self.states().items() if slot != self.slot}
+    def others(self) -> dict[int, str]:
+        """Pid and state of the other workers that live."""
+        return {worker.pid: worker.state for slot, worker in self.states().items() if slot != self.slot}
+
+    def serves_without_me(self) -> bool:
+        """Does another worker take new connections?"""
+        return not ACCEPTING.isdisjoint(self.others().values())
 
     def ready(self) -> bool:
         """Does any worker take new connections?"""
@@ -132,6 +137,31 @@ class RunDir:
 
     def __repr__(self) -> str:
         return f"RunDir({self.path}, slot {self.slot})"
+
+
+class Succession:
+    """When may a worker that is to leave do so? ``others`` are those there are when it begins to ask.
+
+    Told to end, it goes as soon as nobody is starting: then its successors serve, or none were coming. Going by itself, it waits
+    for one that was not there before. A successor that failed, and was not itself told to end, is a broken deployment: it stays.
+    """
+
+    def __init__(self, others: dict[int, str]) -> None:
+        self._known = others.keys()
+        self._failed_at = 0.0
+
+    def may_leave(self, others: dict[int, str], told: bool, now: float) -> bool | None:
+        """True: leave. False: stay for good. None: not known yet. ``now`` is in seconds."""
+        states = set(others.values())
+        if told and not states & {"starting", "failed"}:
+            return True
+        if not told and any(pid not in self._known and state in ACCEPTING for pid, state in others.items()):
+            return True
+        if "failed" not in states or "starting" in states:
+            self._failed_at = 0.0
+            return None
+        self._failed_at = self._failed_at or now
+        return False if now > self._failed_at + FAILED else None
 
 
 _current: RunDir | None = None

@@ -97,7 +97,8 @@ class BodyFile(io.RawIOBase):
 def environ_of(request: Request) -> dict[str, Any]:
     """The environ for Flask: what is believed of the client, the body through the steps, and the request's id."""
     environ = request.environ
-    assert environ is not None, "a view needs a WSGI request"
+    if environ is None:
+        environ = request.environ = request.connection.environ(request)
     environ["REMOTE_ADDR"] = request.client
     environ["wsgi.url_scheme"] = request.scheme
     if request.host:

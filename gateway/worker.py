@@ -40,14 +40,14 @@ from gevent import get_hub
 from gevent.event import Event
 from gevent.pool import Pool
 from gevent.server import StreamServer
+from gunicorn.arbiter import Arbiter
 from gunicorn.http import wsgi
-from gunicorn.http.errors import ParseException
 from gunicorn.sock import ssl_context
 from gunicorn.workers.ggevent import GeventWorker
 
 from . import rundir
 from .clients import Client, Dismissed, Waiting
-from .errors import GatewayError
+from .errors import ConfigError, GatewayError
 from .reader import BodyReader, Connection, Request
 from .writer import ClientGone, ResponseWriter
 
@@ -55,7 +55,6 @@ IO_TIMEOUT = 60.0               # seconds without progress of a body or an answe
 UNREAD = 5.0                    # seconds for the rest of a body that the application did not read
 FRESH = 0.5                     # seconds a connection without any request yet gets for its first one when the worker drains
 RETRY = 2.0                     # seconds before a worker that could not start gives way to the next try
-FAILED = 0.5                    # seconds after which a failed successor counts: one that was itself told to end says so until then
 
 
 class GatewayWorker(GeventWorker):
@@ -95,11 +94,11 @@ class GatewayWorker(GeventWorker):
                 pass
         except (Dismissed, gevent.GreenletExit):
             client.lingers = False
-        except ParseException as error:
-            self.handle_error(None, client.sock, addr, error)
-            client.lingers = True
         except OSError as error:                             # Gunicorn's NoMoreData, the end of half a head, among them
             self.log.debug("The client ended the connection: %s", error)
+        except Exception as error:                           # of Gunicorn's parser: what the client sent is not HTTP
+            self.handle_error(None, client.sock, addr, error)
+            client.lingers = True
         finally:
             client.close()
 
@@ -185,7 +184,7 @@ class GatewayWorker(GeventWorker):
         expects, request._expected_100_continue = request._expected_100_continue, False
         body = BodyReader(request, client.unreader)
         writer, environ = wsgi.create(request, client.sock, client.addr, client.listener, self.cfg, response_class=ResponseWriter,
-                                      response_args=(connection, body, self._is_draining))
+                                      response_args=(connection, body, lambda: self.draining))
         if expects:
             body.announce(writer.send_continue)
         environ["wsgi.input"] = body
@@ -242,27 +241,37 @@ class GatewayWorker(GeventWorker):
             self.alive = False
             self._wake()
 
-    def _is_draining(self) -> bool:
-        return self.draining
-
     # The life of the worker
 
     def init_process(self) -> None:
-        """As Gunicorn's. A worker that cannot start does not end the master (as exit codes 3 and 4 do) while others serve."""
         try:
             super().init_process()
-        except Exception:
-            place = rundir.current()
-            if self.booted or place is None or not place.others() & rundir.ACCEPTING:
-                raise
-            self.log.exception("Worker %s cannot start; those that serve go on", self.pid)
-            self._report("failed")
-            until = monotonic() + RETRY
-            while self.alive and monotonic() < until:
-                gevent.sleep(0.1)
-            if not self.alive:
-                self._report("draining")                     # told to end: nobody is to take it for a broken deployment
-            sys.exit(1)
+        except Exception as error:
+            if not self.booted:
+                self._give_up(error)
+            raise
+
+    def _give_up(self, error: Exception) -> None:
+        """This worker cannot start. While others serve that is no reason to end the master, as exit codes 3 and 4 would."""
+        place = rundir.current()
+        if place is None:
+            return
+        if isinstance(error, ConfigError):
+            place.report_config(error.problems)
+            for problem in error.problems:
+                self.log.error("%s: %s", error.source or "the configuration", problem)
+            if not place.serves_without_me():
+                sys.exit(Arbiter.WORKER_BOOT_ERROR)
+        elif not place.serves_without_me():
+            return
+        self.log.error("Worker %s cannot start; those that serve go on", self.pid, exc_info=error)
+        self._report("failed")
+        until = monotonic() + RETRY
+        while self.alive and monotonic() < until:
+            gevent.sleep(0.1)
+        if not self.alive:
+            self._report("draining")                         # told to end: nobody is to take it for a broken deployment
+        sys.exit(1)
 
     def run(self) -> None:
         self._changed = Event()
@@ -335,19 +344,14 @@ class GatewayWorker(GeventWorker):
         self._report("leaving" if self._told else "retiring")
         if not self._told:
             os.kill(self.ppid, signal.SIGCHLD)               # wakes the master, which starts the successor
-        known, failed = {worker.pid for worker in place.states().values()}, 0.0
+        succession = rundir.Succession(place.others())
         until = monotonic() + self.cfg.graceful_timeout
         while monotonic() < until:
-            others = {worker.pid: worker.state for slot, worker in place.states().items() if slot != place.slot}
-            states = set(others.values())
-            if self._told and not states & {"starting", "failed"}:
-                return True
-            if not self._told and any(pid not in known and state in rundir.ACCEPTING for pid, state in others.items()):
-                return True
-            failed = (failed or monotonic()) if "failed" in states and "starting" not in states else 0.0
-            if failed and monotonic() > failed + FAILED:
+            verdict = succession.may_leave(place.others(), self._told, monotonic())
+            if verdict is False:
                 self.log.error("Worker %s stays: its successor cannot start", self.pid)
-                return False
+            if verdict is not None:
+                return verdict
             self._tick(0.05)
         return True
 

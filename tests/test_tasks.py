@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import traceback
 from contextvars import ContextVar
+from pathlib import Path
 
 import flask
 import gevent
@@ -16,6 +20,7 @@ from gateway.message import Attempt, Request
 from gateway.tasks import current_request, gather, spawn
 
 SAFETY = 20.0
+ROOT = Path(__file__).parents[1]
 color: ContextVar[str] = ContextVar("color", default="none")
 
 
@@ -85,8 +90,8 @@ def test_tasks_run_at_the_same_time():
 
 
 def test_gathers_nest():
-    meeting = Meeting(4)
-    assert gather(lambda: gather(meeting.arrive, meeting.arrive), lambda: gather(meeting.arrive, meeting.arrive)) == [[4, 4], [4, 4]]
+    arrive = Meeting(4).arrive
+    assert gather(lambda: gather(arrive, arrive), lambda: gather(arrive, arrive)) == [[4, 4], [4, 4]]
 
 
 @pytest.mark.parametrize("limit", [1, 2, 7])
@@ -337,3 +342,10 @@ def test_an_error_of_a_task_is_the_views_error(app):
     answer = app.test_client().get("/")
     assert (answer.status_code, answer.text) == (418, "handled x")
     assert len(app.torn_down) == 2
+
+
+def test_the_example_runs():
+    done = subprocess.run([sys.executable, ROOT / "examples" / "gather.py"], capture_output=True, text=True, timeout=SAFETY,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.stderr == ""
+    assert done.stdout.startswith("/user /orders /team: ") and "not all tasks were done after 0.05 s" in done.stdout

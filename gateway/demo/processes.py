@@ -50,7 +50,7 @@ class Child:
 
 
 class Crew:
-    """All children. ``pause`` waits some seconds, on the real clock unless told otherwise."""
+    """All children. ``folder`` is where they run and where their output goes, ``env`` their environment."""
 
     def __init__(self, folder: Path, env: Mapping[str, str]) -> None:
         self.folder = folder

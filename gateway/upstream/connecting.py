@@ -13,7 +13,7 @@ from .address import Address
 from .dns import LookupFailed, Place, Resolver
 from .limit import Limit
 from .tls import TlsConnection
-from .transport import Connection, native_socket
+from .transport import Connection, Lost, native_socket
 
 
 class Connector:
@@ -33,7 +33,9 @@ class Connector:
         for place in self._places(limit):
             try:
                 return self._try(place, limit.within(self.timeout, self._late))
-            except (OSError, ConnectTimeout) as error:
+            except Lost as error:
+                problem = error.problem
+            except ConnectTimeout as error:
                 problem = error
         if isinstance(problem, ConnectTimeout):
             raise problem

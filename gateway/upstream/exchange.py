@@ -17,7 +17,7 @@ from ..message import Attempt, Body
 from .framing import ByLength, Chunked, Framing, UntilClose
 from .head import CHUNKED, UNTIL_CLOSE, Head, parse_head
 from .limit import Limit, Silence
-from .transport import PIECE, BodyStream, Connection, Sender, Upgraded
+from .transport import PIECE, BodyStream, Connection, Lost, Sender, Upgraded
 
 IN_MEMORY = 65536                                        # bytes: an announced body up to this size is not streamed
 MAX_INTERIM = 100                                        # 1xx heads before an answer
@@ -64,8 +64,8 @@ class Exchange:
             more = body[PIECE:]
         try:
             sent = self.connection.send(data)
-        except OSError as error:
-            raise self._ended(str(error), unsent=True) from error
+        except Lost as error:
+            raise self._ended(str(error), unsent=True) from error.problem
         if sent < len(data) or more or isinstance(body, Body):
             rest = [memoryview(data)[sent:], memoryview(more)]
             self.sender = Sender(self.connection, rest, body if isinstance(body, Body) else None, self.limit, self.silence)
@@ -137,8 +137,8 @@ class Exchange:
     def _receive(self, heard: bool) -> bytes:
         try:
             piece = self.connection.receive(self.limit)
-        except OSError as error:
-            raise self._ended(str(error), heard=heard) from error
+        except Lost as error:
+            raise self._ended(str(error), heard=heard) from error.problem
         if not piece:
             raise self._ended("the connection was closed within the head" if heard else "the connection was closed", heard=heard)
         return piece

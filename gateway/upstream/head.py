@@ -104,7 +104,7 @@ def _status_line(line: bytes) -> tuple[int, int, str]:
     if not match:
         raise UpstreamProtocolError(f"not a status line: {line[:100]!r}")
     parts = int(match[1]), int(match[2]), (match[3] or b"").decode("latin-1")
-    if len(_status_lines) < 256:
+    if len(_status_lines) < 256 and len(line) < 64:
         _status_lines[line] = parts
     return parts
 

@@ -1,8 +1,8 @@
 """The connections to one instance: those unused, those lent, and who waits for one.
 
 - At most ``maximum`` are open. Unused ones are lent last in, first out, so that in quiet times the cold end grows old.
-- An unused one is dropped when it is older than ``idle_timeout`` (or than its server promised to keep it), looked at whenever the
-  pool is used, from the cold end; and when it was closed or holds stray bytes, looked at when it would be lent.
+- An unused one is dropped when it is older than ``idle_timeout`` (or than its server promised to keep it), looked at whenever one
+  is taken, from the cold end; and when it was closed or holds stray bytes, looked at when it would be lent.
 - Who waits is served in order. What becomes free is handed to the first in line: a connection, or a place to open one. Who is
   killed or times out while something is handed to it passes it on, so no place is ever lost.
 
@@ -47,7 +47,9 @@ class Pool:
             self._own()
         idle = self.idle
         if idle:
-            self._expire()
+            now = self.clock()
+            while idle and idle[0].expires <= now:
+                self._close(idle.popleft())
             while idle and not fresh:
                 connection = idle.pop()
                 if connection.alive():
@@ -74,7 +76,6 @@ class Pool:
             keep = self.idle_timeout if connection.keep is None else min(self.idle_timeout, connection.keep * MARGIN)
             connection.expires = self.clock() + keep
             self.idle.append(connection)
-            self._expire()
 
     def drop(self) -> None:
         """The connection lent is closed, or was never opened: its place is free."""
@@ -116,11 +117,6 @@ class Pool:
             self.drop()
         else:
             self.give(turn.value)
-
-    def _expire(self) -> None:
-        now = self.clock()
-        while self.idle and self.idle[0].expires <= now:
-            self._close(self.idle.popleft())
 
     def _close(self, connection: Connection) -> None:
         """An unused one; nobody waits while there are any."""

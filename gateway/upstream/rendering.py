@@ -63,7 +63,7 @@ def _check_name(name: str) -> None:
         raise BadRequest(f"not a field name: {name[:100]!r}")
     if name.lower() in RESERVED:
         raise InternalError(f"{name} is set by the transport, not by the caller")
-    if len(_names) < 2000:
+    if len(_names) < 2000 and len(name) < 64:
         _names.add(name)
 
 

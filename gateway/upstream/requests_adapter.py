@@ -194,13 +194,13 @@ def exchange(adapter: HTTPAdapter, place: Place, request: PreparedRequest, strea
     except BadRequest as error:
         if not upload:
             raise NotOurs from error
-        raise requests_error(error, call, request) from error
+        raise requests_error(error, place, call, request) from error
     except GatewayError as error:
-        raise requests_error(error, call, request) from error
+        raise requests_error(error, place, call, request) from error
     finally:
         if current is not None:
             current.attempts.extend(call.attempts)
-    raw = RawResponse(response, call.method, target, silence=read if upload else None, late=DeadlineTimeout,
+    raw = RawResponse(response, call.method, target, place.label, silence=read if upload else None, late=DeadlineTimeout,
                       deadline=None if stream or current is None else call.deadline)
     return adapter.build_response(request, raw)
 
@@ -263,16 +263,14 @@ def environ_proxies(url: Any, no_proxy: Any = None) -> Any:
     return stock_environ_proxies(url, no_proxy=no_proxy)
 
 
-def requests_error(error: GatewayError, call: Call, request: PreparedRequest) -> exceptions.RequestException:
+def requests_error(error: GatewayError, place: Place, call: Call, request: PreparedRequest) -> exceptions.RequestException:
     """What stock raises for the same fault, with what urllib3 would have raised inside."""
-    parts = urlsplit(str(request.url))
-    kind = "HTTPSConnectionPool" if parts.scheme == "https" else "HTTPConnectionPool"
-    pool: Any = f"{kind}(host={parts.hostname!r}, port={parts.port or (443 if parts.scheme == 'https' else 80)})"
+    pool: Any = place.label
     if isinstance(error, DeadlineExceeded):
         return DeadlineTimeout(urllib3_exceptions.ReadTimeoutError(pool, call.target, error.detail), request=request)
     if isinstance(error, (ConnectTimeout, PoolExhausted)):
         return exceptions.ConnectTimeout(gave_up(pool, call, urllib3_exceptions.ConnectTimeoutError(
-            pool, f"Connection to {parts.hostname} timed out. ({error.detail})")), request=request)
+            pool, f"Connection timed out. ({error.detail})")), request=request)
     in_body = bool(call.attempts) and call.attempts[-1].status != 0
     if isinstance(error, UpstreamTimeout):
         if in_body:                                      # stock says so in this odd way
@@ -280,7 +278,7 @@ def requests_error(error: GatewayError, call: Call, request: PreparedRequest) ->
         return exceptions.ReadTimeout(urllib3_exceptions.ReadTimeoutError(
             pool, call.target, f"Read timed out. (read timeout={call.timeout})"), request=request)
     if isinstance(error, ConnectFailed):
-        return connect_error(error, call, request, pool)
+        return connect_error(error, pool, call, request)
     if in_body:
         return exceptions.ChunkedEncodingError(aborted(IncompleteRead(b""), error, f"Connection broken: {error.detail}"))
     inside: Exception = error
@@ -292,15 +290,15 @@ def requests_error(error: GatewayError, call: Call, request: PreparedRequest) ->
     return exceptions.ConnectionError(aborted(inside, error, "Connection aborted."), request=request)
 
 
-def connect_error(error: ConnectFailed, call: Call, request: PreparedRequest, pool: Any) -> exceptions.ConnectionError:
+def connect_error(error: ConnectFailed, pool: Any, call: Call, request: PreparedRequest) -> exceptions.ConnectionError:
     cause = error.__cause__
     if isinstance(cause, ssl.SSLError):                  # a certificate that does not verify is one as well
         return exceptions.SSLError(gave_up(pool, call, urllib3_exceptions.SSLError(cause)), request=request)
+    reason = urllib3_exceptions.NewConnectionError(pool, f"Failed to establish a new connection: {error.detail}")
     if isinstance(cause, LookupFailed):
-        return exceptions.ConnectionError(gave_up(pool, call, urllib3_exceptions.NameResolutionError(
-            str(urlsplit(str(request.url)).hostname), pool, cause)), request=request)  # type: ignore[arg-type]
-    return exceptions.ConnectionError(gave_up(pool, call, urllib3_exceptions.NewConnectionError(
-        pool, f"Failed to establish a new connection: {error.detail}")), request=request)
+        host: Any = urlsplit(str(request.url)).hostname
+        reason = urllib3_exceptions.NameResolutionError(host, pool, cause)  # type: ignore[arg-type]
+    return exceptions.ConnectionError(gave_up(pool, call, reason), request=request)
 
 
 def gave_up(pool: Any, call: Call, reason: Exception) -> urllib3_exceptions.MaxRetryError:
@@ -316,7 +314,7 @@ def aborted(inside: Exception, error: GatewayError, text: str) -> urllib3_except
 def gateway_error(error: BaseException | None) -> GatewayError | None:
     """Ours behind what ``requests`` or urllib3 has raised, whether that comes from the call or from reading the answer's body."""
     while error is not None and not isinstance(error, GatewayError):
-        if not isinstance(error, (exceptions.RequestException, urllib3_exceptions.HTTPError, HTTPException)):
+        if not isinstance(error, (exceptions.RequestException, urllib3_exceptions.HTTPError, HTTPException, TimeoutError)):
             return None
         error = error.__cause__ or error.__context__
     return error

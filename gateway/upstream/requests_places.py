@@ -34,10 +34,12 @@ Certificate = str | tuple[str, str] | None
 
 
 class Place:
-    """An upstream, and the same with other times. ``named``: it is configured, and keeps its own connect timeout."""
+    """An upstream, and the same with other times. ``named``: it is configured, and keeps its own connect timeout. ``label``
+    is what urllib3 calls a place in its errors."""
 
-    def __init__(self, upstream: Upstream, named: bool) -> None:
+    def __init__(self, upstream: Upstream, label: str, named: bool) -> None:
         self.upstream = upstream
+        self.label = label
         self.named = named
         self._timed: dict[tuple[float | None, float | None], Upstream] = {}
 
@@ -89,7 +91,7 @@ class Places:
 
     def __init__(self, names: Mapping[str, Upstream]) -> None:
         self.process = os.getpid()
-        self.names = {name.lower(): Place(upstream, named=True) for name, upstream in names.items()}
+        self.names = {name.lower(): Place(upstream, label("http", name, 80), named=True) for name, upstream in names.items()}
         self._foreign: OrderedDict[tuple[str, str, Verify, Certificate], Place] = OrderedDict()
 
     def foreign(self, scheme: str, netloc: str, verify: Verify, cert: Certificate) -> Place | None:
@@ -99,10 +101,10 @@ class Places:
         if place is not None:
             self._foreign.move_to_end(key)
             return place
-        upstream = open_place(scheme, netloc, verify, cert)
-        if upstream is None:
+        place = open_place(scheme, netloc, verify, cert)
+        if place is None:
             return None
-        place = self._foreign[key] = Place(upstream, named=False)
+        self._foreign[key] = place
         if len(self._foreign) > LIMIT:
             self._foreign.popitem(last=False)[1].upstream.close()
         return place
@@ -116,8 +118,8 @@ class Places:
         return f"Places({len(self.names)} named, {len(self._foreign)} foreign)"
 
 
-def open_place(scheme: str, netloc: str, verify: Verify, cert: Certificate) -> Upstream | None:
-    """An upstream for a URL's authority, None when it cannot be one."""
+def open_place(scheme: str, netloc: str, verify: Verify, cert: Certificate) -> Place | None:
+    """A place for a URL's authority, None when it cannot be one."""
     try:
         parts = urlsplit(f"{scheme}://{netloc}")
         host, port = parts.hostname or "", parts.port
@@ -125,8 +127,8 @@ def open_place(scheme: str, netloc: str, verify: Verify, cert: Certificate) -> U
         return None
     if not host.isascii() or host.endswith(".") or "%" in host or port == 0:
         return None
-    host = f"[{host}]" if ":" in host else host
-    url = f"{scheme}://{host}" if port is None else f"{scheme}://{host}:{port}"
+    authority = f"[{host}]" if ":" in host else host
+    url = f"{scheme}://{authority}" if port is None else f"{scheme}://{authority}:{port}"
     tls = Tls()
     if scheme == "https":
         certificate, key = cert if isinstance(cert, tuple) else (cert, None)
@@ -135,6 +137,11 @@ def open_place(scheme: str, netloc: str, verify: Verify, cert: Certificate) -> U
             return None
     settings = Settings(instances=(url,)).model_copy(update={"connect_timeout": NEVER, "read_timeout": NEVER, "tls": tls})
     try:
-        return Upstream(netloc, settings)
+        return Place(Upstream(netloc, settings), label(scheme, host, port), named=False)
     except (ConfigError, ValueError):
         return None
+
+
+def label(scheme: str, host: str, port: int | None) -> str:
+    kind, usual = ("HTTPSConnectionPool", 443) if scheme == "https" else ("HTTPConnectionPool", 80)
+    return f"{kind}(host={host!r}, port={port or usual})"

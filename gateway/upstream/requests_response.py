@@ -25,9 +25,9 @@ from ..deadline import Deadline
 from ..errors import DeadlineExceeded, GatewayError, UpstreamTimeout, UpstreamTruncated
 from ..message import Response
 from ..tasks import time_limit
+from .requests_places import NEVER
 
 PIECE = 65536
-NEVER = 365 * 86400.0                                    # seconds
 
 
 class BodyFile:
@@ -43,6 +43,7 @@ class BodyFile:
         self._silence = silence
         self._deadline = deadline
         self._here = body if isinstance(body, bytes) else b""
+        self._at = 0                                     # how much of it has been read
         self._stream = None if isinstance(body, bytes) else body
         self._error: Exception | None = None
 
@@ -73,7 +74,7 @@ class BodyFile:
 
     def close(self) -> None:
         self.closed = True
-        stream, self._stream, self._here = self._stream, None, b""
+        stream, self._stream, self._here, self._at = self._stream, None, b"", 0
         if stream is not None:
             stream.close()
 
@@ -82,24 +83,27 @@ class BodyFile:
 
     def _read_some(self, size: int | None, partial: bool) -> bytes:
         """At least a byte, b"" at the end. An error after a part of what was asked for (``partial``) waits for the next call."""
-        if self._stream is None:
-            here, self._here = self._here, b""
-            if size is not None and size < len(here):
-                here, self._here = here[:size], here[size:]
-            return here
+        if self._at == len(self._here) and self._stream is not None:
+            self._here, self._at = self._receive_or_note(), 0
+            if self._error is not None and not partial:
+                raise self._error
+        here, start = self._here, self._at
+        self._at = len(here) if size is None else min(start + size, len(here))
+        return here if start == 0 and self._at == len(here) else here[start:self._at]
+
+    def _receive_or_note(self) -> bytes:
+        """The next piece; b"" at the end, and after an error, which is kept: nothing comes after it."""
         if self._error is None:
             try:
-                return self._receive(PIECE if size is None else size)
+                return self._receive()
             except GatewayError as error:
                 self._error = translated(error)
-                if partial:
-                    return b""
-        raise self._error
+        return b""
 
-    def _receive(self, size: int) -> bytes:
+    def _receive(self) -> bytes:
         assert self._stream is not None
         if self._deadline is None and self._silence is None:
-            return self._stream.read(size)
+            return self._stream.read(PIECE)
         seconds = NEVER if self._silence is None else self._silence
         late: GatewayError = UpstreamTimeout(f"no byte of the body came for {self._silence} s")
         if self._deadline is not None:
@@ -108,7 +112,7 @@ class BodyFile:
                 seconds = left
                 late = DeadlineExceeded("the time of the request was over within the body of an answer")
         with time_limit(seconds, late):
-            return self._stream.read(size)
+            return self._stream.read(PIECE)
 
 
 def translated(error: GatewayError) -> Exception:
@@ -127,17 +131,18 @@ def translated(error: GatewayError) -> Exception:
 
 
 class RawResponse(HTTPResponse):
-    """``raw`` of a response. ``late`` makes the error to raise of a DeadlineExceeded."""
+    """``raw`` of a response. ``label`` names the place in errors; ``late`` makes the error to raise of a DeadlineExceeded."""
 
-    def __init__(self, response: Response, method: str, target: str, *, silence: float | None, deadline: Deadline | None,
-                 late: Callable[[DeadlineExceeded], Exception]) -> None:
+    def __init__(self, response: Response, method: str, target: str, label: str, *, silence: float | None,
+                 deadline: Deadline | None, late: Callable[[DeadlineExceeded], Exception]) -> None:
         headers = HTTPHeaderDict()
         for name, value in response.headers:
             headers.add(name, value)
         body: Any = BodyFile(response.body, headers, silence, deadline)
+        pool: Any = label
         self._late = late
         super().__init__(body, headers, response.status, 11, "HTTP/1.1", response.reason, preload_content=False,
-                         decode_content=False, original_response=body, request_method=method, request_url=target)
+                         decode_content=False, original_response=body, pool=pool, request_method=method, request_url=target)
 
     def _raw_read(self, amt: int | None = None, *, read1: bool = False) -> bytes:
         try:

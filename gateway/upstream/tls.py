@@ -7,7 +7,9 @@ and it sees how the connection ended: with close_notify in order, without it cut
 from __future__ import annotations
 
 import errno
+import os
 import ssl
+from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 from socket import SHUT_RDWR, SHUT_WR
@@ -17,22 +19,14 @@ from ..config import Tls
 from ..errors import ConfigError
 from .dns import Place
 from .limit import Limit, Silence
-from .transport import PIECE, Connection
+from .transport import CLOSED_HERE, PIECE, Connection, Lost
 
 RECORDS = 65536
 
 
 def build_context(tls: Tls) -> ssl.SSLContext:
     """The context for ``tls``. Raises ConfigError naming the file that cannot be used."""
-    if tls == Tls(verify=tls.verify, server_name=tls.server_name):
-        return _plain_context(tls.verify)
-    context = _new_context(tls.verify, tls.ca)
-    if tls.certificate:
-        try:
-            context.load_cert_chain(tls.certificate, tls.key, password=_no_password)
-        except (OSError, ValueError) as error:           # ssl.SSLError is an OSError
-            raise ConfigError([f"tls.certificate {tls.certificate}, key {tls.key or 'in the same file'}: {error}"]) from error
-    return context
+    return _context(tls.verify, _file("ca", tls.ca), _file("certificate", tls.certificate), _file("key", tls.key))
 
 
 def check_name(context: ssl.SSLContext, name: str) -> None:
@@ -43,23 +37,34 @@ def check_name(context: ssl.SSLContext, name: str) -> None:
         raise ConfigError([f"tls.server_name {name!r}: {error}"]) from error
 
 
-@lru_cache(maxsize=2)
-def _plain_context(verify: bool) -> ssl.SSLContext:
-    """One for all that name no files: reading the system's certificates takes 20 ms."""
-    return _new_context(verify, None)
-
-
-def _new_context(verify: bool, ca: str | None) -> ssl.SSLContext:
+def _file(name: str, path: str | None) -> tuple[str, int] | None:
+    """A file as it is now: when it has changed, it is another."""
     try:
-        context = ssl.create_default_context(cafile=ca)
+        return None if path is None else (path, os.stat(path).st_mtime_ns)
     except OSError as error:
-        raise ConfigError([f"tls.ca {ca}: {error}"]) from error
+        raise ConfigError([f"tls.{name} {path}: {error.strerror}"]) from error
+
+
+@lru_cache(maxsize=64)
+def _context(verify: bool, ca: tuple[str, int] | None, certificate: tuple[str, int] | None,
+             key: tuple[str, int] | None) -> ssl.SSLContext:
+    """One for all that name the same files: reading the system's certificates takes 20 ms."""
+    try:
+        context = ssl.create_default_context(cafile=ca and ca[0])
+    except OSError as error:                             # ssl.SSLError is one
+        raise ConfigError([f"tls.ca {ca and ca[0]}: {error}"]) from error
     if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
+    if certificate is not None:
+        try:
+            context.load_cert_chain(certificate[0], key and key[0], password=_no_password)
+        except (OSError, ValueError) as error:
+            where = key[0] if key else "in the same file"
+            raise ConfigError([f"tls.certificate {certificate[0]}, key {where}: {error}"]) from error
     context.set_alpn_protocols(["http/1.1"])
     context.options |= ssl.OP_NO_RENEGOTIATION
-    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF     # Python ignores a missing close_notify; a cut body must not pass
+    context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)     # a cut body must not pass for a whole one
     return context
 
 
@@ -79,36 +84,37 @@ class TlsStream:
         self._accepted = 0                               # how much of the caller's data it stands for
 
     def handshake(self) -> None:
-        """Raises ssl.SSLWantReadError or ssl.SSLWantWriteError for what to wait for, other OSErrors when it fails."""
-        while True:
-            try:
-                self.tls.do_handshake()
-            except ssl.SSLWantReadError:
-                self._flush_handshake()
-                self.feed()
-            except ssl.SSLError:
-                with suppress(OSError):                  # the alert that says why, if it can still be sent
-                    self._flush()
-                raise
-            else:
-                return self._flush_handshake()
+        """Go on with it. Raises ssl.SSLWantReadError (wait and ``feed``) and BlockingIOError (wait until the socket takes more),
+        each to be called again; other OSErrors when it failed."""
+        try:
+            self.tls.do_handshake()
+        except ssl.SSLWantReadError:
+            self._flush()
+            raise
+        except ssl.SSLError:
+            with suppress(OSError):                      # the alert that says why, if it can still be sent
+                self._flush()
+            raise
+        self._flush()
 
     def feed(self) -> None:
-        """Take what the socket has, or its end. Raises ssl.SSLWantReadError when it has nothing."""
+        """Take what the socket has, or its end."""
         try:
             data = self._socket.recv(RECORDS)
         except BlockingIOError:
-            raise ssl.SSLWantReadError from None
+            return
         if data:
             self._incoming.write(data)
         else:
             self._incoming.write_eof()
 
-    def read(self, size: int) -> bytes:
-        """Up to ``size`` of the bytes fed, b"" at an end in order. Raises ssl.SSLWantReadError when more must be fed, and
-        ssl.SSLEOFError when the connection was cut."""
+    def read(self, size: int) -> bytes | None:
+        """Up to ``size`` of the bytes fed, b"" at an end in order, None when more must be fed. Raises ssl.SSLEOFError when the
+        connection was cut."""
         try:
             return self.tls.read(size)
+        except ssl.SSLWantReadError:
+            return None
         except ssl.SSLZeroReturnError:
             return b""
 
@@ -133,12 +139,6 @@ class TlsStream:
         while self._unsent:
             self._unsent = self._unsent[self._socket.send(self._unsent):]
 
-    def _flush_handshake(self) -> None:
-        try:
-            self._flush()
-        except BlockingIOError:
-            raise ssl.SSLWantWriteError from None
-
 
 class TlsConnection(Connection):
     """A connection with TLS on it."""
@@ -151,41 +151,55 @@ class TlsConnection(Connection):
 
     def establish(self, place: Place, limit: Limit) -> None:
         super().establish(place, limit)
-        while True:
-            try:
-                return self.tls.handshake()
-            except ssl.SSLWantReadError:
-                self._wait_readable(limit)
-            except ssl.SSLWantWriteError:
-                self._wait_writable(limit)
+        while (wait := self._handshake()) is not None:
+            wait(limit)
+
+    def _handshake(self) -> Callable[[Limit], None] | None:
+        """Go on with the handshake: what to wait for, None when it is done."""
+        try:
+            self.tls.feed()
+            self.tls.handshake()
+        except ssl.SSLWantReadError:
+            return self._wait_readable
+        except BlockingIOError:
+            return self._wait_writable
+        except OSError as error:
+            raise Lost(error) from error
+        return None
 
     def receive(self, limit: Limit) -> bytes:
-        while True:
-            if self.closed:
-                raise ConnectionAbortedError(errno.ECONNABORTED, "the connection was closed on this side")
-            try:
-                return self.tls.read(PIECE)
-            except ssl.SSLWantReadError:
-                self._wait_readable(limit)
-            with suppress(ssl.SSLWantReadError):
+        data = self._read()
+        while data is None:
+            self._wait_readable(limit)
+            data = self._read(feed=True)
+        return data
+
+    def _read(self, feed: bool = False) -> bytes | None:
+        if self.closed:
+            raise Lost(ConnectionAbortedError(errno.ECONNABORTED, CLOSED_HERE))
+        try:
+            if feed:
                 self.tls.feed()
+            return self.tls.read(PIECE)
+        except OSError as error:
+            raise Lost(error) from error
 
     def send(self, data: bytes | memoryview) -> int:
         try:
             return self.tls.send(data)
         except BlockingIOError:
             return 0
+        except OSError as error:
+            raise Lost(error) from error
 
     def alive(self) -> bool:
         """Session tickets and the like may have come, and do no harm; data and an end do."""
         while not super().alive():
             try:
                 self.tls.feed()
-                self.tls.read(1)
-                return False
-            except ssl.SSLWantReadError:
-                continue
-            except OSError:
+                if self.tls.read(1) is not None:
+                    return False
+            except OSError:                              # cut, which is why it cannot serve again
                 return False
         return True
 
@@ -199,7 +213,7 @@ class TlsConnection(Connection):
 
 
 class TlsSocket:
-    """What ``detach`` gives for a connection with TLS: the methods of a socket that splicing needs."""
+    """What ``detach`` gives for a connection with TLS: the methods of a socket that splicing needs. They raise OSError."""
 
     def __init__(self, connection: TlsConnection) -> None:
         self._connection = connection
@@ -212,13 +226,18 @@ class TlsSocket:
     def recv(self, size: int) -> bytes:
         try:
             data = self._unread or self._connection.receive(self._limit)
-        except ssl.SSLEOFError:                          # an end is an end here: the protocol spoken now has its own
-            data = b""
+        except Lost as error:
+            if not isinstance(error.problem, ssl.SSLEOFError):
+                raise error.problem
+            data = b""                                   # an end is an end here: the protocol spoken now has its own
         self._unread = data[size:]
         return data[:size]
 
     def sendall(self, data: bytes) -> None:
-        self._connection.send_all(data, self._limit)
+        try:
+            self._connection.send_all(data, self._limit)
+        except Lost as error:
+            raise error.problem
 
     def fileno(self) -> int:
         return self._connection.socket.fileno()

@@ -14,6 +14,7 @@ import os
 import select
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from socket import AF_UNIX, IPPROTO_TCP, SO_ERROR, SO_LINGER, SOCK_STREAM, SOL_SOCKET, TCP_NODELAY
 from typing import Any, Protocol
 
@@ -35,11 +36,24 @@ PIECE = 65536                                            # bytes: the most that 
 RESET = struct.pack("ii", 1, 0)
 BACKLOG_PAUSE = 0.005                                    # seconds between tries on a unix socket whose backlog is full
 READY, OVER, WOKEN = range(3)
+CLOSED_HERE = "the connection was closed on this side"
+
+
+class Lost(Exception):
+    """The connection failed; ``problem`` is how. It is no OSError itself: those may be thrown into a greenlet that waits here, by
+    whoever limits its time, and say nothing of the connection."""
+
+    def __init__(self, problem: OSError) -> None:
+        super().__init__(str(problem))
+        self.problem = problem
 
 
 def native_socket(family: int) -> Any:
-    """A stream socket of the operating system's, non-blocking, that gevent knows nothing of."""
-    socket = NativeSocket(family, SOCK_STREAM)
+    """A stream socket of the operating system's, non-blocking, that gevent knows nothing of. Raises Lost."""
+    try:
+        socket = NativeSocket(family, SOCK_STREAM)
+    except OSError as error:                             # no descriptor left, most likely
+        raise Lost(error) from error
     socket.setblocking(False)
     return socket
 
@@ -65,7 +79,7 @@ class Connection:
         self._poll.register(descriptor, select.POLLIN)
 
     def establish(self, place: Place, limit: Limit) -> None:
-        """Connect. Raises OSError, and what ``limit`` raises."""
+        """Connect. Raises Lost, and what ``limit`` raises."""
         if place.family != AF_UNIX:
             self.socket.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
         while (error := self.socket.connect_ex(place.sockaddr)) == errno.EAGAIN:
@@ -74,26 +88,30 @@ class Connection:
             self._wait_writable(limit)
             error = self.socket.getsockopt(SOL_SOCKET, SO_ERROR)
         if error:
-            raise OSError(error, os.strerror(error))
+            raise Lost(OSError(error, os.strerror(error)))
 
     def receive(self, limit: Limit) -> bytes:
-        """What comes next, b"" at the end. Raises OSError, and what ``limit`` raises."""
+        """What comes next, b"" at the end. Raises Lost, and what ``limit`` raises."""
         while True:
             self._wait_readable(limit)
             try:
                 return self.socket.recv(PIECE)
             except BlockingIOError:
                 continue
+            except OSError as error:
+                raise Lost(error) from error
 
     def send(self, data: bytes | memoryview) -> int:
-        """Send what can be sent without waiting: how many bytes that was. Raises OSError."""
+        """Send what can be sent without waiting: how many bytes that was. Raises Lost."""
         try:
             return self.socket.send(data)
         except BlockingIOError:
             return 0
+        except OSError as error:
+            raise Lost(error) from error
 
     def send_all(self, data: bytes | memoryview, limit: Limit) -> None:
-        """Send everything. Raises OSError, and what ``limit`` raises."""
+        """Send everything. Raises Lost, and what ``limit`` raises."""
         sent = self.send(data)
         view = memoryview(data)[sent:]
         while view:
@@ -110,7 +128,7 @@ class Connection:
             self.hub.loop.run_callback(self._reader.switch, WOKEN)
 
     def close(self) -> None:
-        """A greenlet that still waits for this connection gets ConnectionAbortedError. May be called again."""
+        """A greenlet that still waits for this connection gets Lost. May be called again."""
         if not self.closed:
             self._stop_watching()
             self.socket.close()
@@ -118,7 +136,8 @@ class Connection:
     def abort(self) -> None:
         """Close with a reset."""
         if not self.closed:
-            self.socket.setsockopt(SOL_SOCKET, SO_LINGER, RESET)
+            with suppress(OSError):                      # some systems refuse it on a socket that is reset already
+                self.socket.setsockopt(SOL_SOCKET, SO_LINGER, RESET)
             Connection.close(self)
 
     def detach(self) -> Any:
@@ -157,7 +176,7 @@ class Connection:
         while True:
             seconds = limit.left()
             if self.closed:
-                raise ConnectionAbortedError(errno.ECONNABORTED, "the connection was closed on this side")
+                raise Lost(ConnectionAbortedError(errno.ECONNABORTED, CLOSED_HERE))
             watcher.start(waiter.switch, READY)
             timer = None
             try:
@@ -225,7 +244,7 @@ class Sender:
             if body is not None:
                 self._send_body(body, limit)
             self.sent = self.failure is None
-        except OSError:
+        except Lost:
             self.sent = False                            # see above: the reader finds out why
         except GatewayError as error:
             self.failure = error
@@ -258,7 +277,7 @@ class Sender:
         try:
             with gevent.Timeout(self._silence, BodyTimeout(f"no byte of the body came for {self._silence:g} s")):
                 return body.read(PIECE)
-        except OSError as error:                         # an OSError is the upstream's, for whoever reads the answer
+        except OSError as error:                         # the client's connection failed
             self.failure = ClientDisconnected(str(error))
             self.failure.__cause__ = error
         except Exception as error:
@@ -348,8 +367,8 @@ class BodyStream:
     def _receive(self) -> bytes:
         try:
             return self._owner.connection.receive(self._owner.limit)
-        except OSError as error:
-            raise UpstreamTruncated(f"the connection failed within the body: {error}") from error
+        except Lost as error:
+            raise UpstreamTruncated(f"the connection failed within the body: {error}") from error.problem
 
     def _feed(self, data: bytes) -> bytes:
         framing = self._framing

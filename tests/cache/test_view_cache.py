@@ -180,6 +180,29 @@ def test_cached_knows_the_path_only(greeting, change):
     assert client.open("/hello", **change).text == first
 
 
+@pytest.mark.parametrize("failure", [lambda: ("broken", 500), lambda: flask.abort(503)])
+def test_cached_keeps_errors_and_cookies_unless_filtered(failure, app):
+    calls = []
+
+    def view():
+        calls.append(1)
+        if len(calls) == 1:
+            return failure()
+        answer = flask.make_response("fine")
+        answer.set_cookie("sid", f"user{len(calls)}")
+        return answer
+
+    filtered = cache.cached(60, response_filter=lambda answer: flask.make_response(answer).status_code == 200)
+    app.add_url_rule("/kept", "kept", cache.cached(60)(view))
+    app.add_url_rule("/filtered", "filtered", filtered(view))
+    kept = [app.test_client().get("/kept").status_code for _ in range(2)]
+    assert kept[0] >= 500 and kept == kept[:1] * 2 and len(calls) == 1
+    calls.clear()
+    answers = [app.test_client().get("/filtered") for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [kept[0], 200, 200]
+    assert answers[1].headers["Set-Cookie"] == answers[2].headers["Set-Cookie"]       # another client's cookie
+
+
 def test_a_key_of_ones_own_keeps_users_apart(greeting):
     client = greeting(make_cache_key=lambda *args, **kwargs: f"hello/{flask.request.headers.get('X-User')}")
     answers = [client.get("/hello", headers={"X-User": user}).text for user in ("ann", "bob", "ann")]

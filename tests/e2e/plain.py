@@ -55,6 +55,8 @@ def stream():
     yield b"ended"
 '''
 
+GATEWAY = "from gateway import create_app\napplication = create_app()\n"
+
 
 def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
     """Wait until ``condition()`` is true."""
@@ -69,22 +71,22 @@ class Plain:
     """One instance. ``place`` holds its application (app.py), configuration, run directories and log."""
 
     def __init__(self, place: Path, *options: str, workers: int = 1, config: str = CONFIG, bind: str = "127.0.0.1:0",
+                 application: str = APPLICATION, conf: str = str(ROOT / "gunicorn.conf.py"),
                  command: tuple[str, ...] = (sys.executable, "-m", "gunicorn")) -> None:
         self.place = place
         self.log = place / "errors.log"
         self.config = place / "gateway.toml"
         self.app = place / "app.py"
         self.config.write_text(config)
-        self.app.write_text(APPLICATION)
+        self.app.write_text(application)
         environ = {**os.environ, "GATEWAY_CONFIG": str(self.config), "GATEWAY_BIND": bind, "GATEWAY_WORKERS": str(workers),
                    "GATEWAY_RUN_DIR": str(place / "run"), "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
         for name in ("GATEWAY_ADMIN", "GATEWAY_INSTANCE_DIR"):
             environ.pop(name, None)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, "-c", str(ROOT / "gunicorn.conf.py"), "--chdir", str(place), *options,
-                 "app:application"], cwd=place, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True)
+                [*command, "-c", conf, "--chdir", str(place), *options, "app:application"], cwd=place, env=environ,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
         self.masters = [self.process.pid]
 
     def started(self, workers: int = 1) -> Plain:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import socket
 
 import gevent
 import pytest
-from plain import Connection, Plain, until
+from plain import CONFIG, GATEWAY, Connection, Plain, until
 
 
 @pytest.fixture
@@ -16,8 +17,8 @@ def plain(tmp_path):
     """``plain(*options)`` starts an instance that serves when this returns."""
     started = []
 
-    def start(*options: str, workers: int = 1) -> Plain:
-        started.append(Plain(tmp_path, *options, workers=workers))
+    def start(*options: str, workers: int = 1, **arguments) -> Plain:
+        started.append(Plain(tmp_path, *options, workers=workers, **arguments))
         return started[-1].started(workers)
 
     yield start
@@ -160,6 +161,30 @@ def test_a_body_that_is_still_arriving_is_waited_for(plain, connect):
     client.sock.sendall(b"34")
     assert client.answer()[0] == 200 and client.closing
     assert instance.ended() == 0
+
+
+def test_the_admin_listener_answers_until_the_end(plain, connect):
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        admin = probe.getsockname()[1]
+    instance = plain(config=CONFIG + f'[gateway]\nadmin = "127.0.0.1:{admin}"\n', application=GATEWAY)
+    assert ready(admin) == 200
+    begun = connect(instance, get(b"/")[:20])
+    idle = connect(instance)
+    assert idle.ask()
+    begin_to_drain(instance)
+    assert ready(admin) == 503
+    begun.sock.sendall(get(b"/")[20:])
+    assert begun.answer() == (200, b"unused") and begun.closing
+    assert instance.ended() == 0
+
+
+def ready(port: int) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status
+    finally:
+        connection.close()
 
 
 def test_quit_does_not_wait(plain, connect):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
-from plain import CONFIG, Connection, Load, Plain, gone, until
+from plain import APPLICATION, CONFIG, GATEWAY, ROOT, Connection, Load, Plain, gone, until
 
 from gateway.rundir import RunDir
 
@@ -101,7 +103,7 @@ def test_usr2_and_term_upgrade_without_loss(plain):
 def test_a_second_upgrade(plain):
     """The new master hands on what it was handed. (By the command ``gunicorn``; the other tests: ``python -m gunicorn``.)"""
     admin = free_port()
-    instance = plain(config=CONFIG + f'[gateway]\nadmin = "127.0.0.1:{admin}"\n',
+    instance = plain(config=CONFIG + f'[gateway]\nadmin = "127.0.0.1:{admin}"\n', application=GATEWAY,
                      command=(str(Path(sys.executable).with_name("gunicorn")),))
     for upgrade in (1, 2):
         instance.upgraded()
@@ -111,8 +113,9 @@ def test_a_second_upgrade(plain):
         until(lambda: instance.log.read_text().count("Master has been promoted") == upgrade)
         old = instance.serving()
         instance.signal(signal.SIGHUP)                       # reads the environment again, with what was handed on in it
-        until(lambda: instance.serving() and not instance.serving() & old)
-    assert listening(admin) and listening(instance.port)
+        until(lambda: instance.serving() and not set(instance.states()) & old)
+    assert json.load(urllib.request.urlopen(f"http://127.0.0.1:{admin}/healthz", timeout=10))["pid"] in instance.serving()
+    assert listening(instance.port)
 
 
 def test_ttin_and_ttou_change_the_number_of_workers(plain):
@@ -218,25 +221,42 @@ def test_a_port_in_use_is_named_and_ends_the_start_with_2(tmp_path, whose):
     assert "Traceback" not in log and instance.run_dirs() == []
 
 
-def test_hup_with_a_broken_configuration_changes_nothing(plain):
-    instance = plain()
-    place, old = instance.run_dirs()[0], instance.serving()
-    instance.config.write_text("[gateway]\nnonsense = 1\nmore = 2\n")
-    instance.signal(signal.SIGHUP)
-    until(lambda: instance.serving() and not instance.serving() & old)
-    assert place.kept_config() == CONFIG
-    assert len(place.config_problems()) >= 2 and "nonsense" in place.config_problems()[0]
-    assert all(problem in instance.log.read_text() for problem in place.config_problems())
-    instance.config.write_text(CONFIG + "# mended\n")
-    old = instance.serving()
-    instance.signal(signal.SIGHUP)
-    until(lambda: instance.serving() and not instance.serving() & old)
-    assert place.kept_config() == CONFIG + "# mended\n" and place.config_problems() == []
+BROKEN = ['[gateway]\nnonsense = 1\n', 'not TOML', '[gateway]\nviews = ["no.such.module"]\n' + CONFIG]
 
 
-def test_hup_moves_the_admin_listener(plain):
+@pytest.mark.parametrize("broken", BROKEN, ids=["setting", "syntax", "views"])
+def test_hup_with_a_broken_configuration_changes_nothing(plain, broken):
+    """With the gateway itself as the application. That a view module is missing, only its workers find out."""
+    def answer() -> bytes:
+        connection = Connection(instance.port)
+        try:
+            return connection.ask()[1]
+        finally:
+            connection.close()
+
+    def hup() -> None:
+        old = instance.serving()
+        instance.signal(signal.SIGHUP)
+        until(lambda: instance.serving() and not set(instance.states()) & old)
+
+    instance = plain(application=GATEWAY)
+    place = instance.run_dirs()[0]
+    assert answer() == b"unused"
+    instance.config.write_text(broken)
+    hup()
+    assert answer() == b"unused" and place.kept_config() == CONFIG
+    assert place.config_problems() and all(problem in instance.log.read_text() for problem in place.config_problems())
+    instance.config.write_text(CONFIG.replace("unused", "mended"))
+    hup()
+    assert answer() == b"mended" and place.config_problems() == []
+
+
+@pytest.mark.parametrize("conf", [str(ROOT / "gunicorn.conf.py"), str(ROOT / "gateway" / "gunicorn_conf.py"),
+                                  "python:gateway.gunicorn_conf"], ids=["repository", "package", "module"])
+def test_hup_moves_the_admin_listener(plain, conf):
+    """However Gunicorn reads its settings: it reads them again."""
     first, second = free_port(), free_port()
-    instance = plain(config=CONFIG + f'[gateway]\nadmin = "127.0.0.1:{first}"\n')
+    instance = plain(conf=conf, config=CONFIG + f'[gateway]\nadmin = "127.0.0.1:{first}"\n')
     assert listening(first)
     with socket.create_server(("127.0.0.1", 0)) as holder:   # to a port in use: the one there is stays
         taken = holder.getsockname()[1]
@@ -270,11 +290,25 @@ def test_hup_with_code_that_cannot_start_leaves_the_old_worker_serving(plain):
     assert set(load.versions) == {"one", "two"} and instance.process.poll() is None
 
 
+def test_term_while_a_worker_is_starting(tmp_path):
+    instance = Plain(tmp_path, application="import time\ntime.sleep(0.5)\n" + APPLICATION)
+    until(lambda: "starting" in instance.states().values())
+    instance.signal(signal.SIGTERM)
+    assert instance.ended() == 0
+
+
 def test_code_that_cannot_start_ends_the_first_start(tmp_path):
-    (tmp_path / "sitecustomize.py").write_text("")
-    instance = Plain(tmp_path)
-    instance.app.write_text("raise RuntimeError('broken')")
-    assert instance.ended() in (3, 4)
+    instance = Plain(tmp_path, application="raise RuntimeError('broken')")
+    assert instance.ended() == 3                             # Gunicorn's: a worker failed to boot
+    assert "RuntimeError: broken" in instance.log.read_text() and instance.run_dirs() == []
+
+
+def test_a_configuration_that_only_the_application_can_judge(tmp_path):
+    """Views are imported in the workers. On the first start that is status 2 too; after a HUP the old worker stays."""
+    instance = Plain(tmp_path, config='[gateway]\nviews = ["no.such.module"]\n' + CONFIG, application=GATEWAY)
+    assert instance.ended() == 2
+    assert "cannot import 'no.such.module'" in instance.log.read_text() and "Traceback" not in instance.log.read_text()
+    assert instance.run_dirs() == []
 
 
 def test_it_leaves_nothing_open_in_the_workers(plain):

@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import requests
-from odd_service import BIG, LINES, answer
+from odd_service import BIG
 from requests.adapters import HTTPAdapter
 from requests.auth import HTTPDigestAuth
+
+from gateway.config import Upstream as Settings
+from gateway.upstream.client import Upstream
 
 SAFETY = 20.0
 
@@ -31,6 +34,10 @@ class Web(NamedTuple):
     ca: str
     certificate: str
     folder: Path
+
+
+def upstream(name: str, *bases: str, **settings: Any) -> Upstream:
+    return Upstream(name, Settings(instances=bases, **settings))
 
 
 def describe(value: Any, web: Web) -> Any:
@@ -188,13 +195,11 @@ def streamed(read: Callable[[requests.Response], Any], path: str = "/big-chunked
 
 def joined(pieces: Any) -> Any:
     pieces = list(pieces)
-    kind = type(pieces[0]) if pieces else bytes
-    return all(pieces), kind().join(pieces)
+    return all(pieces), type(pieces[0])().join(pieces)
 
 
 def partly(response: requests.Response) -> Any:
-    pieces = response.iter_content(1000)
-    return next(pieces), next(pieces)
+    return [next(pieces := response.iter_content(1000)), next(pieces)]
 
 
 def sizes(size: int | None) -> Callable[[requests.Response], Any]:
@@ -345,14 +350,13 @@ GOVERNED: dict[str, Callable[[Web], Any]] = {
     "raw: headers": streamed(lambda response: [response.raw.getheaders().getlist("x-a"), response.raw.info().get_all("Set-Cookie"),
                                                response.raw.headers["X-A"], dict(response.raw.headers)], "/repeated"),
     "raw: cookies": streamed(lambda response: response.raw._original_response.msg.get_all("Set-Cookie"), "/repeated"),
-    "raw: head": lambda web: requests.head(web.base + "/chunked", stream=True).raw.read(),
     "raw: closed": streamed(lambda response: [response.close(), response.raw.closed, response.raw.read()], "/lines"),
     "raw: released": streamed(lambda response: [response.raw.read(), response.raw.release_conn(), response.raw.isclosed()],
                               "/lines"),
     "closed session": lambda web: (client := requests.Session(), client.close(), client.get(web.base + "/plain"))[2],
     "refused": lambda web: requests.get(web.refused),
     "unknown name": lambda web: requests.get("http://name.invalid/", timeout=SAFETY),
-    "read timeout": fetch("/stall", timeout=0.05),
+    "read timeout": fetch("/stall", timeout=0.3),
     "read timeout of a pair": fetch("/stall", timeout=(SAFETY, 0.05)),
     "read timeout in the body": fetch("/stall-in-body", timeout=0.4),
     "connect timeout": lambda web: requests.get(web.full, timeout=0.05),
@@ -394,5 +398,3 @@ STOCK: dict[str, Callable[[Web], Any]] = {
     "pool settings": mounted(lambda: HTTPAdapter(pool_maxsize=3)),
     "length that is not true": fetch("/echo", headers={"Content-Length": "0", "Transfer-Encoding": "identity"}),
 }
-
-__all__ = ["GOVERNED", "LINES", "STOCK", "Web", "answer", "describe"]

@@ -86,6 +86,13 @@ def test_a_connection_closed_meanwhile_is_not_used(serve, upstream):
         closed.wait(5)
 
 
+def test_the_promise_of_a_service_to_keep_a_connection_is_known_to_the_pool(serve, upstream):
+    one = upstream(serve(Service(b"HTTP/1.1 204 No Content\r\nKeep-Alive: timeout=5\r\n\r\n")), idle_timeout="50s")
+    one.send(get())
+    pool = one.instances[0].pool
+    assert 3 < pool.idle[0].expires - pool.clock() <= 4
+
+
 def test_close_closes_the_unused(serve, upstream):
     service = Service()
     one = upstream(serve(service))
@@ -244,6 +251,26 @@ def test_killing_the_caller_closes_the_connection(serve, upstream, parts, except
     caller.kill(exception)
     assert ended.wait(5)
     assert pool_of(one) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("exception", [TimeoutError("of the caller's own"), ConnectionResetError(104, "elsewhere"),
+                                       DeadlineExceeded("outer")])
+def test_what_is_thrown_at_the_caller_is_not_the_services_fault(serve, upstream, exception):
+    """An OSError that comes from outside while it waits is neither translated nor a reason to try again."""
+    go = Event()
+    service = Service(lambda head, body: go.wait() and OK if head.startswith(b"GET /wait") else OK)
+    one = upstream(serve(service))
+    one.send(get())
+    call = get("/wait")
+    caller = gevent.spawn(one.send, call)
+    while len(service.seen) < 2:
+        gevent.sleep(0.001)
+    caller.kill(exception)
+    assert caller.exception is exception
+    assert len(call.attempts) == 1 and call.attempts[0].reused
+    go.set()
+    gevent.sleep(0.01)
+    assert len(service.seen) == 2 and pool_of(one) == (0, 0, 0)
 
 
 def test_killing_who_waits_for_a_connection_loses_none(serve, upstream):

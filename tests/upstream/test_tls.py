@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
+import subprocess
 
 import gevent
 import pytest
@@ -249,7 +251,6 @@ def test_files_that_cannot_be_used_are_named(certificates, settings, says):
 
 
 def test_an_encrypted_key_asks_nobody(certificates, tmp_path):
-    import subprocess
     subprocess.run(["openssl", "ec", "-aes128", "-passout", "pass:secret", "-in", certificates["client_key"], "-out",
                     tmp_path / "locked.key"],
                    check=True, capture_output=True)
@@ -257,6 +258,17 @@ def test_an_encrypted_key_asks_nobody(certificates, tmp_path):
         build_context(Tls(certificate=certificates["client"], key=str(tmp_path / "locked.key")))
 
 
-def test_who_names_no_files_shares_one_context():
+def test_who_names_the_same_files_shares_one_context():
     assert build_context(Tls()) is build_context(Tls(server_name="x"))
     assert build_context(Tls()) is not build_context(Tls(verify=False))
+
+
+def test_a_file_that_was_replaced_is_read_again(certificates, tmp_path):
+    ours = tmp_path / "ca.pem"
+    ours.write_bytes(open(certificates["other"], "rb").read())
+    before = build_context(Tls(ca=str(ours)))
+    assert build_context(Tls(ca=str(ours))) is before
+    ours.write_bytes(open(certificates["ca"], "rb").read())
+    os.utime(ours, (1, 1))
+    after = build_context(Tls(ca=str(ours)))
+    assert [context.get_ca_certs()[0]["subject"][0][0][1] for context in (before, after)] == ["other", "ca"]

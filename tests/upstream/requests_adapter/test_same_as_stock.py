@@ -1,0 +1,95 @@
+"""Every scenario gives the same, governed and stock; and where it differs, on purpose."""
+
+from __future__ import annotations
+
+import pytest
+import requests
+from odd_service import End, answer, chunked
+from scenarios import GOVERNED, STOCK, describe, describe_error, without_nonce
+
+from gateway.errors import UpstreamClosed
+from gateway.upstream.requests_adapter import govern_requests
+
+
+def outcome(scenario, web, services):
+    """What a scenario gives or raises, and what the services saw of it."""
+    for one in services:
+        one.seen.clear()
+    try:
+        result = describe(scenario(web), web)
+    except Exception as error:
+        result = "raised", describe_error(error)
+    return result, [(one.method, one.target, without_nonce(one.headers), one.body) for each in services for one in each.seen]
+
+
+def groups(names: list[str], size: int) -> list[list[str]]:
+    """Some scenarios at a time: making the services for each costs more than the scenario."""
+    return [names[at:at + size] for at in range(0, len(names), size)]
+
+
+@pytest.mark.parametrize("names", groups([*GOVERNED, *STOCK], 16), ids=lambda names: f"{names[0]} ... {names[-1]}")
+def test_the_same_as_stock(names, web, service, stock_calls, monkeypatch):
+    monkeypatch.setenv("NETRC", str(web.folder / ("netrc" if "netrc" in names else "none")))
+    table = {name: GOVERNED.get(name) or STOCK[name] for name in names}
+    expected = {name: outcome(scenario, web, service.all) for name, scenario in table.items()}
+    assert stock_calls == []
+    govern_requests()
+    for name, scenario in table.items():
+        assert (name, outcome(scenario, web, service.all)) == (name, expected[name])
+        assert not stock_calls or name in STOCK, f"{name} is for our own transport"
+        stock_calls.clear()
+
+
+# -- where it differs, on purpose
+
+CUT_HEAD = b"HTTP/1.1 200 OK\r\nContent-Le"
+DIFFERENT = {
+    "an early hint is not the answer": (answer(b"final"), {"before": b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"}, b"final"),
+    "a head that is cut short is no answer": (CUT_HEAD, {"end": True}, requests.ConnectionError),
+    "length and chunks at once are refused": (chunked(b"x", fields=("Content-Length: 1",)), {}, requests.ConnectionError),
+    "a field without a name is refused": (answer(b"x", ": value"), {}, requests.ConnectionError),
+    "white space after a value is no part of it": (answer(b"x", "X-A: a  "), {}, b"x"),
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_where_the_transport_is_stricter(name, service):
+    reply, more, expected = DIFFERENT[name]
+
+    def send(seen):
+        yield more.get("before", b"") + reply
+        if more.get("end"):
+            raise End
+
+    one = service()
+    one.extra["/x"] = send
+    govern_requests()
+    if isinstance(expected, bytes):
+        got = requests.get(one.base + "/x")
+        assert (got.status_code, got.content, got.headers.get("X-A", "a")) == (200, expected, "a")
+    else:
+        with pytest.raises(expected):
+            requests.get(one.base + "/x")
+
+
+@pytest.mark.parametrize("method, times", [("GET", 2), ("PUT", 2), ("POST", 1), ("PATCH", 1)])
+def test_only_an_idempotent_call_is_repeated_when_a_reused_connection_ends(method, times, service):
+    one = service()
+    one.extra["/gone"] = lambda seen: answer(b"again") if one.seen.count(seen) > 1 else die()
+    govern_requests()
+    requests.get(one.base + "/plain")
+    try:
+        assert requests.request(method, one.base + "/gone").content == b"again"
+    except requests.ConnectionError as error:
+        assert isinstance(error.__cause__, UpstreamClosed) and times == 1
+    assert [seen.target for seen in one.seen] == ["/plain"] + ["/gone"] * times
+
+
+def die():
+    raise End
+
+
+def test_a_small_answer_that_is_cut_fails_at_once_even_streamed(service):
+    govern_requests()
+    with pytest.raises(requests.exceptions.ChunkedEncodingError):
+        requests.get(service().base + "/short", stream=True)
