@@ -40,7 +40,9 @@ lint: $(STAMPS)/lint
 
 # All that the tests need. Without the servers, locally, their tests are skipped and say so; with CI=true they fail.
 ready: $(STAMPS)/test
-	@PATH="$$PATH:/usr/sbin:/usr/local/sbin"; command -v nginx >/dev/null || { $(call debian,nginx); } || [ "$${CI:-}" != true ]
+	@PATH="$$PATH:/usr/sbin:/usr/local/sbin"; missing=; \
+	for server in nginx redis-server memcached; do command -v $$server >/dev/null || missing="$$missing $$server"; done; \
+	[ -z "$$missing" ] || { $(call debian,$$missing); } || [ "$${CI:-}" != true ]
 
 # An environment that is there already and works is used as it is.
 $(STAMPS)/venv:
@@ -66,6 +68,24 @@ $(STAMPS)/lint: $(STAMPS)/venv $(SETUP)
 	@echo "Installing into $(VENV), with what make lint needs"
 	@$(BIN)/python -m pip install --quiet --editable '.[lint]'
 	@touch $@ $(STAMPS)/run
+
+# The gateway and its peers, measured: ARGS="--quick" tries it, ARGS="--publish" writes docs/performance.md.
+BENCH := .venv-bench
+.PHONY: bench
+bench: $(BENCH)/ready
+	@PATH="$$PATH:/usr/sbin:/usr/local/sbin"; missing=; \
+	command -v nginx >/dev/null || missing="$$missing nginx"; \
+	command -v wrk >/dev/null || missing="$$missing wrk"; \
+	ls /usr/lib*/nginx/modules/ngx_http_echo_module.so >/dev/null 2>&1 || missing="$$missing libnginx-mod-http-echo"; \
+	[ -z "$$missing" ] || { $(call debian,$$missing); }
+	@exec $(BENCH)/bin/python -m bench.run $(ARGS)
+
+$(BENCH)/ready: $(STAMPS)/venv bench/requirements.txt $(SETUP)
+	@echo "Installing into $(BENCH)"
+	@[ -x $(BENCH)/bin/python ] || $(PYTHON) -m venv $(BENCH)
+	@echo '*' > $(BENCH)/.gitignore
+	@$(BENCH)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable . --requirement bench/requirements.txt
+	@touch $@
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .hypothesis htmlcov .coverage .coverage.*

@@ -10,7 +10,7 @@ import importlib
 import logging
 import os
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flask import Blueprint, Flask
 from flask import Response as FlaskResponse
@@ -23,7 +23,6 @@ from .cache import store
 from .config import Config
 from .configfile import load_text, read_text
 from .errors import ConfigError, GatewayError
-from .fastlane import Plain
 from .incoming import Incoming
 from .message import Response
 from .pipeline import Pipeline
@@ -32,6 +31,9 @@ from .telemetry.log import RequestLog
 from .telemetry.metrics import registry
 from .upstream.requests_adapter import gateway_error, govern_requests
 from .views import View, undeclared, without_view
+
+if TYPE_CHECKING:
+    from .fastlane import Plain
 
 log = logging.getLogger("gateway")
 
@@ -91,6 +93,10 @@ class Gateway(Flask):
     def receive(self, plain: Plain, connection: Any, peer: str) -> Response:
         """Answer what the worker's fast lane has read, without WSGI."""
         return self.pipeline.handle(self.incoming.plain(plain, connection, peer))
+
+    def reopen_logs(self) -> None:
+        """The request log's file was moved away (SIGUSR1)."""
+        self.request_log.reopen()
 
     def handle_exception(self, e: Exception) -> Any:
         """What a view did not catch: the application's own handler for 500 if there is one, else the gateway's answer."""
@@ -158,11 +164,7 @@ def start_worker(app: Gateway) -> None:
     """What runs in each worker process: the metrics' file and the log's writer. Called after the fork."""
     registry.start()
     app.request_log.start()
-
-
-def reopen_logs(app: Gateway) -> None:
-    """The request log's file was moved away (SIGUSR1)."""
-    app.request_log.reopen()
+    app.pipeline.start()
 
 
 def stop_worker(app: Gateway) -> None:
@@ -171,4 +173,4 @@ def stop_worker(app: Gateway) -> None:
     app.pipeline.close()
 
 
-__all__ = ["Gateway", "create_app", "reopen_logs", "start_worker", "stop_worker"]
+__all__ = ["Gateway", "create_app", "start_worker", "stop_worker"]

@@ -29,20 +29,47 @@ class Dismissed(BaseException):
 class Client:
     """One accepted connection. ``listener`` and ``addr`` are the addresses of its two ends."""
 
-    __slots__ = ("listener", "sock", "addr", "greenlet", "unreader", "since", "begun", "served", "proxied", "lingers")
+    __slots__ = ("listener", "sock", "addr", "peer", "greenlet", "unreader", "ahead", "native", "readable", "since", "begun", "served", "proxied", "lingers")
 
     def __init__(self, listener: Any, sock: Any, addr: Any) -> None:
         self.listener = listener
         self.sock = sock
         self.addr = addr
+        self.peer: str = addr[0] if isinstance(addr, tuple) else ""      # a unix socket has no address
         self.greenlet = getcurrent()
         self.unreader = SocketUnreader(sock)
         self.unreader.max_body_chunk = PIECE
+        self.ahead = b""                                     # what came behind the last request
+        self.native = getattr(sock, "_sock", None)                             # for reading and writing where nothing needs to wait
+        self.readable = get_hub().loop.io(sock.fileno(), 1)
         self.since = 0.0                                     # when it began to wait
         self.begun = False                                   # has something of the next head arrived?
         self.served = 0                                      # requests
         self.proxied: dict[str, Any] = {}                    # what the PROXY protocol said of the connection
         self.lingers = False                                 # may the client still be sending?
+
+    def wait(self) -> bytes:
+        """What the client sends next, b"" at the end."""
+        if self.native is None:
+            return self.sock.recv(PIECE)
+        while True:
+            get_hub().wait(self.readable)
+            try:
+                return self.native.recv(PIECE)
+            except BlockingIOError:
+                continue
+
+    def send(self, data: bytes) -> None:
+        """Send all of it. Raises OSError, a timeout among them."""
+        if self.native is not None:
+            try:
+                sent = self.native.send(data)
+            except BlockingIOError:
+                sent = 0
+            if sent == len(data):
+                return
+            data = data[sent:]
+        self.sock.sendall(data)
 
     def quiet(self) -> bool:
         """Is there nothing to read, not even an end?"""
@@ -62,6 +89,7 @@ class Client:
         except OSError:                                      # it has gone: then there is nothing to hear
             pass
         finally:
+            self.readable.close()
             self.sock.close()
 
     def __repr__(self) -> str:

@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from .values import (Address, Duration, FieldConditions, Fields, FieldTemplates, Filled, Flag, InstanceUrl, Loopback, Method,
-                     Module, Network, NginxWord, OwnField, Size, Token, UpstreamHost, Whole, parse_duration, parse_instance,
-                     parse_size)
+from .values import (Address, Duration, FieldConditions, FieldName, Fields, FieldTemplates, Filled, Flag, Hosts, InstanceUrl,
+                     Loopback, Method, Module, Network, NginxWord, OwnField, RedisUrl, Size, Token, UpstreamHost, Whole,
+                     parse_duration, parse_instance, parse_size)
 
-__all__ = ["Address", "Config", "Gateway", "HeaderRules", "Model", "Nginx", "Part", "Respond", "Route", "Tls", "Upstream",
-           "parse_duration", "parse_instance", "parse_size"]
+__all__ = ["Address", "Cache", "CacheKey", "CacheStorage", "Config", "Gateway", "HeaderRules", "Model", "Nginx", "Part",
+           "Respond", "Route", "Tls", "Upstream", "parse_duration", "parse_instance", "parse_size"]
 
 
 class Model(BaseModel):
@@ -78,6 +78,47 @@ class Respond(Model):
     json_: Any = Field(default=None, alias="json", description="Any value, sent as JSON.")
 
 
+class CacheKey(Model):
+    query: tuple[Filled, ...] | None = Field(
+        default=None, description='The query parameters that count; "page*" is all that begin so. Unset: every one.')
+    ignore_query: tuple[Filled, ...] = Field(default=(), description='Query parameters that do not count, like "utm_*".')
+    sort_query: Flag = Field(default=False, description="The order of the query parameters does not count.")
+    headers: tuple[FieldName, ...] = Field(default=(), description="Header fields of the request that count.")
+    cookies: tuple[Filled, ...] | None = Field(
+        default=None, description="The cookies that count, and no others do. Unset: an answer to a request with a cookie is kept"
+                                  " only when it says itself for how long.")
+
+
+class Cache(Model):
+    """Answers are kept and served again (RFC 9111). What a route says here goes before the answers' own headers."""
+
+    ttl: Duration | None = Field(default=None, description="How long an answer is fresh that does not say so itself; see respect.")
+    negative_ttl: Duration | None = Field(default=None, description="The same for 404, 405, 410, 414 and 501.")
+    stale_while_revalidate: Duration | None = Field(
+        default=None, description="How long an expired answer is still served while it is refreshed; unset: as the answer says.")
+    stale_if_error: Duration | None = Field(
+        default=None, description="How long an expired answer is served instead of an error; unset: as the answer says.")
+    respect: Literal["headers", "policy", "stricter"] = Field(
+        default="headers", description='Which freshness counts: "headers" (ttl for answers without), "policy" (ttl alone; what the'
+                                       ' answer says about caching is ignored), "stricter" (both hold).')
+    key: CacheKey = Field(default=CacheKey(), description="What of a request selects an answer, beside its address.")
+    vary_by_caller: Flag = Field(
+        default=False, description="Each authenticated caller has answers of its own; then private ones may be kept too.")
+    methods: tuple[Literal["GET", "HEAD", "POST"], ...] = Field(
+        default=("GET", "HEAD"), description="Methods that are served from the cache; POST by its body.")
+    min_uses: Whole = Field(default=1, ge=1, description="Kept from this many requests for the same on.")
+    max_object: Size = Field(default=1024 ** 2, description="The largest body kept.")
+    tags: tuple[Filled, ...] = Field(default=(), description="Tags for purging, beside those in Surrogate-Key and Cache-Tag.")
+    share_cookies: Flag = Field(default=False, description="Keep answers with Set-Cookie, and give the cookie to everybody.")
+    client_directives: Flag = Field(
+        default=True, description="Heed what clients say in Cache-Control and Pragma: no-cache, max-age, only-if-cached and so on.")
+    early_refresh: Flag = Field(
+        default=False, description="Refresh a little before the end, the earlier the longer it takes, at random.")
+    edge: Duration | None = Field(
+        default=None, description="How long nginx in front may keep an answer (X-Accel-Expires); unset: nothing is said to it.")
+    explain: Flag = Field(default=False, description="Say in Cache-Status under which key, and why an answer was not stored.")
+
+
 class Part(Model):
     """One call of a composition. ``"upstream:/path"`` is short for ``{ from = "upstream:/path" }``."""
 
@@ -127,6 +168,7 @@ class Route(Model):
     websocket: Flag = Field(default=False, description="Pass WebSocket upgrades through.")
     websocket_idle_timeout: Duration = Field(
         default=parse_duration("5m"), description="The longest silence on a WebSocket, in both directions.")
+    cache: Cache | None = Field(default=None, description="Keep answers and serve them again; {} goes by their headers alone.")
 
     @property
     def name(self) -> str:
@@ -135,6 +177,20 @@ class Route(Model):
         conditions = "".join(f" [{kind} {key}={value}]" for kind in ("header", "query", "cookie")
                              for key, value in getattr(self, kind).items())
         return f"{methods}{self.host or ''}{self.path}{conditions}"
+
+
+class CacheStorage(Model):
+    memory: Size = Field(default=parse_size("64MB"), description="Bytes of stored answers that each worker keeps in its memory.")
+    redis: RedisUrl | None = Field(
+        default=None, description="Redis behind it, for all workers and machines: redis://host:port/db, rediss://, unix:///path,"
+                                  " redis+sentinel://host:port,host:port/name/db or redis+cluster://host:port,host:port.")
+    memcached: Hosts | None = Field(default=None, description="Memcached behind it: host:port, several with commas.")
+    file: Filled | None = Field(default=None, description="A folder for stored answers, for the workers of this machine.")
+    file_size: Size = Field(default=parse_size("1GB"), description="Bytes of stored answers in that folder.")
+    prefix: Token = Field(default="greengate:", description="What the names of this gateway's keys in Redis begin with.")
+    compress: Flag = Field(default=False, description="Compress bodies behind the memory of a worker.")
+    timeout: Duration = Field(
+        default=parse_duration("50ms"), description="The longest one look into Redis or Memcached may take; then it is paused.")
 
 
 class Nginx(Model):
@@ -148,4 +204,5 @@ class Config(Model):
     gateway: Gateway = Field(default=Gateway(), description="What holds for every request.")
     upstreams: dict[str, Upstream] = Field(default={}, description="The services behind the gateway, by name.")
     routes: tuple[Route, ...] = Field(default=(), description="What the gateway answers; the most specific route wins.")
+    cache: CacheStorage = Field(default=CacheStorage(), description="Where stored answers are kept.")
     nginx: Nginx = Field(default=Nginx(), description="What gateway nginx writes.")

@@ -225,8 +225,15 @@ def notices(config: Config) -> list[str]:
             found.append(f'upstream "{name}": timeout is longer than the deadline of any request')
     if config.upstreams:
         found.append("max_connections, connection pools and balancing count in each worker process for itself")
-    if gateway.views:
-        found.append("the cache for views (from gateway import cache) is kept by each worker process for itself")
+    kept = config.cache
+    if not (kept.redis or kept.memcached or kept.file):
+        if gateway.views:
+            found.append("the cache for views (from gateway import cache) is kept by each worker process for itself")
+        if any(route.cache for route in config.routes):
+            found.append("stored answers are kept by each worker process for itself: cache.redis, cache.memcached and cache.file"
+                         " are not set")
+    elif not kept.redis and kept.memcached and any(route.cache for route in config.routes):
+        found.append("cache.memcached carries no purges to other machines, and none over a restart; cache.redis does")
     return found
 
 

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from .config import Config, Gateway, Nginx, Route, Upstream
+from .config import CacheStorage, Config, Gateway, Nginx, Route, Upstream
 from .configcheck import TARGETS, check_gateway, check_route, check_upstream
 from .errors import ConfigError
 from .mistakes import Mistake, Place, mistakes_of, not_a_table, place_text, unknown
@@ -101,8 +101,11 @@ class Reader:
         gateway = self.gateway(data.get("gateway", {}))
         upstreams = self.upstreams(data.get("upstreams", {}))
         routes = self.routes(data.get("routes", []), upstreams)
+        cache = self.section(CacheStorage, data.get("cache", {}), "cache").model
         nginx = self.section(Nginx, data.get("nginx", {}), "nginx").model
-        return None if self.problems else Config(gateway=gateway, upstreams=upstreams, routes=tuple(routes), nginx=nginx)
+        if self.problems:
+            return None
+        return Config(gateway=gateway, upstreams=upstreams, routes=tuple(routes), cache=cache, nginx=nginx)
 
     def gateway(self, raw: Any) -> Gateway:
         variables = {setting: name for setting, name in OVERRIDES.items() if self.environ.get(name)}

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 
 from .config import Route
 from .disconnect import unwatch, watch
+from .fields import Kinds
 from .message import Call, Headers, Request, Response, Stream
 
 CONNECTION_FIELDS = frozenset({
@@ -22,7 +23,10 @@ CONNECTION_FIELDS = frozenset({
 REPLACED_FIELDS = frozenset({
     "host", "content-length", "expect", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port",
     "forwarded", "via", "x-request-id"})
-NOT_SENT = CONNECTION_FIELDS | REPLACED_FIELDS
+KEPT, LEFT_OUT, CONNECTION = range(3)
+REQUEST_KINDS = Kinds({**dict.fromkeys(CONNECTION_FIELDS | REPLACED_FIELDS, LEFT_OUT), "connection": CONNECTION})
+RESPONSE_KINDS = Kinds({**dict.fromkeys(CONNECTION_FIELDS, LEFT_OUT), "connection": CONNECTION})
+REMEMBERED = 1024
 DEFAULT_PORT = {"http": "80", "https": "443"}
 
 
@@ -38,7 +42,7 @@ class Forward:
         self.preserve_host = host == "preserve"
         self.host = None if host in ("upstream", "preserve") else host
         self.forwarding = forwarding
-        self.via = forwarding.via
+        self._via_field = ("Via", forwarding.via)
         self.path = path
         self.edit = edit
         self.publish = publish
@@ -69,8 +73,7 @@ class Forward:
 
     def call(self, request: Request) -> Call:
         """What is sent for ``request``."""
-        dropped = dropped_fields(request.headers, NOT_SENT)
-        headers = [field for field in request.headers if field[0].lower() not in dropped]
+        headers = end_to_end(request.headers, REQUEST_KINDS)
         headers += self.forwarding(request)
         if self.edit is not None:
             headers = self.edit(headers)
@@ -79,9 +82,10 @@ class Forward:
 
     def finish(self, response: Response, request: Request) -> Response:
         """The upstream's answer as the client gets it."""
-        dropped = dropped_fields(response.headers, CONNECTION_FIELDS)
-        headers = [field for field in response.headers if field[0].lower() not in dropped]
-        headers.append(("Via", self.via))
+        headers = end_to_end(response.headers, RESPONSE_KINDS)
+        headers.append(self._via_field)
+        if not isinstance(response.body, bytes) and is_event_stream(headers):
+            headers.append(("X-Accel-Buffering", "no"))      # nginx in front would hold events back until a buffer is full
         response.headers = headers if self.publish is None else self.publish(headers, request)
         return response
 
@@ -94,20 +98,33 @@ class Forwarding:
 
     def __init__(self, via: str) -> None:
         self.via = f"1.1 {via}"
+        self._known: dict[tuple[str, str, str], Headers] = {}
 
     def __call__(self, request: Request) -> Headers:
-        peer, scheme, host = request.peer or "unknown", request.scheme, request.host
-        chain, element, via = peer, forwarded_element(peer, scheme, host), self.via
-        if request.trusted:
-            before = ", ".join(request.header_list("X-Forwarded-For"))
-            chain = f"{before}, {peer}" if before else peer
-            before = ", ".join(request.header_list("Forwarded"))
-            element = f"{before}, {element}" if before else element
-        before = ", ".join(request.header_list("Via"))
+        key = request.peer, request.scheme, request.host
+        fields = self._known.get(key)
+        if fields is None:
+            fields = self._first_hop(*key)
+            if len(self._known) < REMEMBERED:
+                self._known[key] = fields
+        via = request.header_list("Via")
+        if request.trusted or via:
+            fields = self._continued(request, fields, via)
+        return [*fields, ("X-Request-Id", request.id)]
+
+    def _first_hop(self, peer: str, scheme: str, host: str) -> Headers:
+        peer = peer or "unknown"
         port = host.rpartition(":")[2] if ":" in host and not host.endswith("]") else DEFAULT_PORT.get(scheme, "80")
-        return [("X-Forwarded-For", chain), ("X-Forwarded-Proto", scheme), ("X-Forwarded-Host", host),
-                ("X-Forwarded-Port", port), ("Forwarded", element), ("Via", f"{before}, {via}" if before else via),
-                ("X-Request-Id", request.id)]
+        return [("X-Forwarded-For", peer), ("X-Forwarded-Proto", scheme), ("X-Forwarded-Host", host),
+                ("X-Forwarded-Port", port), ("Forwarded", forwarded_element(peer, scheme, host)), ("Via", self.via)]
+
+    def _continued(self, request: Request, fields: Headers, via: list[str]) -> Headers:
+        """Behind what a trusted proxy sent of X-Forwarded-For and Forwarded, and anybody of Via."""
+        before = {"Via": via}
+        if request.trusted:
+            before["X-Forwarded-For"] = request.header_list("X-Forwarded-For")
+            before["Forwarded"] = request.header_list("Forwarded")
+        return [(name, ", ".join([*before.get(name, ()), value])) for name, value in fields]
 
 
 class Watched:
@@ -127,15 +144,28 @@ class Watched:
         self._stream.close()
 
 
-def dropped_fields(headers: Headers, always: frozenset[str]) -> frozenset[str]:
-    """``always`` and what Connection nominates, in lower case."""
-    for name, value in headers:
-        if len(name) == 10 and name.lower() == "connection":
-            break
-    else:
-        return always
-    named = {token.strip().lower() for name, value in headers if name.lower() == "connection" for token in value.split(",")}
-    return always if named <= {"close", "keep-alive", ""} else always | named
+def end_to_end(headers: Headers, kinds: Kinds) -> Headers:
+    """The fields that go on: not those of the connection, nor what Connection nominates."""
+    kept: Headers = []
+    for field in headers:
+        kind = kinds[field[0]]
+        if not kind:
+            kept.append(field)
+        elif kind == CONNECTION and field[1] not in ("close", "keep-alive"):
+            return without_nominated(headers, kinds)
+    return kept
+
+
+def without_nominated(headers: Headers, kinds: Kinds) -> Headers:
+    """end_to_end, where Connection names other fields (RFC 9110 section 7.6.1)."""
+    nominated = {token.strip().lower() for name, value in headers if kinds[name] == CONNECTION for token in value.split(",")}
+    return [field for field in headers if not kinds[field[0]] and field[0].lower() not in nominated]
+
+
+def is_event_stream(headers: Headers) -> bool:
+    """Is the answer a stream of server-sent events that says nothing of its buffering itself?"""
+    names = {name.lower(): value for name, value in headers}
+    return names.get("content-type", "").lower().startswith("text/event-stream") and "x-accel-buffering" not in names
 
 
 def forwarded_element(peer: str, scheme: str, host: str) -> str:

@@ -65,7 +65,7 @@ class Instance:
 
     def open_admin(self, address: str | None) -> None:
         """Listen on ``address`` for the admin listener, in place of the one before. Raises OSError, and then keeps that one."""
-        if address == self.address:
+        if address == self.address and ADMIN_FD not in os.environ:
             return
         opened = inherited(address) or (listen(address) if address else None)
         if self.admin is not None:

@@ -25,7 +25,7 @@ from .message import Body, Handler, Headers, Request, Response
 
 HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+(?::\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](?::\d{1,5})?")
 TARGET = re.compile(r"/[^\x00-\x20#\x7f-\U0010ffff]*")
-REMEMBERED_PEERS = 4096
+REMEMBERED = 4096
 
 
 class Trust:
@@ -40,7 +40,7 @@ class Trust:
         known = self._known.get(address)
         if known is None:
             known = self._look(address)
-            if len(self._known) < REMEMBERED_PEERS:
+            if len(self._known) < REMEMBERED:
                 self._known[address] = known
         return known
 
@@ -115,19 +115,22 @@ class Accept:
 
     def __init__(self, next: Handler) -> None:
         self.next = next
+        self._hosts: set[str] = set()                        # found valid before
 
     def __call__(self, request: Request) -> Response:
         if request.method in ("CONNECT", "TRACE"):
             raise NotAllowedHere(f"the method {request.method} is not implemented")
-        if not TARGET.fullmatch(request.target) and not (request.target == "*" and request.method == "OPTIONS"):
+        environ = request.environ                            # None: from the fast lane, which has looked at the target and counted
+        if environ is not None and not TARGET.fullmatch(request.target) and not (request.target == "*" and request.method == "OPTIONS"):
             raise InvalidTarget("only a target that starts with / is accepted")
-        if not request.host:
-            environ = request.environ
-            if environ is None or environ.get("SERVER_PROTOCOL") != "HTTP/1.0":
+        host = request.host
+        if host not in self._hosts:
+            if host and not HOST.fullmatch(host):
+                raise InvalidHost("the Host is not a host name or an address with an optional port")
+            if not host and (environ is None or environ.get("SERVER_PROTOCOL") != "HTTP/1.0"):
                 raise InvalidHost("the request has no Host")
-        elif not HOST.fullmatch(request.host):
-            raise InvalidHost("the Host is not a host name or an address with an optional port")
-        environ = request.environ                            # None: from the fast lane, which has counted
+            if host and len(self._hosts) < REMEMBERED:
+                self._hosts.add(host)
         if environ is not None and "," in environ.get("HTTP_AUTHORIZATION", ""):
             if len(request.header_list("Authorization")) > 1:
                 raise DuplicateHeader("Authorization was sent more than once")
@@ -157,11 +160,11 @@ def target_of(environ: dict[str, Any]) -> str:
 def body_of(environ: dict[str, Any]) -> Body | None:
     """The body a request announces: by Content-Length, or chunked (``HTTP_TRANSFER_ENCODING``); None without one."""
     length = environ.get("CONTENT_LENGTH")
-    if length:
-        return Body(environ["wsgi.input"].read, int(length))
-    if "HTTP_TRANSFER_ENCODING" in environ:
-        return Body(environ["wsgi.input"].read, None)
-    return None
+    if not length and "HTTP_TRANSFER_ENCODING" not in environ:
+        return None
+    source = environ["wsgi.input"]
+    read = getattr(source, "read1", source.read)             # read() waits until it has all it was asked for
+    return Body(read, int(length) if length else None)
 
 
 def bare_address(value: str) -> str:

@@ -8,8 +8,9 @@ A request meets the steps from the outside in; a step is there only when the rou
           ------------------------------------------ from here on each route has its own
           bodylimit     refuse bodies that are too large
             headers     the route's own header rules
-              websocket upgrades leave here
-                target  forward to an upstream | aggregate | view | respond
+              cache     a hit ends here; on a miss one request goes on, the others wait for it
+                websocket upgrades leave here
+                  target  forward to an upstream | aggregate | view | respond
 
 A new step is one file with a class ``Step(next, <its settings>)`` and one line in ``Pipeline.stack``.
 """
@@ -20,6 +21,10 @@ from collections.abc import Iterable, Iterator
 
 from .aggregate import Aggregate
 from .bodylimit import BodyLimit
+from .cache.invalidate import Invalidate
+from .cache.report import tier_numbers
+from .cache.serve import Cache
+from .cache.store import Counts, HttpStore, http_store
 from .config import Config, Part, Route
 from .errors import ConfigError
 from .forward import Forward, Forwarding
@@ -48,12 +53,17 @@ class Pipeline:
     """
 
     def __init__(self, config: Config, *, view: Handler, log: RequestLog, registry: Registry,
-                 views: Iterable[Route] = (), upstreams: dict[str, Upstream] | None = None) -> None:
+                 views: Iterable[Route] = (), upstreams: dict[str, Upstream] | None = None,
+                 store: HttpStore | None = None) -> None:
         self.config = config
         self.view = view
         self.forwarding = Forwarding(config.gateway.via)
         self.upstreams = upstreams if upstreams is not None else {
             name: Upstream(name, settings) for name, settings in config.upstreams.items()}
+        self.registry = registry
+        self.store: HttpStore | None = None
+        if any(route.cache for route in config.routes):
+            self.store = store if store is not None else http_store(config, Counts(tier_numbers(registry)))
         self.routes = (*config.routes, *views)
         if mistakes := problems(self.routes):
             raise ConfigError(mistakes)
@@ -66,6 +76,8 @@ class Pipeline:
         handler = self.target(route)
         if route.websocket:
             handler = self.websocket(handler, route)
+        if self.store is not None:
+            handler = self.cache(handler, route, self.store)
         request_edit = None if route.upstream else edit_of(route.request_headers)
         response_edit = edit_of(route.response_headers)
         if request_edit or response_edit:
@@ -105,6 +117,14 @@ class Pipeline:
         return WebSocket(handler, handler.call, self.upstreams[route.upstream].upgrade, handler.finish,
                          route.websocket_idle_timeout)
 
+    def cache(self, handler: Handler, route: Route, store: HttpStore) -> Handler:
+        """A route without a cache may still change what the others keep. Routes with conditions share addresses with others."""
+        if route.cache is None:
+            return Invalidate(handler, store)
+        scope = route.name if route.header or route.query or route.cookie else ""
+        return Cache(handler, route.cache, store, counter=self.registry.counter, route=route.name, scope=scope,
+                     name=self.config.gateway.via)
+
     def send(self, upstream: str, call: Call) -> Response:
         """One exchange with an upstream by its name."""
         return self.upstreams[upstream].send(call)
@@ -117,7 +137,14 @@ class Pipeline:
                 lines += [f"  {part}" for part in step.describe()]
         return lines
 
+    def start(self) -> None:
+        """What runs in each worker, after the fork."""
+        if self.store is not None:
+            self.store.start()
+
     def close(self) -> None:
+        if self.store is not None:
+            self.store.stop()
         for upstream in self.upstreams.values():
             upstream.close()
 

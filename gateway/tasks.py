@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent import monkey
+from gevent.event import Event
 from gevent.queue import Empty, SimpleQueue
 
 from .deadline import Deadline
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from .message import Request
 
 _thread_id = monkey.get_original("_thread", "get_ident")
+_allocate_lock = monkey.get_original("_thread", "allocate_lock")
 
 current_request: ContextVar[Request | None] = ContextVar("current_request", default=None)
 
@@ -78,9 +80,19 @@ def time_limit(seconds: float, error: Exception) -> gevent.Timeout:
     return gevent.Timeout(seconds, error)
 
 
+def offload(function: Callable[..., Any], *args: Any) -> Any:
+    """``function(*args)`` in a native thread, waited for: for what blocks where gevent cannot help, such as a disk."""
+    return gevent.get_hub().threadpool.apply(function, args)
+
+
 def native_thread() -> int:
     """Which operating system thread this is, the same for all its greenlets."""
     return _thread_id()
+
+
+def native_lock() -> Any:
+    """A lock between native threads. Hold it for some lines that do not wait: it stops the loop of whoever waits for it."""
+    return _allocate_lock()
 
 
 def event_loop() -> gevent.hub.Hub:
@@ -161,4 +173,4 @@ class Limits:
         return f"Limits({self.until!r})"
 
 
-__all__ = ["current_request", "event_loop", "gather", "native_thread", "spawn", "time_limit"]
+__all__ = ["Event", "current_request", "event_loop", "gather", "native_lock", "native_thread", "offload", "spawn", "time_limit"]

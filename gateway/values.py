@@ -33,6 +33,7 @@ MODULE = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 URL = re.compile(r"(https?)://(.*)", re.IGNORECASE | re.DOTALL)
 AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9._~-]+)?\]|(?:[A-Za-z0-9_-][A-Za-z0-9_.-]*)?)(?::([^:]*))?", re.DOTALL)
 NGINX_WORD = re.compile(r"[^\s;{}\"'\\#$]+")
+REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
 PORTS = {"http": 80, "https": 443}
 FRAMING = frozenset({"connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding",
                      "upgrade"})
@@ -278,10 +279,40 @@ def check_filled(value: str) -> str:
     return value
 
 
+def check_redis_url(value: str) -> str:
+    """Where a Redis is, or several. Messages never repeat it: it may hold a password."""
+    scheme, mark, rest = value.partition("://")
+    if not mark or scheme not in REDIS_SCHEMES:
+        raise ValueError(f"is not the URL of a Redis: write {', '.join(f'{known}://' for known in REDIS_SCHEMES)} and the place")
+    if scheme == "unix":
+        if not rest.startswith("/"):
+            raise ValueError("needs the absolute path of a socket: unix:///run/redis.sock")
+        return value
+    place, _, path = rest.partition("?")[0].rpartition("@")[2].partition("/")
+    for each in place.split(",") if "+" in scheme else [place]:
+        try:
+            parse_authority(each)
+        except ValueError as error:
+            raise ValueError(str(error)) from None
+    if scheme.endswith("+sentinel") and not path.partition("/")[0]:
+        raise ValueError("needs the name of the master behind the sentinels: redis+sentinel://host:26379/mymaster")
+    return value
+
+
+def check_hosts(value: str) -> str:
+    """``host:port``, several with commas."""
+    for each in value.split(","):
+        if parse_authority(each, value)[1] is None:
+            raise ValueError(f'{quoted(each)} has no port: write "host:11211"')
+    return value
+
+
 Duration = Annotated[float, BeforeValidator(parse_duration),
                      WithJsonSchema({"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(ms|s|m|h|d)$"})]
 Size = Annotated[int, BeforeValidator(parse_size), WithJsonSchema(
     {"anyOf": [{"type": "string", "pattern": r"^[0-9]+([KkMmGg]?[Bb])?$"}, {"type": "integer", "minimum": 0}]})]
+Hosts = Annotated[str, AfterValidator(check_hosts)]
+RedisUrl = Annotated[str, AfterValidator(check_redis_url)]
 InstanceUrl = Annotated[str, AfterValidator(check_instance)]
 Network = Annotated[str, AfterValidator(check_network)]
 Loopback = Annotated[str, AfterValidator(check_loopback)]

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import ssl
 import sys
 from collections.abc import Callable
@@ -48,6 +49,7 @@ from gunicorn.workers.ggevent import GeventWorker
 from . import rundir
 from .clients import Client, Dismissed, Waiting
 from .errors import ConfigError, GatewayError
+from .fastlane import NO_MORE_BODY, Lane, LaneConnection, Plain, possible
 from .reader import BodyReader, Connection, Request
 from .writer import ClientGone, ResponseWriter
 
@@ -69,6 +71,7 @@ class GatewayWorker(GeventWorker):
         self.orphaned: Callable[[], None] | None = None      # called when the master has died
         self._told = False                                   # by a signal, not by max_requests
         self._waiting = Waiting()
+        self._lane: Lane | None = None                       # set once the application is known
         self._tls: ssl.SSLContext | None = None
         self._pool: Any = None
         self._changed: Any = None                            # an Event once it runs: there may be something to do
@@ -85,7 +88,9 @@ class GatewayWorker(GeventWorker):
 
     def handle(self, listener: Any, sock: Any, addr: Any) -> None:
         """Serve one connection until it ends. ``listener`` is the address it was accepted on."""
-        sock.setblocking(1)
+        sock.settimeout(IO_TIMEOUT)
+        if isinstance(addr, tuple):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         client = Client(listener, sock, addr)
         try:
             if self._tls is not None:
@@ -105,6 +110,7 @@ class GatewayWorker(GeventWorker):
     def _handshake(self, client: Client, context: ssl.SSLContext) -> None:
         client.sock = context.wrap_socket(client.sock, server_side=True, do_handshake_on_connect=False,
                                           suppress_ragged_eofs=self.cfg.suppress_ragged_eofs)
+        client.native = None
         client.unreader.sock = client.sock
         self._waiting.enter(client)
         try:
@@ -114,42 +120,74 @@ class GatewayWorker(GeventWorker):
 
     def _serve_one(self, client: Client) -> bool:
         """Wait for a request and answer it; whether another may follow."""
+        data, client.ahead = client.ahead or self._wait(client), b""
+        if not data:
+            return False
+        plain = self._lane.read(data) if self._lane is not None else None
+        if plain is not None:
+            client.served += 1
+            client.ahead = data[plain.size:]
+            return self._serve_plain(client, plain)
+        client.unreader.unread(data)
         request = self._read_head(client)
-        if request is None:
-            return False
         client.served += 1
-        client.sock.settimeout(IO_TIMEOUT)
-        if not self.handle_request(client, request):
-            return False
-        client.sock.settimeout(None)
-        return True
+        going = self.handle_request(client, request)
+        client.ahead = client.unreader.take_buffered()
+        return going
 
-    def _read_head(self, client: Client) -> Request | None:
-        """The next request; None when there will be none."""
-        data = client.unreader.take_buffered()
-        if not data and self.draining and client.served and client.quiet():
-            return None
-        client.begun = bool(data)
+    def _wait(self, client: Client) -> bytes:
+        """The first bytes of the next request; none when there will be no other."""
+        if self.draining and client.served and client.quiet():
+            return b""
+        client.begun = False
         self._waiting.enter(client)
         try:
-            data = data or client.sock.recv(8192)
-            if not data:
-                return None
-            client.begun = True
-            client.unreader.unread(data)
+            return client.wait()
+        finally:
+            self._waiting.leave(client)
+
+    def _read_head(self, client: Client) -> Request:
+        """The request that has begun to arrive, by Gunicorn's parser."""
+        client.begun = True
+        self._waiting.enter(client)
+        try:
             request = Request(self.cfg, client.unreader, client.addr, client.served + 1)
         finally:
             self._waiting.leave(client)
         client.proxied = request.proxy_protocol_info = request.proxy_protocol_info or client.proxied
         return request
 
+    def _serve_plain(self, client: Client, plain: Plain) -> bool:
+        """Answer a request of the fast lane; whether another may follow."""
+        connection = LaneConnection(plain.headers, client, self._lane)
+        writer = None
+        try:
+            self._count()
+            response = self.wsgi.receive(plain, connection, client.peer)
+            if type(response.body) is bytes:
+                data, closing = self._lane.rendered(plain, response, self.draining)
+                connection.started = True
+                client.send(data)
+                return not closing
+            writer = ResponseWriter(plain, client.sock, self.cfg, connection, NO_MORE_BODY, lambda: self.draining)
+            writer.start_response(f"{response.status} {response.reason}", response.headers)
+            self._deliver(response.body, writer, plain)
+            return not writer.should_close()
+        except OSError as error:
+            self.log.debug("The client did not take the answer: %s", error)
+            return False
+        except Exception as error:
+            self._fail(client, plain, connection, writer, error)
+            return False
+        finally:
+            connection.alive = False
+
     # A request
 
     def handle_request(self, client: Client, request: Request) -> bool:
         """Run the application for one request; whether the connection may carry another."""
         began = datetime.now()
-        peer = client.addr[0] if isinstance(client.addr, tuple) else "unix"
-        connection = Connection(request.raw_headers, client.sock, peer, client.unreader)
+        connection = Connection(request.raw_headers, client.sock, client.peer or "unix", client.unreader)
         writer: ResponseWriter | None = None
         environ: dict[str, Any] = {}
         try:
@@ -193,11 +231,14 @@ class GatewayWorker(GeventWorker):
         return writer, environ
 
     def _respond(self, environ: dict[str, Any], writer: ResponseWriter) -> None:
-        """Application and answer. What the application returned is closed, whatever happens."""
         result = self.wsgi(environ, writer.start_response)
+        if self.is_already_handled(result):
+            raise StopIteration
+        self._deliver(result, writer, writer.req)
+
+    def _deliver(self, result: Any, writer: ResponseWriter, request: Request | Plain) -> None:
+        """Write the answer. What the application returned is closed, whatever happens."""
         try:
-            if self.is_already_handled(result):
-                raise StopIteration
             if type(result) is list:
                 writer.answer(b"".join(result))
                 return
@@ -209,7 +250,7 @@ class GatewayWorker(GeventWorker):
                 try:
                     result.close()
                 except Exception:                            # the answer is what it is; the next request is not to suffer
-                    self.log.exception("Closing the answer to %s %s", environ["REQUEST_METHOD"], environ["RAW_URI"])
+                    self.log.exception("Closing the answer to %s %s", request.method, request.uri)
 
     def _may_go_on(self, client: Client, writer: ResponseWriter) -> bool:
         """After a complete answer: is the connection fit for another request?"""
@@ -220,14 +261,14 @@ class GatewayWorker(GeventWorker):
         client.lingers = not fit
         return fit and not writer.should_close()
 
-    def _fail(self, client: Client, request: Request, connection: Connection, writer: ResponseWriter | None,
+    def _fail(self, client: Client, request: Request | Plain, connection: Connection, writer: ResponseWriter | None,
               error: BaseException) -> None:
         """The application failed: 500 where nothing was sent yet, else the answer is cut."""
         if writer is not None and writer.headers_sent and connection.alive:
             writer.cut()
         elif connection.alive and not connection.taken:
             client.lingers = True
-            self.handle_error(request, client.sock, client.addr, error)
+            self.handle_error(None if isinstance(request, Plain) else request, client.sock, client.addr, error)
             return
         if isinstance(error, GatewayError):                  # it has its line in the request log
             self.log.debug("The answer to %s %s was cut: %r", request.method, request.uri, error)
@@ -295,6 +336,8 @@ class GatewayWorker(GeventWorker):
         if self.cfg.is_ssl:
             self._tls = ssl_context(self.cfg)
         self._pool = Pool(self.worker_connections)
+        if hasattr(self.wsgi, "receive") and possible(self.cfg):
+            self._lane = Lane(self.cfg)
         servers = []
         for sock in self.sockets:
             sock.setblocking(1)
@@ -327,6 +370,11 @@ class GatewayWorker(GeventWorker):
     def handle_exit(self, sig: int, frame: Any) -> None:
         self._told = True
         super().handle_exit(sig, frame)
+
+    def handle_usr1(self, sig: int, frame: Any) -> None:
+        super().handle_usr1(sig, frame)
+        if hasattr(self.wsgi, "reopen_logs"):
+            gevent.spawn(self.wsgi.reopen_logs)
 
     def _on_signal(self) -> None:
         os.read(self.PIPE[0], 4096)

@@ -19,8 +19,9 @@ from functools import lru_cache
 from time import time
 from typing import Any
 
-from gunicorn.http.errors import InvalidResponseHeader, InvalidResponseHeaderName
+from gunicorn.http.errors import InvalidResponseHeader
 
+from .fields import WRITTEN, Kinds, UnsafeField
 from .message import Headers
 from .reader import BodyReader, Connection, Request, reset
 
@@ -28,13 +29,11 @@ SLICE = 262144                  # bytes: the most given to one send, so that its
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 
-TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 STATUS = re.compile(r"[1-9][0-9]{2}(?: [ \t\x21-\x7e\x80-\xff]*)?")
-CONTROLS = bytes(code for code in (*range(32), 127) if code not in b"\t\r\n")
 
 PLAIN, LENGTH, DATE, CONNECTION, UPGRADE, DROPPED = range(6)
-KINDS = {"content-length": LENGTH, "date": DATE, "connection": CONNECTION, "upgrade": UPGRADE, "transfer-encoding": DROPPED,
-         "keep-alive": DROPPED, "proxy-connection": DROPPED, "te": DROPPED, "trailer": DROPPED}
+KINDS = Kinds({"content-length": LENGTH, "date": DATE, "connection": CONNECTION, "upgrade": UPGRADE, "transfer-encoding": DROPPED,
+               "keep-alive": DROPPED, "proxy-connection": DROPPED, "te": DROPPED, "trailer": DROPPED})
 
 
 class ClientGone(ConnectionError):
@@ -185,46 +184,37 @@ def status_line(status: str) -> tuple[int, str]:
     return int(status[:3]), status if len(status) > 3 else status + " "
 
 
-@lru_cache(maxsize=4096)
-def field_kind(name: str) -> int:
-    """What is to be done with a response header field. Raises InvalidResponseHeaderName."""
-    if not isinstance(name, str) or not TOKEN.fullmatch(name):
-        raise InvalidResponseHeaderName(repr(name))
-    return KINDS.get(name.lower(), PLAIN)
-
-
 def compose(version: tuple[int, int], code: int, line: str, headers: Headers) -> tuple[bytes, int | None, bool]:
     """The head up to where the connection's own fields follow, the Content-Length, and whether the application asks to close.
 
-    Raises InvalidResponseHeader or InvalidResponseHeaderName: nothing that could end a line gets into the head.
+    Raises InvalidResponseHeader: nothing that could end a line gets into the head.
     """
-    parts = ["HTTP/1.0 " if version < (1, 1) else "HTTP/1.1 ", line, "\r\n"]
-    length, lines, dated, closing = None, 1, False, False
-    for name, value in headers:
-        kind = field_kind(name)
-        if kind:
-            if kind == DROPPED or (kind == UPGRADE and code != 101):
-                continue
-            if kind == CONNECTION:
-                closing = closing or "close" in [option.strip() for option in value.lower().split(",")]
-                continue
-            if kind == LENGTH:
-                if not value.isascii() or not value.isdigit() or length not in (None, int(value)):
-                    raise InvalidResponseHeader(f"{name}: {value!r}")
-                if code == 204 or code < 200 or length is not None:
-                    continue
-                length = int(value)
-            elif kind == DATE:
-                dated = True
-        parts += (name, ": ", value, "\r\n")
-        lines += 1
+    parts = [(f"HTTP/1.0 {line}\r\n" if version < (1, 1) else f"HTTP/1.1 {line}\r\n").encode("latin-1")]
+    length, dated, closing = None, False, False
     try:
-        head = "".join(parts).encode("latin-1")
-    except UnicodeEncodeError as error:
-        raise InvalidResponseHeader("a character beyond latin-1") from error
-    if head.count(b"\n") != lines or head.count(b"\r") != lines or len(head.translate(None, CONTROLS)) != len(head):
-        raise InvalidResponseHeader("a control character")                   # its name only might do; the value may be a secret
-    return head if dated else head + date_line(), length, closing
+        for field in headers:
+            kind = KINDS[field[0]]
+            if kind:
+                name, value = field
+                if kind == DROPPED or (kind == UPGRADE and code != 101):
+                    continue
+                if kind == CONNECTION:
+                    closing = closing or "close" in [option.strip() for option in value.lower().split(",")]
+                    continue
+                if kind == LENGTH:
+                    if not value.isascii() or not value.isdigit() or length not in (None, int(value)):
+                        raise InvalidResponseHeader(f"{name}: {value!r}")
+                    if code == 204 or code < 200 or length is not None:
+                        continue
+                    length = int(value)
+                elif kind == DATE:
+                    dated = True
+            parts.append(WRITTEN[field])
+    except (UnsafeField, TypeError, AttributeError, ValueError) as error:     # a name or a value that is no text among them
+        raise InvalidResponseHeader(str(error)) from None
+    if not dated:
+        parts.append(date_line())
+    return b"".join(parts), length, closing
 
 
 _date = (0, b"")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.config import Config, Gateway, Nginx, Route, Upstream
+from gateway.config import CacheStorage, Config, Gateway, Nginx, Route, Upstream
 from gateway.configcheck import notices
 from gateway.configfile import Reader, load, load_text, read_text, schema, tomllib
 from gateway.errors import ConfigError
@@ -392,7 +392,7 @@ def test_all_mistakes_come_at_once_in_the_order_of_the_file():
         listn = "80"
     """)
     assert [": ".join(problem.split(": ")[:2]) for problem in found] == [
-        "colour: unknown setting; there are gateway, upstreams, routes, nginx",
+        "colour: unknown setting; there are gateway, upstreams, routes, cache, nginx",
         "gateway: timeout", "gateway: trust[0]", "gateway: trust[1]",
         'upstream "legacy": instances[0]', 'upstream "legacy": balanc',
         'route "/users/{id}": tiemout', 'route "/users/{id}": request_headers.sett', 'route "/users/{id}": upstream',
@@ -605,7 +605,7 @@ def table_like(model):
 
 
 anything = st.fixed_dictionaries({}, optional={
-    "gateway": table_like(Gateway), "nginx": table_like(Nginx),
+    "gateway": table_like(Gateway), "nginx": table_like(Nginx), "cache": table_like(CacheStorage),
     "upstreams": st.dictionaries(st.sampled_from(["a", "b"]), table_like(Upstream), max_size=2) | junk,
     "routes": st.lists(table_like(Route), max_size=3) | junk})
 

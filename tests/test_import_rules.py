@@ -21,7 +21,7 @@ PACKAGE = Path(__file__).parent.parent / "gateway"
 FEATURE = 2
 LEVELS = {
     "errors": 0,
-    "conditions": 1, "config": 1, "deadline": 1, "disconnect": 1, "message": 1, "pattern": 1, "problem": 1, "rundir": 1, "tasks": 1,
+    "conditions": 1, "config": 1, "deadline": 1, "disconnect": 1, "fields": 1, "message": 1, "pattern": 1, "problem": 1, "rundir": 1, "tasks": 1,
     "template": 1, "values": 1,
     "pipeline": 3,
     "admin": 4, "app": 4, "worker": 4,
@@ -30,19 +30,20 @@ LEVELS = {
 
 FAMILIES = {                                        # one feature, several files
     "configcheck": "configfile", "mistakes": "configfile",
-    "clients": "worker", "reader": "worker", "writer": "worker",
+    "clients": "worker", "fastlane": "worker", "reader": "worker", "writer": "worker",
 }
 
 DOORS = {
     "flask": {"app", "admin", "cache/store"},
     "werkzeug": {"app", "admin", "views"},
     "flask_caching": {"cache/store"},
+    "redis": {"cache/redis_tier"},
+    "pymemcache": {"cache/memcached_tier"},
     "requests": {"upstream/requests_adapter"},
     "urllib3": {"upstream/requests_adapter", "upstream/requests_call", "upstream/requests_response"},
     "gevent": {"tasks", "views", "websocket", "disconnect", "upstream/dns", "upstream/pool",
                "upstream/transport", "telemetry/log", "admin", "worker", "clients", "gunicorn_conf"},
     "gunicorn": {"worker", "clients", "fastlane", "reader", "writer", "gunicorn_conf"},
-    "gunicorn_h1c": {"fastlane"},
     "pydantic": {"config", "configfile", "mistakes", "values"},
     "jinja2": {"nginx"},
     "click": {"cli"},

@@ -21,6 +21,7 @@ from gateway.nginx import render
 
 ROOT = Path(__file__).parent.parent
 NOT_IMPORTED = {"packaging"}                # gunicorn's gevent worker imports it without asking for it
+USED_EXTRAS = ("redis", "memcached")        # imported only where the configuration asks for them
 PARTS = {"pydantic-core": "pydantic"}       # comes with exactly one version of the other
 SHIPPED = sorted(str(path.relative_to(ROOT)) for path in [ROOT / "gateway.toml", *(ROOT / "examples").glob("*.toml")])
 PAGES = sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -51,7 +52,7 @@ def imported(folder: str) -> set[str]:
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 names.add((node.module or "").split(".")[0])
     owners = packages_distributions()
-    own = {path.stem for path in (ROOT / folder).rglob("*.py")} | {"gateway"}
+    own = {path.stem for path in (ROOT / folder).rglob("*.py")} | {"gateway", "bench"}
     found = {distribution(owners.get(name, [name])[0]) for name in names - sys.stdlib_module_names - own}
     return {PARTS.get(name, name) for name in found}
 
@@ -63,6 +64,7 @@ def test_pyproject_is_the_build_system_and_nothing_else():
 
 def test_what_the_package_imports_is_what_it_asks_for(setup):
     wanted = {distribution(each) for each in listed(setup["options"]["install_requires"])}
+    wanted |= {distribution(each) for extra in USED_EXTRAS for each in listed(setup["options.extras_require"][extra])}
     assert imported("gateway") | NOT_IMPORTED | {"tomli"} == wanted | {"tomli"}
 
 

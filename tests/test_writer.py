@@ -9,7 +9,7 @@ from gunicorn.http.errors import InvalidHeader, InvalidHeaderName
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.writer import compose, date_line, field_kind, status_line
+from gateway.writer import compose, date_line, status_line
 
 DATE = ("Date", "yesterday")
 
@@ -74,13 +74,13 @@ def test_content_length(headers, status, length):
     [("X", "\u20ac")], [("X", "\r\n")], [("", "a")], [("X Y", "a")], [("X:", "a")], [("X\r\nY", "a")], [("X\n", "a")],
     [("\xe9", "a")]])
 def test_invalid_headers(headers):
-    with pytest.raises((InvalidHeader, InvalidHeaderName)):
+    with pytest.raises(InvalidHeader):
         head(headers)
 
 
 @pytest.mark.parametrize("headers", [[("X", 1)], [("X", b"bytes")], [("X", None)], [(b"X", "a")]])
 def test_headers_are_text(headers):
-    with pytest.raises((TypeError, AttributeError, InvalidHeaderName)):
+    with pytest.raises(InvalidHeader):
         head(headers)
 
 
@@ -102,10 +102,3 @@ def test_date_is_added_when_there_is_none():
     assert re.fullmatch(rb"Date: \w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT\r\n", date_line())
     assert re.fullmatch(rb"HTTP/1.1 200 OK\r\nX: 1\r\nDate: [^\r\n]+\r\n", added)
     assert kept == b"HTTP/1.1 200 OK\r\ndate: mine\r\n"
-
-
-def test_names_are_judged_once():
-    field_kind.cache_clear()
-    for _ in range(3):
-        head([("X-Once", "1")])
-    assert field_kind.cache_info().misses == 2               # this one and Date

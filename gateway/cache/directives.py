@@ -11,6 +11,7 @@ from .fields import Value, delta_seconds, dictionary, directives, http_date, nam
 
 OWN = "greengate-cache-control"
 TARGETED = (OWN, "cdn-cache-control")
+QUALIFIED = ("private", "no-cache")                      # these take a list of fields; no other takes text in a targeted field
 
 
 class Directives:
@@ -24,7 +25,7 @@ class Directives:
         self.no_store = flag(given, "no-store")
         self.private = flag(given, "private")
         self.no_cache = flag(given, "no-cache")
-        self.fields = frozenset(names(value for name in ("private", "no-cache")
+        self.fields = frozenset(names(value for name in QUALIFIED
                                       if isinstance(value := given.get(name), str)))
         self.public = flag(given, "public")
         self.must_revalidate = flag(given, "must-revalidate")
@@ -55,7 +56,8 @@ def directives_of(fields: dict[str, list[str]], now: float) -> Directives:
     """``fields`` are the header fields of an answer: lower-case name to lines."""
     for name in TARGETED:
         if name in fields and (given := dictionary(fields[name])) is not None:
-            return Directives(given)
+            return Directives({key: None if isinstance(value, str) and key not in QUALIFIED else value
+                               for key, value in given.items()})
     lines = fields.get("expires")
     expires = None if lines is None else http_date(lines[0], now) or 0.0
     return Directives(directives(fields.get("cache-control", ())), expires)
@@ -64,7 +66,7 @@ def directives_of(fields: dict[str, list[str]], now: float) -> Directives:
 def flag(given: dict[str, Value], name: str) -> bool:
     """Is it there, and not as the list of fields that some take? A value it should not have does not weaken it."""
     value = given.get(name, False)
-    if name in ("private", "no-cache") and isinstance(value, str) and names((value,)):
+    if name in QUALIFIED and isinstance(value, str) and names((value,)):
         return False
     return value is not False
 

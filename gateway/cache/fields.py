@@ -71,7 +71,8 @@ def delta_seconds(value: Value) -> int | None:
         return min(value, MOST_SECONDS) if value >= 0 else None
     if not DIGITS.fullmatch(value):
         return None
-    return MOST_SECONDS if len(value.lstrip("0")) > 10 else min(int(value), MOST_SECONDS)
+    digits = value.lstrip("0") or "0"
+    return MOST_SECONDS if len(digits) > 10 else min(int(digits), MOST_SECONDS)
 
 
 def http_date(text: str, now: float) -> float | None:
@@ -122,7 +123,8 @@ def dictionary(lines: Iterable[str]) -> dict[str, Value] | None:
         key = KEY.match(text, at)
         if key is None:
             return None
-        at, value = key.end(), True
+        at = key.end()
+        value: Value = True
         if text.startswith("=", at):
             parsed = _member(text, at + 1)
             if parsed is None:

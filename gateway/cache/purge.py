@@ -10,36 +10,32 @@ looked at for the first time after a new one, and by no more than its URL, its t
 ``tag``               every entry with this tag
 ``everything``        every entry
 ``key``               one key of the store, forgotten by all; not a mark: what is stored under it afterwards counts
+``view``              one key of the cache of view code, or with an empty value all of it (store.py)
 ====================  =====================================================================================================
 
 Hard: the entry is gone. Soft: it is stale from the time of the purge on, with the windows for stale answers that it had.
 
-Between the workers of one machine purges travel through the Journal, a file to which each appends and which each looks at
-every POLL seconds; between machines through a log in Redis (redis_log.py). A worker that starts, or was away, reads on from where
-it was. Neither grows without bound: what falls out at the old end leaves a ``floor``, everything before which counts as purged.
+Purges travel between the workers of one machine through a file (journal.py), between machines through a log in Redis
+(redis_log.py). Neither those nor the marks grow without bound: what falls out at the old end leaves a ``floor``, everything
+before which counts as purged.
 """
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from copy import copy
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .entry import Entry, Variants
 
-KINDS = ("url", "prefix", "tag", "everything", "key")
+KINDS = ("url", "prefix", "tag", "everything", "key", "view")
+MARKED = ("url", "prefix", "tag")
 MOST_MARKS = 50_000
-POLL = 0.25                     # seconds
-JOURNAL = 4 * 1024 ** 2         # bytes of the journal at which its older half is dropped
 
 
 class Purge(NamedTuple):
-    """``at`` is in wall clock seconds; ``value`` is empty for ``everything``."""
+    """``at`` is in wall clock seconds. ``value`` is the address, the tag or the key."""
 
     kind: str
     value: str
@@ -64,7 +60,7 @@ class Marks:
                 self.soft_floor = max(self.soft_floor, purge.at)
             else:
                 self.floor = max(self.floor, purge.at)
-        elif purge.kind != "key":
+        elif purge.kind in MARKED:
             self._mark(self._soft if purge.soft else self._hard, f"{purge.kind} {purge.value}", purge.at)
 
     def _mark(self, marks: OrderedDict[str, float], name: str, at: float) -> None:
@@ -166,88 +162,3 @@ def normal(address: str) -> str:
     if not mark or scheme.lower() not in ("http:", "https:", "") or not host:
         raise ValueError(f"{address!r} is not an address: write https://host/path, //host/path, or /path for every host")
     return f"{scheme.lower()}//{host.lower()}{slash}{path}"
-
-
-class Journal:
-    """Purges of one machine, one JSON list a line in the file at ``path``. Reading gives what came since the last time."""
-
-    def __init__(self, path: str | os.PathLike[str], limit: int = JOURNAL) -> None:
-        self.path = Path(path)
-        self.limit = limit
-        self._inode, self._offset = 0, 0
-
-    def write(self, purge: Purge) -> None:
-        """Raises OSError."""
-        with self._locked() as file:
-            file.write(line_of(purge))
-            if file.tell() > self.limit:
-                self._shorten(file)
-
-    def _locked(self) -> Any:
-        """The file, opened for appending and locked; not one that was replaced meanwhile."""
-        while True:
-            file = open(self.path, "ab")
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                if os.fstat(file.fileno()).st_ino == os.stat(self.path).st_ino:
-                    return file
-            except FileNotFoundError:                    # replaced between the two: again
-                pass
-            except BaseException:
-                file.close()
-                raise
-            file.close()
-
-    def _shorten(self, file: Any) -> None:
-        """Keep the newer half, under a floor at the time of the last one dropped."""
-        file.flush()
-        lines = self.path.read_bytes().splitlines(keepends=True)
-        half = len(lines) // 2
-        floor = max((purge.at for purge in parsed(lines[:half])), default=0.0)
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        temporary.write_bytes(line_of(Purge("everything", "", False, floor)) + b"".join(lines[half:]))
-        temporary.replace(self.path)
-
-    def read(self) -> list[Purge]:
-        """What was written since the last call; all of it the first time, and again when the file was replaced."""
-        try:
-            found = os.stat(self.path)
-        except FileNotFoundError:
-            return []
-        if found.st_ino != self._inode or found.st_size < self._offset:
-            self._inode, self._offset = found.st_ino, 0
-        if found.st_size == self._offset:
-            return []
-        with open(self.path, "rb") as file:
-            self._inode = os.fstat(file.fileno()).st_ino
-            file.seek(self._offset)
-            text = file.read()
-        whole = text.rfind(b"\n") + 1
-        self._offset += whole
-        return list(parsed(text[:whole].splitlines()))
-
-    def __repr__(self) -> str:
-        return f"Journal({self.path})"
-
-
-def line_of(purge: Purge) -> bytes:
-    return json.dumps(purge, separators=(",", ":")).encode() + b"\n"
-
-
-def parsed(lines: Iterable[bytes]) -> Iterator[Purge]:
-    """The purges of these lines; what is none is passed over."""
-    for line in lines:
-        purge = purge_of(line)
-        if purge is not None:
-            yield purge
-
-
-def purge_of(text: bytes) -> Purge | None:
-    """A purge from its JSON; None when it is none."""
-    try:
-        kind, value, soft, at = json.loads(text)
-    except (ValueError, TypeError):
-        return None
-    if kind not in KINDS or not isinstance(value, str) or not isinstance(at, (int, float)):
-        return None
-    return Purge(kind, value, bool(soft), float(at))

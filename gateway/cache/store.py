@@ -1,18 +1,239 @@
-"""The cache of view code: one Flask-Caching object for the process, set up for the application by ``init``.
+"""The cache of view code, and the tiers that it shares with the HTTP cache.
 
-It is for memoizing in application code, where the author chooses the key. It is no HTTP cache: it knows nothing of
-Cache-Control, Vary, methods or users. docs/cache.md says what that means for ``cached()``.
+``view_cache`` is one Flask-Caching object for the process, set up for the application by ``init``. It is for memoizing in
+application code, where the author chooses the key. It is no HTTP cache: it knows nothing of Cache-Control, Vary, methods or users.
+docs/cache.md says what that means for ``cached()``.
+
+``Tiered`` is its backend: ``CACHE_TYPE = "gateway.cache.store.Tiered"``. A value is in the memory of the worker and, where there is
+one, in a tier behind it, written as plain data (objects.py). A value that is none, an object of the application's own classes,
+stays in the memory of the worker, as a copy. What is deleted or cleared is forgotten by every worker; what is set again elsewhere
+is seen NEAR seconds later at most.
 """
 
 from __future__ import annotations
 
-from flask import Flask
+import os
+import zlib
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from time import time
+from typing import Any
+
+from flask import Flask, Response
 from flask_caching import Cache
+from flask_caching.backends.base import BaseCache
+
+from .. import rundir
+from ..config import CacheStorage, Config
+from ..tasks import native_lock, native_thread
+from . import objects
+from .file_tier import FileTier
+from .httpstore import Channel, Counts, HttpStore, Shared
+from .journal import Journal
+from .memcached_tier import MemcachedTier
+from .memory import Memory
+from .purge import Purge
+from .redis_log import RedisLog
+from .redis_tier import RedisTier
+
+NEAR = 1.0                      # seconds that memory goes without asking the tier behind it
+FOREVER = 10 * 365 * 86400.0    # seconds
+MAGIC = b"GGVC\x01"
+PLAIN = (str, bytes, int, float, bool, type(None))
 
 view_cache = Cache()
 
 
-def init(app: Flask) -> None:
-    """Set ``view_cache`` up for ``app`` from its ``CACHE_*`` settings. Without CACHE_TYPE: in the memory of each worker."""
-    app.config.setdefault("CACHE_TYPE", "SimpleCache")
+def http_store(config: Config, counts: Counts | None = None) -> HttpStore:
+    """The tiers that a configuration asks for. Nothing runs before its ``start``. Raises ConfigError without an extra it needs."""
+    return store_of(config.cache, counts)
+
+
+def store_of(settings: CacheStorage, counts: Counts | None = None) -> HttpStore:
+    """The same from the settings themselves."""
+    counts = counts or Counts()
+    tiers: list[Shared] = []
+    channels: list[Channel] = []
+    leases = None
+    place = rundir.current()
+    journal = place.path if place is not None else None
+    if settings.redis:
+        leases = RedisTier(settings.redis, settings.prefix, settings.timeout, failed=counts.of("errors", "redis"))
+        tiers.append(leases)
+        channels.append(RedisLog(leases))
+    if settings.memcached:
+        tiers.append(MemcachedTier(settings.memcached, settings.prefix, settings.timeout,
+                                   failed=counts.of("errors", "memcached")))
+    if settings.file:
+        os.makedirs(settings.file, mode=0o700, exist_ok=True)
+        tiers.append(FileTier(settings.file, settings.file_size, failed=counts.of("errors", "file"),
+                              evicted=counts.of("evicted", "file")))
+        journal = Path(settings.file)                    # purges have to last as long as what they purge
+    if journal is not None:
+        channels.append(Journal(os.path.join(journal, "purges")))
+    return HttpStore(Memory(settings.memory), tiers, channels, leases=leases, compress=settings.compress, counts=counts)
+
+
+def init(app: Flask, store: HttpStore | None = None) -> None:
+    """Set ``view_cache`` up for ``app`` from its ``CACHE_*`` settings. Without CACHE_TYPE it is Tiered, over ``store``."""
+    app.config.setdefault("CACHE_TYPE", "gateway.cache.store.Tiered")
+    app.config.setdefault("CACHE_DEFAULT_TIMEOUT", 300)
+    app.extensions["gateway_http_store"] = store
     view_cache.init_app(app)
+
+
+class Tiered(BaseCache):
+    """The backend. Without a store of the gateway, it makes one from CACHE_MEMORY (bytes), CACHE_REDIS_URL and CACHE_DIR."""
+
+    def __init__(self, store: HttpStore, memory: int, default_timeout: int = 300) -> None:
+        super().__init__(default_timeout)
+        self.store = store
+        self.memory = Memory(memory, store.counts.of("evicted", "views"))
+        self.cleared = 0.0
+        self._lock = native_lock()
+        self._thread = native_thread()
+        store.view_purged = self._purged
+
+    @classmethod
+    def factory(cls, app: Flask, config: dict[str, Any], args: list[Any], kwargs: dict[str, Any]) -> Tiered:
+        store = app.extensions.get("gateway_http_store")
+        if store is None:
+            chosen = {"memory": config.get("CACHE_MEMORY"), "redis": config.get("CACHE_REDIS_URL"),
+                      "file": config.get("CACHE_DIR"), "prefix": config.get("CACHE_KEY_PREFIX")}
+            store = store_of(CacheStorage(**{name: value for name, value in chosen.items() if value}))
+        return cls(store, store.memory.limit, config["CACHE_DEFAULT_TIMEOUT"])
+
+    def get(self, key: str) -> Any:
+        now = time()
+        with self._lock:
+            held = self.memory.get(key)
+        if held is not None and held.until > now and (held.asked + NEAR > now or not held.shared):
+            return held.value()
+        for tier in self._tiers():
+            data = tier.get(f"view:{key}")
+            if data is not None and (found := self._read(tier, key, data)) is not None:
+                self._keep(key, found)
+                return found.value()
+        if held is not None and held.until > now and not self._tiers():
+            return held.value()
+        return None
+
+    def _read(self, tier: Shared, key: str, data: bytes) -> Held | None:
+        """What is in a record; None when it is none, or older than the last clear()."""
+        try:
+            found = record_read(key, data, tier.shift)
+        except ValueError:
+            self.store.counts.of("corrupt", tier.name)(1.0)
+            tier.delete(f"view:{key}")
+            return None
+        return found if found.stored > self.cleared else None
+
+    def set(self, key: str, value: Any, timeout: Any = None) -> bool:
+        seconds = self._normalize_timeout(timeout) or FOREVER
+        if seconds < 0:
+            return self.delete(key)
+        now = time()
+        tiers = self._tiers()
+        held = Held(value, now + seconds, now, bool(tiers))
+        self._keep(key, held)
+        if held.packed is not None:
+            for tier in tiers:
+                tier.put(f"view:{key}", record_of(key, held, tier.shift), seconds)
+        return True
+
+    def add(self, key: str, value: Any, timeout: Any = None) -> bool:
+        return not self.has(key) and self.set(key, value, timeout)
+
+    def has(self, key: str) -> bool:
+        return self.get(key) is not None
+
+    def delete(self, key: str) -> bool:
+        there = self.has(key)
+        with self._lock:
+            self.memory.delete(key)
+        for tier in self._tiers():
+            tier.delete(f"view:{key}")
+        self.store.announce(Purge("view", key, False, time()))
+        return there
+
+    def clear(self) -> bool:
+        self._purged(Purge("view", "", False, time()))
+        self.store.announce(Purge("view", "", False, self.cleared))
+        return True
+
+    def _purged(self, purge: Purge) -> None:
+        with self._lock:
+            if purge.value:
+                self.memory.delete(purge.value)
+            elif purge.at > self.cleared:
+                self.cleared = purge.at
+                self.memory.clear()
+
+    def _keep(self, key: str, held: Held) -> None:
+        with self._lock:
+            self.memory.put(key, held, held.size)
+
+    def _tiers(self) -> Sequence[Shared]:
+        """Those behind memory. Their connections belong to the loop of one thread."""
+        return self.store.tiers if native_thread() == self._thread else ()
+
+    def __repr__(self) -> str:
+        return f"Tiered({self.memory!r}, {', '.join(map(repr, self.store.tiers)) or 'no tier behind it'})"
+
+
+class Held:
+    """A value in memory, so that whoever changes what he got changes nothing for others. ``packed`` is None for what has no plain
+    form. Times are in wall clock seconds."""
+
+    __slots__ = ("packed", "object", "until", "stored", "asked", "shared", "size")
+
+    def __init__(self, value: Any, until: float, stored: float, shared: bool, packed: bytes | None = None) -> None:
+        self.until = until
+        self.stored = self.asked = stored
+        self.packed = packed if packed is not None else pack(value)
+        self.object = None if self.packed is not None else deepcopy(value)
+        self.shared = shared and self.packed is not None
+        self.size = 200 + (len(self.packed) if self.packed is not None else 1000)
+
+    def value(self) -> Any:
+        return unpack(self.packed) if self.packed is not None else deepcopy(self.object)
+
+
+def pack(value: Any) -> bytes | None:
+    """A value in its plain form, an answer of Flask among them; None when it has none."""
+    try:
+        if type(value) is Response and not value.is_streamed and not value.direct_passthrough:
+            return b"R" + objects.dumps((value.status, list(value.headers), value.get_data()))
+        return b"V" + objects.dumps(value)
+    except objects.Unfit:
+        return None
+
+
+def unpack(packed: bytes) -> Any:
+    value = objects.loads(packed[1:])
+    if packed[:1] == b"V":
+        return value
+    status, headers, body = value
+    return Response(body, status, headers)
+
+
+def record_of(key: str, held: Held, shift: float) -> bytes:
+    """What is in a tier: a mark, a checksum, and when, until when, under which key, what."""
+    rest = objects.dumps((held.stored + shift, held.until + shift, key, held.packed))
+    return MAGIC + zlib.crc32(rest).to_bytes(4, "big") + rest
+
+
+def record_read(key: str, data: bytes, shift: float) -> Held:
+    """Raises ValueError for what is no such record."""
+    if data[:5] != MAGIC or data[5:9] != zlib.crc32(memoryview(data)[9:]).to_bytes(4, "big"):
+        raise ValueError("not a record of this version")
+    stored, until, stored_key, packed = objects.loads(data[9:])
+    if stored_key != key or not isinstance(packed, bytes) or not (isinstance(stored, float) and isinstance(until, float)):
+        raise ValueError("the record of another key")
+    held = Held(None, until - shift, stored - shift, True, packed)
+    held.asked = time()
+    return held
+
+
+__all__ = ["Counts", "HttpStore", "Tiered", "http_store", "init", "view_cache"]

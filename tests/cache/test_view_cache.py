@@ -66,7 +66,7 @@ def test_the_package_is_the_one_cache_object(in_app):
 
 
 @pytest.mark.parametrize("settings, expected", [
-    ({}, "SimpleCache"),
+    ({}, "Tiered"),
     ({"CACHE_TYPE": "NullCache", "CACHE_NO_NULL_WARNING": True}, "NullCache"),
 ])
 def test_the_application_may_choose_the_backend(settings, expected):

@@ -118,6 +118,16 @@ def test_a_second_upgrade(plain):
     assert listening(instance.port)
 
 
+def test_an_upgrade_without_the_admin_listener_closes_it(plain):
+    admin = free_port()
+    instance = plain(config=CONFIG + f'[gateway]\nadmin = "127.0.0.1:{admin}"\n')
+    instance.config.write_text(CONFIG)
+    instance.upgraded()
+    instance.signal(signal.SIGTERM)
+    assert instance.ended() == 0
+    assert not listening(admin) and listening(instance.port)
+
+
 def test_ttin_and_ttou_change_the_number_of_workers(plain):
     instance = plain()
     load = Load(instance.port)

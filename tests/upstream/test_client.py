@@ -34,10 +34,10 @@ def test_two_hundred_calls_share_ten_connections(serve, upstream):
     assert pool_of(one) == (10, 10, 0)
 
 
-@pytest.mark.parametrize("call, error, flag", [(get(), PoolExhausted, "UO"), (get(seconds=0.001), DeadlineExceeded, "DT"),
-                                               (get(timeout=0.001), UpstreamTimeout, "UT")])
-def test_nobody_waits_for_a_connection_for_ever(serve, upstream, call, error, flag):
-    go = Event()
+@pytest.mark.parametrize("settings, error, flag", [({}, PoolExhausted, "UO"), ({"seconds": 0.001}, DeadlineExceeded, "DT"),
+                                                   ({"timeout": 0.001}, UpstreamTimeout, "UT")])
+def test_nobody_waits_for_a_connection_for_ever(serve, upstream, settings, error, flag):
+    go, call = Event(), get(**settings)
     one = upstream(serve(Service(lambda head, body: go.wait() and OK)), max_connections=1, pool_timeout="20ms")
     first = gevent.spawn(one.send, get())
     gevent.idle()

@@ -1,0 +1,95 @@
+"""What a request asks of a cache beyond its URL: directives, conditions, ranges, and what keeps the cache out of it. Pure.
+
+Most requests ask nothing: ``asked_of`` is then None after one look at the names of the fields.
+"""
+
+from __future__ import annotations
+
+from ..message import Headers
+from .fields import delta_seconds, directives
+
+# Fields that make some frameworks answer for another method or another address than the request line says: an answer to such a
+# request must never stand for others, and stored ones are not for it.
+CONFUSING = frozenset({"x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-original-uri",
+                       "x-rewrite-url", "x-original-host", "x-host", "x-forwarded-server", "x-forwarded-scheme",
+                       "x-forwarded-prefix", "x-forwarded-path", "x-forwarded-uri"})
+FOR_ORIGIN = frozenset({"if-match", "if-unmodified-since", "upgrade"})    # only the origin may judge these (section 4.3.2)
+CONDITIONS = frozenset({"if-none-match", "if-modified-since"})
+HEEDED = frozenset({"cache-control", "pragma", "range", "if-range"}) | CONDITIONS | FOR_ORIGIN | CONFUSING
+
+
+class Asked:
+    """``bypass`` says why the cache has nothing to do with the request; empty when it has. ``directs``: one of the directives
+    counts. Seconds are None where the request does not say; ``max_stale`` without a value is infinite."""
+
+    __slots__ = ("bypass", "directs", "no_cache", "no_store", "only_if_cached", "max_age", "max_stale", "min_fresh",
+                 "stale_if_error", "if_none_match", "if_modified_since", "range", "if_range")
+
+    def __init__(self) -> None:
+        self.bypass = ""
+        self.directs = self.no_cache = self.no_store = self.only_if_cached = False
+        self.max_age: int | None = None
+        self.max_stale: float | None = None
+        self.min_fresh: int | None = None
+        self.stale_if_error: int | None = None
+        self.if_none_match: list[str] = []
+        self.if_modified_since: str | None = None
+        self.range: str | None = None
+        self.if_range: str | None = None
+
+    @property
+    def conditional(self) -> bool:
+        return bool(self.if_none_match) or self.if_modified_since is not None
+
+    def heed(self, lines: list[str], pragma: list[str]) -> None:
+        """Section 5.2.1; Pragma only where there is no Cache-Control (section 5.4)."""
+        given = directives(lines) if lines else {"no-cache": True} if "no-cache" in directives(pragma) else {}
+        self.no_cache = "no-cache" in given
+        self.no_store = "no-store" in given
+        self.only_if_cached = "only-if-cached" in given
+        self.max_age = delta_seconds(given["max-age"]) if "max-age" in given else None
+        self.min_fresh = delta_seconds(given["min-fresh"]) if "min-fresh" in given else None
+        self.stale_if_error = delta_seconds(given["stale-if-error"]) if "stale-if-error" in given else None
+        if "max-stale" in given:
+            self.max_stale = float("inf") if given["max-stale"] is True else delta_seconds(given["max-stale"])
+        self.directs = bool(self.no_cache or self.max_age is not None or self.min_fresh is not None
+                            or self.max_stale is not None)
+
+    def __repr__(self) -> str:
+        said = {name: getattr(self, name) for name in self.__slots__}
+        return f"Asked({', '.join(f'{name}={value!r}' for name, value in said.items() if value not in (None, '', False, []))})"
+
+
+def asked_of(headers: Headers, heeding: bool = True) -> Asked | None:
+    """None when the request asks nothing. ``heeding`` False: the client's directives count for nothing on this route."""
+    for name, _ in headers:
+        if name.lower() in HEEDED:
+            break
+    else:
+        return None
+    asked = Asked()
+    lines: list[str] = []
+    pragma: list[str] = []
+    for name, value in headers:
+        name = name.lower()
+        if name not in HEEDED:
+            continue
+        if name == "cache-control":
+            lines.append(value)
+        elif name == "pragma":
+            pragma.append(value)
+        elif name == "range":
+            asked.range = value.strip()
+        elif name == "if-range":
+            asked.if_range = value.strip()
+        elif name == "if-none-match":
+            asked.if_none_match.append(value)
+        elif name == "if-modified-since":
+            asked.if_modified_since = value
+        else:
+            asked.bypass = name
+    if heeding and (lines or pragma):
+        asked.heed(lines, pragma)
+        if asked.no_store:
+            asked.bypass = asked.bypass or "no-store"
+    return asked

@@ -1,0 +1,88 @@
+"""What the HTTP cache keeps: one Entry for each stored answer, and under one key the Variants of it that Vary tells apart.
+
+Everything that decides about an answer later was read from its header once, when it was stored, and stands here as numbers:
+a lookup compares, it does not parse. All times are wall clock seconds (Unix time), so that they mean the same to another worker
+and after a restart. Entries are shared between requests and never changed after they were stored, with one exception: a soft
+purge lowers ``expires``.
+
+Ages (RFC 9111 section 4.2.3) are kept as ``born``, the moment at which the answer had the age 0: its age is ``now - born``.
+"""
+
+from __future__ import annotations
+
+from .flags import names_of
+
+MOST_VARIANTS = 32
+OVERHEAD = 600                                           # bytes an entry takes beside its texts and its body, about
+
+
+class Entry:
+    """One stored answer.
+
+    ``headers`` are ready to be sent: without Age, Cache-Status and what belongs to a connection, with Date and Content-Length.
+    ``born`` is when its age was 0; it is fresh before ``expires``, may be served stale while it is refreshed before
+    ``stale_while_revalidate``, and in place of an error before ``stale_if_error`` (all absolute; equal to ``expires`` where
+    there is no such window). ``flags`` are those of flags.py. ``last_modified`` is the parsed date, None without a usable one.
+    ``vary`` are the header fields of the request that selected this answer: (lower-case name, normalised value or None).
+    ``tags`` and ``url`` (``scheme://host/path?query``) are for purging; ``stored_at`` is when it was stored or last validated.
+    """
+
+    __slots__ = ("status", "reason", "headers", "body", "request_time", "response_time", "born", "expires",
+                 "stale_while_revalidate", "stale_if_error", "flags", "etag", "last_modified", "vary", "tags", "url", "stored_at")
+
+    def __init__(self, status: int, reason: str, headers: list[tuple[str, str]], body: bytes, *, request_time: float,
+                 response_time: float, born: float, expires: float, stale_while_revalidate: float, stale_if_error: float,
+                 flags: int = 0, etag: str | None = None, last_modified: float | None = None,
+                 vary: tuple[tuple[str, str | None], ...] = (), tags: frozenset[str] = frozenset(), url: str = "",
+                 stored_at: float = 0.0) -> None:
+        self.status = status
+        self.reason = reason
+        self.headers = headers
+        self.body = body
+        self.request_time = request_time
+        self.response_time = response_time
+        self.born = born
+        self.expires = expires
+        self.stale_while_revalidate = stale_while_revalidate
+        self.stale_if_error = stale_if_error
+        self.flags = flags
+        self.etag = etag
+        self.last_modified = last_modified
+        self.vary = vary
+        self.tags = tags
+        self.url = url
+        self.stored_at = stored_at
+
+    @property
+    def size(self) -> int:
+        """Bytes it takes in memory, about."""
+        return (OVERHEAD + len(self.body) + len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+                + sum(len(tag) for tag in self.tags))
+
+    def __repr__(self) -> str:
+        lifetime = f"born {self.born:.0f}, expires {self.expires:.0f}"
+        return f"Entry({self.status} {self.url}, {len(self.body)} bytes, {lifetime}, {names_of(self.flags) or 'no flags'})"
+
+
+class Variants:
+    """The entries under one key, the latest first, at most MOST_VARIANTS. A new list replaces the old one: readers keep theirs."""
+
+    __slots__ = ("entries",)
+
+    def __init__(self, entries: list[Entry]) -> None:
+        self.entries = entries
+
+    @property
+    def size(self) -> int:
+        return sum(entry.size for entry in self.entries)
+
+    def with_entry(self, entry: Entry) -> Variants:
+        """These and ``entry``, which replaces the one of the same request fields."""
+        kept = [other for other in self.entries if other.vary != entry.vary]
+        return Variants([entry, *kept[:MOST_VARIANTS - 1]])
+
+    def without(self, entry: Entry) -> Variants:
+        return Variants([other for other in self.entries if other is not entry])
+
+    def __repr__(self) -> str:
+        return f"Variants({self.entries!r})"

@@ -1,0 +1,201 @@
+"""A folder as the tier that the workers of one machine share, and that outlives them.
+
+A record is one file, under the hash of its key. It is written beside its place and renamed into it, so that a reader sees a whole
+one or none. Its modification time is when it becomes useless, its access time when it was last asked for (set by us, whatever
+the file system's options). The disk may block: everything is done in native threads.
+
+The folder is bounded by sweeping: a worker that has written a SHARE of ``limit`` sweeps, unless another does. A sweep removes
+what is useless, and what was not asked for the longest until a tenth is free; it looks at every file twice and sorts nothing.
+So between two sweeps the folder may be larger, by a SHARE for each worker.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from time import time
+
+from ..tasks import offload, spawn
+
+SHARE = 1 / 16
+FREE = 0.1
+REMEMBERED = 60.0               # seconds: within them, being asked for again is not written down
+ABANDONED = 3600.0              # seconds after which a file that was not finished belongs to nobody
+AGES = 64                       # classes of age, each a half longer than the one before
+
+log = logging.getLogger("gateway")
+
+
+class FileTier:
+    """Records in the folder ``path``, ``limit`` bytes of them. ``failed`` and ``evicted`` are called with numbers of files."""
+
+    name = "file"
+    shift = 0.0
+
+    def __init__(self, path: str | os.PathLike[str], limit: int, *, failed: Callable[[float], None] = lambda number: None,
+                 evicted: Callable[[float], None] = lambda number: None, clock: Callable[[], float] = time) -> None:
+        self.path = Path(path)
+        self.limit = limit
+        self.failed = failed
+        self.evicted = evicted
+        self.clock = clock
+        self._written = limit                            # the first write finds out what is there
+        self._sweeping = False
+
+    def get(self, key: str) -> bytes | None:
+        data, error = offload(self._read, self._place(key))
+        if error is not None:
+            self._report(error)
+        return data
+
+    def put(self, key: str, data: bytes, seconds: float) -> None:
+        if len(data) > self.limit * SHARE:
+            self.delete(key)
+            return
+        error = offload(self._write, self._place(key), data, self.clock() + seconds)
+        if error is not None:
+            self._report(error)
+            return
+        self._written += len(data)
+        if self._written > self.limit * SHARE and not self._sweeping:
+            self._sweeping, self._written = True, 0
+            spawn(self._swept)
+
+    def delete(self, key: str) -> None:
+        offload(remove, self._place(key))
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _place(self, key: str) -> Path:
+        name = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:40]
+        return self.path / name[:2] / name[2:]
+
+    def _report(self, error: OSError) -> None:
+        self.failed(1.0)
+        log.warning("the cache's folder %s: %s", self.path, error)
+
+    # In native threads
+
+    def _read(self, place: Path) -> tuple[bytes | None, OSError | None]:
+        now = self.clock()
+        try:
+            with open(place, "rb") as file:
+                found = os.fstat(file.fileno())
+                if found.st_mtime <= now:
+                    return None, None
+                if found.st_atime < now - REMEMBERED:
+                    os.utime(file.fileno(), (now, found.st_mtime))
+                return file.read(), None
+        except FileNotFoundError:
+            return None, None
+        except OSError as error:
+            return None, error
+
+    def _write(self, place: Path, data: bytes, until: float) -> OSError | None:
+        temporary = place.with_name(f".{place.name}.{os.getpid()}")
+        try:
+            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with open(temporary, "wb", opener=private) as file:
+                file.write(data)
+                file.flush()
+                os.utime(file.fileno(), (self.clock(), until))
+            temporary.replace(place)
+        except OSError as error:
+            remove(temporary)
+            return error
+        return None
+
+    # Sweeping
+
+    def _swept(self) -> None:
+        try:
+            gone, error = offload(self.sweep)
+        finally:
+            self._sweeping = False
+        self.evicted(gone)
+        if error is not None:
+            self._report(error)
+
+    def sweep(self) -> tuple[int, OSError | None]:
+        """Remove what is useless, and what is too much: how many were too much. In a native thread."""
+        try:
+            with open(self.path / ".lock", "wb", opener=private) as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return self._remove_older(*self._oldest()), None
+        except BlockingIOError:
+            return 0, None                               # another worker does it
+        except OSError as error:
+            return 0, error
+
+    def _oldest(self) -> tuple[int, float]:
+        """Remove what is useless. Of the rest: from which class of age on it is too much, and the bytes that class may keep."""
+        now = self.clock()
+        sizes = [0] * AGES
+        for entry, found in self._files():
+            unfinished = entry.name.startswith(".")
+            if found.st_ctime < now - ABANDONED if unfinished else found.st_mtime <= now:
+                remove(Path(entry.path))
+            else:
+                sizes[age_class(now - found.st_atime)] += found.st_size
+        room = self.limit * (1 - FREE)
+        if sum(sizes) <= self.limit:
+            return AGES, 0.0
+        for number, size in enumerate(sizes):
+            if size > room:
+                return number, room
+            room -= size
+        return AGES, 0.0
+
+    def _remove_older(self, oldest: int, room: float) -> int:
+        """Remove what is older than a class of age, and of that class what has no room; how many."""
+        if oldest == AGES:
+            return 0
+        now, gone = self.clock(), 0
+        for entry, found in self._files():
+            age = age_class(now - found.st_atime)
+            if age < oldest:
+                continue
+            if age == oldest and found.st_size <= room:
+                room -= found.st_size
+                continue
+            remove(Path(entry.path))
+            gone += 1
+        return gone
+
+    def _files(self) -> Iterator[tuple[os.DirEntry[str], os.stat_result]]:
+        for folder in os.scandir(self.path):
+            if folder.is_dir(follow_symlinks=False) and len(folder.name) == 2:
+                for entry in os.scandir(folder.path):
+                    try:
+                        yield entry, entry.stat(follow_symlinks=False)
+                    except FileNotFoundError:            # removed meanwhile
+                        continue
+
+    def __repr__(self) -> str:
+        return f"file {self.path}: at most {self.limit} bytes"
+
+
+def private(path: str, flags: int) -> int:
+    """Open for the owner only."""
+    return os.open(path, flags, 0o600)
+
+
+def remove(path: Path) -> None:
+    try:
+        path.unlink()
+    except OSError:                                      # it is gone, or the next sweep meets it again
+        return
+
+
+def age_class(seconds: float) -> int:
+    """0 for up to a second, then one more for each half longer."""
+    number = 0
+    while seconds > 1.0 and number < AGES - 1:
+        seconds /= 1.5
+        number += 1
+    return number

@@ -1,0 +1,59 @@
+"""What a successful unsafe request makes invalid: its own address, and those its answer names (RFC 9111 section 4.4).
+
+``Invalidate`` is the step for routes that have no cache of their own beside routes that do: a POST there may change what those
+keep. Location and Content-Location count when they are of the same origin: nobody purges what belongs to another host.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+from urllib.parse import urljoin, urlsplit
+
+from ..message import Handler, Request, Response
+
+SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PROPFIND", "REPORT", "SEARCH", "QUERY"})
+
+
+class Purgeable(Protocol):
+    def purge(self, *, url: str) -> int: ...
+
+
+def invalidated(request: Request, response: Response) -> list[str]:
+    """The addresses whose stored answers are no longer right after this exchange. Not after an error: it changed nothing."""
+    if request.method in SAFE or not 200 <= response.status < 400:
+        return []
+    own = f"{request.scheme}://{request.host.lower()}{request.target}"
+    found = [own]
+    for name, value in response.headers:
+        if name.lower() in ("location", "content-location") and (other := resolved(own, value)) not in (None, *found):
+            found.append(other)  # type: ignore[arg-type]
+    return found
+
+
+def resolved(base: str, reference: str) -> str | None:
+    """The address that ``reference`` means, when it is of the same origin."""
+    try:
+        joined = urljoin(base, reference.strip())
+        here, there = urlsplit(base), urlsplit(joined)
+        same = (here.scheme, here.hostname, here.port) == (there.scheme, there.hostname, there.port)
+    except ValueError:
+        return None
+    if not same:
+        return None
+    return f"{here.scheme}://{here.netloc}{there.path or '/'}" + (f"?{there.query}" if there.query else "")
+
+
+class Invalidate:
+    def __init__(self, next: Handler, store: Purgeable) -> None:
+        self.next = next
+        self.store = store
+
+    def __call__(self, request: Request) -> Response:
+        response = self.next(request)
+        if request.method not in SAFE:
+            for url in invalidated(request, response):
+                self.store.purge(url=url)
+        return response
+
+    def __repr__(self) -> str:
+        return "invalidate: stored answers for what a successful POST, PUT, DELETE and the like may have changed"

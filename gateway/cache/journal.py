@@ -1,0 +1,139 @@
+"""How the workers of one machine hear of each other's purges: a file to which each appends, and which each looks at.
+
+One JSON list a line. A worker that starts reads all of it, then every POLL seconds what was added. A file that has become too
+long is replaced by its newer half, under a purge of everything at the time of the last one dropped. Writers hold its lock
+(flock(2)), so that none writes into a file that was replaced.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..tasks import spawn
+from .purge import KINDS, Purge
+
+POLL = 0.25                     # seconds
+LONGEST = 4 * 1024 ** 2         # bytes
+
+log = logging.getLogger("gateway")
+
+
+class Journal:
+    """The file at ``path``. ``read`` gives what came since the last time, ``start`` follows it in a greenlet."""
+
+    def __init__(self, path: str | os.PathLike[str], limit: int = LONGEST) -> None:
+        self.path = Path(path)
+        self.limit = limit
+        self._inode, self._offset = 0, 0
+        self._stopped: threading.Event | None = None
+
+    def start(self, heard: Callable[[Purge], None]) -> None:
+        """Hear everything there is before this returns, and then whatever comes."""
+        self._deliver(heard)
+        self._stopped = threading.Event()
+        spawn(self._follow, self._stopped, heard)
+
+    def stop(self) -> None:
+        if self._stopped is not None:
+            self._stopped.set()
+
+    def _follow(self, stopped: threading.Event, heard: Callable[[Purge], None]) -> None:
+        while not stopped.wait(POLL):
+            self._deliver(heard)
+
+    def _deliver(self, heard: Callable[[Purge], None]) -> None:
+        try:
+            purges = self.read()
+        except OSError as error:
+            log.error("purges by other workers cannot be read: %s", error)
+            return
+        for purge in purges:
+            heard(purge)
+
+    def write(self, purge: Purge) -> bool:
+        """Tell the others; whether that was possible."""
+        try:
+            with self._locked() as file:
+                file.write(line_of(purge))
+                if file.tell() > self.limit:
+                    self._shorten(file)
+        except OSError as error:
+            log.error("the other workers do not hear of the purge of %s %s: %s", purge.kind, purge.value, error)
+            return False
+        return True
+
+    def _locked(self) -> Any:
+        """The file, opened for appending and locked; not one that was replaced meanwhile."""
+        while True:
+            file = open(self.path, "ab")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                if os.fstat(file.fileno()).st_ino == os.stat(self.path).st_ino:
+                    return file
+            except FileNotFoundError:                    # replaced between the two: again
+                pass
+            except BaseException:
+                file.close()
+                raise
+            file.close()
+
+    def _shorten(self, file: Any) -> None:
+        """Keep the newer half, under a floor at the time of the last one dropped."""
+        file.flush()
+        lines = self.path.read_bytes().splitlines(keepends=True)
+        half = len(lines) // 2
+        floor = max((purge.at for purge in parsed(lines[:half])), default=0.0)
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        temporary.write_bytes(line_of(Purge("everything", "", False, floor)) + b"".join(lines[half:]))
+        temporary.replace(self.path)
+
+    def read(self) -> list[Purge]:
+        """What was written since the last call; all of it the first time, and again when the file was replaced."""
+        try:
+            found = os.stat(self.path)
+        except FileNotFoundError:
+            return []
+        if found.st_ino != self._inode or found.st_size < self._offset:
+            self._inode, self._offset = found.st_ino, 0
+        if found.st_size == self._offset:
+            return []
+        with open(self.path, "rb") as file:
+            self._inode = os.fstat(file.fileno()).st_ino
+            file.seek(self._offset)
+            text = file.read()
+        whole = text.rfind(b"\n") + 1
+        self._offset += whole
+        return list(parsed(text[:whole].splitlines()))
+
+    def __repr__(self) -> str:
+        return f"Journal({self.path})"
+
+
+def line_of(purge: Purge) -> bytes:
+    return json.dumps(purge, separators=(",", ":")).encode() + b"\n"
+
+
+def parsed(lines: Iterable[bytes]) -> Iterator[Purge]:
+    """The purges of these lines; what is none is passed over."""
+    for line in lines:
+        purge = purge_of(line)
+        if purge is not None:
+            yield purge
+
+
+def purge_of(text: bytes) -> Purge | None:
+    """A purge from its JSON; None when it is none."""
+    try:
+        kind, value, soft, at = json.loads(text)
+    except (ValueError, TypeError):
+        return None
+    if kind not in KINDS or not isinstance(value, str) or not isinstance(at, (int, float)):
+        return None
+    return Purge(kind, value, bool(soft), float(at))

@@ -1,0 +1,162 @@
+"""Under which key an answer is kept, and which of its variants a request selects. Pure.
+
+The key is the address as the client asked for it: scheme, host, path and query, and what the route adds. Only what is the same to
+every server is made the same: the case of the host. Everything else that changes the answer has to be in the key or in Vary.
+
+Vary (RFC 9111 section 4.1) compares the request's fields in a normal form: several lines are one list, white space around commas
+does not count, and of the Accept family nor do case and order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from hashlib import sha256
+
+from ..config import Cache, CacheKey
+from ..message import Request
+from .entry import Entry, Variants
+from .fields import names
+
+PREFERENCES = frozenset({"accept", "accept-language", "accept-encoding", "accept-charset"})
+SEPARATOR = "\n"                                         # cannot be in a URL or a header field
+
+
+class KeyOf:
+    """``key_of(request) -> str``. ``scope`` tells routes apart that answer the same addresses."""
+
+    def __init__(self, policy: Cache, scope: str = "") -> None:
+        self.policy = policy
+        self.scope = f"{scope}{SEPARATOR}" if scope else ""
+        key = policy.key
+        self.query = QueryOf(key) if key.query is not None or key.ignore_query or key.sort_query else None
+        self.headers = tuple(name.lower() for name in key.headers)
+        self.cookies = key.cookies or ()
+        self.more = bool(self.headers or self.cookies or policy.vary_by_caller)
+
+    def __call__(self, request: Request) -> str:
+        query = request.query
+        if query is not None and self.query is not None:
+            query = self.query(query)
+        address = request.path if query is None else f"{request.path}?{query}"
+        key = f"{self.scope}{request.scheme}://{request.host.lower()}{address}"
+        if self.more:
+            key = SEPARATOR.join((key, *self.rest(request)))
+        return key
+
+    def rest(self, request: Request) -> Iterable[str]:
+        for name in self.headers:
+            value = normal(name, [value for key, value in request.headers if key.lower() == name])
+            yield f"no {name}" if value is None else f"{name}: {value}"
+        if self.cookies:
+            given = cookies(request)
+            for name in self.cookies:
+                yield f"cookie {name}={given[name]}" if name in given else f"no cookie {name}"
+        if self.policy.vary_by_caller:
+            yield f"caller {caller(request)}"
+
+    def __repr__(self) -> str:
+        key, parts = self.policy.key, ["url"]
+        if key.query is not None:
+            parts.append(f"query {', '.join(key.query) or 'none'}")
+        if key.ignore_query:
+            parts.append(f"query but {', '.join(key.ignore_query)}")
+        parts += [f"header {name}" for name in key.headers] + [f"cookie {name}" for name in self.cookies]
+        return ", ".join(parts + (["caller"] if self.policy.vary_by_caller else []))
+
+
+class QueryOf:
+    """``query_of(query) -> query``, None when nothing that counts is left. Names are compared as they are sent."""
+
+    def __init__(self, key: CacheKey) -> None:
+        self.sort = key.sort_query
+        self.counts = matcher(key.query) if key.query is not None else None
+        self.ignored = matcher(key.ignore_query)
+
+    def __call__(self, query: str) -> str | None:
+        kept = [piece for piece in query.split("&") if self._counts(piece.partition("=")[0])]
+        if self.sort:
+            kept.sort(key=lambda piece: piece.partition("=")[0])         # of one name the order stays: it may mean something
+        return "&".join(kept) if kept else None
+
+    def _counts(self, name: str) -> bool:
+        return (self.counts is None or self.counts(name)) and not self.ignored(name)
+
+
+def matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
+    """``matches(name)``: is it one of these? ``utm_*`` is every name that begins so."""
+    whole = frozenset(pattern for pattern in patterns if not pattern.endswith("*"))
+    starts = tuple(pattern[:-1] for pattern in patterns if pattern.endswith("*"))
+    return lambda name: name in whole or name.startswith(starts)
+
+
+def caller(request: Request) -> str:
+    """Who asks: what was found out about the caller before the cache, else what it shows as proof; empty for strangers."""
+    known = request.notes.get("caller")
+    if known is not None:
+        return f"={known}"
+    proof = SEPARATOR.join(value for name, value in request.headers if name.lower() == "authorization")
+    return sha256(proof.encode("latin-1")).hexdigest() if proof else ""
+
+
+def cookies(request: Request) -> dict[str, str]:
+    """The first value of each cookie."""
+    found: dict[str, str] = {}
+    for line in request.header_list("Cookie"):
+        for piece in line.split(";"):
+            name, _, value = piece.strip().partition("=")
+            found.setdefault(name, value)
+    return found
+
+
+# Vary
+
+def selecting(vary: Iterable[str], asked: dict[str, list[str]]) -> tuple[tuple[str, str | None], ...]:
+    """What an answer with these Vary lines is selected by; ``asked`` are the request's fields, lower-case name to lines."""
+    return tuple((name, normal(name, asked.get(name, ()))) for name in sorted(set(names(vary))))
+
+
+def normal(name: str, lines: Iterable[str]) -> str | None:
+    """The normal form of a request's field; None when it is not there."""
+    lines = tuple(lines)
+    if not lines:
+        return None
+    if name == "cookie":
+        return "; ".join(lines)
+    items = [item.strip(" \t") for item in ",".join(lines).split(",")]
+    if name in PREFERENCES:
+        return ",".join(sorted({"".join(item.lower().split()) for item in items if item}))
+    return ",".join(items)
+
+
+def select(variants: Variants, request: Request) -> Entry | None:
+    """The entry whose Vary this request meets, the latest of several."""
+    values: dict[str, str | None] = {}
+    for entry in variants.entries:
+        for name, value in entry.vary:
+            if name not in values:
+                values[name] = normal(name, [given for key, given in request.headers if key.lower() == name])
+            if values[name] != value and not (name == "accept-language" and speaks(entry, values[name])):
+                break
+        else:
+            return entry
+    return None
+
+
+def speaks(entry: Entry, accepted: str | None) -> bool:
+    """Is the entry in the one language that the client likes best?"""
+    spoken = [value.strip().lower() for name, value in entry.headers if name.lower() == "content-language"]
+    if not accepted or len(spoken) != 1 or "," in spoken[0]:
+        return False
+    ranked = sorted(((weight(item), item.partition(";")[0]) for item in accepted.split(",")), reverse=True)
+    return ranked[0][1] == spoken[0] and ranked[0][0] > 0 and (len(ranked) == 1 or ranked[1][0] < ranked[0][0])
+
+
+def weight(item: str) -> float:
+    """The q of an item of an Accept field."""
+    for parameter in item.split(";")[1:]:
+        if parameter.startswith("q="):
+            try:
+                return float(parameter[2:])
+            except ValueError:
+                return 0.0
+    return 1.0

@@ -1,0 +1,76 @@
+"""Memcached as the tier that all workers and machines share: records by key. It gives no leases and carries no purges.
+
+So purges reach the workers of one machine only, and after a restart of the gateway old records count again: with Memcached, and
+without Redis, purge where that is enough. What it may cost, and how it is paused, is in circuit.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import ConfigError
+from .circuit import Circuit, Refused
+
+CONNECTIONS = 32                # of one worker
+LONGEST = 30 * 24 * 3600        # seconds: memcached takes more for a date
+
+
+class MemcachedTier:
+    """``hosts`` is ``host:port``, several with commas: the keys are spread over them."""
+
+    name = "memcached"
+    shift = 0.0
+
+    def __init__(self, hosts: str, prefix: str = "greengate:", timeout: float = 0.05, *,
+                 failed: Callable[[float], None] = lambda number: None) -> None:
+        try:
+            from pymemcache.exceptions import MemcacheError, MemcacheServerError
+        except ImportError:
+            raise ConfigError(["cache.memcached: needs the extra memcached: pip install 'greengate[memcached]'"]) from None
+        self.hosts = hosts
+        self.prefix = prefix
+        self.circuit = Circuit("Memcached", timeout, (MemcacheError,), failed=failed)
+        self._refusal = MemcacheServerError              # too large, out of memory
+        self._client: Any = None
+
+    @property
+    def client(self) -> Any:
+        if self._client is None:
+            from pymemcache import HashClient
+            timeout = self.circuit.timeout
+            self._client = HashClient(self.hosts.split(","), connect_timeout=timeout, timeout=timeout, use_pooling=True,
+                                      max_pool_size=CONNECTIONS, retry_attempts=0, dead_timeout=1, no_delay=True)
+        return self._client
+
+    def get(self, key: str) -> bytes | None:
+        return self._attempt(lambda: self.client.get(self._name(key)))
+
+    def put(self, key: str, data: bytes, seconds: float) -> None:
+        keep = min(LONGEST, max(1, int(seconds)))
+        self._attempt(lambda: self.client.set(self._name(key), data, expire=keep, noreply=False))
+
+    def delete(self, key: str) -> None:
+        self._attempt(lambda: self.client.delete(self._name(key), noreply=False))
+
+    def _name(self, key: str) -> str:
+        """Memcached's keys have no spaces and at most 250 bytes."""
+        return self.prefix + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+
+    def _attempt(self, operation: Callable[[], Any]) -> Any:
+        return self.circuit.attempt(lambda: self._told_apart(operation))
+
+    def _told_apart(self, operation: Callable[[], Any]) -> Any:
+        try:
+            return operation()
+        except self._refusal as error:
+            raise Refused(str(error)) from error
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def __repr__(self) -> str:
+        return f"memcached {self.hosts}: {self.circuit!r}"

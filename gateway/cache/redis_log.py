@@ -1,0 +1,170 @@
+"""How the workers of all machines hear of each other's purges: a log in Redis, a stream that each follows from where it was.
+
+A purge is one entry, with the time of Redis's clock; ``XREAD BLOCK`` brings it to every worker at once, and to one that was away as
+soon as it is back. Only a worker that has read everything uses Redis (RedisTier.resume), so a record that was purged meanwhile
+is never served.
+
+The log begins with an entry that everything older is purged, and the oldest one in it counts as such: so a log that was trimmed,
+or lost with the rest of Redis (FLUSHALL, eviction, a restart without a disk), brings nothing back.
+
+A purge that cannot be written waits here and is written before Redis is used again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import threading
+from collections import deque
+from collections.abc import Callable
+from time import time
+from typing import Any
+
+from ..tasks import spawn
+from .purge import KINDS, Purge
+from .redis_tier import RedisTier, connect
+
+BLOCK = 0.4                     # seconds that one XREAD waits for something new
+KEPT = 50_000                   # purges in the log, about
+MOST_WAITING = 10_000           # purges that wait for Redis
+BATCH = 1000
+
+WRITE = """
+local now = redis.call('TIME')
+return redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', 'at', now[1] .. '.' .. string.format('%06d', now[2]),
+                  'purge', ARGV[2], 'by', ARGV[3])
+"""
+BEGIN = """
+if redis.call('EXISTS', KEYS[1]) == 1 then return false end
+local now = redis.call('TIME')
+return redis.call('XADD', KEYS[1], '*', 'at', now[1] .. '.' .. string.format('%06d', now[2]),
+                  'purge', '["everything","",false]', 'by', '')
+"""
+
+log = logging.getLogger("gateway")
+
+
+class RedisLog:
+    """Follows the log with a connection of its own, for ``tier``."""
+
+    def __init__(self, tier: RedisTier) -> None:
+        self.tier = tier
+        self.name = f"{tier.prefix}purges"
+        self.waiting: deque[Purge] = deque(maxlen=MOST_WAITING)
+        self.own = ""                                    # who we are, in the log
+        self._client: Any = None
+        self._last = b"0-0"
+        self._margin = 0.0
+        self._stopped: threading.Event | None = None
+        self._greenlet: Any = None
+
+    def write(self, purge: Purge) -> bool:
+        """Tell all workers; whether that was possible. If not, they hear of it when Redis is back."""
+        tier = self.tier
+        if not self.waiting and tier.attempt(lambda: self._add(tier.client, purge)) is not None:
+            return True
+        self.waiting.append(purge)
+        return False
+
+    def _add(self, client: Any, purge: Purge) -> Any:
+        return client.eval(WRITE, 1, self.name, KEPT, json.dumps(purge[:3]), self.own)
+
+    def start(self, heard: Callable[[Purge], None]) -> None:
+        """Follow in a greenlet; Redis is not used before the whole log was read."""
+        self.own = f"{os.getpid()}-{secrets.token_hex(6)}"
+        self.tier.circuit.follow()
+        self._stopped = threading.Event()
+        self._greenlet = spawn(self._follow, self._stopped, heard)
+
+    def stop(self) -> None:
+        if self._stopped is not None:
+            self._stopped.set()
+            self._greenlet.kill()
+            self._disconnect()
+
+    def _follow(self, stopped: threading.Event, heard: Callable[[Purge], None]) -> None:
+        circuit = self.tier.circuit
+        while not stopped.is_set():
+            try:
+                self._catch_up(heard)
+                circuit.resume()
+                while circuit.usable and not self.waiting and not stopped.is_set():
+                    self._read(heard, int(BLOCK * 1000))
+            except circuit.errors as error:
+                self._disconnect()
+                circuit.failed(1.0)
+                circuit.pause(error)
+            stopped.wait(max(circuit.left(), 0.01))
+
+    def _catch_up(self, heard: Callable[[Purge], None]) -> None:
+        """Read everything new, and write what waits. Raises the tier's errors."""
+        circuit = self.tier.circuit
+        if self._client is None:
+            self._client = connect(self.tier.url, circuit.timeout + BLOCK, connections=2)
+        client = self._client
+        before = time()
+        seconds, micros = circuit.limited(client.time)
+        after = time()
+        self.tier.shift = seconds + micros / 1e6 - (before + after) / 2
+        self._margin = (after - before) / 2
+        client.eval(BEGIN, 1, self.name)
+        [(first, fields)] = client.xrange(self.name, count=1)
+        if order(first) > order(self._last):             # new here, or what came in between is lost
+            heard(Purge("everything", "", False, self._moment(fields)))
+        while self._read(heard):
+            pass
+        while self.waiting:
+            self._add(client, self.waiting[0])
+            self.waiting.popleft()
+
+    def _read(self, heard: Callable[[Purge], None], block: int | None = None) -> int:
+        """Hear what came after the last one; how many that were."""
+        answer = self._client.xread({self.name: self._last}, count=BATCH, block=block)
+        entries = [entry for _, batch in pairs(answer) for entry in flat(batch)]
+        for number, fields in entries:
+            self._last = number
+            purge = self._purge(fields)
+            if purge is not None:
+                heard(purge)
+        return len(entries)
+
+    def _purge(self, fields: dict[bytes, bytes]) -> Purge | None:
+        """A purge from its entry in the log; None for our own, and for what is none."""
+        if fields.get(b"by") == self.own.encode():
+            return None
+        try:
+            kind, value, soft = json.loads(fields[b"purge"])
+            moment = self._moment(fields)
+        except (KeyError, ValueError, TypeError):
+            self.tier.circuit.failed(1.0)
+            return None
+        return Purge(kind, value, bool(soft), moment) if kind in KINDS and isinstance(value, str) else None
+
+    def _moment(self, fields: dict[bytes, bytes]) -> float:
+        """When it was, by our clock: not earlier than it really was."""
+        return float(fields[b"at"]) - self.tier.shift + self._margin
+
+    def _disconnect(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def __repr__(self) -> str:
+        return f"RedisLog({self.name}, {len(self.waiting)} waiting)"
+
+
+def order(number: bytes) -> tuple[int, ...]:
+    """The place of an entry in the log, from its number ``milliseconds-sequence``."""
+    return tuple(map(int, number.split(b"-")))
+
+
+def pairs(answer: Any) -> list[tuple[Any, Any]]:
+    """The streams in an answer to XREAD, a list in one version of the protocol and a dictionary in the other."""
+    return list(answer.items()) if isinstance(answer, dict) else list(answer or ())
+
+
+def flat(batch: Any) -> list[Any]:
+    """The entries of one stream, which one version of the protocol wraps once more."""
+    return batch[0] if len(batch) == 1 and isinstance(batch[0], list) else batch

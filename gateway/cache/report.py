@@ -1,0 +1,87 @@
+"""What the cache says about itself: Cache-Status to the client (RFC 9211), numbers for Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .entry import Entry
+
+OUTCOMES = "Requests of routes with a cache: hit, stale (served while it is refreshed, or instead of an error), collapsed (waited" \
+           " for another's answer), else why it went to the upstream (RFC 9211)."
+Count = Callable[[], None]
+
+
+class Numbers:
+    """Counters of one route, made when they are first needed. ``counter`` is the registry's."""
+
+    def __init__(self, counter: Callable[..., Any], route: str) -> None:
+        self.counter = counter
+        self.route = route
+        self.hit: Count = counter("gateway_cache_requests_total", OUTCOMES, {"route": route, "outcome": "hit"}).inc
+        self.stored: Count = counter(
+            "gateway_cache_stored_total", "Answers stored, or kept after a validation.", {"route": route}).inc
+        self._made: dict[tuple[str, str], Count] = {}
+
+    def outcome(self, outcome: str) -> None:
+        self._count("gateway_cache_requests_total", OUTCOMES, "outcome", outcome)
+
+    def refused(self, reason: str) -> None:
+        self._count("gateway_cache_refused_total", "Answers not stored, by the reason.", "reason", reason)
+
+    def refreshed(self, result: str) -> None:
+        self._count("gateway_cache_refreshes_total", "Refreshes in the background, by their result.", "result", result)
+
+    def _count(self, name: str, help: str, label: str, value: str) -> None:
+        made = self._made.get((name, value))
+        if made is None:
+            made = self._made[name, value] = self.counter(name, help, {"route": self.route, label: value}).inc
+        made()
+
+
+def tier_numbers(registry: Any) -> Callable[[str, str], Callable[[float], None]]:
+    """What counts for a tier: ``made(name, tier)`` is the function that takes the number."""
+    def made(name: str, tier: str) -> Callable[[float], None]:
+        if name in ("bytes", "entries"):
+            return registry.gauge(f"gateway_cache_{name}", f"Stored answers in a tier, in {name}.", {"tier": tier}).set
+        help = f"What a tier of the cache counts as {name}."
+        return registry.counter(f"gateway_cache_tier_{name}_total", help, {"tier": tier}).inc
+    return made
+
+
+class Report:
+    """The Cache-Status of one route; ``explain`` adds the key, and why an answer was not stored."""
+
+    def __init__(self, name: str, explain: bool = False) -> None:
+        self.name = name
+        self.explain = explain
+        self._hit = f"{name}; hit; ttl="
+
+    def hit(self, entry: Entry, now: float, key: str, detail: str = "") -> str:
+        """A stored answer was served; its ttl is below 0 when it is stale."""
+        text = f"{self._hit}{int(entry.expires - now)}" if entry.expires >= now else f"{self._hit}{-int(now - entry.expires)}"
+        if self.explain or detail:
+            text += self.more(key, detail)
+        return text
+
+    def forwarded(self, reason: str, status: int, key: str, *, stored: bool = False, collapsed: bool = False,
+                  detail: str = "") -> str:
+        text = f"{self.name}; fwd={reason}"
+        if status:
+            text += f"; fwd-status={status}"
+        if stored:
+            text += "; stored"
+        if collapsed:
+            text += "; collapsed"
+        return text + self.more(key, detail)
+
+    def more(self, key: str, detail: str) -> str:
+        if not self.explain:
+            return ""
+        return (f"; key={quoted(key)}" if key else "") + (f"; detail={quoted(detail)}" if detail else "")
+
+
+def quoted(text: str) -> str:
+    """A Structured Field string; what cannot be in one is percent-encoded."""
+    plain = "".join(char if " " <= char <= "~" else "".join(f"%{byte:02X}" for byte in char.encode()) for char in text)
+    return '"' + plain.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,0 +1,147 @@
+"""Step: an answer that is stored and may be used ends the request here; else one request goes on for all that want the same.
+
+=============================  ==============================================================================================
+what is stored                 what happens
+=============================  ==============================================================================================
+a fresh answer                 it is served, as 304 or 206 where the client's conditions or range say so
+one that expired a while ago   within stale-while-revalidate it is served and refreshed beside that, once for all
+one that expired, or must be   it is validated: 304 makes it fresh again, another answer takes its place, and within
+validated                      stale-if-error it stands in for an error
+nothing                        the request goes on; the others wait (coalesce.py), and share the answer when it may be shared
+=============================  ==============================================================================================
+
+Out of the cache's business (``bypass``): other methods, a GET with a body, conditions that only the origin may judge, fields that
+frameworks take for another method or address. What an unsafe method changed is purged (invalidate.py).
+
+Here is what every request meets; fetch.py is what only a miss does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from hashlib import sha256
+from random import random
+from time import time
+from typing import Any
+
+from ..config import Cache as Policy
+from ..message import Handler, Headers, Request, Response
+from . import flags, rules
+from .asked import Asked, asked_of
+from .conditional import answer
+from .entry import Entry
+from .fetch import Fetch, HttpStore, Miss
+from .invalidate import SAFE, invalidated
+from .key import SEPARATOR, KeyOf, caller, select
+from .report import Numbers, Report
+
+LARGEST_KEY_BODY = 65536                                 # bytes of a POST that is told apart by its body
+
+
+class Cache:
+    """``scope`` tells routes apart that answer the same addresses, ``counter`` makes the numbers (those of a registry),
+    ``name`` is this gateway's in Cache-Status. ``clock`` is the wall clock in seconds, ``draw`` gives numbers from [0, 1)."""
+
+    def __init__(self, next: Handler, policy: Policy, store: HttpStore, *, counter: Callable[..., Any], route: str = "",
+                 scope: str = "", name: str = "greengate", clock: Callable[[], float] = time,
+                 draw: Callable[[], float] = random) -> None:
+        self.next = next
+        self.policy = policy
+        self.store = store
+        self.clock = clock
+        self.draw = draw
+        self.key_of = KeyOf(policy, scope)
+        self.report = Report(name, policy.explain)
+        self.numbers = Numbers(counter, route)
+        self.fetch = Fetch(next, policy, store, self.report, self.numbers, clock)
+        self._posts = "POST" in policy.methods
+        self._heeding = policy.client_directives
+        self._hit = self.numbers.hit
+        self._dress = policy.edge is not None
+
+    def __call__(self, request: Request) -> Response:
+        method = request.method
+        if method != "GET" and method != "HEAD" and not (method == "POST" and self._posts):
+            return self._other(request)
+        asked = asked_of(request.headers, self._heeding)
+        if asked is not None and asked.bypass:
+            return self._bypass(request, "request" if asked.bypass == "no-store" else "bypass", asked.bypass)
+        key = self.key_of(request)
+        if request.body is not None:
+            if method != "POST" or request.body.length is None or request.body.length > LARGEST_KEY_BODY:
+                return self._bypass(request, "bypass", "body")
+            key += f"{SEPARATOR}POST {sha256(request.body.buffer(LARGEST_KEY_BODY)).hexdigest()}"
+        elif method == "POST":
+            key += f"{SEPARATOR}POST"
+        variants = self.store.get(key)
+        if variants is None:
+            return self.fetch(Miss(request, asked, key, None, "uri-miss", self._personal(request)))
+        entry = select(variants, request)
+        if entry is None:
+            return self.fetch(Miss(request, asked, key, None, "vary-miss", self._personal(request), variants))
+        now = self.clock()
+        verdict = rules.judge(entry, asked, now)
+        if verdict == rules.FRESH:
+            if self.policy.early_refresh and rules.due_early(entry, now, 1.0, 1.0 - self.draw()):
+                self.fetch.refresh(Miss(request, asked, key, entry, "stale", self._personal(request), variants))
+            self._hit()
+        elif verdict == rules.VALIDATE:
+            reason = "stale" if now >= entry.expires or entry.flags & flags.NO_CACHE else "request"
+            return self.fetch(Miss(request, asked, key, entry, reason, self._personal(request), variants))
+        else:
+            if verdict == rules.REFRESH:
+                self.fetch.refresh(Miss(request, asked, key, entry, "stale", self._personal(request), variants))
+            self.numbers.outcome("stale")
+        return self._serve(request, asked, entry, now, key)
+
+    def _serve(self, request: Request, asked: Asked | None, entry: Entry, now: float, key: str) -> Response:
+        """The stored answer, with its age."""
+        if asked is None:
+            headers = entry.headers[:]
+            response = Response(entry.status, headers, entry.body, entry.reason)
+        else:
+            if request.method == "HEAD":
+                asked.range = None
+            response = answer(entry, asked, now)
+            headers = response.headers
+        headers.append(("Age", str(int(now - entry.born)) if now > entry.born else "0"))
+        headers.append(("Cache-Status", self.report.hit(entry, now, key)))
+        if self._dress:
+            self.fetch.tell_edge(headers, entry, now, request)
+        return response
+
+    def _personal(self, request: Request) -> bool:
+        """Does the key say who is asking?"""
+        return self.policy.vary_by_caller and bool(caller(request))
+
+    def _bypass(self, request: Request, reason: str, detail: str) -> Response:
+        self.numbers.outcome(reason)
+        response = self.next(request)
+        self._add(response.headers, self.report.forwarded(reason, response.status, "", detail=detail))
+        return response
+
+    def _other(self, request: Request) -> Response:
+        """A method that is not served from the cache. Some of them change what is in it."""
+        response = self._bypass(request, "method", request.method)
+        if request.method not in SAFE:
+            for url in invalidated(request, response):
+                self.store.purge(url=url)
+            if request.method == "POST":
+                self.fetch.keep_posted(request, response, self.key_of(request), self._personal(request))
+        return response
+
+    def _add(self, headers: Headers, status: str) -> None:
+        headers.append(("Cache-Status", status))
+        if self._dress:
+            headers.append(("X-Accel-Expires", "0"))
+
+    def __repr__(self) -> str:
+        policy = self.policy
+        said = [f"by {self.key_of!r}"]
+        for name in ("ttl", "negative_ttl", "stale_while_revalidate", "stale_if_error", "edge"):
+            if (seconds := getattr(policy, name)) is not None:
+                said.append(f"{name} {seconds:g} s")
+        said.append({"headers": "headers first", "policy": "policy alone", "stricter": "the stricter of headers and policy"}
+                    [policy.respect])
+        said += [f"tags {', '.join(policy.tags)}"] if policy.tags else []
+        return f"cache: {', '.join(said)}, bodies up to {policy.max_object} bytes"

@@ -1,0 +1,51 @@
+"""The body of an answer that is stored while it is passed on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from ..message import Stream
+
+
+class Tee:
+    """``done(body)`` is called once: with the whole body when the stream came to its end, with None when it was cut short, left
+    alone, or longer than ``limit`` bytes; a longer one goes on to the client all the same."""
+
+    __slots__ = ("_stream", "_limit", "_done", "_pieces", "_size")
+
+    def __init__(self, stream: Stream, limit: int, done: Callable[[bytes | None], None]) -> None:
+        self._stream = stream
+        self._limit = limit
+        self._done: Callable[[bytes | None], None] | None = done
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        for piece in self._stream:
+            if self._done is not None:
+                self._keep(piece)
+            yield piece
+        self._end(b"".join(self._pieces))
+
+    def close(self) -> None:
+        """Whatever was not complete by now is not stored."""
+        try:
+            self._stream.close()
+        finally:
+            self._end(None)
+
+    def _keep(self, piece: bytes) -> None:
+        self._size += len(piece)
+        if self._size > self._limit:
+            self._end(None)
+        else:
+            self._pieces.append(piece)
+
+    def _end(self, body: bytes | None) -> None:
+        done, self._done = self._done, None
+        if done is not None:
+            self._pieces = []
+            done(body)
+
+    def __repr__(self) -> str:
+        return f"Tee({self._stream!r}, {self._size} bytes)"

@@ -1,0 +1,83 @@
+"""Header fields that were met before: taken apart, checked and written out once, then looked up.
+
+Most header lines of a connection, and of a site, repeat themselves letter for letter: Host, Accept, User-Agent, Server,
+Content-Type, Connection. Two tables remember them. Neither keeps what is secret (Authorization, cookies) nor anything long, and
+each starts anew when it is full: lines that are different each time cost one look-up more, and never memory.
+
+- ``READ[line]`` is ``(field, name in lower case)`` of a line as received, bytes without CRLF, strictly by RFC 9110 section 5: a
+  token, a colon without space before it, a value without control characters but HTAB, white space around it taken off.
+  None for a line that is not that (a folded one, for instance): its reader decides what to do.
+- ``WRITTEN[field]`` is the line to send, bytes with CRLF. Raises UnsafeField for what could end the line or is not latin-1.
+"""
+
+from __future__ import annotations
+
+import re
+
+Field = tuple[str, str]
+
+MOST = 2048                     # lines remembered
+LONGEST = 200                   # characters of a line remembered
+SECRET = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key"})
+
+LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*((?:[^\x00-\x20\x7f][^\x00-\x08\x0a-\x1f\x7f]*)?)")
+TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+class UnsafeField(ValueError):
+    """A header field that must not be sent. The text names the field, never its value, which may be a secret."""
+
+
+class Read(dict[bytes, "tuple[Field, str] | None"]):
+    """See ``READ``."""
+
+    def __missing__(self, line: bytes) -> tuple[Field, str] | None:
+        match = LINE.fullmatch(line)
+        if match is None:
+            return None
+        name = match[1].decode("ascii")
+        known = (name, match[2].rstrip(b" \t").decode("latin-1")), name.lower()
+        if len(line) <= LONGEST and known[1] not in SECRET:
+            if len(self) >= MOST:
+                self.clear()
+            self[line] = known
+        return known
+
+
+class Written(dict[Field, bytes]):
+    """See ``WRITTEN``."""
+
+    def __missing__(self, field: Field) -> bytes:
+        name, value = field
+        if not TOKEN.fullmatch(name):
+            raise UnsafeField(f"{name[:100]!r} is not a field name")
+        if CONTROL.search(value):
+            raise UnsafeField(f"a control character in the value of {name}")
+        try:
+            line = f"{name}: {value}\r\n".encode("latin-1")
+        except UnicodeEncodeError:
+            raise UnsafeField(f"a character beyond latin-1 in the value of {name}") from None
+        if len(line) <= LONGEST and name.lower() not in SECRET:
+            if len(self) >= MOST:
+                self.clear()
+            self[field] = line
+        return line
+
+
+READ = Read()
+WRITTEN = Written()
+
+
+class Kinds(dict[str, int]):
+    """What is to be done with a field, by its name in any case: ``table`` has the names in lower case, all others are 0."""
+
+    def __init__(self, table: dict[str, int]) -> None:
+        super().__init__()
+        self.table = table
+
+    def __missing__(self, name: str) -> int:
+        kind = self.table.get(name.lower(), 0)
+        if len(self) < MOST and len(name) <= 64:
+            self[name] = kind
+        return kind

@@ -1,0 +1,46 @@
+"""Answers to store, and waiting for what happens elsewhere, for the tests of the cache's storage."""
+
+from __future__ import annotations
+
+import time
+
+import gevent
+
+from gateway.cache.entry import Entry, Variants
+
+SAFETY = 20.0
+
+
+def entry_of(url: str = "http://shop.test/a", body: bytes = b"body", *, tags=(), at: float | None = None, lifetime: float = 60.0,
+             stale: float = 30.0, headers=(("Content-Type", "text/plain"),), **more) -> Entry:
+    """An answer requested at ``at`` (now), fresh for ``lifetime`` and then usable stale for ``stale`` seconds."""
+    at = time.time() if at is None else at
+    return Entry(200, "OK", list(headers), body, request_time=at, response_time=at, born=at, expires=at + lifetime,
+                 stale_while_revalidate=at + lifetime + stale, stale_if_error=at + lifetime + 2 * stale, url=url,
+                 tags=frozenset(tags), stored_at=at, **more)
+
+
+def variants_of(*args, **more) -> Variants:
+    return Variants([entry_of(*args, **more)])
+
+
+def until(condition, seconds: float = SAFETY) -> float:
+    """Wait for it; how long that took."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() < began + seconds, "it does not happen"
+        gevent.sleep(0.002)
+    return time.monotonic() - began
+
+
+class Counted:
+    """What was counted: ``numbers[name, tier]``."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[tuple[str, str], float] = {}
+
+    def __call__(self, name: str, tier: str):
+        def count(number: float) -> None:
+            before = 0.0 if name in ("bytes", "entries") else self.numbers.get((name, tier), 0.0)
+            self.numbers[name, tier] = before + number
+        return count

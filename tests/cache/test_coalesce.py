@@ -1,0 +1,94 @@
+"""Flights: who waits for whom, and how each of them ends."""
+
+from __future__ import annotations
+
+import gevent
+import pytest
+
+from gateway.cache import coalesce
+from gateway.cache.coalesce import ABANDONED, FAILED, FLYING, STORED, UNCACHEABLE, Flights
+from gateway.deadline import Deadline
+from gateway.errors import DeadlineExceeded
+
+
+@pytest.mark.parametrize("state", [STORED, UNCACHEABLE, FAILED, ABANDONED])
+def test_followers_get_what_the_leader_lands_with(state):
+    flights = Flights()
+    flight = flights.lead("k")
+    waiting = [gevent.spawn(flight.wait, Deadline(5)) for _ in range(3)]
+    gevent.idle()
+    flights.land(flight, state, "value")
+    gevent.joinall(waiting, timeout=5)
+    assert [one.value for one in waiting] == [state] * 3
+    assert flight.value == "value" and flights.flying == {}
+
+
+def test_only_the_first_landing_counts():
+    flights = Flights()
+    flight = flights.lead("k")
+    flights.land(flight, STORED, 1)
+    other = flights.lead("k")
+    flights.land(flight, ABANDONED)
+    assert (flight.state, flight.value, flights.flying) == (STORED, 1, {"k": other})
+
+
+def test_a_flight_takes_the_place_of_one_that_takes_too_long():
+    flights = Flights()
+    slow, quick = flights.lead("k"), flights.lead("k")
+    flights.land(slow, STORED, 1)
+    assert flights.flying == {"k": quick}
+
+
+def test_nobody_waits_longer_than_its_own_deadline():
+    now = [0.0]
+    flight = Flights().lead("k")
+    deadline = Deadline(5, lambda: now[0])
+    now[0] = 5.0
+    with pytest.raises(DeadlineExceeded):
+        flight.wait(deadline)
+
+
+def test_patience_with_a_streamed_answer_ends(monkeypatch):
+    monkeypatch.setattr(coalesce, "PATIENCE", 0.001)
+    flight = Flights().lead("k")
+    flight.streaming = True
+    assert flight.wait(Deadline(5)) == FLYING
+
+
+def test_uncacheable_keys_are_not_waited_for_until_it_is_forgotten():
+    now = [0.0]
+    flights = Flights(lambda: now[0])
+    flights.learn("k", False)
+    assert (flights.worth_waiting("k"), flights.worth_waiting("other")) == (False, True)
+    now[0] = coalesce.UNCACHEABLE_FOR
+    assert flights.worth_waiting("k")
+    flights.learn("k", False)
+    flights.learn("k", True)
+    assert flights.worth_waiting("k")
+
+
+def test_a_route_of_uncacheable_answers_is_learned():
+    flights = Flights()
+    for number in range(coalesce.STRIKES):
+        assert flights.worth_waiting("new")
+        flights.learn(f"k{number}", False)
+    assert not flights.worth_waiting("new")
+    flights.learn("k", True)
+    assert flights.worth_waiting("new")
+
+
+def test_rest_after_a_failure():
+    now = [0.0]
+    flights = Flights(lambda: now[0])
+    flights.rest("k")
+    assert flights.resting("k") and not flights.resting("other")
+    now[0] = coalesce.RESTING_FOR
+    assert not flights.resting("k")
+
+
+def test_what_is_remembered_is_bounded(monkeypatch):
+    monkeypatch.setattr(coalesce, "MOST_REMEMBERED", 2)
+    flights = Flights()
+    for key in "abc":
+        flights.rest(key)
+    assert [flights.resting(key) for key in "abc"] == [False, True, True]

@@ -1,0 +1,145 @@
+"""Keys and Vary: which requests get the same answer."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.cache.entry import MOST_VARIANTS, Entry, Variants
+from gateway.cache.key import KeyOf, caller, normal, select, selecting
+from gateway.config import Cache
+from gateway.message import Request
+
+
+def asking(target="/a", headers=(), host="shop.test", scheme="http", caller=None):
+    request = Request("GET", target, list(headers), host=host, scheme=scheme)
+    if caller is not None:
+        request.notes["caller"] = caller
+    return request
+
+
+def same(policy, one, other, scope=""):
+    key_of = KeyOf(Cache.model_validate(policy), scope)
+    return key_of(asking(**one)) == key_of(asking(**other))
+
+
+COOKIE = {"headers": [("Cookie", "a=1; b=2")]}
+
+
+@pytest.mark.parametrize("policy, one, other, expected", [
+    ({}, {}, {}, True),
+    ({}, {}, {"host": "SHOP.test"}, True),
+    ({}, {}, {"host": "other.test"}, False),
+    ({}, {}, {"host": "shop.test:81"}, False),
+    ({}, {}, {"scheme": "https"}, False),
+    ({}, {}, {"target": "/A"}, False),
+    ({}, {}, {"target": "/a/"}, False),
+    ({}, {}, {"target": "/%61"}, False),                                 # a server may tell them apart
+    ({}, {}, {"target": "/a?"}, False),
+    ({}, {"target": "/a?x=1"}, {"target": "/a?x=2"}, False),
+    ({}, {"target": "/a?x=1&y=2"}, {"target": "/a?y=2&x=1"}, False),
+    ({}, {"target": "/a?x=1&x=2"}, {"target": "/a?x=2&x=1"}, False),
+    ({"key": {"sort_query": True}}, {"target": "/a?x=1&y=2"}, {"target": "/a?y=2&x=1"}, True),
+    ({"key": {"sort_query": True}}, {"target": "/a?x=1&x=2"}, {"target": "/a?x=2&x=1"}, False),
+    ({"key": {"ignore_query": ["utm_*", "fbclid"]}}, {"target": "/a?utm_source=x&fbclid=1&p=2"}, {"target": "/a?p=2"}, True),
+    ({"key": {"ignore_query": ["utm_*"]}}, {"target": "/a?utm_source=x"}, {"target": "/a"}, True),
+    ({"key": {"ignore_query": ["utm_*"]}}, {"target": "/a?utm=x"}, {"target": "/a"}, False),
+    ({"key": {"query": ["page"]}}, {"target": "/a?page=1&x=2"}, {"target": "/a?page=1&x=3"}, True),
+    ({"key": {"query": ["page"]}}, {"target": "/a?page=1"}, {"target": "/a?page=2"}, False),
+    ({"key": {"query": []}}, {"target": "/a?page=1"}, {"target": "/a"}, True),
+    ({}, {"headers": [("X-Team", "a")]}, {"headers": [("X-Team", "b")]}, True),
+    ({"key": {"headers": ["X-Team"]}}, {"headers": [("x-team", "a")]}, {"headers": [("X-Team", "b")]}, False),
+    ({"key": {"headers": ["X-Team"]}}, {"headers": [("x-team", "a , b")]}, {"headers": [("X-Team", "a"), ("X-TEAM", "b")]}, True),
+    ({"key": {"headers": ["X-Team"]}}, {}, {"headers": [("X-Team", "")]}, False),
+    ({"key": {"headers": ["X-A", "X-B"]}}, {"headers": [("X-A", "1")]}, {"headers": [("X-B", "1")]}, False),
+    ({}, COOKIE, {}, True),
+    ({"key": {"cookies": ["a"]}}, COOKIE, {"headers": [("Cookie", "b=9;  a=1")]}, True),
+    ({"key": {"cookies": ["a"]}}, COOKIE, {"headers": [("Cookie", "a=3")]}, False),
+    ({"key": {"cookies": ["a"]}}, COOKIE, {}, False),
+    ({}, {"headers": [("Authorization", "x")]}, {"headers": [("Authorization", "y")]}, True),
+    ({"vary_by_caller": True}, {"headers": [("Authorization", "x")]}, {"headers": [("authorization", "x")]}, True),
+    ({"vary_by_caller": True}, {"headers": [("Authorization", "x")]}, {"headers": [("Authorization", "y")]}, False),
+    ({"vary_by_caller": True}, {"headers": [("Authorization", "x")]}, {}, False),
+    ({"vary_by_caller": True}, {"caller": "ann"}, {"caller": "bob"}, False),
+    ({"vary_by_caller": True}, {"caller": "ann", "headers": [("Authorization", "x")]}, {"caller": "ann"}, True),
+])
+def test_the_same_key(policy, one, other, expected):
+    assert same(policy, one, other) is expected
+
+
+@pytest.mark.parametrize("value", ["", "None", "no cookie a"])
+def test_what_is_missing_is_like_no_value(value):
+    assert not same({"key": {"cookies": ["a"]}}, {}, {"headers": [("Cookie", f"a={value}")]})
+    assert not same({"key": {"headers": ["X-A"]}}, {}, {"headers": [("X-A", value)]})
+
+
+def test_nothing_a_client_sends_can_look_like_another_part_of_a_key():
+    key_of = KeyOf(Cache.model_validate({"key": {"headers": ["X-A", "X-B"]}}))
+    assert key_of(asking(headers=[("X-A", "1\tx-b: 2")])) != key_of(asking(headers=[("X-A", "1"), ("X-B", "2")]))
+
+
+def test_routes_with_conditions_have_keys_of_their_own():
+    assert KeyOf(Cache(), "GET /a [header X-Beta=1]")(asking()) != KeyOf(Cache())(asking())
+
+
+def test_strangers_have_no_caller():
+    assert caller(asking()) == ""
+    assert caller(asking(headers=[("Authorization", "secret")])).find("secret") == -1
+
+
+@pytest.mark.parametrize("name, lines, expected", [
+    ("x", [], None), ("x", [""], ""), ("x", ["a,b"], "a,b"), ("x", [" a ,  b "], "a,b"), ("x", ["a", "b"], "a,b"),
+    ("x", ["b, a"], "b,a"), ("x", ["A"], "A"),
+    ("accept-language", ["en, de"], "de,en"), ("accept-language", ["DE ,en"], "de,en"), ("accept-language", ["de", "en"], "de,en"),
+    ("accept-language", ["en; q=0.5, de"], "de,en;q=0.5"), ("accept-encoding", ["gzip, br, gzip"], "br,gzip"),
+    ("accept", ["Text/HTML,  a/b"], "a/b,text/html"), ("cookie", ["a=1, b"], "a=1, b"), ("cookie", ["a=1", "b=2"], "a=1; b=2")])
+def test_the_normal_form_of_a_field(name, lines, expected):
+    assert normal(name, lines) == expected
+
+
+def entry(vary, asked, language=None):
+    headers = [("Content-Language", language)] if language else []
+    return Entry(200, "OK", headers, b"", request_time=0, response_time=0, born=0, expires=1, stale_while_revalidate=1,
+                 stale_if_error=1, vary=selecting([vary], {name: [value] for name, value in asked.items()}))
+
+
+@pytest.mark.parametrize("section, vary, stored, asked, language, expected", [
+    ("4.1", "", {}, [("Foo", "2")], None, True),
+    ("4.1", "Foo", {"foo": "1"}, [("FOO", "1")], None, True),
+    ("4.1", "foo", {"foo": "1"}, [("Foo", "2")], None, False),
+    ("4.1", "Foo", {"foo": "1"}, [], None, False),
+    ("4.1", "Foo", {}, [("Foo", "1")], None, False),
+    ("4.1", "Foo", {}, [], None, True),
+    ("4.1", "Foo", {}, [("Foo", "")], None, False),
+    ("4.1", "Foo, Bar", {"foo": "1", "bar": "2"}, [("Bar", "2"), ("Foo", "1")], None, True),
+    ("4.1", "Foo, Bar", {"foo": "1", "bar": "2"}, [("Foo", "1")], None, False),
+    ("4.1", "Foo", {"foo": "1, 2"}, [("Foo", "1"), ("Foo", "2")], None, True),
+    ("4.1", "Foo", {"foo": "1,2"}, [("Foo", " 1,  2 ")], None, True),
+    ("4.1", "Accept-Language", {"accept-language": "en, de"}, [("Accept-Language", "DE,en")], None, True),
+    ("4.1", "Accept-Language", {"accept-language": "en, de"}, [("Accept-Language", "fr;q=0.5, de;q=1.0")], "de", True),
+    ("4.1", "Accept-Language", {"accept-language": "en, de"}, [("Accept-Language", "fr;q=0.9, de;q=0.5")], "de", False),
+    ("4.1", "Accept-Language", {"accept-language": "en, de"}, [("Accept-Language", "fr, de")], "de", False),
+    ("4.1", "Accept-Language", {"accept-language": "en, de"}, [("Accept-Language", "de;q=0")], "de", False),
+    ("4.1", "Accept-Language", {"accept-language": "en"}, [("Accept-Language", "de;q=x")], "de", False),
+    ("4.1", "Accept-Language", {"accept-language": "en"}, [], "de", False),
+    ("4.1", "Accept-Language", {"accept-language": "en"}, [("Accept-Language", "de")], "de, fr", False),
+])
+def test_vary(section, vary, stored, asked, language, expected):
+    found = select(Variants([entry(vary, stored, language)]), asking(headers=asked))
+    assert (found is not None) is expected
+
+
+def test_the_latest_of_several_is_taken_and_one_of_the_same_fields_is_replaced():
+    first, second, third = entry("Foo", {"foo": "1"}), entry("Foo", {"foo": "2"}), entry("Foo", {"foo": "1"})
+    variants = Variants([first]).with_entry(second).with_entry(third)
+    assert variants.entries == [third, second]
+    plain = entry("", {})
+    assert select(variants.with_entry(plain), asking(headers=[("Foo", "2")])) is plain
+    assert variants.without(third).entries == [second]
+
+
+def test_variants_are_bounded():
+    variants = Variants([])
+    for number in range(MOST_VARIANTS + 5):
+        variants = variants.with_entry(entry("Foo", {"foo": str(number)}))
+    assert len(variants.entries) == MOST_VARIANTS
+    assert variants.entries[0].vary == (("foo", str(MOST_VARIANTS + 4)),)

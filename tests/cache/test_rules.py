@@ -1,0 +1,417 @@
+"""What may be stored, for how long it is fresh, and who may have it: RFC 9111 sentence by sentence, with its section."""
+
+from __future__ import annotations
+
+from email.utils import formatdate
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.cache import flags, rules
+from gateway.cache.asked import asked_of
+from gateway.cache.entry import Entry, Variants
+from gateway.cache.key import select
+from gateway.config import Cache, CacheKey
+from gateway.message import Request, Response
+
+NOW = 1_780_000_000.0
+BODY = b"0123456789"
+
+
+def date(offset: float) -> str:
+    return formatdate(NOW + offset, usegmt=True)
+
+
+def arrived(headers, *, asked=(), status=200, method="GET", took=0.0, body=BODY, personal=False, **policy):
+    """What becomes of an answer that comes now to a request that left ``took`` seconds ago."""
+    request = Request(method, "/a", list(asked), host="shop.test")
+    response = Response(status, list(headers), body)
+    size = len(body) if isinstance(body, bytes) and status not in (204, 304) else None
+    return rules.entry_of(request, response, Cache(**policy), request_time=NOW - took, response_time=NOW,
+                          url="http://shop.test/a", personal=personal, size=size)
+
+
+CC = "Cache-Control"
+
+
+# -- May it be stored? (section 3)
+
+@pytest.mark.parametrize("section, headers, given, refusal", [
+    ("3", [(CC, "max-age=60")], {}, None),
+    ("3", [(CC, "max-age=60")], {"method": "HEAD"}, "method"),
+    ("3", [(CC, "max-age=60")], {"method": "POST"}, "method"),
+    ("3", [(CC, "max-age=60")], {"method": "OPTIONS"}, "method"),
+    ("3", [(CC, "max-age=60")], {"method": "POST", "methods": ("GET", "POST")}, None),
+    ("3", [("Expires", date(60))], {}, None),
+    ("3", [], {}, "useless"),                                            # no freshness, no validator: nothing to gain
+    ("3", [("ETag", '"a"')], {}, None),                                  # kept to be validated
+    ("3", [(CC, "max-age=60")], {"status": 299}, None),                  # any final status with freshness of its own
+    ("3", [(CC, "max-age=60")], {"status": 500}, None),
+    ("3", [(CC, "max-age=60")], {"status": 302}, None),
+    ("3", [("ETag", '"a"')], {"status": 302}, "status"),
+    ("3", [("Last-Modified", date(-864000))], {"status": 403}, "status"),
+    ("3", [("Last-Modified", date(-864000))], {"status": 503}, "status"),
+    ("3", [("Last-Modified", date(-864000))], {"status": 599}, "status"),
+    ("5.2.2.9", [("Last-Modified", date(-864000)), (CC, "public")], {"status": 299}, None),
+    ("safety", [("Last-Modified", date(-864000)), (CC, "public")], {"status": 503}, "status"),
+    ("3.3", [(CC, "max-age=60"), ("Content-Range", "bytes 0-9/20")], {"status": 206}, "partial"),
+    ("3.4", [(CC, "max-age=60")], {"status": 304}, "partial"),
+    ("3.5", [(CC, "max-age=60")], {"asked": [("Authorization", "x")]}, "authorization"),
+    ("3.5", [(CC, "max-age=60")], {"asked": [("AUTHORIZATION", "x")]}, "authorization"),
+    ("3.5", [(CC, "max-age=60, public")], {"asked": [("Authorization", "x")]}, None),
+    ("3.5", [(CC, "max-age=60, must-revalidate")], {"asked": [("Authorization", "x")]}, None),
+    ("3.5", [(CC, "s-maxage=60")], {"asked": [("Authorization", "x")]}, None),
+    ("3.5", [(CC, "max-age=60, proxy-revalidate")], {"asked": [("Authorization", "x")]}, "authorization"),
+    ("3.5", [("Expires", date(60))], {"asked": [("Authorization", "x")]}, "authorization"),
+    ("3.5", [(CC, "max-age=60")], {"asked": [("Authorization", "x")], "personal": True}, None),
+    ("4.1", [(CC, "max-age=60"), ("Vary", "*")], {}, "vary"),
+    ("4.1", [(CC, "max-age=60"), ("Vary", "Accept, *")], {}, "vary"),
+    ("4.1", [(CC, "max-age=60"), ("Vary", ""), ("vary", ", *")], {}, "vary"),
+    ("5.2.1.5", [(CC, "max-age=60")], {"asked": [(CC, "no-store")]}, "request"),
+    ("5.2.2.5", [(CC, "no-store")], {}, "no-store"),
+    ("5.2.2.5", [(CC, "max-age=60, No-StOrE")], {}, "no-store"),
+    ("5.2.2.5", [(CC, "max-age=60"), (CC, "no-store")], {}, "no-store"),
+    ("5.2.2.5", [(CC, "max-age=60, no-store=1")], {}, "no-store"),       # what is restrictive stays so in a broken form
+    ("5.2.2.3", [(CC, "max-age=60, no-store, must-understand")], {}, None),
+    ("5.2.2.3", [(CC, "max-age=60, no-store, must-understand")], {"status": 599}, "no-store"),
+    ("5.2.2.3", [(CC, "max-age=60, must-understand")], {"status": 599}, "no-store"),
+    ("5.2.2.7", [(CC, "private, max-age=60")], {}, "private"),
+    ("5.2.2.7", [(CC, "private, public, max-age=60")], {}, "private"),
+    ("5.2.2.7", [(CC, "private, max-age=60")], {"personal": True}, None),
+    ("5.2.2.7", [(CC, 'private="X-Mine", max-age=60')], {}, None),
+    ("5.2.2.7", [(CC, 'private="", max-age=60')], {}, "private"),        # a list of nothing restricts all
+    ("5.2.2.7", [(CC, "private=yes, max-age=60")], {}, None),            # a token is the field's name
+    ("7.3", [(CC, "max-age=60"), ("Set-Cookie", "a=b")], {}, "set-cookie"),
+    ("7.3", [(CC, "max-age=60, public"), ("set-cookie", "a=b")], {}, "set-cookie"),
+    ("7.3", [(CC, "max-age=60"), ("Set-Cookie", "a=b")], {"share_cookies": True}, None),
+    ("safety", [("Last-Modified", date(-864000))], {"asked": [("Cookie", "sid=1")]}, "cookie"),
+    ("safety", [], {"asked": [("Cookie", "sid=1")], "ttl": "30s"}, "cookie"),
+    ("safety", [], {"asked": [("Cookie", "sid=1")], "ttl": "30s", "respect": "policy"}, "cookie"),
+    ("safety", [(CC, "max-age=9")], {"asked": [("Cookie", "sid=1")], "ttl": "30s", "respect": "policy"}, "cookie"),
+    ("safety", [], {"asked": [("Cookie", "sid=1")], "ttl": "30s", "key": CacheKey(cookies=())}, None),
+    ("3", [(CC, "max-age=60")], {"asked": [("Cookie", "sid=1")]}, None),
+    ("safety", [(CC, "max-age=60"), ("Content-Length", "11")], {}, "length"),
+    ("safety", [(CC, "max-age=60"), ("Content-Length", "9" * 5000)], {}, "length"),
+    ("safety", [(CC, "max-age=60"), ("Content-Length", "10"), ("Content-Length", "11")], {}, "length"),
+    ("3", [(CC, "max-age=60"), ("Content-Length", "10")], {}, None),
+    ("3", [(CC, "max-age=60")], {"max_object": 9}, "size"),
+    ("3", [(CC, "max-age=60")], {"max_object": 10}, None),
+    ("3", [(CC, "max-age=60"), ("Content-Length", "11")], {"body": iter(()), "max_object": 10}, "size"),
+    ("RFC 9213 2.2", [(CC, "max-age=60"), ("CDN-Cache-Control", "no-store")], {}, "no-store"),
+    ("RFC 9213 2.2", [(CC, "max-age=60"), ("CDN-Cache-Control", "private")], {}, "private"),
+    ("RFC 9213 2.2", [(CC, "no-store"), ("CDN-Cache-Control", "max-age=60")], {}, None),
+    ("RFC 9213 2.1", [(CC, "no-store"), ("CDN-Cache-Control", "max-age=60, &&&")], {}, "no-store"),
+    ("RFC 9213 2.1", [(CC, "no-store"), ("CDN-Cache-Control", "")], {}, "no-store"),
+    ("RFC 9213 2.2", [("CDN-Cache-Control", "no-store"), ("Greengate-Cache-Control", "max-age=60")], {}, None),
+    ("policy", [], {"ttl": "30s"}, None),
+    ("policy", [], {"ttl": "30s", "status": 500}, "status"),
+    ("policy", [], {"ttl": "30s", "status": 404}, "useless"),            # an error is not an answer: negative_ttl is its own
+    ("policy", [], {"negative_ttl": "30s", "status": 404}, None),
+    ("policy", [], {"negative_ttl": "30s", "status": 400}, "status"),
+    ("policy", [], {"negative_ttl": "30s", "status": 500}, "status"),
+    ("policy", [(CC, "no-store")], {"ttl": "30s"}, "no-store"),
+    ("policy", [(CC, "no-store, private")], {"ttl": "30s", "respect": "policy"}, None),
+    ("policy", [(CC, "no-store")], {"ttl": "30s", "respect": "stricter"}, "no-store"),
+    ("policy", [("Set-Cookie", "a=b")], {"ttl": "30s", "respect": "policy"}, "set-cookie"),
+    ("policy", [], {"asked": [("Authorization", "x")], "ttl": "30s", "respect": "policy"}, "authorization"),
+    ("policy", [("Vary", "*")], {"ttl": "30s", "respect": "policy"}, "vary"),
+])
+def test_what_is_stored(section, headers, given, refusal):
+    made = arrived(headers, **given)
+    assert (made if isinstance(made, str) else None) == refusal
+
+
+# -- For how long is it fresh? (sections 4.2 and 5)
+
+@pytest.mark.parametrize("section, headers, given, left", [
+    ("4.2.1", [(CC, "max-age=60")], {}, 60),
+    ("4.2.1", [(CC, "max-age=60, s-maxage=10")], {}, 10),
+    ("4.2.1", [(CC, "s-maxage=60, max-age=0")], {}, 60),
+    ("4.2.1", [(CC, "max-age=60"), ("Expires", date(-60))], {}, 60),
+    ("4.2.1", [(CC, "max-age=0"), ("Expires", date(60))], {}, 0),
+    ("4.2.1", [(CC, "max-age=60"), ("Expires", "0")], {}, 60),
+    ("4.2.1", [("Expires", date(60)), ("Date", date(0))], {}, 60),
+    ("4.2.1", [("Expires", date(60)), ("Date", date(-30))], {}, 60),     # lifetime 90, age 30
+    ("4.2.1", [("Expires", date(60)), ("Date", date(30))], {}, 30),      # a clock ahead of ours
+    ("4.2.1", [("Expires", date(60)), ("Date", "broken")], {}, 60),
+    ("4.2.1", [("Expires", date(60)), ("Expires", date(600))], {}, 60),
+    ("4.2.1", [(CC, "max-age=-5")], {}, 0),
+    ("4.2.1", [(CC, "max-age=5.5")], {}, 0),
+    ("4.2.1", [(CC, "max-age")], {}, 0),
+    ("4.2.1", [(CC, "max-age='60'")], {}, 0),
+    ("4.2.1", [(CC, "s-maxage=x, max-age=60")], {}, 0),
+    ("4.2.1", [(CC, "max-age=60, max-age=10")], {}, 60),
+    ("1.2.2", [(CC, "max-age=99999999999999999999")], {}, 2 ** 31),
+    ("5.2", [(CC, 'max-age="60"')], {}, 60),
+    ("5.2", [(CC, "MAX-age=60, unknown=1")], {}, 60),
+    ("5.3", [("Expires", "0")], {}, 0),
+    ("5.3", [("Expires", "")], {}, 0),
+    ("5.3", [("Expires", date(-1))], {}, 0),
+    ("5.1", [(CC, "max-age=60"), ("Age", "20")], {}, 40),
+    ("5.1", [(CC, "max-age=60"), ("Age", "70")], {}, -10),
+    ("5.1", [(CC, "max-age=60"), ("Age", "20, 50")], {}, 40),            # of a list the first
+    ("5.1", [(CC, "max-age=60"), ("Age", "20"), ("Age", "50")], {}, 40),
+    ("5.1", [(CC, "max-age=60"), ("Age", "x")], {}, 60),                 # what is no number does not count
+    ("5.1", [(CC, "max-age=60"), ("Age", "-20")], {}, 60),
+    ("5.1", [(CC, "max-age=60"), ("Age", "20.5")], {}, 60),
+    ("4.2.3", [(CC, "max-age=60")], {"took": 5.0}, 55),
+    ("4.2.3", [(CC, "max-age=60"), ("Age", "10")], {"took": 5.0}, 45),
+    ("4.2.3", [(CC, "max-age=60"), ("Date", date(-20))], {}, 40),        # apparent age
+    ("4.2.3", [(CC, "max-age=60"), ("Date", date(-20)), ("Age", "30")], {}, 30),
+    ("4.2.3", [(CC, "max-age=60"), ("Date", date(500))], {}, 60),        # a date ahead of us is no negative age
+    ("4.2.2", [("Last-Modified", date(-1000)), ("Date", date(0))], {}, 100),
+    ("4.2.2", [("Last-Modified", date(-10 ** 8)), ("Date", date(0))], {}, 86400),
+    ("4.2.2", [("Last-Modified", date(100)), ("Date", date(0))], {}, 0),
+    ("4.2.2", [("Last-Modified", "broken"), ("ETag", '"a"')], {}, 0),
+    ("4.2.2", [("Last-Modified", date(-1000)), ("Expires", "0")], {}, 0),             # no guess where it says something
+    ("RFC 9213", [(CC, "max-age=5"), ("CDN-Cache-Control", "max-age=60"), ("Expires", date(9))], {}, 60),
+    ("RFC 9213", [(CC, "max-age=500"), ("CDN-Cache-Control", "max-age=60")], {}, 60),
+    ("RFC 9213", [("CDN-Cache-Control", "max-age=60"), ("Greengate-Cache-Control", "max-age=7")], {}, 7),
+    ("RFC 9213", [("CDN-Cache-Control", 'max-age="60"'), ("ETag", '"a"')], {}, 0),
+    ("RFC 9213", [("Surrogate-Control", "max-age=600"), (CC, "max-age=60")], {}, 60),    # not one of ours
+    ("policy", [], {"ttl": "30s"}, 30),
+    ("policy", [], {"ttl": "30s", "took": 5.0}, 30),                     # counted from when it came
+    ("policy", [(CC, "max-age=60")], {"ttl": "30s"}, 60),
+    ("policy", [(CC, "max-age=60")], {"ttl": "30s", "respect": "policy"}, 30),
+    ("policy", [(CC, "max-age=60")], {"ttl": "30s", "respect": "stricter"}, 30),
+    ("policy", [(CC, "max-age=10")], {"ttl": "30s", "respect": "stricter"}, 10),
+    ("policy", [], {"ttl": "30s", "respect": "stricter"}, 30),
+    ("policy", [], {"negative_ttl": "5s", "ttl": "30s", "status": 404}, 5),
+    ("policy", [("Last-Modified", date(-10 ** 7))], {"ttl": "30s"}, 30),
+])
+def test_freshness(section, headers, given, left):
+    made = arrived([*headers, ("ETag", '"v"')], **given)
+    assert isinstance(made, Entry), made
+    assert made.expires - NOW == left
+
+
+@pytest.mark.parametrize("section, cc, policy, refresh, error", [
+    ("RFC 5861 3", "max-age=60, stale-while-revalidate=10", {}, 10, 0),
+    ("RFC 5861 4", "max-age=60, stale-if-error=20", {}, 0, 20),
+    ("RFC 5861", "max-age=60, stale-while-revalidate=x, stale-if-error=-1", {}, 0, 0),
+    ("4.2.4", "max-age=60, stale-while-revalidate=10, must-revalidate", {}, 0, 0),
+    ("4.2.4", "max-age=60, stale-if-error=10, proxy-revalidate", {}, 0, 0),
+    ("5.2.2.10", "s-maxage=60, stale-while-revalidate=10, stale-if-error=10", {}, 0, 0),
+    ("4.2.4", "no-cache, max-age=60, stale-if-error=10", {}, 0, 0),
+    ("policy", "max-age=60", {"stale_while_revalidate": "1m", "stale_if_error": "2m"}, 60, 120),
+    ("policy", "max-age=60, stale-while-revalidate=5", {"stale_while_revalidate": "1m"}, 60, 0),
+    ("policy", "s-maxage=60", {"stale_while_revalidate": "1m", "stale_if_error": "2m"}, 60, 120),
+    ("policy", "max-age=60, must-revalidate", {"stale_while_revalidate": "1m", "stale_if_error": "2m"}, 0, 0),
+])
+def test_windows_for_stale_answers(section, cc, policy, refresh, error):
+    made = arrived([(CC, cc)], **policy)
+    assert (made.stale_while_revalidate - made.expires, made.stale_if_error - made.expires) == (refresh, error)
+
+
+def test_what_is_stored_of_the_header():
+    made = arrived([("Connection", "close, X-Hop"), ("X-Hop", "1"), ("Keep-Alive", "5"), ("Proxy-Authenticate", "x"), ("TE", "x"),
+                    ("Upgrade", "x"), ("Trailer", "x"), ("Transfer-Encoding", "chunked"), ("Age", "5"), ("X-Request-Id", "1"),
+                    ("Greengate-Cache-Control", 'max-age=60, private="X-Mine", no-cache="x-own, x-other"'), ("X-Mine", "1"),
+                    ("X-Own", "1"), ("X-Other", "1"), ("X-Kept", "1"), ("Link", "a"), ("Link", "b"), ("Date", "broken")])
+    assert made.headers == [("X-Kept", "1"), ("Link", "a"), ("Link", "b"), ("Date", date(0)), ("Content-Length", "10")]
+    assert made.flags == 0 and made.body is BODY and made.born == NOW - 5
+
+
+def test_tags_come_from_the_route_and_the_upstream():
+    made = arrived([(CC, "max-age=1"), ("Surrogate-Key", "a  b"), ("Cache-Tag", "c, d e ,"), ("surrogate-key", "f")], tags=("g",))
+    assert made.tags == {"a", "b", "c", "d e", "f", "g"}
+
+
+# -- May this request have it? (sections 4 and 5.2.1)
+
+@pytest.mark.parametrize("section, headers, asked, later, expected", [
+    ("4.2", "max-age=60", [], 59.9, rules.FRESH),
+    ("4.2", "max-age=60", [], 60.0, rules.VALIDATE),                     # at its end it is no longer fresh
+    ("4", "no-cache, max-age=60", [], 0.0, rules.VALIDATE),
+    ("4", 'no-cache="x", max-age=60', [], 0.0, rules.FRESH),
+    ("RFC 5861", "max-age=60, stale-while-revalidate=10", [], 60.0, rules.REFRESH),
+    ("RFC 5861", "max-age=60, stale-while-revalidate=10", [], 69.9, rules.REFRESH),
+    ("RFC 5861", "max-age=60, stale-while-revalidate=10", [], 70.0, rules.VALIDATE),
+    ("5.2.1.1", "max-age=60", [(CC, "max-age=30")], 29.0, rules.FRESH),
+    ("5.2.1.1", "max-age=60", [(CC, "max-age=30")], 31.0, rules.VALIDATE),
+    ("5.2.1.1", "max-age=60", [(CC, "max-age=0")], 0.0, rules.VALIDATE),
+    ("5.2.1.1", "max-age=60", [(CC, "max-age=x")], 31.0, rules.FRESH),
+    ("5.2.1.1", "max-age=60, stale-while-revalidate=10", [(CC, "max-age=600")], 61.0, rules.VALIDATE),
+    ("5.2.1.2", "max-age=60", [(CC, "max-stale=10")], 69.0, rules.STALE),
+    ("5.2.1.2", "max-age=60", [(CC, "max-stale=10")], 71.0, rules.VALIDATE),
+    ("5.2.1.2", "max-age=60", [(CC, "max-stale")], 10 ** 6, rules.STALE),
+    ("5.2.1.2", "max-age=60, must-revalidate", [(CC, "max-stale")], 61.0, rules.VALIDATE),
+    ("5.2.1.2", "s-maxage=60", [(CC, "max-stale")], 61.0, rules.VALIDATE),
+    ("5.2.1.2", "max-age=60, no-cache", [(CC, "max-stale")], 1.0, rules.VALIDATE),
+    ("5.2.1.3", "max-age=60", [(CC, "min-fresh=30")], 29.0, rules.FRESH),
+    ("5.2.1.3", "max-age=60", [(CC, "min-fresh=30")], 31.0, rules.VALIDATE),
+    ("5.2.1.4", "max-age=60", [(CC, "no-cache")], 0.0, rules.VALIDATE),
+    ("5.4", "max-age=60", [("Pragma", "no-cache")], 0.0, rules.VALIDATE),
+    ("5.4", "max-age=60", [("Pragma", "no-cache"), (CC, "x")], 0.0, rules.FRESH),    # Cache-Control is newer
+    ("5.4", "max-age=60", [("Pragma", "x")], 0.0, rules.FRESH),
+    ("RFC 8246", "max-age=60, immutable", [(CC, "max-age=0")], 30.0, rules.FRESH),
+    ("RFC 8246", "max-age=60, immutable", [(CC, "no-cache")], 30.0, rules.FRESH),
+    ("RFC 8246", "max-age=60, immutable", [(CC, "max-age=0")], 61.0, rules.VALIDATE),
+])
+def test_use(section, headers, asked, later, expected):
+    made = arrived([(CC, headers), ("ETag", '"v"')])
+    assert rules.judge(made, asked_of(asked), NOW + later) == expected
+
+
+@pytest.mark.parametrize("section, cc, later, reached, window, expected", [
+    ("RFC 5861 4", "max-age=60, stale-if-error=10", 69.0, True, None, True),
+    ("RFC 5861 4", "max-age=60, stale-if-error=10", 70.0, True, None, False),
+    ("RFC 5861 4", "max-age=60, stale-if-error=10", 70.0, False, None, False),       # its own window goes before the general one
+    ("RFC 5861 4", "max-age=60", 61.0, True, 5, True),
+    ("RFC 5861 4", "max-age=60", 66.0, True, 5, False),
+    ("RFC 5861 4", "max-age=60, must-revalidate", 61.0, True, 5, False),
+    ("4.2.4", "max-age=60", 61.0, True, None, False),
+    ("4.2.4", "max-age=60", 61.0, False, None, True),                    # disconnected
+    ("4.2.4", "max-age=60", 60.0 + rules.UNREACHABLE, False, None, False),
+    ("4.2.4", "max-age=60, must-revalidate", 61.0, False, None, False),
+    ("4.2.4", "max-age=60, proxy-revalidate", 61.0, False, None, False),
+    ("4.2.4", "s-maxage=60", 61.0, False, None, False),
+    ("4.2.4", "max-age=60, no-cache", 1.0, False, None, False),
+    ("5.2.1.4", "max-age=60, must-revalidate", 30.0, True, None, True),  # fresh still: the client only wished to ask
+])
+def test_instead_of_an_error(section, cc, later, reached, window, expected):
+    made = arrived([(CC, cc), ("ETag", '"v"')])
+    assert rules.may_replace_error(made, NOW + later, reached=reached, window=window) is expected
+
+
+@pytest.mark.parametrize("cc, tag, expected", [
+    ("max-age=60", None, 60 + rules.UNREACHABLE),
+    ("max-age=60, stale-if-error=500", None, 560),
+    ("max-age=60, must-revalidate", None, 60),
+    ("max-age=60", '"v"', 60 + rules.KEPT_STALE),
+    ("no-cache", '"v"', rules.KEPT_STALE)])
+def test_it_is_kept_while_it_may_be_of_use(cc, tag, expected):
+    made = arrived([(CC, cc), *([("ETag", tag)] if tag else [])])
+    assert rules.keep(made, NOW) == expected
+
+
+# -- Freshening (section 4.3.4)
+
+def test_a_304_renews_what_it_may_renew():
+    made = arrived([(CC, "max-age=5"), ("ETag", '"v"'), ("X-Old", "1"), ("X-Both", "1"), ("Content-Type", "a/b"),
+                    ("Content-Encoding", "gzip"), ("Content-Length", "10"), ("Date", date(0))])
+    request = Request("GET", "/a", [], host="shop.test")
+    new, answer = rules.freshened(made, request, [
+        (CC, "max-age=60"), ("X-Both", "2"), ("X-Both", "3"), ("X-New", "4"), ("Content-Length", "0"), ("Content-Encoding", "br"),
+        ("Connection", "X-Hop"), ("X-Hop", "5"), ("Age", "2"), ("Date", date(100))], Cache(),
+        request_time=NOW + 100, response_time=NOW + 100)
+    assert sorted(new.headers) == sorted([
+        ("ETag", '"v"'), ("X-Old", "1"), ("Content-Type", "a/b"), ("Content-Encoding", "gzip"), ("Content-Length", "10"),
+        (CC, "max-age=60"), ("X-Both", "2"), ("X-Both", "3"), ("X-New", "4"), ("Date", date(100))])
+    assert (new.born, new.expires, new.body, new.etag) == (NOW + 98, NOW + 158, BODY, '"v"')
+    assert answer.status == 200 and made.expires == NOW + 5
+
+
+def test_a_304_may_take_the_permission_away():
+    made = arrived([(CC, "max-age=5"), ("ETag", '"v"')])
+    new, answer = rules.freshened(made, Request("GET", "/a", []), [(CC, "no-store")], Cache(), request_time=NOW, response_time=NOW)
+    assert new == "no-store"
+    assert (answer.status, answer.body) == (200, BODY)
+
+
+@pytest.mark.parametrize("section, headers, expected", [
+    ("4.3.5", [], True), ("4.3.5", [("ETag", '"v"'), ("Content-Length", "10")], True), ("4.3.5", [("ETag", '"w"')], False),
+    ("4.3.5", [("Content-Length", "11")], False), ("4.3.5", [("Last-Modified", date(0))], False)])
+def test_head_tells_whether_the_stored_answer_is_still_right(section, headers, expected):
+    assert rules.same_answer(arrived([(CC, "max-age=5"), ("ETag", '"v"')]), headers) is expected
+
+
+def test_validators_are_sent_as_they_came():
+    made = arrived([("ETag", 'W/"v"'), ("last-modified", "Sunday, 06-Nov-94 08:49:37 GMT"), (CC, "no-cache")])
+    assert list(rules.validators(made)) == [("If-None-Match", 'W/"v"'), ("If-Modified-Since", "Sunday, 06-Nov-94 08:49:37 GMT")]
+
+
+@pytest.mark.parametrize("left, took, draw, expected", [
+    (10.0, 1.0, 1.0, False), (0.5, 1.0, 0.5, True), (10.0, 1.0, 0.5, False), (10.0, 0.0, 0.0001, False), (10.0, 100.0, 0.5, True)])
+def test_early_refresh(left, took, draw, expected):
+    made = arrived([(CC, "max-age=1000")], took=took)
+    assert rules.due_early(made, made.expires - left, 1.0, draw) is expected
+
+
+# -- Invariants
+
+directive = st.one_of(
+    st.sampled_from(["no-store", "private", "no-cache", "public", "must-revalidate", "proxy-revalidate", "must-understand",
+                     "immutable", 'private="x-a"', 'no-cache="x-b"', "unknown", "max-age", "s-maxage=", 'x="a, b"']),
+    st.builds("{}={}".format, st.sampled_from(["max-age", "s-maxage", "stale-while-revalidate", "stale-if-error"]),
+              st.sampled_from([0, 1, 30, 5000, -1, "x", '"7"', "1.5", 10 ** 12])))
+control = st.lists(directive, max_size=4).map(", ".join)
+offset = st.sampled_from([-10 ** 7, -5000, -20, -1, 0, 1, 20, 5000])
+response_field = st.one_of(
+    st.tuples(st.sampled_from([CC, "cache-control", "CDN-Cache-Control", "Greengate-Cache-Control"]), control),
+    st.tuples(st.sampled_from(["Expires", "Date", "Last-Modified"]), st.one_of(offset.map(date), st.sampled_from(["0", "", "x"]))),
+    st.tuples(st.just("Age"), st.sampled_from(["0", "10", "x", "5, 6", "-3"])),
+    st.tuples(st.just("Vary"), st.sampled_from(["*", "Accept", "Cookie, Accept", "", "accept-language"])),
+    st.tuples(st.just("ETag"), st.sampled_from(['"a"', 'W/"b"', "c"])),
+    st.tuples(st.just("Set-Cookie"), st.just("sid=1")))
+request_field = st.one_of(
+    st.tuples(st.just("Authorization"), st.just("Bearer x")), st.tuples(st.just("Cookie"), st.just("sid=1")),
+    st.tuples(st.just(CC), st.sampled_from(["no-store", "no-cache", "max-age=0", "max-stale", "min-fresh=5", "max-stale=9"])),
+    st.tuples(st.just("Accept"), st.sampled_from(["a/b", "c/d"])), st.tuples(st.just("Pragma"), st.just("no-cache")))
+policies = st.fixed_dictionaries({}, optional={
+    "ttl": st.just("30s"), "negative_ttl": st.just("9s"), "respect": st.sampled_from(["headers", "policy", "stricter"]),
+    "stale_while_revalidate": st.just("1m"), "stale_if_error": st.just("1m"), "share_cookies": st.booleans()})
+statuses = st.sampled_from([200, 200, 200, 204, 206, 299, 301, 302, 304, 400, 404, 410, 500, 503])
+exchange = st.tuples(st.lists(response_field, max_size=6), st.lists(request_field, max_size=3), statuses, policies,
+                     st.sampled_from([0.0, 3.0]))
+
+
+def has(headers, name, word):
+    return any(key.lower() == name and word in value.lower() for key, value in headers)
+
+
+@given(exchange, st.lists(request_field, max_size=2), st.floats(0, 10_000))
+def test_never_fresh_beyond_its_lifetime(exchanged, asked, later):
+    headers, first, status, policy, took = exchanged
+    made = arrived(headers, asked=first, status=status, took=took, **policy)
+    if isinstance(made, str):
+        return
+    now = NOW + later
+    verdict = rules.judge(made, asked_of(asked), now)
+    if verdict == rules.FRESH:
+        assert now < made.expires
+    if verdict == rules.REFRESH:
+        assert made.expires <= now < made.stale_while_revalidate
+    if verdict == rules.STALE:
+        assert not made.flags & (flags.MUST_REVALIDATE | flags.NO_CACHE)
+    if made.flags & flags.NO_CACHE:
+        assert verdict == rules.VALIDATE
+    assert made.born <= NOW
+    assert made.expires <= made.born + 2 ** 31 or made.flags & flags.POLICY
+
+
+@given(exchange)
+def test_never_shared_when_private(exchanged):
+    headers, asked, status, policy, took = exchanged
+    made = arrived(headers, asked=asked, status=status, took=took, **policy)
+    if isinstance(made, str):
+        return
+    own = policy.get("respect") != "policy"
+    targeted = any("cache-control" in name.lower() and name.lower() != "cache-control" for name, _ in headers)
+    if own and not targeted:
+        assert not has([(name, value) for name, value in headers if "private" in value.split(", ")], "cache-control", "private")
+        assert not has(headers, "cache-control", "no-store") or has(headers, "cache-control", "must-understand")
+    assert policy.get("share_cookies") or not any(name == "Set-Cookie" for name, _ in headers)
+    if any(name == "Authorization" for name, _ in asked):
+        assert any(has(headers, name, word) for word in ("public", "s-maxage", "must-revalidate")
+                   for name in ("cache-control", "cdn-cache-control", "greengate-cache-control"))
+    if any(name == "Cookie" for name, _ in asked):
+        assert not made.flags & (flags.POLICY | flags.HEURISTIC)
+    assert not has(asked, "cache-control", "no-store")
+    assert status not in (206, 304)
+    assert not any(name == "Vary" and "*" in value for name, value in headers)
+
+
+@given(exchange, st.lists(request_field, max_size=3))
+def test_a_variant_is_for_requests_with_the_same_fields(exchanged, others):
+    headers, asked, status, policy, took = exchanged
+    made = arrived(headers, asked=asked, status=status, took=took, **policy)
+    if isinstance(made, str):
+        return
+    assert select(Variants([made]), Request("GET", "/a", asked)) is made
+    found = select(Variants([made]), Request("GET", "/a", others))
+    for name in ("accept", "cookie"):
+        if found and any(key == name for key, _ in made.vary):
+            values = [[value for key, value in fields if key.lower() == name] for fields in (asked, others)]
+            assert set(values[0]) == set(values[1])
