@@ -29,11 +29,9 @@ from gevent.pywsgi import WSGIHandler, WSGIServer
 from werkzeug.exceptions import Forbidden, HTTPException, InternalServerError, MethodNotAllowed
 
 from . import rundir
-from .config import Route
 from .problem import prefers_html, render_http
 from .telemetry import exposition
 from .telemetry.metrics import registry
-from .telemetry.observe import target_kind
 
 if TYPE_CHECKING:
     from .app import Gateway
@@ -128,18 +126,10 @@ def metrics() -> Response:
 
 def routes_page(application: Gateway) -> Any:
     pipeline = application.pipeline
-    listed = [{"name": route.name, "target": target_of(route), "steps": pipeline.describe(route)} for route in pipeline.routes]
+    listed = [{"name": route.name, "target": route.target, "steps": pipeline.describe(route)} for route in pipeline.routes]
     if prefers_html(request.headers.get("Accept", "")):
         return render_template("admin_routes.html.j2", routes=listed)
     return jsonify(routes=listed)
-
-
-def target_of(route: Route) -> str:
-    """What answers a route, by name."""
-    kind = target_kind(route)
-    names = {"upstream": route.upstream, "aggregate": ", ".join(route.aggregate or ()),
-             "respond": route.respond.status if route.respond else ""}
-    return f"{kind} {names.get(kind, '')}".rstrip()
 
 
 # Who may ask, and errors

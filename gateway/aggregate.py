@@ -12,13 +12,14 @@ is sent. An optional part that failed is its ``default``, also for the parts tha
 
 **Answer.** 200, the parts in the order of the file. Of merged fields with one name the last stays. No header field of a part's
 answer is passed on.
+
+The parts are those of a configuration without mistakes: ``partcheck.py`` has found them all.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator
-from graphlib import CycleError, TopologicalSorter
+from collections.abc import Callable, Collection
 from typing import Any
 
 import orjson
@@ -26,41 +27,31 @@ import orjson
 from . import config, tasks
 from .deadline import Deadline
 from .disconnect import unwatch, watch
-from .errors import BadRequest, BodyTooLarge, ConfigError, DeadlineExceeded, GatewayError, PartFailed, UpstreamError
+from .errors import BadRequest, BodyTooLarge, DeadlineExceeded, GatewayError, PartFailed, UpstreamError, UpstreamTimeout
 from .message import Call, Headers, Request, Response
-from .template import MISSING, SOURCES, Inputs, References, Template, fill, header_template, json_template, target_template
-from .values import did_you_mean
+from .template import MISSING, Inputs, References, fill, header_template, json_template, target_template
 
 MAX_ANSWER = 8 * 1024 ** 2
 MAX_BODY = 1024 ** 2
 NO_CONTENT = (204, 205)
-FROM = re.compile(r"([^:/{}]+):(/(?!/).*)", re.DOTALL)
-PART_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+BOM = b"\xef\xbb\xbf"                                    # of UTF-8: PHP sends it when a source file begins with one
 JSON_TYPE = re.compile(r"(?:application|text)/(?:[^;\s]+\+)?json\s*(?:;|$)", re.IGNORECASE)
 TRACE_FIELDS = frozenset({"traceparent", "tracestate"})
-NOT_SENT = frozenset({
-    "accept-encoding", "expect", "host", "proxy-authenticate", "proxy-authorization", "x-forwarded-for", "x-forwarded-proto",
-    "x-forwarded-host", "x-forwarded-port", "forwarded", "via", "x-request-id"})
 FAILURES = (UpstreamError, DeadlineExceeded, PartFailed, BadRequest)
 
 Send = Callable[[str, Call], Response]
+Forwarding = Callable[[Request], Headers]
 
 
 class Aggregate:
-    """``send(upstream, call)`` makes one exchange with an upstream, by its name. ``params`` are the names of the route's path
-    parameters, None when they are not known. ``forwarding`` gives the fields that tell every part who asked. Raises ConfigError
-    with every mistake in the parts."""
+    """``send(upstream, call)`` makes one exchange with an upstream, by its name. ``forwarding`` gives the fields that tell every
+    part who asked. ``params`` are the names of the route's path parameters, None when they are not known."""
 
-    def __init__(self, parts: dict[str, config.Part], send: Send, params: Collection[str] | None = None,
-                 forwarding: Callable[[Request], Headers] | None = None) -> None:
-        problems: list[str] = []
+    def __init__(self, parts: dict[str, config.Part], send: Send, forwarding: Forwarding,
+                 params: Collection[str] | None = None) -> None:
         self.send = send
         self.forwarding = forwarding
-        self.parts = [PreparedPart(name, part, References(name, parts, params), problems) for name, part in parts.items()]
-        problems += [problem for name, part in parts.items() for problem in mistakes(name, part)]
-        problems += [*loops(self.parts), *collisions(parts)]
-        if problems:
-            raise ConfigError([f"aggregate.{problem}" for problem in problems])
+        self.parts = [PreparedPart(name, part, References(name, parts, params)) for name, part in parts.items()]
         for part in self.parts:
             part.feeds = [other for other in self.parts if part.name in other.after]
         self.first = [part for part in self.parts if not part.after]
@@ -111,28 +102,21 @@ class Aggregate:
 
 class PreparedPart:
     """A part, compiled: ``ask`` for its answer, then ``shape`` it. ``after`` names the parts it waits for, ``feeds`` are those that
-    wait for it, ``holes`` are for values of the request. Mistakes are added to ``problems``."""
+    wait for it, ``holes`` are for values of the request."""
 
     feeds: list[PreparedPart]
 
-    def __init__(self, name: str, part: config.Part, references: References, problems: list[str]) -> None:
-        def attempt(place: str, make: Callable[..., Any], *args: Any) -> Any:
-            try:
-                return make(*args)
-            except (ValueError, TypeError) as error:
-                problems.append(f"{name}{place}: {error}")
-
+    def __init__(self, name: str, part: config.Part, references: References) -> None:
         self.name, self.method, self.timeout = name, part.method, part.timeout
         self.merge, self.optional, self.default = part.merge, part.optional, part.default
         self.after, self.holes = references.after, references.holes
         self.reshape = reshaper(part)
-        source: tuple[str, Template] | None = attempt(".from", upstream_and_target, part.from_, references)
-        self.upstream, self.target = source or ("", Template("", []))
-        self.own_fields = [(field, attempt(f".headers.{field}", header_template, value, references))
-                           for field, value in part.headers.items()]
-        self.tree = attempt(".json", json_template, part.json_, references)
+        self.upstream, _, target = part.from_.partition(":")
+        self.target = target_template(target, references)
+        self.own_fields = [(field, header_template(value, references)) for field, value in part.headers.items()]
+        self.tree = json_template(part.json_, references)
         holes: list[Any] = []
-        written = attempt(".json", orjson.dumps, self.tree, holes.append)
+        written = orjson.dumps(self.tree, holes.append)
         self.body = written if part.json_ is not None else b"" if part.method in ("POST", "PUT", "PATCH") else None
         self.body_has_holes = bool(holes)
         own = {field.lower() for field in part.headers}
@@ -153,7 +137,7 @@ class PreparedPart:
                 body = orjson.dumps(fill(self.tree, inputs))
             except TypeError:
                 raise PartFailed(self.name, "the values for its body are nested too deeply") from None
-        deadline = request.deadline.within(self.timeout)
+        deadline = request.deadline.within(self.timeout, self.late)
         call = Call(self.method, self.target(inputs), headers, body, deadline=deadline, attempts=request.attempts)
         return self.read(run.send(self.upstream, call), deadline)
 
@@ -163,7 +147,7 @@ class PreparedPart:
             if wrong := unusable(response):
                 raise PartFailed(self.name, wrong)
             data = whole_body(response, deadline)
-            return None if response.status in NO_CONTENT else orjson.loads(data)
+            return None if response.status in NO_CONTENT else orjson.loads(data.removeprefix(BOM))
         except BodyTooLarge:
             raise PartFailed(self.name, f"answered more than {MAX_ANSWER // 1024 ** 2} MB") from None
         except orjson.JSONDecodeError:
@@ -186,6 +170,19 @@ class PreparedPart:
             return [self.reshape(item) for item in answer]
         raise PartFailed(self.name, "answered neither an object nor a list of objects, so there are no fields to choose from")
 
+    def late(self) -> UpstreamTimeout:
+        """Its own limit has passed, and not the request's."""
+        return UpstreamTimeout(f"no answer within the {self.timeout:g} s of part {self.name!r}", self.upstream)
+
+    def asks(self, request: Request) -> str:
+        """The request-target for ``request``, where what other parts and the body give stands as it is written. Raises
+        BadRequest for what the request lacks."""
+        inputs = Inputs(request)
+        known = [hole for hole in self.holes if not hole.reference.startswith("body.")]
+        for hole in known:
+            hole(inputs)
+        return self.target.partly(inputs, known)
+
     @property
     def order(self) -> str:
         return f" after {' and '.join(self.after)}" if self.after else ""
@@ -198,10 +195,9 @@ class Composition:
     """One request being answered: what templates read, what the client will see, and the greenlets at work on it."""
 
     def __init__(self, request: Request, send: Send, waits: dict[str, int],
-                 forwarding: Callable[[Request], Headers] | None) -> None:
+                 forwarding: Forwarding) -> None:
         self.request = request
-        usual = [("X-Request-Id", request.id)] if request.id else []
-        self.forwarding = usual if forwarding is None else forwarding(request)
+        self.forwarding = forwarding(request)
         self.send = send
         self.inputs = Inputs(request)
         self.shown: dict[str, Any] = {}
@@ -317,7 +313,7 @@ def whole_body(response: Response, deadline: Deadline) -> bytes:
     """The body within the deadline; a stream by itself goes on for as long as it moves."""
     if isinstance(response.body, bytes):
         return response.read(MAX_ANSWER)
-    with tasks.time_limit(deadline.left(), DeadlineExceeded("the rest of the answer did not come in time")):
+    with tasks.time_limit(deadline.left(), deadline.over()):
         return response.read(MAX_ANSWER)
 
 
@@ -332,52 +328,9 @@ def reshaper(part: config.Part) -> Callable[[dict[str, Any]], dict[str, Any]] | 
     return None
 
 
-def upstream_and_target(text: str, references: References) -> tuple[str, Template]:
-    """The two parts of ``upstream:/path?query``. Raises ValueError."""
-    match = FROM.fullmatch(text)
-    if not match:
-        raise ValueError(f"{text!r} is not upstream:/path, the name of an upstream and a path")
-    return match[1], target_template(match[2], references)
-
-
 def too_deep(value: Any) -> bool:
     try:
         orjson.dumps([value])
     except TypeError:
         return True
     return False
-
-
-def mistakes(name: str, part: config.Part) -> Iterator[str]:
-    """What is wrong with a part by itself."""
-    if name in SOURCES or not PART_NAME.fullmatch(name):
-        yield f"{name}: a part's name has letters, digits, - and _ only, and is none of {', '.join(SOURCES)}"
-    for field in (*part.headers, *part.forward_headers):
-        if field.lower() in NOT_SENT:
-            yield f"{name}: {field}: the gateway alone decides about this header field"
-    for field in part.rename:
-        if part.pick is not None and field not in part.pick:
-            yield f"{name}.rename: {field!r} is not picked{did_you_mean(field, part.pick)}"
-    if part.merge and not isinstance(part.default, (dict, type(None))):
-        yield f"{name}.default: it has to be a table, to be merged"
-    if too_deep(part.default):
-        yield f"{name}.default: it cannot be written as JSON"
-
-
-def loops(parts: list[PreparedPart]) -> Iterator[str]:
-    """Parts that wait for each other, so that none could start."""
-    try:
-        TopologicalSorter({part.name: part.after for part in parts}).prepare()
-    except CycleError as error:
-        yield f"{error.args[1][0]}: it would wait for itself, {' -> '.join(error.args[1])}"
-
-
-def collisions(parts: dict[str, config.Part]) -> Iterator[str]:
-    """Fields that are known to meet: picked under one name, or merged where another part has put one."""
-    root = {name: name for name, part in parts.items() if not part.merge}
-    for name, part in parts.items():
-        taken = root if part.merge else {}
-        for field in [part.rename.get(field, field) for field in part.pick or ()]:
-            if field in taken:
-                yield f"{name}.pick: the answer has {field!r} already, from {taken[field]}"
-            taken[field] = name

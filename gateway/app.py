@@ -9,22 +9,24 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from flask import Blueprint, Flask
 from flask import Response as FlaskResponse
-from flask import request
+from flask import got_request_exception, request
 from werkzeug.exceptions import HTTPException, InternalServerError
 from werkzeug.routing import RoutingException
 
 from . import rundir
 from .cache import store
 from .config import Config
-from .configfile import load_text, read_text
+from .configfile import DEFAULT_PATH, load_text, read_text
 from .errors import ConfigError, GatewayError
 from .incoming import Incoming
-from .message import Response
+from .message import Request, Response
 from .pipeline import Pipeline
 from .problem import render_http
 from .telemetry.log import RequestLog
@@ -39,7 +41,8 @@ log = logging.getLogger("gateway")
 
 
 class Gateway(Flask):
-    """``Gateway(config)``. The pipeline is made when it is first needed, so that views can be added until then."""
+    """``Gateway(config)``. The pipeline is made when it is first needed, and anew when views were added after that; its upstreams
+    and what it has cached stay the same."""
 
     def __init__(self, config: Config, source: str = "") -> None:
         super().__init__("gateway", static_folder=None)
@@ -48,8 +51,8 @@ class Gateway(Flask):
         self.incoming = Incoming(config.gateway.trust, config.gateway.timeout)
         self.request_log = RequestLog(config.gateway.log)
         self._pipeline: Pipeline | None = None
-        for name in config.gateway.views:
-            self.register_views(name)
+        self._kept: Pipeline | None = None               # the last one, whether it still knows all views or not
+        self.register_views(*config.gateway.views)
 
     @property
     def pipeline(self) -> Pipeline:
@@ -62,25 +65,50 @@ class Gateway(Flask):
         if missing := without_view(rules, declared):
             raise ConfigError([f'route "{route.path}": view: no Flask view answers this path; name the module of its blueprint '
                                f'in gateway.views' for route in missing], self.source)
-        return Pipeline(self.settings, view=View(super().wsgi_app), log=self.request_log, registry=registry,
-                        views=undeclared(rules, declared))
+        before = self._kept
+        self._kept = Pipeline(self.settings, view=View(super().wsgi_app), log=self.request_log, registry=registry,
+                              views=undeclared(rules, declared), upstreams=before.upstreams if before else None,
+                              store=before.store if before else None)
+        return self._kept
 
     def add_url_rule(self, *args: Any, **kwargs: Any) -> None:
         super().add_url_rule(*args, **kwargs)
         self._pipeline = None
 
-    def register_views(self, module: str) -> None:
-        """Register every blueprint of a module. Raises ConfigError when it cannot be imported or has none."""
-        try:
-            found = importlib.import_module(module)
-        except Exception as error:                       # a module may fail in any way while it is run
-            problem = f"gateway: views: cannot import {module!r}: {type(error).__name__}: {error}"
-            raise ConfigError([problem], self.source) from error
-        blueprints = [value for value in vars(found).values() if isinstance(value, Blueprint)]
-        if not blueprints:
-            raise ConfigError([f"gateway: views: the module {module!r} has no Flask Blueprint"], self.source)
-        for blueprint in blueprints:
-            self.register_blueprint(blueprint)
+    def register_views(self, *names: str) -> None:
+        """Register the modules' own blueprints, each once; one that is nested in another comes with that other alone, since the
+        other may guard it. Raises ConfigError with all there is to say of all modules."""
+        found: dict[str, ModuleType] = {}
+        failed: list[Blueprint] = []
+        problems: list[str] = []
+        cause: Exception | None = None
+        for name in names:
+            try:
+                found[name] = importlib.import_module(name)
+            except Exception as error:                   # a module may fail in any way while it is run
+                problems.append(f"gateway: views: cannot import {name!r}: {type(error).__name__}: {error}")
+                cause = cause or error
+        nested = [inner for module in found.values() for blueprint in blueprints_of(module) for inner in nested_in(blueprint)]
+        for name, module in found.items():
+            for blueprint in blueprints_of(module):
+                if home_of(blueprint, name) != name or blueprint in nested or blueprint in self.blueprints.values():
+                    continue
+                try:
+                    self._register(blueprint, name)
+                except Exception as error:               # and so may what a blueprint does when it is registered
+                    failed.append(blueprint)
+                    problems.append(f"gateway: views: the blueprint {blueprint.name!r} of {name!r} cannot be registered: {error}")
+                    cause = cause or error
+        there = [*self.blueprints.values(), *failed]
+        problems += [problem for name, module in found.items() for problem in nothing_of(name, module, there)]
+        if problems:
+            raise ConfigError(problems, self.source) from cause
+
+    def _register(self, blueprint: Blueprint, module: str) -> None:
+        there = self.blueprints.get(blueprint.name)
+        if there is not None:                            # before Flask says it, whose remedy is not one here
+            raise ValueError(f"{there.import_name!r} has another one of this name")
+        self.register_blueprint(blueprint)
 
     def wsgi_app(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         response = self.pipeline.handle(self.incoming(environ))
@@ -94,6 +122,10 @@ class Gateway(Flask):
         """Answer what the worker's fast lane has read, without WSGI."""
         return self.pipeline.handle(self.incoming.plain(plain, connection, peer))
 
+    def refuse(self, error: GatewayError, peer: str) -> Response:
+        """The answer to what the worker could not read as a request, or could not send as an answer."""
+        return self.pipeline.handle.refused(Request("-", "-", [], peer=peer), error)
+
     def reopen_logs(self) -> None:
         """The request log's file was moved away (SIGUSR1)."""
         self.request_log.reopen()
@@ -102,6 +134,7 @@ class Gateway(Flask):
         """What a view did not catch: the application's own handler for 500 if there is one, else the gateway's answer."""
         if self._find_error_handler(InternalServerError(), request.blueprints) is not None:
             return super().handle_exception(e)
+        got_request_exception.send(self, _async_wrapper=self.ensure_sync, exception=e)
         cause = None if isinstance(e, GatewayError) else gateway_error(e)
         if cause is None:
             raise e
@@ -115,6 +148,40 @@ class Gateway(Flask):
         response = render_http(e.code, e.name, e.description or "", e.get_headers(), request.headers.get("Accept", ""),
                                request.environ["HTTP_X_REQUEST_ID"])
         return FlaskResponse(response.body, response.status, response.headers)
+
+
+def blueprints_of(module: ModuleType) -> list[Blueprint]:
+    """Those that the variables of a module hold, each once, however many names it has."""
+    return list(dict.fromkeys(value for value in vars(module).values() if isinstance(value, Blueprint)))
+
+
+def nested_in(blueprint: Any) -> Iterator[Any]:
+    """All that are registered on a blueprint, and on those."""
+    for inner, _ in blueprint._blueprints:
+        yield inner
+        yield from nested_in(inner)
+
+
+def home_of(blueprint: Blueprint, name: str) -> str:
+    """The module whose blueprint it is, found in the module ``name``: that one, unless it has it from one outside of itself."""
+    home = blueprint.import_name
+    if home.startswith(f"{name}.") or home not in sys.modules:
+        return name
+    return home if blueprint in blueprints_of(sys.modules[home]) else name
+
+
+def nothing_of(name: str, module: ModuleType, there: list[Any]) -> Iterator[str]:
+    """What is wrong when none of a module's own blueprints is ``there``."""
+    found = blueprints_of(module)
+    own = [blueprint for blueprint in found if home_of(blueprint, name) == name]
+    if not found:
+        yield f"gateway: views: the module {name!r} has no Flask Blueprint"
+    elif not own:
+        yield (f"gateway: views: the module {name!r} has no Flask Blueprint of its own; {found[0].name!r} is of "
+               f"{home_of(found[0], name)!r}: name that")
+    elif not any(blueprint in there for blueprint in own):
+        yield (f"gateway: views: the blueprint {own[0].name!r} of {name!r} is nested in one that is not registered: name the "
+               "module of that")
 
 
 def sized(response: Response, method: str) -> list[tuple[str, str]]:
@@ -138,7 +205,9 @@ def create_app(config: Config | str | None = None) -> Gateway:
         return ready(Gateway(config))
     place = rundir.current()
     try:
-        text, path = read_text(config, os.environ)
+        offered = place.offered_config() if place is not None and config is None else None
+        source = os.environ.get("GATEWAY_CONFIG") or DEFAULT_PATH
+        text, path = read_text(config, os.environ) if offered is None else (offered, source)
         app = ready(Gateway(load_text(text, os.environ, path), path))
     except ConfigError as error:
         kept = place.kept_config() if place is not None else None

@@ -18,6 +18,8 @@ import click
 from . import __version__
 
 if TYPE_CHECKING:
+    from .aggregate import PreparedPart
+    from .app import Gateway
     from .config import Config, Route
     from .message import Request
     from .pipeline import Pipeline
@@ -58,8 +60,8 @@ def check(path: str | None) -> None:
     """Say every mistake in the configuration, and what is worth knowing about it."""
     from .configcheck import notices
     config, source = loaded(path)
-    if config.gateway.views or any(route.view or route.aggregate for route in config.routes):
-        assembled(config, source).close()                # some mistakes only the finished route shows
+    if config.gateway.views or any(route.view for route in config.routes):
+        assembled(config, source)[1].close()             # some mistakes only the views show
     click.echo(f"{source}: no mistakes; {counted(len(config.routes), 'route')}, {counted(len(config.upstreams), 'upstream')}")
     for notice in notices(config):
         click.echo(f"  note: {notice}")
@@ -81,7 +83,7 @@ def routes(path: str | None, as_json: bool) -> None:
     config, source = loaded(path)
     found: tuple[Route, ...] = config.routes
     if config.gateway.views:
-        pipeline = assembled(config, source)
+        _, pipeline = assembled(config, source)
         found = pipeline.routes
         pipeline.close()
     rows = [route_row(route) for route in sorted(found, key=specificity)]
@@ -104,7 +106,7 @@ def explain(path: str | None, headers: tuple[str, ...], method: str, url: str) -
     from .errors import GatewayError
     config, source = loaded(path)
     request = parsed_request(method, url, headers)
-    pipeline = assembled(config, source)
+    app, pipeline = assembled(config, source)
     try:
         explanation = pipeline.table.explain(request)
         click.echo(printable(f"{request.method} {request.scheme}://{request.host}{request.target}\n{explanation}"))
@@ -112,9 +114,9 @@ def explain(path: str | None, headers: tuple[str, ...], method: str, url: str) -
             sys.exit(1)
         request.params = explanation.params
         click.echo("steps, outermost first:")
-        for step in pipeline.describe(explanation.route):
-            click.echo(f"  {printable(step)}")
-        for line in destinations(config, explanation.route, request):
+        for step in pipeline.steps(explanation.route):
+            click.echo(f"  {printable(repr(step))}")
+        for line in destinations(app, pipeline, explanation.route, request):
             click.echo(printable(line))
     except GatewayError as error:
         click.echo(printable(f"answered {error.status} {error.code}: {error}"))
@@ -174,17 +176,17 @@ def loaded(path: str | None) -> tuple[Config, str]:
     return load_text(text, os.environ, source), source
 
 
-def assembled(config: Config, source: str) -> Pipeline:
+def assembled(config: Config, source: str) -> tuple[Gateway, Pipeline]:
     """All of a configuration put together as a worker would, views included. Raises ConfigError."""
     if os.getcwd() not in sys.path:                      # where Gunicorn looks for views too
         sys.path.insert(0, os.getcwd())
-    from .app import Gateway
+    from .app import Gateway as Application
     from .errors import ConfigError
     silent = config.gateway.model_copy(update={"log": "off"})
     try:
-        app = Gateway(config.model_copy(update={"gateway": silent}), source)
+        app = Application(config.model_copy(update={"gateway": silent}), source)
         app.request_log.destination = config.gateway.log             # named, but never opened: the file is the server's to make
-        return app.pipeline
+        return app, app.pipeline
     except ConfigError as error:
         raise ConfigError(error.problems, error.source or source) from error.__cause__
 
@@ -211,19 +213,30 @@ def parsed_request(method: str, url: str, headers: tuple[str, ...]) -> Request:
     return Request(method.upper(), quote(target, safe=VISIBLE), fields, scheme=(match[1] or "http").lower(), host=host)
 
 
-def destinations(config: Config, route: Route, request: Request) -> list[str]:
-    """Which addresses are asked, one line each. Raises InvalidTarget."""
-    if route.upstream:
-        from .rewrite import Rewrite
-        path, query = request.path, "" if request.query is None else f"?{request.query}"
-        if route.strip_prefix or route.rewrite:
-            path = Rewrite(route)(path, request.params)
-        return asked(f'upstream "{route.upstream}"', request.method, config.upstreams[route.upstream].instances, path + query)
-    lines = []
-    for name, part in (route.aggregate or {}).items():
-        upstream, _, target = part.from_.partition(":")
-        lines += asked(f'part "{name}", upstream "{upstream}"', part.method, config.upstreams[upstream].instances, target)
-    return lines
+def destinations(app: Gateway, pipeline: Pipeline, route: Route, request: Request) -> list[str]:
+    """Who is asked for what, one line each. Raises InvalidTarget and BadRequest."""
+    from .aggregate import Aggregate
+    from .forward import Forward
+    from .views import View, endpoint_of
+    target = pipeline.steps(route)[-1]
+    upstreams = pipeline.config.upstreams
+    if isinstance(target, Forward):
+        return asked(f'upstream "{target.upstream}"', request.method, upstreams[target.upstream].instances, target.target(request))
+    if isinstance(target, Aggregate):
+        return [line for part in target.parts for line in call_of(part, upstreams[part.upstream].instances, request)]
+    return [f"endpoint: {endpoint_of(app.url_map, request)}"] if isinstance(target, View) else []
+
+
+def call_of(part: PreparedPart, instances: tuple[str, ...], request: Request) -> list[str]:
+    """What a part of a composition asks for. Raises BadRequest when a required part cannot ask."""
+    from .errors import BadRequest
+    what = f'part "{part.name}"{", optional" if part.optional else ""}, upstream "{part.upstream}"'
+    try:
+        return asked(what, part.method, instances, part.asks(request))
+    except BadRequest as error:
+        if not part.optional:
+            raise
+        return [f"{what}:", f"  not asked: {error}"]
 
 
 def asked(what: str, method: str, instances: tuple[str, ...], target: str) -> list[str]:
@@ -235,14 +248,8 @@ def asked(what: str, method: str, instances: tuple[str, ...], target: str) -> li
 
 def route_row(route: Route) -> dict[str, Any]:
     """What the list of routes says about one."""
-    if route.aggregate:
-        target = f"aggregate {', '.join(route.aggregate)}"
-    elif route.respond:
-        target = f"respond {route.respond.status}"
-    else:
-        target = f"upstream {route.upstream}" if route.upstream else "view"
     return {"host": route.host, "methods": list(route.methods) if route.methods else None, "path": route.path,
-            "header": route.header, "query": route.query, "cookie": route.cookie, "target": target, "timeout": route.timeout}
+            "header": route.header, "query": route.query, "cookie": route.cookie, "target": route.target, "timeout": route.timeout}
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:

@@ -29,7 +29,8 @@ class Dismissed(BaseException):
 class Client:
     """One accepted connection. ``listener`` and ``addr`` are the addresses of its two ends."""
 
-    __slots__ = ("listener", "sock", "addr", "peer", "greenlet", "unreader", "ahead", "native", "readable", "since", "begun", "served", "proxied", "lingers")
+    __slots__ = ("listener", "sock", "addr", "peer", "greenlet", "unreader", "ahead", "native", "readable", "since", "begun",
+                 "served", "proxied", "lingers")
 
     def __init__(self, listener: Any, sock: Any, addr: Any) -> None:
         self.listener = listener

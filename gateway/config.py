@@ -6,6 +6,8 @@ environment and the reporting of mistakes are in ``configfile.py``. Durations ar
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -16,6 +18,8 @@ from .values import (Address, Duration, FieldConditions, FieldName, Fields, Fiel
 
 __all__ = ["Address", "Cache", "CacheKey", "CacheStorage", "Config", "Gateway", "HeaderRules", "Model", "Nginx", "Part",
            "Respond", "Route", "Tls", "Upstream", "parse_duration", "parse_instance", "parse_size"]
+
+BODY_HOLE = re.compile(r"(?<!\{)(?:\{\{)*\{body\.")      # {body.x} of a template, and not {{body.x}}
 
 
 class Model(BaseModel):
@@ -137,6 +141,12 @@ class Part(Model):
     optional: Flag = Field(default=False, description="A failure gives default and is named in the answer's X-Partial header.")
     default: Any = Field(default=None, description="What stands for the answer of an optional part that failed.")
 
+    @property
+    def only_reads(self) -> bool:
+        """Is it a GET that needs nothing of the client's body?"""
+        texts = [self.from_, *self.headers.values(), json.dumps(self.json_, default=str)]
+        return self.method == "GET" and not any(map(BODY_HOLE.search, texts))
+
     @model_validator(mode="before")
     @classmethod
     def _written_short(cls, value: Any) -> Any:
@@ -146,7 +156,8 @@ class Part(Model):
 class Route(Model):
     path: str = Field(description="/exact, /{name}, /{name:int}, /{rest:path} or /*.")
     host: str | None = Field(default=None, description="shop.example.org or *.example.org.")
-    methods: tuple[Method, ...] | None = Field(default=None, description="Unset: every method.")
+    methods: tuple[Method, ...] | None = Field(
+        default=None, description="Unset: every method; GET for a composition, which needs them when it does more than read.")
     header: FieldConditions = Field(default={}, description='Fields the request must carry; "*" is any value.')
     query: dict[str, str] = Field(default={}, description='Query parameters it must carry; "*" is any value.')
     cookie: dict[str, str] = Field(default={}, description='Cookies it must carry; "*" is any value.')
@@ -169,6 +180,24 @@ class Route(Model):
     websocket_idle_timeout: Duration = Field(
         default=parse_duration("5m"), description="The longest silence on a WebSocket, in both directions.")
     cache: Cache | None = Field(default=None, description="Keep answers and serve them again; {} goes by their headers alone.")
+
+    @model_validator(mode="after")
+    def _reading_is_a_get(self) -> Route:
+        """A composition is no answer to a DELETE: what only reads takes GET, the rest has to say what it takes."""
+        if self.methods is None and self.aggregate and all(part.only_reads for part in self.aggregate.values()):
+            self.__dict__["methods"] = ("GET",)              # frozen from here on
+        return self
+
+    @property
+    def kind(self) -> str:
+        """What answers: upstream, aggregate, respond or view."""
+        return next((kind for kind in ("upstream", "aggregate", "respond") if getattr(self, kind)), "view")
+
+    @property
+    def target(self) -> str:
+        """What answers, by name: ``upstream legacy``, ``aggregate user, team``, ``respond 410``, ``view``."""
+        name = self.upstream or ", ".join(self.aggregate or ()) or (str(self.respond.status) if self.respond else "")
+        return f"{self.kind} {name}".rstrip()
 
     @property
     def name(self) -> str:

@@ -1,7 +1,7 @@
 """What settings must be to each other: mistakes that no single value shows. Pure, but for a look at the files of ``tls``.
 
 A check is a function that yields a sentence for each mistake, beginning with the setting it is about; ``configfile.py`` puts
-the route or the upstream in front. A route whose settings are partly unreadable is checked for the rest, so ``given`` says what
+the route or the upstream in front. The parts of a composition are checked in ``partcheck.py``. A route whose settings are partly unreadable is checked for the rest, so ``given`` says what
 stands in the file, whatever became of it.
 """
 
@@ -9,21 +9,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterator
-from graphlib import CycleError, TopologicalSorter
-from typing import Any
+from collections.abc import Collection, Iterator
 
-from .config import Config, Gateway, Part, Route, Upstream
-from .mistakes import place_text
+from .config import Cache, Config, Gateway, Route, Upstream
+from .mistakes import unknown_upstream
+from .partcheck import check_parts
 from .pattern import parameters, parse_path
-from .template import SOURCES, References, header_template, json_template, target_template
 from .values import did_you_mean, parse_instance, quoted
 
 TARGETS = ("upstream", "aggregate", "view", "respond")
 ONLY_WITH_UPSTREAM = ("strip_prefix", "rewrite", "rewrite_location", "rewrite_cookies", "websocket")
 UPSTREAM_NAME = re.compile(r"[a-z0-9](?:[a-z0-9_.-]*[a-z0-9])?")
-PART_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
-PART_FROM = re.compile(r"([^:/{}]+):(/(?!/).*)", re.DOTALL)
 HOLE = re.compile(r"\{([^{}]*)\}")
 BAD_IN_PATH = re.compile(r"[\x00-\x20?#\x7f]|%(?![0-9A-Fa-f]{2})")
 DOT_SEGMENT = re.compile(r"/(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
@@ -76,13 +72,30 @@ def check_route(route: Route, given: Collection[str], upstreams: Collection[str]
         for name in getattr(route.request_headers, side):
             if name.lower() == "host":
                 yield f"request_headers.{side}.{name}: the setting host of the upstream decides about Host"
+    if route.cache is not None:
+        yield from _cache(route, route.cache)
     if route.respond is not None:
         yield from _respond(route)
     names = parameters(route.path)
     if names is not None:
         yield from _rewriting(route, names)
+    if route.aggregate and route.methods is None and "methods" not in given:
+        yield 'methods: is needed where a part does more than GET, or reads the body: say what it answers, like ["POST"]'
     if route.aggregate is not None:
         yield from check_parts(route.aggregate, names, upstreams)
+
+
+def _cache(route: Route, cache: Cache) -> Iterator[str]:
+    if cache.respect == "policy" and cache.ttl is None:
+        yield 'cache.respect: "policy" needs a ttl: it is the only freshness there is then'
+    if "GET" not in cache.methods:
+        yield "cache.methods: GET must be among them"
+    if route.methods is not None and "GET" not in route.methods and "POST" not in cache.methods:
+        yield "cache: has no effect, methods leaves out GET"
+    if cache.key.query is not None and cache.key.ignore_query:
+        yield "cache.key.ignore_query: has no effect, query says which parameters count"
+    if cache.edge is not None and cache.vary_by_caller:
+        yield "cache.edge: nginx cannot tell callers apart; it must not keep what vary_by_caller keeps apart"
 
 
 def _target(route: Route, given: Collection[str]) -> Iterator[str]:
@@ -93,12 +106,6 @@ def _target(route: Route, given: Collection[str]) -> Iterator[str]:
         yield f"a route has one target, this one has {len(targets)}: {', '.join(targets)}"
     if route.aggregate == {}:
         yield "aggregate: has no parts"
-
-
-def unknown_upstream(name: str, upstreams: Collection[str]) -> str:
-    if not upstreams:
-        return f"there is no upstream {quoted(name)}; the file declares none"
-    return f"there is no upstream {quoted(name)}{did_you_mean(name, upstreams) or '; there is ' + ', '.join(sorted(upstreams))}"
 
 
 def _respond(route: Route) -> Iterator[str]:
@@ -157,49 +164,6 @@ def _template_path(template: str, names: Collection[str]) -> Iterator[str]:
 def unknown_parameter(name: str, names: Collection[str]) -> str:
     known = did_you_mean(name, names) or (f"; it has {', '.join(sorted(names))}" if names else "")
     return f"the path has no parameter {{{name}}}{known}"
-
-
-def check_parts(parts: dict[str, Part], names: Collection[str] | None, upstreams: Collection[str]) -> Iterator[str]:
-    """The parts of a composition. ``names`` are the parameters of the path, None: not known."""
-    waits: dict[str, list[str]] = {}
-    for name, part in parts.items():
-        place = place_text(("aggregate", name))
-        if name in SOURCES:
-            yield f"{place}: {{{name}.x}} already means a {SOURCES[name]} of the request; give the part another name"
-        elif not PART_NAME.fullmatch(name):
-            yield f'{place}: the name of a part is letters, digits, "-" and "_"'
-        references = References(name, parts, names)
-        source = PART_FROM.fullmatch(part.from_)
-        if not source:
-            yield f'{place}.from: {quoted(part.from_)} is not an upstream and a path: write it like "orders:/by-user/{{id}}"'
-        else:
-            if source[1] not in upstreams:
-                yield f"{place}.from: {unknown_upstream(source[1], upstreams)}"
-            yield from _template(f"{place}.from", target_template, source[2], references)
-        for field, value in part.headers.items():
-            yield from _template(f"{place}.headers.{field}", header_template, value, references)
-        yield from _template(f"{place}.json", json_template, part.json_, references)
-        if "default" in part.model_fields_set and not part.optional:
-            yield f"{place}.default: has no effect without optional = true"
-        if name in references.after:
-            yield f"{place}: waits for its own answer"
-        waits[name] = [other for other in references.after if other != name]
-    yield from _circles(waits)
-
-
-def _template(place: str, compile: Callable[[Any, References], Any], value: Any, references: References) -> Iterator[str]:
-    """What is wrong with one template; the parts it waits for are added to ``references``."""
-    try:
-        compile(value, references)
-    except ValueError as error:
-        yield f"{place}: {error}"
-
-
-def _circles(waits: dict[str, list[str]]) -> Iterator[str]:
-    try:
-        TopologicalSorter(waits).prepare()
-    except CycleError as error:
-        yield f"aggregate: parts wait for each other in a circle: {' -> '.join(reversed(error.args[1]))}"
 
 
 def notices(config: Config) -> list[str]:

@@ -38,7 +38,8 @@ DEFAULT_PATH = "gateway.toml"
 OVERRIDES = {"admin": "GATEWAY_ADMIN", "log": "GATEWAY_LOG", "timeout": "GATEWAY_TIMEOUT"}
 MATCHING = frozenset({"path", "host", "methods", "header", "query", "cookie"})
 VARIABLE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{")
-TOML_PLACE = re.compile(r"(.*) \(at (.*)\)", re.DOTALL)
+TOML_PLACE = re.compile(r"(.*) \(at (line (\d+), column \d+|end of document)\)", re.DOTALL)
+LOOKED_BACK = 200                # lines in which the beginning of what is not TOML is looked for
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -68,15 +69,42 @@ def load_text(text: str, environ: Mapping[str, str], source: str = "") -> Config
     """The configuration in a text. ``source`` is what its ConfigError says it came from."""
     try:
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        match = TOML_PLACE.fullmatch(str(error))
-        what, where = match.groups() if match else (str(error), "TOML")
-        raise ConfigError([f"{where}: {what[:1].lower()}{what[1:]}"], source) from None
+    except tomllib.TOMLDecodeError:
+        raise ConfigError([not_toml(text)], source) from None
     reader = Reader(environ)
     config = reader.config(data)
     if config is None:
         raise ConfigError(reader.problems, source)
     return config
+
+
+def not_toml(text: str) -> str:
+    """What the parser says, with the line where what it could not read begins: a bracket that is never closed is noticed only
+    far below."""
+    message = toml_mistake(text)
+    match = TOML_PLACE.fullmatch(message)
+    if match is None:
+        return f"TOML: {message}"
+    what = match[1][:1].lower() + match[1][1:]
+    if match[3] is None:                                 # on the last line, which may be complete
+        match = TOML_PLACE.fullmatch(toml_mistake(text + "\n\n")) or match
+    lines = text.splitlines(keepends=True)
+    last = int(match[3] or len(lines))
+    begin = next((number for number in range(last, max(0, last - LOOKED_BACK), -1)
+                  if not toml_mistake("".join(lines[:number - 1]))), None)
+    if match[3] is None:
+        what = "a value is missing, or the bracket that closes one" if what == "invalid value" else what
+        return f"line {begin}: the file ends in the middle of what begins here: {what}" if begin else f"end of the file: {what}"
+    return f"{match[2]}: {what}" + (f"; what is wrong begins on line {begin}" if begin and begin != last else "")
+
+
+def toml_mistake(text: str) -> str:
+    """What the parser says, empty when it says nothing."""
+    try:
+        tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        return str(error)
+    return ""
 
 
 class Section(NamedTuple):

@@ -9,25 +9,32 @@ from __future__ import annotations
 from collections.abc import Callable
 from time import monotonic
 
-from .errors import DeadlineExceeded
+from .errors import DeadlineExceeded, GatewayError
 
 
 class Deadline:
-    """``Deadline(2.5)`` is two and a half seconds from now. ``clock`` returns seconds and never goes back."""
+    """``Deadline(2.5)`` is two and a half seconds from now. ``clock`` returns seconds and never goes back. ``error`` makes what
+    it is when they are over; None: DeadlineExceeded."""
 
-    __slots__ = ("at", "seconds", "clock")
+    __slots__ = ("at", "seconds", "clock", "error")
 
-    def __init__(self, seconds: float, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, seconds: float, clock: Callable[[], float] = monotonic,
+                 error: Callable[[], GatewayError] | None = None) -> None:
         self.seconds = seconds
         self.clock = clock
+        self.error = error
         self.at = clock() + seconds
 
     def left(self) -> float:
-        """Seconds left, more than 0. Raises DeadlineExceeded when there are none."""
+        """Seconds left, more than 0. Raises ``over()`` when there are none."""
         left = self.at - self.clock()
         if left <= 0:
-            raise DeadlineExceeded(f"the {self.seconds:g} s of the request are over")
+            raise self.over()
         return left
+
+    def over(self) -> GatewayError:
+        """The error of whoever has no time left."""
+        return DeadlineExceeded(f"the {self.seconds:g} s of the request are over") if self.error is None else self.error()
 
     def restart(self) -> None:
         """Give the whole time again from now."""
@@ -38,11 +45,11 @@ class Deadline:
         self.at += seconds - self.seconds
         self.seconds = seconds
 
-    def within(self, seconds: float | None) -> Deadline:
-        """The earlier of this deadline and ``seconds`` from now (None: this one)."""
+    def within(self, seconds: float | None, error: Callable[[], GatewayError] | None = None) -> Deadline:
+        """The earlier of this deadline and ``seconds`` from now (None: this one). ``error`` is that of the latter."""
         if seconds is None or self.clock() + seconds >= self.at:
             return self
-        return Deadline(seconds, self.clock)
+        return Deadline(seconds, self.clock, error)
 
     def __repr__(self) -> str:
         return f"Deadline({self.at - self.clock():.3f} s left of {self.seconds:g} s)"

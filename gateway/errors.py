@@ -11,6 +11,10 @@
     │   ├── TruncatedBody              the body ended before its Content-Length
     │   └── BodyTimeout           408  the client stopped sending its body
     ├── BodyTooLarge              413
+    ├── TargetTooLong             414
+    ├── HeadTooLarge              431
+    ├── ExpectationFailed         417
+    ├── HeadTimeout               408  the client did not send the whole head in time
     ├── NotAllowedHere            501  CONNECT, TRACE, an Upgrade this server cannot take over
     ├── NoRoute                   404
     ├── MethodNotAllowed          405  carries ``allow``
@@ -100,6 +104,26 @@ class BodyTimeout(BadRequest):
 class BodyTooLarge(GatewayError):
     status, code, flag, public = 413, "body_too_large", "BL", True
     title = "The request body is larger than this route accepts."
+
+
+class TargetTooLong(GatewayError):
+    status, code, flag, public = 414, "target_too_long", "BR", True
+    title = "The request line is too long."
+
+
+class HeadTooLarge(GatewayError):
+    status, code, flag, public = 431, "head_too_large", "BR", True
+    title = "The header of the request is too large."
+
+
+class ExpectationFailed(GatewayError):
+    status, code, flag, public = 417, "expectation_failed", "BR", True
+    title = "The expectation of the request cannot be met."
+
+
+class HeadTimeout(GatewayError):
+    status, code, flag = 408, "head_timeout", "HT"
+    title = "The request did not arrive in time."
 
 
 class NotAllowedHere(GatewayError):

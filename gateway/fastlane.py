@@ -28,7 +28,7 @@ from gunicorn.config import Config
 from gunicorn.http.wsgi import base_environ
 from gunicorn.util import unquote_to_wsgi_str
 
-from .fields import READ
+from .fields import READ, WRITTEN
 from .message import Body, Headers, Request, Response
 from .reader import Connection
 from .writer import ShortBody, compose, status_line
@@ -49,8 +49,8 @@ class Judge(dict[str, int]):
         return DOUBTFUL if "_" in name else 0
 
 
-JUDGED = Judge({"host": HOST, "connection": CONNECTION, "content-length": LENGTH, "authorization": AUTHORIZATION, "content-type": TYPE,
-                "transfer-encoding": DOUBTFUL, "expect": DOUBTFUL, "upgrade": DOUBTFUL, "trailer": DOUBTFUL, "te": DOUBTFUL,
+JUDGED = Judge({"host": HOST, "connection": CONNECTION, "content-length": LENGTH, "authorization": AUTHORIZATION,
+                "content-type": TYPE, "transfer-encoding": DOUBTFUL, "expect": DOUBTFUL, "upgrade": DOUBTFUL, "trailer": DOUBTFUL, "te": DOUBTFUL,
                 "http2-settings": DOUBTFUL})
 JUDGED.update(dict.fromkeys((
     "accept", "accept-encoding", "accept-language", "user-agent", "cookie", "referer", "origin", "x-forwarded-for",
@@ -59,7 +59,7 @@ JUDGED.update(dict.fromkeys((
 
 # Settings that must be Gunicorn's defaults or the gateway's own for the lane to be what Gunicorn would do.
 STRICT = {"proxy_protocol": "off", "casefold_http_method": False, "strip_header_spaces": False, "permit_obsolete_folding": False,
-          "permit_unconventional_http_method": False, "permit_unconventional_http_version": False, "header_map": "refuse",
+          "permit_unconventional_http_version": False, "header_map": "refuse",
           "accesslog": None, "statsd_host": None, "logconfig": None, "logconfig_dict": {}}
 HOOKS = ("pre_request", "post_request")
 
@@ -151,9 +151,9 @@ class Lane:
             return None
         return Plain(method.decode(), target.decode(), host, headers, body, size, close)
 
-    def rendered(self, plain: Plain, response: Response, leaving: bool) -> tuple[bytes, bool]:
-        """The whole answer, and whether the connection ends after it. Raises what compose() does, and ShortBody."""
-        status, body = response.status, response.body
+    def rendered(self, plain: Plain, response: Response, body: bytes, leaving: bool) -> tuple[bytes, bool]:
+        """The whole answer with ``body``, and whether the connection ends after it. Raises what compose() does, and ShortBody."""
+        status = response.status
         code, line = status_line(f"{status} {response.reason}")
         head, length, closing = compose(plain.version, code, line, response.headers)
         closing = closing or plain.close or leaving
@@ -203,14 +203,10 @@ class LaneConnection(Connection):
     def environ(self, request: Request) -> dict[str, Any]:
         environ = self.lane.environ(request, self.client.listener, self.client.addr, self.socket)
         environ["gateway.connection"] = self
+        environ["wsgi.early_hints"] = self.early_hints
         return environ
 
-
-class NoMoreBody:
-    """The body of a request of the lane, for the writer: it has been read."""
-
-    done = True
-    blocks_reuse = False
-
-
-NO_MORE_BODY = NoMoreBody()
+    def early_hints(self, headers: Headers) -> None:
+        """Send 103 (RFC 8297), unless the answer has begun. Raises UnsafeField."""
+        if not self.started:
+            self.socket.sendall(b"HTTP/1.1 103 Early Hints\r\n" + b"".join([WRITTEN[name, value] for name, value in headers]) + b"\r\n")

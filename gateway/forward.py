@@ -4,18 +4,21 @@ What is left out, both ways, belongs to one connection and not to the message (R
 names, Keep-Alive, Proxy-*, TE, Trailer, Transfer-Encoding, Upgrade. ``Expect: 100-continue`` is answered by the worker when the
 body is first read and not passed on. Trailers are dropped: neither WSGI nor most clients can take them.
 
-What is added for the upstream: X-Forwarded-For, -Proto, -Host, -Port, Forwarded (RFC 7239), Via and X-Request-Id. The values a
-trusted proxy sent are continued; those of anybody else are replaced.
+What is added for the upstream: X-Forwarded-For, -Proto, -Host, -Port, Forwarded (RFC 7239), Via and X-Request-Id. Of a trusted
+proxy, the chain that was believed (X-Forwarded-For or Forwarded) is continued, and the other one made anew from what is believed;
+those of anybody else are replaced. Fields that say the same in other words (X-Real-IP, X-Original-URL...) pass from a trusted proxy
+only. Via names the version of HTTP in which the message came.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable
 
 from .config import Route
-from .disconnect import unwatch, watch
+from .disconnect import Watched, unwatch, watch
 from .fields import Kinds
-from .message import Call, Headers, Request, Response, Stream
+from .message import Call, Headers, Request, Response
 
 CONNECTION_FIELDS = frozenset({
     "connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "te", "trailer",
@@ -23,10 +26,16 @@ CONNECTION_FIELDS = frozenset({
 REPLACED_FIELDS = frozenset({
     "host", "content-length", "expect", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port",
     "forwarded", "via", "x-request-id"})
+PROXY_FIELDS = frozenset({                               # applications take them for the word of a proxy
+    "x-real-ip", "x-forwarded-prefix", "x-forwarded-ssl", "x-forwarded-server", "x-forwarded-scheme", "x-original-url",
+    "x-rewrite-url"})
 KEPT, LEFT_OUT, CONNECTION = range(3)
-REQUEST_KINDS = Kinds({**dict.fromkeys(CONNECTION_FIELDS | REPLACED_FIELDS, LEFT_OUT), "connection": CONNECTION})
+TRUSTED_KINDS = Kinds({**dict.fromkeys(CONNECTION_FIELDS | REPLACED_FIELDS, LEFT_OUT), "connection": CONNECTION})
+STRANGER_KINDS = Kinds({**TRUSTED_KINDS.table, **dict.fromkeys(PROXY_FIELDS, LEFT_OUT)})
 RESPONSE_KINDS = Kinds({**dict.fromkeys(CONNECTION_FIELDS, LEFT_OUT), "connection": CONNECTION})
 REMEMBERED = 1024
+LONGEST = 200                   # characters of a chain remembered
+NODE = re.compile(r"[A-Za-z0-9._:-]+")
 DEFAULT_PORT = {"http": "80", "https": "443"}
 
 
@@ -42,7 +51,7 @@ class Forward:
         self.preserve_host = host == "preserve"
         self.host = None if host in ("upstream", "preserve") else host
         self.forwarding = forwarding
-        self._via_field = ("Via", forwarding.via)
+        self._via = {version: ("Via", forwarding.via(version)) for version in ("1.0", "1.1")}
         self.path = path
         self.edit = edit
         self.publish = publish
@@ -73,7 +82,7 @@ class Forward:
 
     def call(self, request: Request) -> Call:
         """What is sent for ``request``."""
-        headers = end_to_end(request.headers, REQUEST_KINDS)
+        headers = end_to_end(request.headers, TRUSTED_KINDS if request.trusted else STRANGER_KINDS)
         headers += self.forwarding(request)
         if self.edit is not None:
             headers = self.edit(headers)
@@ -83,7 +92,7 @@ class Forward:
     def finish(self, response: Response, request: Request) -> Response:
         """The upstream's answer as the client gets it."""
         headers = end_to_end(response.headers, RESPONSE_KINDS)
-        headers.append(self._via_field)
+        headers.append(self._via[response.version])
         if not isinstance(response.body, bytes) and is_event_stream(headers):
             headers.append(("X-Accel-Buffering", "no"))      # nginx in front would hold events back until a buffer is full
         response.headers = headers if self.publish is None else self.publish(headers, request)
@@ -96,52 +105,47 @@ class Forward:
 class Forwarding:
     """``forwarding(request) -> headers``: the fields that tell an upstream who asked, and through whom."""
 
-    def __init__(self, via: str) -> None:
-        self.via = f"1.1 {via}"
-        self._known: dict[tuple[str, str, str], Headers] = {}
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._known: dict[tuple[str, ...], Headers] = {}
 
     def __call__(self, request: Request) -> Headers:
-        key = request.peer, request.scheme, request.host
+        chain = ""
+        key: tuple[str, ...] = request.peer, request.scheme, request.host
+        if request.trusted:
+            name, chain = request.chain or ("", "")
+            key += request.client, request.port, name, chain
         fields = self._known.get(key)
         if fields is None:
-            fields = self._first_hop(*key)
-            if len(self._known) < REMEMBERED:
+            fields = self._told(*key)
+            if len(chain) <= LONGEST:
+                if len(self._known) >= REMEMBERED:
+                    self._known.clear()
                 self._known[key] = fields
         via = request.header_list("Via")
-        if request.trusted or via:
-            fields = self._continued(request, fields, via)
+        environ = request.environ
+        version = "1.0" if environ is not None and environ.get("SERVER_PROTOCOL") == "HTTP/1.0" else "1.1"
+        if via or version == "1.0":
+            fields = [*fields[:-1], ("Via", ", ".join([*via, self.via(version)]))]
         return [*fields, ("X-Request-Id", request.id)]
 
-    def _first_hop(self, peer: str, scheme: str, host: str) -> Headers:
+    def via(self, version: str) -> str:
+        """The gateway's own element of Via (RFC 9110 section 7.6.3)."""
+        return f"{version} {self.name}"
+
+    def _told(self, peer: str, scheme: str, host: str, client: str = "", port: str = "", name: str = "", chain: str = "") -> Headers:
+        """The fields for a request of ``peer``. ``chain`` is what the field ``name`` of a trusted one says, ``client`` where that
+        comes from: what it says is continued, in the other field the way from the client to here is told anew."""
         peer = peer or "unknown"
-        port = host.rpartition(":")[2] if ":" in host and not host.endswith("]") else DEFAULT_PORT.get(scheme, "80")
-        return [("X-Forwarded-For", peer), ("X-Forwarded-Proto", scheme), ("X-Forwarded-Host", host),
-                ("X-Forwarded-Port", port), ("Forwarded", forwarded_element(peer, scheme, host)), ("Via", self.via)]
-
-    def _continued(self, request: Request, fields: Headers, via: list[str]) -> Headers:
-        """Behind what a trusted proxy sent of X-Forwarded-For and Forwarded, and anybody of Via."""
-        before = {"Via": via}
-        if request.trusted:
-            before["X-Forwarded-For"] = request.header_list("X-Forwarded-For")
-            before["Forwarded"] = request.header_list("Forwarded")
-        return [(name, ", ".join([*before.get(name, ()), value])) for name, value in fields]
-
-
-class Watched:
-    """An answer's body while it is passed on; the client stays watched until it ends."""
-
-    __slots__ = ("_stream", "_token")
-
-    def __init__(self, stream: Stream, token: int) -> None:
-        self._stream = stream
-        self._token = token
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._stream)
-
-    def close(self) -> None:
-        unwatch(self._token)
-        self._stream.close()
+        hops = [peer] if client in ("", peer) else [client if NODE.fullmatch(client) else "unknown", peer]
+        addresses = hops if name != "X-Forwarded-For" else [chain, peer]
+        elements = [forwarded_element(hops[0], scheme, host), *(f"for={node(hop)}" for hop in hops[1:])]
+        if name == "Forwarded":
+            elements = [chain, forwarded_element(peer, scheme, host)]
+        port = port or (host.rpartition(":")[2] if ":" in host and not host.endswith("]") else DEFAULT_PORT.get(scheme, "80"))
+        return [("X-Forwarded-For", ", ".join(addresses)), ("X-Forwarded-Proto", scheme),
+                *([("X-Forwarded-Host", host)] if host else ()), ("X-Forwarded-Port", port),
+                ("Forwarded", ", ".join(elements)), ("Via", self.via("1.1"))]
 
 
 def end_to_end(headers: Headers, kinds: Kinds) -> Headers:
@@ -170,5 +174,9 @@ def is_event_stream(headers: Headers) -> bool:
 
 def forwarded_element(peer: str, scheme: str, host: str) -> str:
     """One element of Forwarded: an IPv6 address and a host with a port are quoted (RFC 7239 section 4)."""
-    node = f'"[{peer}]"' if ":" in peer else peer
-    return f'for={node};proto={scheme};host="{host}"' if host else f"for={node};proto={scheme}"
+    return f'for={node(peer)};proto={scheme};host="{host}"' if host else f"for={node(peer)};proto={scheme}"
+
+
+def node(address: str) -> str:
+    """An address as Forwarded writes it (RFC 7239 section 6)."""
+    return f'"[{address}]"' if ":" in address else address

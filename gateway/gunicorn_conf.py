@@ -41,6 +41,7 @@ limit_request_field_size = 8190
 limit_request_fields = 100
 
 http_parser = "python"          # strict; "auto" takes the laxer one as soon as gunicorn_h1c is installed
+permit_unconventional_http_method = True                     # any token is a method (RFC 9110 section 9.1)
 header_map = "refuse"           # X_Forwarded_For and X-Forwarded-For are one name in a WSGI environ
 forwarder_headers = ""
 forwarded_allow_ips = ""        # the application decides whom it believes ([gateway] trust)
@@ -123,19 +124,20 @@ def ports_in_use(server: Any) -> list[str]:
     return problems
 
 
-def read_configuration() -> tuple[Any, list[str]]:
-    """The configuration, or None and what is wrong with it. (The workers keep the text of one that worked.)"""
+def read_configuration() -> tuple[Any, str, list[str]]:
+    """The configuration and its text, which is what the workers use until the next HUP; or None and what is wrong with it."""
     from gateway import configfile
 
     try:
-        return configfile.load(), []
+        text, source = configfile.read_text(None, os.environ)
+        return configfile.load_text(text, os.environ, source), text, []
     except ConfigError as error:
-        return None, [f"{error.source}: {problem}" for problem in error.problems]
+        return None, "", [f"{error.source}: {problem}" for problem in error.problems]
 
 
 def on_starting(server: Any) -> None:
     instance = server.gateway = Instance()
-    config, problems = read_configuration()
+    config, text, problems = read_configuration()
     if problems := problems or ports_in_use(server):
         refuse(server, problems)
     try:
@@ -147,6 +149,7 @@ def on_starting(server: Any) -> None:
         instance.place = rundir.start(os.environ.get("GATEWAY_RUN_DIR"), uid, gid)
     except OSError as error:
         refuse(server, [f"cannot make a run directory: {error}"])
+    instance.place.offer_config(text)
     count_out_leaving(server, instance.place)
     if os.path.basename(server.START_CTX["args"][1]) == "__main__.py":
         # USR2 runs this again. As a file it would put gunicorn's folder, with its http package, before the standard library.
@@ -177,8 +180,9 @@ def count_out_leaving(server: Any, place: rundir.RunDir) -> None:
 
 def on_reload(server: Any) -> None:
     instance = server.gateway
-    config, problems = read_configuration()
+    config, text, problems = read_configuration()
     if config is not None:
+        instance.place.offer_config(text)
         try:
             instance.open_admin(config.gateway.admin)
         except OSError as error:

@@ -7,51 +7,72 @@ measured like everything else (RFC 9110 section 7, RFC 9112 section 3):
 - HTTP/1.1 without Host, and a Host that is no authority;
 - a second Authorization: two callers in one request are an ambiguity somebody will exploit.
 
+It answers one kind of request itself: OPTIONS that asks the gateway and not an application, by ``*`` or by ``Max-Forwards: 0``
+(RFC 9110 sections 7.6.2 and 9.3.7). In other OPTIONS Max-Forwards is counted down.
+
 **Trust.** The peer's address decides. A peer in ``trust`` (networks, or ``unix`` for unix sockets) is a proxy: its
 X-Forwarded-For is walked from the right over the trusted addresses, and what stands at the place where the walk ends is the
-client. Proto and Host are read at the same distance from the right. Without X-Forwarded-* the standard Forwarded (RFC 7239)
-is read in the same way. What any other peer sends of these is ignored, and never reaches an upstream.
+client. Proto, Host and Port are read at the same distance from the right. Without X-Forwarded-* the standard Forwarded (RFC 7239)
+is read in the same way. ``request.chain`` is the one of the two that was believed: the other may be anybody's, and goes no further.
+What any other peer sends of these is ignored, and never reaches an upstream. An IPv4 address in IPv6 clothes (``::ffff:10.0.0.1``,
+as a listener on ``[::]`` sees it) is that IPv4 address.
 """
 
 from __future__ import annotations
 
 import re
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any
 
 from .deadline import Deadline
 from .errors import DuplicateHeader, InvalidHost, InvalidTarget, NotAllowedHere
+from .fields import Kinds
 from .message import Body, Handler, Headers, Request, Response
 
 HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+(?::\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](?::\d{1,5})?")
 TARGET = re.compile(r"/[^\x00-\x20#\x7f-\U0010ffff]*")
 REMEMBERED = 4096
+UNUSUAL = frozenset({"CONNECT", "TRACE", "OPTIONS"})         # methods that are looked at before any route
+ALLOW = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+
+SAID = ("x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "forwarded")
+SAID_KINDS = Kinds({name: kind for kind, name in enumerate(SAID, 1)})
 
 
 class Trust:
-    """Is an address a proxy of ours? Answers are remembered: the peers are few and always the same."""
+    """Is an address a proxy of ours? Answers are remembered: the peers are few and always the same.
+
+    ``known`` has (the address as it is to be written, the answer) of those that were asked for; ``judge`` gives it for any.
+    """
 
     def __init__(self, networks: tuple[str, ...]) -> None:
         self.unix = "unix" in networks
         self.networks = [ip_network(network, strict=False) for network in networks if network != "unix"]
-        self._known: dict[str, bool] = {}
+        self.known: dict[str, tuple[str, bool]] = {}
 
     def __contains__(self, address: str) -> bool:
-        known = self._known.get(address)
+        return self.judge(address)[1]
+
+    def judge(self, address: str) -> tuple[str, bool]:
+        known = self.known.get(address)
         if known is None:
             known = self._look(address)
-            if len(self._known) < REMEMBERED:
-                self._known[address] = known
+            if len(self.known) >= REMEMBERED:
+                self.known.clear()
+            self.known[address] = known
         return known
 
-    def _look(self, address: str) -> bool:
+    def _look(self, address: str) -> tuple[str, bool]:
         if not address:
-            return self.unix
+            return address, self.unix
         try:
             parsed = ip_address(address)
         except ValueError:
-            return False
-        return any(parsed in network for network in self.networks)
+            return address, False
+        if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
+            parsed = parsed.ipv4_mapped
+            address = str(parsed)
+        return address, any(parsed in network for network in self.networks)
 
     def __repr__(self) -> str:
         return f"Trust({', '.join(map(str, self.networks)) or 'nobody'}{', unix' if self.unix else ''})"
@@ -67,38 +88,51 @@ class Incoming:
     def __call__(self, environ: dict[str, Any]) -> Request:
         connection = environ.get("gateway.connection")
         headers = connection.headers if connection is not None else headers_of(environ)
+        address = environ.get("REMOTE_ADDR", "")
+        peer, trusted = self.trust.known.get(address) or self.trust.judge(address)
         request = Request(environ["REQUEST_METHOD"], environ.get("RAW_URI") or target_of(environ), headers, body_of(environ),
                           scheme=environ["wsgi.url_scheme"], host=environ.get("HTTP_HOST", ""),
-                          peer=environ.get("REMOTE_ADDR", ""), deadline=Deadline(self.timeout))
+                          peer=peer, deadline=Deadline(self.timeout))
         request.environ = environ
         request.connection = connection
-        if request.peer in self.trust:
+        if trusted:
             request.trusted = True
             self._believe(request)
         return request
 
     def plain(self, plain: Any, connection: Any, peer: str) -> Request:
         """The Request of what the worker's fast lane has read. It has no environ until a view asks its connection for one."""
+        peer, trusted = self.trust.known.get(peer) or self.trust.judge(peer)
         request = Request(plain.method, plain.target, plain.headers, plain.body, host=plain.host, peer=peer,
                           deadline=Deadline(self.timeout))
         request.connection = connection
-        if peer in self.trust:
+        if trusted:
             request.trusted = True
             self._believe(request)
         return request
 
     def _believe(self, request: Request) -> None:
-        """Take client, scheme and host from what a trusted proxy says."""
-        chain = _listed(request.header_list("X-Forwarded-For"))
-        protos = _listed(request.header_list("X-Forwarded-Proto"))
-        hosts = _listed(request.header_list("X-Forwarded-Host"))
-        if not (chain or protos or hosts):
-            chain, protos, hosts = _forwarded(request.header_list("Forwarded"))
+        """Take client, scheme, host and port from what a trusted proxy says."""
+        said: list[list[str]] = [[], [], [], [], [], []]
+        for name, value in request.headers:
+            kind = SAID_KINDS[name]
+            if kind:
+                said[kind].append(value)
+        chain, protos, hosts, ports = [_listed(values) for values in said[1:5]]
+        name, values = "X-Forwarded-For", said[1]
+        if not (chain or protos or hosts or ports):
+            name, values = "Forwarded", said[5]
+            chain, protos, hosts = _forwarded(values)
+        if chain:
+            request.chain = name, ", ".join(values)
         distance = 1
         for distance, address in enumerate(reversed(chain), 1):
-            request.client = bare_address(address)
-            if request.client not in self.trust:
+            request.client, trusted = self.trust.judge(bare_address(address))
+            if not trusted:
                 break
+        port = _at(ports, distance)
+        if port.isascii() and port.isdigit() and len(port) <= 5:
+            request.port = port
         proto = _at(protos, distance).lower()
         if proto in ("http", "https"):
             request.scheme = proto
@@ -118,9 +152,10 @@ class Accept:
         self._hosts: set[str] = set()                        # found valid before
 
     def __call__(self, request: Request) -> Response:
-        if request.method in ("CONNECT", "TRACE"):
+        unusual = request.method in UNUSUAL
+        if unusual and request.method != "OPTIONS":
             raise NotAllowedHere(f"the method {request.method} is not implemented")
-        environ = request.environ                            # None: from the fast lane, which has looked at the target and counted
+        environ = request.environ                # None: from the fast lane, which has looked at the target and counted
         if environ is not None and not TARGET.fullmatch(request.target) and not (request.target == "*" and request.method == "OPTIONS"):
             raise InvalidTarget("only a target that starts with / is accepted")
         host = request.host
@@ -134,10 +169,23 @@ class Accept:
         if environ is not None and "," in environ.get("HTTP_AUTHORIZATION", ""):
             if len(request.header_list("Authorization")) > 1:
                 raise DuplicateHeader("Authorization was sent more than once")
+        if unusual and (request.target == "*" or _last_hop(request)):
+            return Response(200, [("Allow", ALLOW), ("Content-Length", "0")])
         return self.next(request)
 
     def __repr__(self) -> str:
         return "accept: origin-form target, one valid Host, one Authorization, no CONNECT or TRACE"
+
+
+def _last_hop(request: Request) -> bool:
+    """Is an OPTIONS to be answered by whoever has it now? If not, the next one gets a Max-Forwards that is less by one."""
+    hops = request.header("Max-Forwards")
+    if not hops.isascii() or not hops.isdigit() or len(hops) > 9:
+        return False
+    left = int(hops) - 1
+    if left >= 0:
+        request.headers = [(name, str(left) if name.lower() == "max-forwards" else value) for name, value in request.headers]
+    return left < 0
 
 
 def headers_of(environ: dict[str, Any]) -> Headers:

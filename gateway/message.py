@@ -75,18 +75,41 @@ class Stream(Protocol):
     def close(self) -> None: ...
 
 
-class Request:
+class Message:
+    """What a Request and a Response have in common."""
+
+    __slots__ = ("headers",)
+
+    headers: Headers
+
+    def header(self, name: str, default: str = "") -> str:
+        """The first value of a header field, whatever its case."""
+        name = name.lower()
+        for key, value in self.headers:
+            if key.lower() == name:
+                return value
+        return default
+
+    def header_list(self, name: str) -> list[str]:
+        """All values of a header field, in order."""
+        name = name.lower()
+        return [value for key, value in self.headers if key.lower() == name]
+
+
+class Request(Message):
     """One request of a client.
 
     ``target`` is the request-target as sent (origin-form); ``path`` and ``query`` are its parts, not decoded, ``query`` None
     without a ``?``. ``scheme``, ``host`` and ``client`` are what is believed of the client's view: from a trusted proxy's
     headers, else from the connection. ``peer`` is the other end of the connection. ``params`` holds the decoded path parameters
-    of the matched ``route``. ``attempts`` collects one line per upstream attempt for the log, ``notes`` whatever else steps want
-    logged. ``connection`` is the worker's handle on the client's connection, None under another server.
+    of the matched ``route``. From a trusted proxy come ``port``, the public one in digits (else empty), and ``chain``, the field
+    whose word for the client was taken, with all it says (else None). ``attempts`` collects one line per upstream attempt for the
+    log, ``notes`` whatever else steps want logged. ``connection`` is the worker's handle on the client's connection, None under
+    another server.
     """
 
-    __slots__ = ("method", "target", "path", "query", "headers", "body", "scheme", "host", "client", "peer", "trusted", "id",
-                 "deadline", "route", "params", "attempts", "notes", "environ", "connection")
+    __slots__ = ("method", "target", "path", "query", "body", "scheme", "host", "client", "peer", "trusted", "port",
+                 "chain", "id", "deadline", "route", "params", "attempts", "notes", "environ", "connection")
 
     def __init__(self, method: str, target: str, headers: Headers, body: Body | None = None, *, scheme: str = "http",
                  host: str = "", peer: str = "", deadline: Deadline | None = None) -> None:
@@ -102,6 +125,8 @@ class Request:
         self.client = peer
         self.peer = peer
         self.trusted = False
+        self.port = ""
+        self.chain: tuple[str, str] | None = None
         self.id = ""
         self.deadline = deadline or Deadline(10.0)
         self.route: Any = None
@@ -111,42 +136,23 @@ class Request:
         self.environ: dict[str, Any] | None = None
         self.connection: Any = None
 
-    def header(self, name: str, default: str = "") -> str:
-        """The first value of a header field, whatever its case."""
-        name = name.lower()
-        for key, value in self.headers:
-            if key.lower() == name:
-                return value
-        return default
-
-    def header_list(self, name: str) -> list[str]:
-        """All values of a header field, in order."""
-        name = name.lower()
-        return [value for key, value in self.headers if key.lower() == name]
-
     def __repr__(self) -> str:
         return f"Request({self.method} {self.scheme}://{self.host}{self.target})"
 
 
-class Response:
-    """An answer. ``body`` is bytes, or a Stream when it is not all here yet. ``reason`` may be empty and is sent as it is."""
+class Response(Message):
+    """An answer. ``body`` is bytes, or a Stream when it is not all here yet. ``reason`` may be empty and is sent as it is.
+    ``version`` is that of HTTP in which it was received."""
 
-    __slots__ = ("status", "reason", "headers", "body", "takeover")
+    __slots__ = ("status", "reason", "body", "version", "takeover")
 
     def __init__(self, status: int, headers: Headers, body: bytes | Stream = b"", reason: str | None = None) -> None:
         self.status = status
         self.reason = REASONS.get(status, "") if reason is None else reason
         self.headers = headers
         self.body = body
+        self.version = "1.1"
         self.takeover: Callable[[], None] | None = None     # set by an Upgrade: called with the connection, which ends after it
-
-    def header(self, name: str, default: str = "") -> str:
-        """The first value of a header field, whatever its case."""
-        name = name.lower()
-        for key, value in self.headers:
-            if key.lower() == name:
-                return value
-        return default
 
     def read(self, limit: int) -> bytes:
         """The whole body in memory, closing the stream. Raises BodyTooLarge above ``limit`` bytes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -49,6 +49,12 @@ def unknown(name: str, known: Iterable[str]) -> str:
     names = list(known)
     rest = f"; there are {', '.join(names)}" if len(names) <= FEW else "; gateway schema lists what there is"
     return f"unknown setting{did_you_mean(name, names) or rest}"
+
+
+def unknown_upstream(name: str, upstreams: Collection[str]) -> str:
+    if not upstreams:
+        return f"there is no upstream {quoted(name)}; the file declares none"
+    return f"there is no upstream {quoted(name)}{did_you_mean(name, upstreams) or '; there is ' + ', '.join(sorted(upstreams))}"
 
 
 def settings_at(model: type[BaseModel], place: Place) -> list[str]:

@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator
 from .aggregate import Aggregate
 from .bodylimit import BodyLimit
 from .cache.invalidate import Invalidate
+from .cache.policy import policy_of
 from .cache.report import tier_numbers
 from .cache.serve import Cache
 from .cache.store import Counts, HttpStore, http_store
@@ -107,10 +108,7 @@ class Pipeline:
                        edit=edit_of(route.request_headers), publish=publish)
 
     def aggregate(self, route: Route, parts: dict[str, Part]) -> Aggregate:
-        try:
-            return Aggregate(parts, self.send, parameters(route.path), self.forwarding)
-        except ConfigError as error:
-            raise ConfigError([f'route "{route.name}": {problem}' for problem in error.problems]) from error
+        return Aggregate(parts, self.send, self.forwarding, parameters(route.path))
 
     def websocket(self, handler: Handler, route: Route) -> WebSocket:
         assert isinstance(handler, Forward) and route.upstream, "the configuration allows websocket for upstream routes only"
@@ -122,7 +120,7 @@ class Pipeline:
         if route.cache is None:
             return Invalidate(handler, store)
         scope = route.name if route.header or route.query or route.cookie else ""
-        return Cache(handler, route.cache, store, counter=self.registry.counter, route=route.name, scope=scope,
+        return Cache(handler, policy_of(route, route.cache), store, counter=self.registry.counter, route=route.name, scope=scope,
                      name=self.config.gateway.via)
 
     def send(self, upstream: str, call: Call) -> Response:
@@ -130,12 +128,15 @@ class Pipeline:
         return self.upstreams[upstream].send(call)
 
     def describe(self, route: Route) -> list[str]:
-        """The steps that a request of ``route`` meets, one line each, outermost first."""
-        lines = [repr(step) for step in (*layers(self.handle), *layers(self.handlers[route.name]))]
-        for step in layers(self.handlers[route.name]):
-            if isinstance(step, Aggregate):
-                lines += [f"  {part}" for part in step.describe()]
-        return lines
+        """The steps that a request of ``route`` meets, one line each, outermost first, then the parts of a composition."""
+        steps = self.steps(route)
+        target = steps[-1]
+        parts = target.describe() if isinstance(target, Aggregate) else []
+        return [*map(repr, steps), *(f"  {part}" for part in parts)]
+
+    def steps(self, route: Route) -> list[Handler]:
+        """The steps that a request of ``route`` meets, outermost first; the last is the target."""
+        return [*layers(self.handle), *layers(self.handlers[route.name])]
 
     def start(self) -> None:
         """What runs in each worker, after the fork."""

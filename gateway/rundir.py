@@ -111,7 +111,15 @@ class RunDir:
 
     # Configuration: the last one that was valid, and what is wrong with the present file.
 
+    def offer_config(self, text: str) -> None:
+        """What the master has read: workers use this, so that a file being edited is not live before HUP."""
+        self._write("offered", text)
+
+    def offered_config(self) -> str | None:
+        return self._read("offered")
+
     def keep_config(self, text: str) -> None:
+        """What a worker has made an application of."""
         self._write("config", text)
 
     def kept_config(self) -> str | None:

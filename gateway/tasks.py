@@ -9,6 +9,10 @@ States of a child: waiting (above ``limit``), running, done. ``gather`` ends onl
 the result, the first error, a timeout, or the death of its own greenlet.
 
 ``current_request`` is the request that is being answered, None outside of one; the application sets it around a view.
+
+A view that catches errors and tries again is ordinary code, and may neither stop its worker nor outlive its time. ``Guard`` ends it
+in two stages, and whatever refuses work because a deadline is over gives way first (``give_way``): a loop of refusals would
+otherwise never let anybody else run, the timer that is to end it among them.
 """
 
 from __future__ import annotations
@@ -30,6 +34,9 @@ if TYPE_CHECKING:
 
 _thread_id = monkey.get_original("_thread", "get_ident")
 _allocate_lock = monkey.get_original("_thread", "allocate_lock")
+
+GRACE = 1.0                     # seconds after its deadline in which code may clean up, or answer after all
+PAUSE = 0.01                    # seconds: what is refused a hundred times a second costs the worker nothing
 
 current_request: ContextVar[Request | None] = ContextVar("current_request", default=None)
 
@@ -78,6 +85,12 @@ def gather(*tasks: Callable[[], Any], timeout: float | None = None, limit: int |
 def time_limit(seconds: float, error: Exception) -> gevent.Timeout:
     """``with time_limit(2.0, Late()): ...`` raises that error in this greenlet when the block has not ended in time."""
     return gevent.Timeout(seconds, error)
+
+
+def give_way(deadline: Deadline) -> None:
+    """If ``deadline`` is over, let everybody else run before that is said: see above."""
+    if deadline.at <= deadline.clock():
+        gevent.sleep(PAUSE)
 
 
 def offload(function: Callable[..., Any], *args: Any) -> Any:
@@ -160,6 +173,7 @@ class Limits:
             return None
         left = self.until.at - self.until.clock()
         if left <= 0:
+            give_way(self.until)
             raise self.passed()
         return left
 
@@ -173,4 +187,78 @@ class Limits:
         return f"Limits({self.until!r})"
 
 
-__all__ = ["Event", "current_request", "event_loop", "gather", "native_lock", "native_thread", "offload", "spawn", "time_limit"]
+class Overdue(BaseException):
+    """The time was over GRACE seconds ago. Not an Exception: ``except Exception`` is not to take it for one more failed try."""
+
+
+class Guard:
+    """``with Guard(deadline):`` ends the block when the deadline has passed: it raises DeadlineExceeded where the block waits.
+
+    States: running, over (DeadlineExceeded was raised inside, and may have been caught), ended. While the block is over and does
+    not end, Overdue is raised inside every GRACE seconds. What leaves the block is DeadlineExceeded in either case.
+    """
+
+    __slots__ = ("deadline", "_greenlet", "_timer", "_over")
+
+    def __init__(self, deadline: Deadline) -> None:
+        self.deadline = deadline
+        self._greenlet: Any = None
+        self._timer: Any = None                          # None while the clock stands still
+        self._over = False
+
+    def __enter__(self) -> Guard:
+        left = self.deadline.left()
+        self._greenlet = gevent.getcurrent()
+        self._start(left)
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        self._greenlet = None
+        self._stop()
+        if isinstance(error, Overdue):
+            raise self._exceeded() from error
+
+    def uncounted(self, wait: Callable[..., Any], *args: Any) -> Any:
+        """``wait(*args)``; the time it takes is added to the deadline, unless that is over."""
+        if self._timer is None or self._over:
+            return wait(*args)
+        self._stop()
+        begun = self.deadline.clock()
+        try:
+            return wait(*args)
+        finally:
+            now = self.deadline.clock()
+            self.deadline.at += now - begun
+            if self._greenlet is not None:
+                self._start(max(0.0, self.deadline.at - now))
+
+    def _start(self, seconds: float) -> None:
+        self._timer = gevent.get_hub().loop.timer(seconds, priority=-1)        # like gevent.Timeout: what waits itself goes first
+        self._timer.start(self._passed, update=True)
+
+    def _stop(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.close()
+
+    def _passed(self) -> None:
+        """In the hub: the timer has run out. The deadline may have been moved meanwhile."""
+        self._stop()
+        left = self.deadline.at - self.deadline.clock()
+        if left > 0 and not self._over:
+            self._start(left)
+            return
+        error = Overdue() if self._over else self._exceeded()
+        self._over = True
+        self._start(GRACE)
+        self._greenlet.throw(error)
+
+    def _exceeded(self) -> DeadlineExceeded:
+        return DeadlineExceeded(f"the view ran for the whole {self.deadline.seconds:g} s")
+
+    def __repr__(self) -> str:
+        return f"Guard({self.deadline!r}{', over' if self._over else ''})"
+
+
+__all__ = ["Event", "Guard", "Overdue", "current_request", "event_loop", "gather", "give_way", "native_lock", "native_thread",
+           "offload", "spawn", "time_limit"]

@@ -98,9 +98,10 @@ class References:
 class Hole:
     """One ``{reference}`` or ``{reference:-default}``. Calling it gives the text for its place."""
 
-    __slots__ = ("reference", "default", "encode", "get", "refuse")
+    __slots__ = ("inside", "reference", "default", "encode", "get", "refuse")
 
     def __init__(self, inside: str, encode: Callable[[str], str], references: References) -> None:
+        self.inside = inside
         self.reference, given, default = inside.partition(":-")
         if not REFERENCE.fullmatch(self.reference):
             raise ValueError(f"{self} is not a reference")
@@ -151,6 +152,11 @@ class Template:
 
     def __call__(self, inputs: Inputs) -> str:
         return "".join([piece if piece.__class__ is str else piece(inputs) for piece in self._pieces])   # type: ignore[operator]
+
+    def partly(self, inputs: Inputs, known: Collection[Hole]) -> str:
+        """The text with the values of the ``known`` holes; the others stay as they are written."""
+        return "".join([piece if isinstance(piece, str) else piece(inputs) if piece in known else f"{{{piece.inside}}}"
+                        for piece in self._pieces])
 
     def __repr__(self) -> str:
         return self.text

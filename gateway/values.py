@@ -31,6 +31,7 @@ TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 FIELD_VALUE = re.compile(r"(?:[\x21-\x7e\x80-\U0010ffff](?:[\t\x20-\x7e\x80-\U0010ffff]*[\x21-\x7e\x80-\U0010ffff])?)?")
 MODULE = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 URL = re.compile(r"(https?)://(.*)", re.IGNORECASE | re.DOTALL)
+LOGIN = re.compile(r'://(?:[^"\\]|\\.)*@', re.DOTALL)
 AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9._~-]+)?\]|(?:[A-Za-z0-9_-][A-Za-z0-9_.-]*)?)(?::([^:]*))?", re.DOTALL)
 NGINX_WORD = re.compile(r"[^\s;{}\"'\\#$]+")
 REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
@@ -40,11 +41,12 @@ FRAMING = frozenset({"connection", "content-length", "keep-alive", "proxy-connec
 
 
 def quoted(value: Any) -> str:
-    """A value as it stands in the file: ``"text"``, ``5``, ``true``."""
+    """A value as it stands in the file: ``"text"``, ``5``, ``true``. What stands before the @ of a URL may be a password."""
     try:
-        return json.dumps(value, ensure_ascii=False, default=str)
+        text = json.dumps(value, ensure_ascii=False, default=str)
     except (TypeError, ValueError):
-        return repr(value)
+        text = repr(value)
+    return LOGIN.sub("://***@", text)
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:

@@ -10,23 +10,30 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import Any
 
-import gevent
-from werkzeug.routing import Rule
+from werkzeug.exceptions import HTTPException
+from werkzeug.routing import BaseConverter, Map, Rule
+from werkzeug.routing.rules import parse_converter_args
 
+from .conditions import as_text, decoded
 from .config import Route
-from .errors import DeadlineExceeded
+from .errors import BodyTimeout
+from .fields import WRITTEN
 from .message import Body, Request, Response
-from .tasks import current_request
+from .tasks import Guard, current_request, time_limit
 
 SMALL = 65536
+SILENCE = 30.0                  # seconds without a byte of the request's body, while the view reads it
+STATUS = re.compile(r"([1-9][0-9]{2})(?: ([ \t\x21-\x7e\x80-\xff]*))?")
 NAME = re.compile(r"\{[^:}]+")
-VARIABLE = re.compile(r"<(?:(?P<kind>\w+)(?:\([^<>]*\))?:)?(?P<name>\w+)>")
+VARIABLE = re.compile(r"<(?:(?P<kind>\w+)(?:\((?P<args>[^<>]*)\))?:)?(?P<name>\w+)>")
 
 
 class View:
-    """``wsgi`` is Flask's own application. The view runs until the request's deadline; its streamed body is not bounded by it."""
+    """``wsgi`` is Flask's own application. The view runs until the request's deadline (``tasks.Guard``). The time it waits for the
+    client's body does not count, nor is its own body bounded by it when that is streamed."""
 
     def __init__(self, wsgi: Callable[..., Iterable[bytes]], name: str = "") -> None:
         self.wsgi = wsgi
@@ -40,11 +47,11 @@ class View:
             return refuse_write
 
         token: Any = current_request.set(request)
-        left = request.deadline.left()
         try:
-            with gevent.Timeout(left, DeadlineExceeded(f"the view ran for the whole {request.deadline.seconds:g} s")):
-                result = self.wsgi(environ_of(request), start_response)
+            with Guard(request.deadline) as guard:
+                result = self.wsgi(environ_of(request, guard), start_response)
                 status, headers = started
+                code, reason = sendable(status, headers, result)
                 if body_length(headers) <= SMALL or request.method == "HEAD":
                     body: Any = joined(result)
                 else:
@@ -53,8 +60,7 @@ class View:
         finally:
             if token is not None:
                 current_request.reset(token)
-        code, _, reason = status.partition(" ")
-        return Response(int(code), headers, body, reason)
+        return Response(code, headers, body, reason)
 
     def __repr__(self) -> str:
         return f"view {self.name}".rstrip()
@@ -74,27 +80,33 @@ class ViewBody:
         token, self._token = self._token, None
         if token is not None:
             current_request.reset(token)
-            close = getattr(self._result, "close", None)
-            if close is not None:
-                close()
+            close(self._result)
 
 
 class BodyFile(io.RawIOBase):
-    """A request's body as the file WSGI wants, so that limits and buffering of the steps hold for views too."""
+    """A request's body as the file WSGI wants, so that limits and buffering of the steps hold for views too.
 
-    def __init__(self, body: Body) -> None:
+    A slow client does not take the view's time: the body only has to keep moving. Raises BodyTimeout when it does not.
+    """
+
+    def __init__(self, body: Body, guard: Guard) -> None:
         self._body = body
+        self._guard = guard
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        piece = self._body.read(len(buffer))
+        piece = self._guard.uncounted(self._read, len(buffer))
         buffer[:len(piece)] = piece
         return len(piece)
 
+    def _read(self, size: int) -> bytes:
+        with time_limit(SILENCE, BodyTimeout(f"no byte of the body came for {SILENCE:g} s")):
+            return self._body.read(size)
 
-def environ_of(request: Request) -> dict[str, Any]:
+
+def environ_of(request: Request, guard: Guard) -> dict[str, Any]:
     """The environ for Flask: what is believed of the client, the body through the steps, and the request's id."""
     environ = request.environ
     if environ is None:
@@ -106,7 +118,7 @@ def environ_of(request: Request) -> dict[str, Any]:
     environ["HTTP_X_REQUEST_ID"] = request.id
     environ["gateway.request"] = request
     if request.body is not None:
-        environ["wsgi.input"] = io.BufferedReader(BodyFile(request.body))
+        environ["wsgi.input"] = io.BufferedReader(BodyFile(request.body, guard))
         environ["wsgi.input_terminated"] = True
     return environ
 
@@ -116,9 +128,35 @@ def joined(result: Iterable[bytes]) -> bytes:
     try:
         return b"".join(result)
     finally:
-        close = getattr(result, "close", None)
-        if close is not None:
-            close()
+        close(result)
+
+
+def close(result: Iterable[bytes]) -> None:
+    """What WSGI asks of whoever has taken an answer's body, or does not want it."""
+    closing = getattr(result, "close", None)
+    if closing is not None:
+        closing()
+
+
+def sendable(status: str, headers: list[tuple[str, str]], result: Iterable[bytes]) -> tuple[int, str]:
+    """The status and its reason, when they and the fields can be written as HTTP. Raises ValueError else, so that it is this
+    answer that fails, in the log too, and not the server that is to send it; ``result`` is then closed."""
+    try:
+        for field in headers:
+            WRITTEN[field]
+        return status_of(status)
+    except BaseException:
+        close(result)
+        raise
+
+
+@lru_cache(maxsize=256)
+def status_of(status: str) -> tuple[int, str]:
+    """The code and the reason of a status line. Raises ValueError."""
+    match = STATUS.fullmatch(status)
+    if match is None:
+        raise ValueError(f"the view's status {status!r} is no HTTP status")
+    return int(match[1]), match[2] or ""
 
 
 def body_length(headers: list[tuple[str, str]]) -> int:
@@ -135,30 +173,52 @@ def refuse_write(_: bytes) -> None:
 
 
 def route_of(rule: Rule) -> list[Route]:
-    """The routes of one Flask rule: two when it ends in a slash, since Flask answers the path without it too.
+    """The routes of one Flask rule: two when it ends in a slash, since Flask answers the path without it too, and when it is not
+    strict about slashes.
 
     A segment that Flask knows only in part (``<name>.json``, a UUID) becomes a whole ``{name}``: it may then take a path that
     Flask answers with 404, which a declared route for that path prevents.
     """
-    path = pattern_of(rule.rule)
-    paths = [path] if not path.endswith("/") or path == "/" else [path, path[:-1]]
+    path = pattern_of(rule)
+    paths = [path]
+    if path.endswith("/") and path != "/":
+        paths.append(path[:-1])
+    elif rule.strict_slashes is False and not path.endswith(("/", ":path}")):
+        paths.append(path + "/")
     methods = tuple(sorted(rule.methods)) if rule.methods else None
     return [Route(path=each, methods=methods, view=True) for each in paths]
 
 
-def pattern_of(rule: str) -> str:
-    """A Flask rule in the gateway's notation: ``/a/<int:x>`` is ``/a/{x:int}``; a path converter takes all that follows."""
+def pattern_of(rule: Rule) -> str:
+    """A Flask rule in the gateway's notation: ``/a/<int:x>`` is ``/a/{x:int}``; a converter whose values may have slashes, such as
+    ``path``, takes all that follows."""
     segments = []
-    for segment in rule.split("/"):
-        match = VARIABLE.search(segment)
-        if match is None:
+    for segment in rule.rule.split("/"):
+        variables = list(VARIABLE.finditer(segment))
+        if not variables:
             segments.append(segment)
             continue
-        kind, name = match["kind"], match["name"]
-        segments.append("{%s%s}" % (name, {"int": ":int", "path": ":path"}.get(kind, "") if match[0] == segment else ""))
-        if kind == "path":
+        name, converters = variables[0]["name"], [converter_of(rule, variable) for variable in variables]
+        if not all(converter.part_isolating for converter in converters):
+            segments.append("{%s:path}" % name)
             break
+        digits = variables[0][0] == segment and converters[0].regex == r"\d+"
+        segments.append("{%s:int}" % name if digits else "{%s}" % name)
     return "/".join(segments)
+
+
+def converter_of(rule: Rule, variable: re.Match[str]) -> BaseConverter:
+    """What Flask reads the value of a variable with: it knows what it takes, also as an application's own."""
+    arguments, named = parse_converter_args(variable["args"]) if variable["args"] else ((), {})
+    return rule.get_converter(variable["name"], variable["kind"] or "default", arguments, named)
+
+
+def endpoint_of(rules: Map, request: Request) -> str:
+    """The Flask endpoint that answers a request, or what Flask answers where there is none."""
+    try:
+        return str(rules.bind("localhost").match(as_text(decoded(request.path)), request.method)[0])
+    except HTTPException as error:
+        return f"none, Flask answers {error.code}"
 
 
 def covers(wide: str, narrow: str) -> bool:

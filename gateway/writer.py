@@ -17,13 +17,16 @@ from collections.abc import Callable
 from email.utils import formatdate
 from functools import lru_cache
 from time import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gunicorn.http.errors import InvalidResponseHeader
 
 from .fields import WRITTEN, Kinds, UnsafeField
-from .message import Headers
+from .message import Headers, Response
 from .reader import BodyReader, Connection, Request, reset
+
+if TYPE_CHECKING:
+    from .fastlane import Plain
 
 SLICE = 262144                  # bytes: the most given to one send, so that its timeout bounds the client's progress
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -45,12 +48,13 @@ class ShortBody(Exception):
 
 
 class ResponseWriter:
-    """Writes one answer. ``body`` is the request's; ``leaving`` tells whether the worker wants its connections closed.
+    """Writes one answer. ``body`` is the request's, None when it has been read; ``leaving`` tells whether the worker wants its
+    connections closed.
 
     The attributes without an underscore are those of Gunicorn's Response, for its access log and its hooks.
     """
 
-    def __init__(self, request: Request, sock: Any, cfg: Any, connection: Connection, body: BodyReader,
+    def __init__(self, request: Request | Plain, sock: Any, cfg: Any, connection: Connection, body: BodyReader | None,
                  leaving: Callable[[], bool]) -> None:
         self.req = request
         self.sock = sock
@@ -150,7 +154,7 @@ class ResponseWriter:
     def _start(self) -> bytes:
         """The head, complete. How the connection goes on is decided now."""
         self.headers_sent = self.connection.started = True
-        if self._leaving() or self.body.blocks_reuse:
+        if self._leaving() or (self.body is not None and self.body.blocks_reuse):
             self.must_close = True
         tail = (b"Transfer-Encoding: chunked\r\n" if self.chunked else b"",
                 b"Connection: upgrade\r\n\r\n" if self.status_code == 101
@@ -215,6 +219,14 @@ def compose(version: tuple[int, int], code: int, line: str, headers: Headers) ->
     if not dated:
         parts.append(date_line())
     return b"".join(parts), length, closing
+
+
+def closing_answer(response: Response) -> bytes:
+    """A whole answer after which the connection ends."""
+    code, line = status_line(f"{response.status} {response.reason}")
+    body = response.read(SLICE)
+    head, _, _ = compose((1, 1), code, line, [*response.headers, ("Content-Length", str(len(body)))])
+    return head + b"Connection: close\r\n\r\n" + body
 
 
 _date = (0, b"")

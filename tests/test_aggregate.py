@@ -15,8 +15,9 @@ from gateway import config
 from gateway.aggregate import MAX_ANSWER, MAX_BODY, Aggregate
 from gateway.deadline import Deadline
 from gateway.disconnect import SWEEPER
-from gateway.errors import (BadRequest, BodyTooLarge, ClientDisconnected, ConfigError, ConnectFailed, DeadlineExceeded, PartFailed,
+from gateway.errors import (BadRequest, BodyTooLarge, ClientDisconnected, ConnectFailed, DeadlineExceeded, PartFailed,
                             PoolExhausted, UpstreamTimeout)
+from gateway.forward import Forwarding
 from gateway.message import Body, Request, Response
 from gateway.upstream.client import Upstream
 
@@ -33,6 +34,15 @@ def request(target="/", headers=(), body=None, params=None, method="GET"):
     made.params = params or {}
     made.id = "req-1"
     return made
+
+
+def told(request):
+    """What every part is told of who asked."""
+    return [("X-Request-Id", request.id)]
+
+
+def built(declared, send):
+    return Aggregate(declared, send, told)
 
 
 def body_of(data, length=-1):
@@ -60,7 +70,7 @@ def answering(answers, calls=None):
 
 
 def compose(declared, answers, asked=None, calls=None):
-    response = Aggregate(parts(**declared), answering(answers, calls))(asked or request())
+    response = built(parts(**declared), answering(answers, calls))(asked or request())
     assert response.status == 200
     return orjson.loads(response.body), response
 
@@ -114,7 +124,7 @@ class Stage:
 
 def test_a_part_starts_when_its_own_answers_are_there_and_not_level_by_level():
     stage = Stage(user={"team": 1}, orders=[{"item": 2}], team={"boss": 3}, boss={"x": 4}, item={}, both={})
-    aggregate = Aggregate(parts(both="both:/{boss.x}{orders.0.item}?{team.boss}", boss="boss:/{team.boss}",
+    aggregate = built(parts(both="both:/{boss.x}{orders.0.item}?{team.boss}", boss="boss:/{team.boss}",
                                 item="item:/{orders.0.item}", user="user:/", team="team:/{user.team}", orders="orders:/"), stage)
     running = gevent.spawn(aggregate, request())
     assert stage.begun(2) == {"user", "orders"}
@@ -136,7 +146,7 @@ def test_a_part_starts_when_its_own_answers_are_there_and_not_level_by_level():
 def test_independent_parts_are_in_flight_together(count):
     names = [f"p{number}" for number in range(count)]
     stage = Stage(**dict.fromkeys(names, 1))
-    running = gevent.spawn(Aggregate(parts(**{name: f"{name}:/" for name in names}), stage), request())
+    running = gevent.spawn(built(parts(**{name: f"{name}:/" for name in names}), stage), request())
     assert stage.begun(count) == set(names)
     stage.let(*names)
     assert orjson.loads(running.get(timeout=SAFETY).body) == dict.fromkeys(names, 1)
@@ -144,7 +154,7 @@ def test_independent_parts_are_in_flight_together(count):
 
 def test_parts_set_free_together_are_in_flight_together():
     stage = Stage(user={"id": 1}, a=2, b=3, c=4)
-    running = gevent.spawn(Aggregate(parts(user="user:/", a="a:/{user.id}", b="b:/{user.id}", c="c:/{user.id}"), stage), request())
+    running = gevent.spawn(built(parts(user="user:/", a="a:/{user.id}", b="b:/{user.id}", c="c:/{user.id}"), stage), request())
     assert stage.begun(1) == {"user"}
     stage.let("user")
     assert stage.begun(3) == {"a", "b", "c"}
@@ -161,7 +171,7 @@ def test_parts_set_free_together_are_in_flight_together():
 def test_a_chain_runs_in_one_greenlet(declared, greenlets):
     stage = Stage(**dict.fromkeys(declared, {"x": 1}))
     stage.let(*declared)
-    Aggregate(parts(**declared), stage)(request())
+    built(parts(**declared), stage)(request())
     assert len(set(stage.greenlets.values())) == greenlets
     assert (stage.greenlets["a"] is gevent.getcurrent()) == (sum("{" not in url for url in declared.values()) == 1)
 
@@ -194,7 +204,7 @@ def test_whatever_the_graph_each_part_is_called_once_after_those_it_needs(drawn)
         return answer_of(ConnectFailed("refused") if graph[upstream][1] else {"id": 1})
 
     urls = {name: f"{name}:/{name}" + "".join(f"/{{{other}.id}}" for other in graph[name][0]) for name in order}
-    aggregate = Aggregate(parts(**{name: {"from": url, "optional": True, "default": None if name in lacking else {"id": 0}}
+    aggregate = built(parts(**{name: {"from": url, "optional": True, "default": None if name in lacking else {"id": 0}}
                                    for name, url in urls.items()}), send)
     response = aggregate(request())
     assert list(orjson.loads(response.body)) == list(order)
@@ -279,7 +289,7 @@ def test_a_failure_ends_the_other_parts_at_once():
     stage = Stage(slow=1, slower=2, bad=ConnectFailed("refused"), fast={"x": 3}, never=4)
     declared = parts(slow="slow:/", slower={"from": "slower:/", "optional": True}, bad="bad:/", fast="fast:/",
                      never="never:/{fast.x}{slow.x}")
-    running = gevent.spawn(Aggregate(declared, stage), request())
+    running = gevent.spawn(built(declared, stage), request())
     assert stage.begun(4) == {"slow", "slower", "bad", "fast"}
     stage.let("fast")
     stage.let("bad")
@@ -291,7 +301,7 @@ def test_a_failure_ends_the_other_parts_at_once():
 
 def test_nothing_starts_after_a_failure():
     stage = Stage(bad=ConnectFailed("refused"), good={"x": 1}, next=2)
-    running = gevent.spawn(Aggregate(parts(bad="bad:/", good="good:/", next="next:/{good.x}"), stage), request())
+    running = gevent.spawn(built(parts(bad="bad:/", good="good:/", next="next:/{good.x}"), stage), request())
     stage.begun(2)
     stage.let("bad", "good")                             # both go on in one turn of the loop, bad first
     with pytest.raises(PartFailed, match="part 'bad'"):
@@ -302,7 +312,7 @@ def test_nothing_starts_after_a_failure():
 @pytest.mark.parametrize("declared, flying", [({"a": "a:/"}, 1), ({"a": "a:/", "b": "b:/"}, 2)])
 def test_when_the_request_ends_its_parts_end(declared, flying):
     stage = Stage(**dict.fromkeys(declared, 1))
-    running = gevent.spawn(Aggregate(parts(**declared), stage), request())
+    running = gevent.spawn(built(parts(**declared), stage), request())
     stage.begun(flying)
     running.kill(timeout=SAFETY)
     assert sorted(stage.cancelled) == sorted(declared)
@@ -324,7 +334,7 @@ def test_when_the_client_goes_its_parts_end(declared, flying, serve):
         asked = request()
         asked.connection = Connected(sock)
         try:
-            Aggregate(parts(**declared), stage)(asked)
+            built(parts(**declared), stage)(asked)
         except Exception as error:
             ended.put(error)
 
@@ -346,9 +356,9 @@ def test_the_client_is_watched_only_while_parts_are_under_way(answer):
     with ours, theirs:
         asked = request()
         asked.connection = Connected(ours)
-        Aggregate(parts(a={"from": "a:/", "optional": True}), send)(asked)
+        built(parts(a={"from": "a:/", "optional": True}), send)(asked)
         with pytest.raises(PartFailed):
-            Aggregate(parts(a="a:/{user.x}", user="a:/"), send)(asked)
+            built(parts(a="a:/{user.x}", user="a:/"), send)(asked)
     assert all("1 watched" in line for line in seen)
     assert "0 watched" in repr(SWEEPER)
 
@@ -434,6 +444,18 @@ def test_other_successes(status, headers, value):
     assert compose({"a": "a:/"}, {"a:/": Response(status, headers, b"1" if value else b"")})[0] == {"a": value}
 
 
+@pytest.mark.parametrize("data, value", [
+    (b'\xef\xbb\xbf{"id": 1}', {"id": 1}),                # from a PHP whose source file begins with a byte order mark
+    (b'"\xef\xbb\xbf"', "\ufeff"),
+    (b"18446744073709551615", 2 ** 64 - 1),
+    (b"-9223372036854775808", -2 ** 63),
+    (b"18446744073709551616", 2.0 ** 64),                 # beyond 64 bits a number is a float
+])
+def test_how_json_is_read(data, value):
+    shown = compose({"a": "a:/"}, {"a:/": data})[0]["a"]
+    assert (shown, type(shown)) == (value, type(value))
+
+
 @pytest.mark.parametrize("settings, value, shown", [
     ({"pick": ["total", "id"]}, ANN, {"total": 5, "id": 1}),
     ({"pick": ["total"]}, [ANN, {"id": 2}], [{"total": 5}, {}]),
@@ -499,7 +521,7 @@ def test_what_is_no_object_cannot_be_merged():
 def called(part, asked=None, **others):
     """The call that a part makes."""
     calls = []
-    Aggregate(parts(part=part, **others), lambda upstream, call: calls.append(call) or answer_of(1))(asked or request())
+    built(parts(part=part, **others), lambda upstream, call: calls.append(call) or answer_of(1))(asked or request())
     return calls[0]
 
 
@@ -527,10 +549,16 @@ def test_header_fields(settings, headers, sent):
     assert called({"from": "a:/", **settings}, request(headers=headers)).headers == sent
 
 
-def test_a_request_without_id():
-    asked = request()
-    asked.id = ""
-    assert called("a:/", asked).headers == [JSON]
+def test_every_part_is_told_who_asked_whatever_it_takes_from_the_client():
+    calls = []
+    forwarding = Forwarding("greengate")
+    send = answering({"a:/": {"x": 1}, "b:/1": 2}, calls)
+    asked = Request("GET", "/", CLIENT, host="shop.test", peer="10.0.0.7")
+    asked.id = "req-1"
+    plain = {"forward_headers": [], "headers": {"Accept": "*/*"}}
+    Aggregate(parts(a={"from": "a:/", **plain}, b={"from": "b:/{a.x}", **plain}), send, forwarding)(asked)
+    assert [call.headers for call in calls] == [[*TRACE, ("Accept", "*/*"), *forwarding(asked)]] * 2
+    assert ("X-Forwarded-For", "10.0.0.7") in calls[0].headers and ("Via", "1.1 greengate") in calls[0].headers
 
 
 @pytest.mark.parametrize("settings, body, sent", [
@@ -591,58 +619,16 @@ def test_the_milliseconds_of_each_part_are_noted():
 
     asked = request()
     asked.deadline = Deadline(10, clock=lambda: now[0])
-    Aggregate(parts(a="a:/", b="b:/{a.x}"), send)(asked)
+    built(parts(a="a:/", b="b:/{a.x}"), send)(asked)
     assert asked.notes == {"parts": {"a": 21.4, "b": 21.4}}
 
 
-# What is wrong with a composition, and how it is shown
-
-BAD_NAME = "a part's name has letters, digits, - and _ only, and is none of query, header, cookie, body"
-BAD_BRACE = "'{' has a { without its partner; a brace itself is written twice"
-
-
-@pytest.mark.parametrize("declared, problems", [
-    ({"a b": "a:/"}, [f"aggregate.a b: {BAD_NAME}"]),
-    ({"query": "a:/"}, [f"aggregate.query: {BAD_NAME}"]),
-    ({"a": "/users"}, ["aggregate.a.from: '/users' is not upstream:/path, the name of an upstream and a path"]),
-    ({"a": "http://h/users"}, ["aggregate.a.from: 'http://h/users' is not upstream:/path, the name of an upstream and a path"]),
-    ({"a": "a:/x y"}, ["aggregate.a.from: '/x y' is not a path with an optional query: other characters are written"
-                       " percent-encoded"]),
-    ({"user": "a:/", "b": "b:/{usr.x}"}, ["aggregate.b.from: {usr.x}: there is no part 'usr', did you mean user?"]),
-    ({"a": "a:/{a.x}"}, ["aggregate.a: it would wait for itself, a -> a"]),
-    ({"a": "a:/{b.x}", "b": "a:/{a.x}"}, ["aggregate.a: it would wait for itself, a -> b -> a"]),
-    ({"a": {"from": "a:/", "headers": {"X-A": "{"}}}, [f"aggregate.a.headers.X-A: {BAD_BRACE}"]),
-    ({"a": {"from": "a:/", "headers": {"Host": "h"}}}, ["aggregate.a: Host: the gateway alone decides about this header field"]),
-    ({"a": {"from": "a:/", "forward_headers": ["Accept-Encoding"]}},
-     ["aggregate.a: Accept-Encoding: the gateway alone decides about this header field"]),
-    ({"a": {"from": "a:/", "json": {"x": ["{"]}}}, [f"aggregate.a.json: {BAD_BRACE}"]),
-    ({"a": {"from": "a:/", "json": 2 ** 70}}, ["aggregate.a.json: Integer exceeds 64-bit range"]),
-    ({"a": {"from": "a:/", "optional": True, "default": 2 ** 70}}, ["aggregate.a.default: it cannot be written as JSON"]),
-    ({"a": {"from": "a:/", "merge": True, "default": 1}}, ["aggregate.a.default: it has to be a table, to be merged"]),
-    ({"a": {"from": "a:/", "pick": ["name"], "rename": {"nmae": "x"}}},
-     ["aggregate.a.rename: 'nmae' is not picked, did you mean name?"]),
-    ({"a": {"from": "a:/", "pick": ["x", "y"], "rename": {"x": "y"}}}, ["aggregate.a.pick: the answer has 'y' already, from a"]),
-    ({"a": {"from": "a:/", "merge": True, "pick": ["b"]}, "b": "b:/"}, ["aggregate.a.pick: the answer has 'b' already, from b"]),
-    ({"a": {"from": "a:/", "merge": True, "pick": ["x"]}, "b": {"from": "b:/", "merge": True, "pick": ["x"]}},
-     ["aggregate.b.pick: the answer has 'x' already, from a"]),
-    ({"a": "a", "b": "b:/{c.x}"}, ["aggregate.a.from: 'a' is not upstream:/path, the name of an upstream and a path",
-                                   "aggregate.b.from: {c.x}: there is no part 'c'"]),
-])
-def test_mistakes_are_reported_all_at_once(declared, problems):
-    with pytest.raises(ConfigError) as caught:
-        Aggregate(parts(**declared), answering({}))
-    assert caught.value.problems == problems
-
-
-def test_path_parameters_are_checked_when_they_are_known():
-    with pytest.raises(ConfigError) as caught:
-        Aggregate(parts(a="a:/{idd}"), answering({}), params=["id"])
-    assert caught.value.problems == ["aggregate.a.from: {idd}: the path has no parameter 'idd', did you mean id?"]
+# How it is shown
 
 
 def test_how_it_is_shown():
     team = {"from": "laravel:/teams/{user.team_id}?x={orders.0.x}", "optional": True, "method": "POST"}
-    aggregate = Aggregate(parts(user="laravel:/api/users/{id}", team=team, orders="orders:/"), answering({}))
+    aggregate = built(parts(user="laravel:/api/users/{id}", team=team, orders="orders:/"), answering({}))
     assert repr(aggregate) == "aggregate: user, team after user and orders, orders"
     assert aggregate.describe() == ["user: GET laravel:/api/users/{id}",
                                     "team after user and orders: POST laravel:/teams/{user.team_id}?x={orders.0.x}, optional",
@@ -703,7 +689,7 @@ def test_three_real_parts_are_in_flight_together(real):
 
     send = real(users=meet, orders=meet)
     asked = request(params={"id": "a b/c"})
-    response = Aggregate(parts(user="users:/users/{id}", orders="orders:/o?of={id}", team="users:/t"), send)(asked)
+    response = built(parts(user="users:/users/{id}", orders="orders:/o?of={id}", team="users:/t"), send)(asked)
     assert response.body == b'{"user":{"id":1},"orders":{"id":1},"team":{"id":1}}'
     assert sorted(arrived) == ["GET /o?of=a%20b%2Fc HTTP/1.1", "GET /t HTTP/1.1", "GET /users/a%20b%2Fc HTTP/1.1"]
     assert sorted((attempt.upstream, attempt.status) for attempt in asked.attempts) == [
@@ -724,7 +710,7 @@ def test_a_real_chain(real):
 
     send = real(users=users, teams=teams)
     team = {"from": "teams:/?id={user.team_id}", "headers": {"X-Team": "{user.team_id}"}}
-    response = Aggregate(parts(user="users:/", team=team), send)(request(headers=[("Cookie", "sid=1")]))
+    response = built(parts(user="users:/", team=team), send)(request(headers=[("Cookie", "sid=1")]))
     assert response.body == b'{"user":{"team_id":"a&b"},"team":"blue"}'
     assert heads[1][0] == "GET /?id=a%26b HTTP/1.1"
     assert {"Cookie: sid=1", "X-Team: a&b", "X-Request-Id: req-1", "Accept: application/json"} < set(heads[1])
@@ -754,11 +740,31 @@ def test_a_parts_own_timeout(handle, others, real):
     send = real(users=handle, other=says(sized(b"1")))
     user = {"from": "users:/", "timeout": "50ms"}
     with pytest.raises(PartFailed) as caught:
-        Aggregate(parts(user=user, **others), send)(request())
+        built(parts(user=user, **others), send)(request())
     assert (caught.value.status, caught.value.detail) == (504, "part 'user': no answer in time")
-    response = Aggregate(parts(user={**user, "optional": True}, **others), send)(request())
+    assert isinstance(caught.value.__cause__, UpstreamTimeout)
+    asked = request()
+    response = built(parts(user={**user, "optional": True}, **others), send)(asked)
     assert orjson.loads(response.body) == {"user": None} | dict.fromkeys(others, 1)
     assert response.header("X-Partial") == "user"
+    assert flags(asked) == ("UT", ["UT"])
+
+
+@pytest.mark.parametrize("settings", [{}, {"timeout": "5s"}])
+@pytest.mark.parametrize("handle", [never, stalls(OK + b"Content-Length: 10\r\n\r\n{"),
+                                    stalls(OK + b"Content-Length: 1000000\r\n\r\n{")], ids=["no answer", "body", "stream"])
+def test_the_requests_own_time_is_not_the_parts(handle, settings, real):
+    asked = request()
+    asked.deadline = Deadline(0.05)
+    with pytest.raises(PartFailed) as caught:
+        built(parts(user={"from": "users:/", **settings}), real(users=handle))(asked)
+    assert isinstance(caught.value.__cause__, DeadlineExceeded)
+    assert flags(asked) == ("DT", ["DT"])
+
+
+def flags(asked):
+    """What the log says of the part "user": its note, and its attempts."""
+    return asked.notes["parts"]["user"], [attempt.flag for attempt in asked.attempts if attempt.upstream == "users"]
 
 
 @pytest.mark.parametrize("data", [
@@ -772,7 +778,7 @@ def test_a_parts_own_timeout(handle, others, real):
 def test_a_real_part_that_breaks(data, real):
     send = real(users=says(data))
     with pytest.raises(PartFailed) as caught:
-        Aggregate(parts(user="users:/"), send)(request())
+        built(parts(user="users:/"), send)(request())
     assert caught.value.status == 502 and caught.value.part == "user"
 
 
@@ -789,5 +795,5 @@ def test_an_upstream_is_left_when_another_failed(real):
         sock.sendall(b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n")
 
     with pytest.raises(PartFailed, match="part 'bad': answered 500"):
-        Aggregate(parts(slow="slow:/", bad="bad:/"), real(slow=waits, bad=fails))(request())
+        built(parts(slow="slow:/", bad="bad:/"), real(slow=waits, bad=fails))(request())
     assert left.wait(SAFETY)

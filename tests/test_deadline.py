@@ -1,7 +1,7 @@
 import pytest
 
 from gateway.deadline import Deadline
-from gateway.errors import DeadlineExceeded
+from gateway.errors import DeadlineExceeded, UpstreamTimeout
 
 
 class Clock:
@@ -44,6 +44,18 @@ def test_within_is_the_earlier(seconds, left):
     clock.now += 2
     assert deadline.within(seconds).left() == left
     assert deadline.left() == 8
+
+
+def test_the_shorter_limit_says_itself_what_it_means():
+    clock = Clock()
+    deadline = Deadline(10, clock)
+    own = deadline.within(3, lambda: UpstreamTimeout("not within 3 s"))
+    assert deadline.within(20, lambda: UpstreamTimeout("never")) is deadline
+    assert isinstance(deadline.over(), DeadlineExceeded) and isinstance(own.over(), UpstreamTimeout)
+    clock.now += 3
+    with pytest.raises(UpstreamTimeout, match="not within 3 s"):
+        own.left()
+    assert deadline.left() == 7
 
 
 def test_repr_names_both_times():

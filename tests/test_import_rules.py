@@ -29,8 +29,8 @@ LEVELS = {
 }
 
 FAMILIES = {                                        # one feature, several files
-    "configcheck": "configfile", "mistakes": "configfile",
-    "clients": "worker", "fastlane": "worker", "reader": "worker", "writer": "worker",
+    "configcheck": "configfile", "mistakes": "configfile", "partcheck": "configfile",
+    "clients": "worker", "connections": "worker", "fastlane": "worker", "reader": "worker", "writer": "worker",
 }
 
 DOORS = {
@@ -42,8 +42,8 @@ DOORS = {
     "requests": {"upstream/requests_adapter"},
     "urllib3": {"upstream/requests_adapter", "upstream/requests_call", "upstream/requests_response"},
     "gevent": {"tasks", "views", "websocket", "disconnect", "upstream/dns", "upstream/pool",
-               "upstream/transport", "telemetry/log", "admin", "worker", "clients", "gunicorn_conf"},
-    "gunicorn": {"worker", "clients", "fastlane", "reader", "writer", "gunicorn_conf"},
+               "upstream/transport", "telemetry/log", "admin", "worker", "clients", "connections", "gunicorn_conf"},
+    "gunicorn": {"worker", "clients", "connections", "fastlane", "reader", "writer", "gunicorn_conf"},
     "pydantic": {"config", "configfile", "mistakes", "values"},
     "jinja2": {"nginx"},
     "click": {"cli"},
@@ -54,8 +54,9 @@ APPLICATIONS = {"demo/services", "demo/views"}      # code of users, as an examp
 
 WAITING = {"asyncio", "concurrent", "gevent", "http", "multiprocessing", "queue", "random", "requests", "select", "selectors",
            "socket", "ssl", "subprocess", "threading", "time", "urllib3"}
-PURE = ("conditions", "config", "errors", "headers", "message", "pattern", "rewrite", "routing", "template", "upstream/balancer",
-        "upstream/framing", "upstream/head", "values")
+PURE = ("cache/asked", "cache/conditional", "cache/directives", "cache/entry", "cache/fields", "cache/flags", "cache/invalidate",
+        "cache/key", "cache/report", "cache/rules", "cache/tee", "conditions", "config", "errors", "headers", "message", "pattern",
+        "rewrite", "routing", "template", "upstream/balancer", "upstream/framing", "upstream/head", "values")
 
 
 class Import(NamedTuple):
@@ -169,7 +170,7 @@ def test_the_tables_name_files_that_exist():
     ("forward", "def f():\n    from gateway import pipeline", ["gateway.pipeline"]),
     ("forward", "from gateway import gather", ["gateway.gather"]),
     ("forward", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .pipeline import Pipeline", []),
-    ("upstream/pool", "from .address import parse_instance\nfrom ..errors import GatewayError", []),
+    ("upstream/pool", "from .limit import Limit\nfrom ..errors import GatewayError", []),
     ("upstream/pool", "from ..telemetry.log import RequestLog", ["gateway.telemetry.log"]),
     ("upstream/pool", "from .. import forward", ["gateway.forward"]),
     ("config", "from .values import Size", []),

@@ -70,7 +70,8 @@ def test_headers_are_found_whatever_their_case():
     for message in (Request("GET", "/", [("X-A", "1"), ("x-a", "2")]), Response(200, [("X-A", "1"), ("x-a", "2")])):
         assert message.header("x-A") == "1"
         assert message.header("x-b", "none") == "none"
-    assert Request("GET", "/", [("X-A", "1"), ("x-a", "2")]).header_list("X-a") == ["1", "2"]
+        assert message.header_list("X-a") == ["1", "2"]
+    assert Request.header is Response.header, "written once"
 
 
 def test_reason_is_the_standard_one_unless_given():

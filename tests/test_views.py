@@ -1,17 +1,50 @@
-import pytest
-from flask import Flask
-from werkzeug.routing import Map, Rule
+"""A view as a target: its time, the client's body, what it may answer; and Flask's rules as routes."""
 
+from __future__ import annotations
+
+import gevent
+import pytest
+from flask import Flask, current_app, request
+from gevent.event import Event
+from werkzeug.routing import BaseConverter, Map, Rule
+
+from gateway import views
 from gateway.config import Route
-from gateway.views import covers, pattern_of, undeclared, without_view
+from gateway.deadline import Deadline
+from gateway.errors import BodyTimeout, DeadlineExceeded, TruncatedBody
+from gateway.fields import UnsafeField
+from gateway.message import Body, Request
+from gateway.tasks import current_request
+from gateway.views import View, covers, pattern_of, undeclared, without_view
+
+SAFETY = 20.0
 
 
 @pytest.mark.parametrize("rule, pattern", [
     ("/", "/"), ("/users", "/users"), ("/users/<int:id>", "/users/{id:int}"), ("/users/<name>/", "/users/{name}/"),
     ("/f/<path:rest>", "/f/{rest:path}"), ("/f/<path:rest>/edit", "/f/{rest:path}"), ("/f/<uuid:id>.json", "/f/{id}"),
-    ("/v<int:n>/x", "/{n}/x"), ("/a/<any(x, y):which>", "/a/{which}"), ("/a/<string(length=2):s>", "/a/{s}")])
+    ("/v<int:n>/x", "/{n}/x"), ("/a/<any(x, y):which>", "/a/{which}"), ("/a/<string(length=2):s>", "/a/{s}"),
+    ("/a/<int(signed=True):n>", "/a/{n}"), ("/a/<int(signed=False):n>", "/a/{n:int}"), ("/a/<int(0, None, None, True):n>", "/a/{n}"),
+    ("/a/<int(min=3):n>", "/a/{n:int}"), ("/a/<float:x>", "/a/{x}"), ("/a/v<path:rest>/b", "/a/{rest:path}"),
+    ("/a/<name>.<path:rest>", "/a/{name:path}"), ("/a/<deep:where>/b", "/a/{where:path}"), ("/a/<word:w>", "/a/{w}")])
 def test_a_flask_rule_as_a_pattern(rule, pattern):
-    assert pattern_of(rule) == pattern
+    own = {"deep": type("Deep", (BaseConverter,), {"regex": "[a-z/]+"}), "word": type("Word", (BaseConverter,), {"regex": "[a-z]+"})}
+    (bound,) = Map([Rule(rule, endpoint="x")], converters=own).iter_rules()
+    assert pattern_of(bound) == pattern
+
+
+@pytest.mark.parametrize("path, strict, answered", [
+    ("/a", True, {"/a"}), ("/a", False, {"/a", "/a/"}), ("/a/", True, {"/a/"}), ("/a/", False, {"/a/", "/a"}),
+    ("/<n>", False, {"/x", "/x/"}), ("/f/<path:p>", False, {"/f/x", "/f/x/"}), ("/", False, {"/"})])
+def test_the_routes_of_a_rule_take_what_flask_answers_by_slashes(path, strict, answered):
+    """Whatever Flask answers, also with a redirect, reaches it."""
+    from gateway.routing import Table
+    rule = Rule(path, endpoint="x", methods=["GET"], strict_slashes=strict)
+    flask = Map([rule]).bind("a.test")
+    table = Table((route, route) for route in undeclared([rule], []))
+    for target in answered:
+        assert flask.test(target)
+        assert table.match(Request("GET", target, [], host="a.test"))
 
 
 @pytest.mark.parametrize("wide, narrow, answer", [
@@ -60,3 +93,131 @@ def test_flasks_own_map_is_understood():
     app.add_url_rule("/a/<int:n>", view_func=lambda n: str(n), methods=["POST"])
     assert [(route.path, route.methods) for route in undeclared(app.url_map.iter_rules(), [])] == [
         ("/a/{n:int}", ("OPTIONS", "POST"))]
+
+
+# -- the view as a target
+
+def asked(body: Body | None = None, seconds: float = SAFETY, clock=None) -> Request:
+    made = Request("POST", "/x", [], body, host="a.test", deadline=Deadline(seconds, clock) if clock else Deadline(seconds))
+    made.id = "id-of-the-request"
+    made.environ = {"REQUEST_METHOD": "POST", "PATH_INFO": "/x", "SERVER_NAME": "a.test", "SERVER_PORT": "80",
+                    "SERVER_PROTOCOL": "HTTP/1.1", "wsgi.url_scheme": "http", "wsgi.errors": None}
+    return made
+
+
+def view_of(function) -> View:
+    app = Flask("x", static_folder=None)
+    app.add_url_rule("/x", view_func=function, methods=["POST"], endpoint="x")
+    app.testing = True                                   # errors come out as they are
+    return View(app.wsgi_app)
+
+
+def test_a_view_answers_with_what_flask_says():
+    answer = view_of(lambda: ("text", 201, {"X-A": "\xe9"}))(asked())
+    assert (answer.status, answer.reason, answer.body) == (201, "CREATED", b"text")
+    assert answer.header("X-A") == "\xe9" and current_request.get() is None
+
+
+@pytest.mark.parametrize("answer, error, text", [
+    (("", 200, {"Content-Disposition": "attachment; filename=\u0142.txt"}), UnsafeField, "beyond latin-1.*Content-Disposition"),
+    (("", 200, {"X-A": "a\x01b"}), UnsafeField, "control character.*X-A"), (("", 200, {"a b": "c"}), UnsafeField, "no.* field name"),
+    (("", "200 \u0142"), ValueError, "no HTTP status"), (("", 42), ValueError, "no HTTP status"),
+    (("", "200 O\nK"), ValueError, "no HTTP status")])
+def test_what_cannot_be_sent_is_the_views_error_and_its_body_is_closed(answer, error, text):
+    closed = []
+
+    def view():
+        made = current_app.make_response(answer)
+        made.call_on_close(lambda: closed.append(True))
+        return made
+
+    with pytest.raises(error, match=text):
+        view_of(view)(asked())
+    assert closed == [True] and current_request.get() is None
+
+
+@pytest.mark.parametrize("swallow", [None, Exception])
+def test_a_view_does_not_outlive_its_time_whatever_it_catches(swallow, monkeypatch):
+    monkeypatch.setattr("gateway.tasks.GRACE", 0.02)
+    caught = []
+
+    def view():
+        while True:
+            try:
+                Event().wait(SAFETY)
+            except swallow or () as error:
+                caught.append(type(error))
+
+    with pytest.raises(DeadlineExceeded):
+        view_of(view)(asked(seconds=0.02))
+    assert caught == ([DeadlineExceeded] if swallow else []) and current_request.get() is None
+
+
+def test_a_deadline_that_is_over_starts_no_view():
+    ran = []
+    made = asked()
+    made.deadline.at = 0.0
+    with pytest.raises(DeadlineExceeded):
+        view_of(lambda: ran.append(1))(made)
+    assert not ran and current_request.get() is None
+
+
+def pieces(*made):
+    """A body's reader: each of them in turn, called."""
+    left = list(made)
+    return Body(lambda size: left.pop(0)() if left else b"", None)
+
+
+def test_waiting_for_the_clients_body_does_not_take_the_views_time():
+    now = [0.0]
+
+    def slow():
+        now[0] += 60                                     # seconds, of a deadline of two
+        gevent.sleep(0.01)
+        return b"piece"
+
+    made = asked(pieces(slow, slow, slow), seconds=2, clock=lambda: now[0])
+    assert view_of(lambda: request.get_data())(made).body == b"piece" * 3
+    assert made.deadline.left() == 2
+
+
+def test_the_time_outside_of_reading_does():
+    def late():
+        Event().wait(0.05)
+        return b"piece"
+
+    def view():
+        request.get_data()
+        Event().wait(SAFETY)
+
+    with pytest.raises(DeadlineExceeded):
+        view_of(view)(asked(pieces(late), seconds=0.02))
+
+
+def test_a_body_that_stands_still_ends_the_view(monkeypatch):
+    monkeypatch.setattr(views, "SILENCE", 0.02)
+    never = Event()
+    with pytest.raises(BodyTimeout):
+        view_of(lambda: request.get_data())(asked(pieces(lambda: b"piece", lambda: never.wait(SAFETY)), seconds=0.01))
+
+
+def test_the_errors_of_a_body_reach_the_view():
+    def broken():
+        raise TruncatedBody("ended early")
+
+    with pytest.raises(TruncatedBody):
+        view_of(lambda: request.get_data())(asked(pieces(broken)))
+
+
+def test_a_streamed_answer_may_read_the_body_and_take_its_time():
+    def view():
+        source = request.stream
+
+        def stream():
+            while piece := source.read(5):
+                yield piece
+        return stream()
+
+    answer = view_of(view)(asked(pieces(lambda: b"piece", lambda: b"piece"), seconds=SAFETY))
+    assert list(answer.body) == [b"piece", b"piece"]
+    answer.body.close()

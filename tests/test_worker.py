@@ -7,7 +7,7 @@ import re
 import socket
 import ssl
 import subprocess
-from types import SimpleNamespace
+from functools import partial
 
 import gevent
 import pytest
@@ -15,8 +15,7 @@ from flask import Flask, Response, request, send_file, stream_with_context
 from gevent.event import Event
 from gunicorn.config import Config
 
-from gateway import clients
-from gateway import worker as worker_module
+from gateway import clients, connections
 from gateway.errors import MalformedBody, TruncatedBody, UpstreamTruncated
 from gateway.reader import reset
 from gateway.worker import GatewayWorker
@@ -591,11 +590,14 @@ def test_dismissed_connections_end_without_a_byte(run, served, sent, dismiss, en
         if sent:
             client.sendall(sent)
             with gevent.Timeout(10):
-                while not next(iter(running.worker._waiting._clients)).begun:
+                while not running.worker._heads._clients:
                     gevent.sleep(0.002)
-        {"idle": lambda: running.worker._waiting.dismiss_idle(), "fresh": lambda: running.worker._waiting.dismiss_idle(fresh=True),
-         "overdue": lambda: running.worker._waiting.dismiss_overdue(0)}[dismiss]()
-        if ended:
+        for clients_ in (running.worker._waiting, running.worker._heads):
+            {"idle": clients_.dismiss_idle, "fresh": partial(clients_.dismiss_idle, fresh=True),
+             "overdue": partial(clients_.dismiss_overdue, 0)}[dismiss]()
+        if ended and sent:
+            assert read_all(client).startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+        elif ended:
             assert client.recv(100) == b""
         else:
             client.sendall(GET[len(sent):])
@@ -661,7 +663,7 @@ def test_max_requests_ends_the_main_loop(run):
 
 
 def test_a_slow_body_is_not_waited_for_forever(run, monkeypatch):
-    monkeypatch.setattr(worker_module, "IO_TIMEOUT", 0.05)
+    monkeypatch.setattr(connections, "IO_TIMEOUT", 0.05)
     with run(reading).connect() as client:
         client.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\na")
         assert b"truncated_body" in read_all(client)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from math import inf
 from time import monotonic
 from typing import TypeVar
 
@@ -47,7 +48,7 @@ class Circuit:
         self.clock = clock
         self.failure = ""                                # why it is paused, or was refused last
         self._followed = self._paused = False
-        self._until, self._length, self._failed_at = 0.0, 0.0, -CALM
+        self._until, self._length, self._failed_at = 0.0, 0.0, -inf
 
     @property
     def usable(self) -> bool:

@@ -85,21 +85,22 @@ class Flights:
         if cacheable:
             self._strikes = 0
             self._uncacheable.pop(key, None)
-            self._resting.pop(key, None)
+            for reached in (True, False):
+                self._resting.pop((key, reached), None)
         else:
             self._strikes += 1
             self._remember(self._uncacheable, key, UNCACHEABLE_FOR)
 
-    def rest(self, key: Any) -> None:
-        """The upstream failed for this key."""
-        self._remember(self._resting, key, RESTING_FOR)
+    def rest(self, key: Any, reached: bool) -> None:
+        """The upstream failed for this key: it answered with an error, or was not ``reached`` at all."""
+        self._remember(self._resting, (key, reached), RESTING_FOR)
 
     def worth_waiting(self, key: Any) -> bool:
         """May the answer be one that several can have?"""
         return self._strikes < STRIKES and not self._holds(self._uncacheable, key)
 
-    def resting(self, key: Any) -> bool:
-        return self._holds(self._resting, key)
+    def resting(self, key: Any, reached: bool) -> bool:
+        return bool(self._resting) and self._holds(self._resting, (key, reached))
 
     def _remember(self, table: OrderedDict[Any, float], key: Any, seconds: float) -> None:
         table[key] = self.clock() + seconds

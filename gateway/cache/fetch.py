@@ -7,25 +7,23 @@ stored as the rules say, a 304 freshens what was stored, and an error may be cov
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Callable
 from copy import copy
-from typing import Any, Protocol
 
 from ..config import Cache as Policy
-from ..deadline import Deadline
 from ..errors import ClientDisconnected, DeadlineExceeded, GatewayError, UpstreamError
 from ..message import Headers, Request, Response
 from ..tasks import current_request, spawn
 from . import flags, rules
-from .asked import CONDITIONS, Asked
+from .asked import CONDITIONS
 from .coalesce import ABANDONED, FAILED, FLYING, STORED, UNCACHEABLE, Flight, Flights
 from .conditional import answer
 from .entry import Entry, Variants
 from .fields import opaque
 from .invalidate import resolved
-from .key import normal, select
+from .key import select
+from .miss import HttpStore, Miss, detached, url_of
 from .report import Numbers, Report
 from .tee import Tee
 
@@ -35,46 +33,6 @@ MOST_COUNTED = 10_000                                    # keys whose uses are c
 LEASE = 10.0                                             # seconds another worker's fetch is waited for, at most
 
 log = logging.getLogger("gateway")
-
-
-class HttpStore(Protocol):
-    """What is needed of the store (httpstore.py)."""
-
-    def get(self, key: str) -> Variants | None: ...
-
-    def put(self, key: str, variants: Variants, keep: float, begun: float) -> None: ...
-
-    def delete(self, key: str) -> None: ...
-
-    def purge(self, *, url: str) -> int: ...
-
-    def lease(self, key: str, seconds: float) -> Any: ...
-
-    def wait(self, key: str, seconds: float) -> Variants | None: ...
-
-
-class Miss:
-    """One request that goes on, with what was found for it. ``reason`` is the fwd of Cache-Status."""
-
-    __slots__ = ("request", "asked", "key", "entry", "reason", "personal", "variants", "alone")
-
-    def __init__(self, request: Request, asked: Asked | None, key: str, entry: Entry | None, reason: str, personal: bool,
-                 variants: Variants | None = None) -> None:
-        self.request = request
-        self.asked = asked
-        self.key = key
-        self.entry = entry
-        self.reason = reason
-        self.personal = personal
-        self.variants = variants
-        self.alone = False
-
-    @property
-    def flight_key(self) -> Any:
-        """Requests that Vary is known to tell apart do not wait for each other."""
-        if self.variants is None or not self.variants.entries[0].vary:
-            return self.key
-        return self.key, *(normal(name, self.request.header_list(name)) for name, _ in self.variants.entries[0].vary)
 
 
 class Fetch:
@@ -96,8 +54,9 @@ class Fetch:
             return self._nothing(miss)
         if miss.request.method == "HEAD":
             return self._head(miss)
-        if miss.entry is not None and self.flights.resting(miss.key) and self._covers(miss, reached=True):
-            return self._stale(miss, miss.entry, "the upstream failed a moment ago")
+        for reached in (True, False):
+            if miss.entry is not None and self.flights.resting(miss.key, reached) and self._covers(miss, reached=reached):
+                return self._stale(miss, miss.entry, "the upstream failed a moment ago")
         for _ in range(MOST_FLIGHTS):
             if not self._shares(miss):
                 break
@@ -177,7 +136,7 @@ class Fetch:
             return self._validated(miss, entry, response, begun, flight)
         if entry is not None and response.status in rules.ERRORS and self._covers(miss, reached=True):
             close(response)
-            self.flights.rest(miss.key)
+            self.flights.rest(miss.key, True)
             if flight is not None:
                 self.flights.land(flight, STORED, entry)
             return self._stale(miss, entry, f"the upstream answered {response.status}")
@@ -221,7 +180,7 @@ class Fetch:
         if not isinstance(made, str) and not self._used_enough(miss.key):
             made = "uses"
         if isinstance(made, str):
-            self._refused(miss, made, flight)
+            self._refused(miss, made, flight, forget=response.status < 500)
             return self._dressed(miss, response, None, made)
         if isinstance(body, bytes):
             self._keep(miss, made, begun, flight)
@@ -258,14 +217,14 @@ class Fetch:
         if flight is not None:
             self.flights.land(flight, STORED if sharable else UNCACHEABLE, entry)
 
-    def _refused(self, miss: Miss, reason: str, flight: Flight | None) -> None:
-        """Not stored; and what was stored before is no longer what the upstream says."""
+    def _refused(self, miss: Miss, reason: str, flight: Flight | None, forget: bool = True) -> None:
+        """Not stored; and what was stored before is no longer what the upstream says, unless that was an error."""
         self.numbers.refused(reason)
         if reason != "uses":
             self.flights.learn(miss.key, False)
         if flight is not None:
             self.flights.land(flight, UNCACHEABLE)
-        if miss.entry is not None:
+        if forget and miss.entry is not None:
             known = self.store.get(miss.key)
             left = known.without(miss.entry) if known is not None else None
             if left is None or not left.entries:
@@ -286,14 +245,15 @@ class Fetch:
 
     def _covers(self, miss: Miss, *, reached: bool) -> bool:
         window = miss.asked.stale_if_error if miss.asked is not None else None
-        return miss.entry is not None and rules.may_replace_error(miss.entry, self.clock(), reached=reached, window=window)
+        entry = None if miss.beside else miss.entry
+        return entry is not None and rules.may_replace_error(entry, self.clock(), reached=reached, window=window)
 
     def _failed(self, miss: Miss, error: GatewayError) -> Response:
         """The stale answer in place of an error where it may be; else the error."""
         reached = not isinstance(error, (UpstreamError, DeadlineExceeded))
         if miss.entry is None or error.status < 500 or not self._covers(miss, reached=reached):
             raise error
-        self.flights.rest(miss.key)
+        self.flights.rest(miss.key, reached)
         return self._stale(miss, miss.entry, error.code)
 
     def _stale(self, miss: Miss, entry: Entry, detail: str) -> Response:
@@ -304,10 +264,12 @@ class Fetch:
 
     def refresh(self, miss: Miss) -> None:
         """Fetch it anew beside this request, unless somebody does already or the upstream has just failed."""
-        if miss.flight_key in self.flights.flying or self.flights.resting(miss.key):
+        resting = self.flights.resting(miss.key, True) or self.flights.resting(miss.key, False)
+        if resting or miss.flight_key in self.flights.flying:
             return
         flight = self.flights.lead(miss.flight_key)
         beside = Miss(detached(miss.request), None, miss.key, miss.entry, miss.reason, miss.personal, miss.variants)
+        beside.beside = True
         spawn(self._refresh, beside, flight)
 
     def _refresh(self, miss: Miss, flight: Flight) -> None:
@@ -333,7 +295,7 @@ class Fetch:
             log.exception("a stored answer for %s could not be refreshed", miss.request.path)
         finally:
             if result == "failed":
-                self.flights.rest(miss.key)
+                self.flights.rest(miss.key, True)
             self.flights.land(flight, ABANDONED)
             self.numbers.refreshed(result)
 
@@ -404,22 +366,6 @@ class Fetch:
         """504: only what is stored was wanted (section 5.2.1.7)."""
         status = self.report.forwarded(miss.reason, 0, miss.key, detail="only-if-cached")
         return Response(504, [("Cache-Control", "no-store"), ("Content-Length", "0"), ("Cache-Status", status)], b"")
-
-
-def detached(request: Request) -> Request:
-    """The request as nobody's: its client may leave, and it has the whole time again."""
-    sent = copy(request)
-    sent.connection = None
-    sent.attempts, sent.notes = [], {}
-    sent.deadline = Deadline(request.deadline.seconds)
-    if sent.environ is not None:
-        sent.environ = {**sent.environ, "wsgi.input": io.BytesIO()}
-        sent.environ.pop("gateway.connection", None)
-    return sent
-
-
-def url_of(request: Request) -> str:
-    return f"{request.scheme}://{request.host.lower()}{request.target}"
 
 
 def close(response: Response) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from time import time
 
 from ..tasks import offload, spawn
+from .journal import private
 
 SHARE = 1 / 16
 FREE = 0.1
@@ -178,11 +179,6 @@ class FileTier:
 
     def __repr__(self) -> str:
         return f"file {self.path}: at most {self.limit} bytes"
-
-
-def private(path: str, flags: int) -> int:
-    """Open for the owner only."""
-    return os.open(path, flags, 0o600)
 
 
 def remove(path: Path) -> None:

@@ -14,7 +14,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 from ..tasks import spawn
 from .purge import KINDS, Purge
@@ -31,7 +31,7 @@ class Journal:
     def __init__(self, path: str | os.PathLike[str], limit: int = LONGEST) -> None:
         self.path = Path(path)
         self.limit = limit
-        self._inode, self._offset = 0, 0
+        self._file: IO[bytes] | None = None              # held open, so that no other file gets its inode
         self._stopped: threading.Event | None = None
 
     def start(self, heard: Callable[[Purge], None]) -> None:
@@ -43,6 +43,7 @@ class Journal:
     def stop(self) -> None:
         if self._stopped is not None:
             self._stopped.set()
+        self.close()
 
     def _follow(self, stopped: threading.Event, heard: Callable[[Purge], None]) -> None:
         while not stopped.wait(POLL):
@@ -69,10 +70,10 @@ class Journal:
             return False
         return True
 
-    def _locked(self) -> Any:
+    def _locked(self) -> IO[bytes]:
         """The file, opened for appending and locked; not one that was replaced meanwhile."""
         while True:
-            file = open(self.path, "ab")
+            file = open(self.path, "ab", opener=private)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 if os.fstat(file.fileno()).st_ino == os.stat(self.path).st_ino:
@@ -84,36 +85,46 @@ class Journal:
                 raise
             file.close()
 
-    def _shorten(self, file: Any) -> None:
+    def _shorten(self, file: IO[bytes]) -> None:
         """Keep the newer half, under a floor at the time of the last one dropped."""
         file.flush()
         lines = self.path.read_bytes().splitlines(keepends=True)
         half = len(lines) // 2
         floor = max((purge.at for purge in parsed(lines[:half])), default=0.0)
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        temporary.write_bytes(line_of(Purge("everything", "", False, floor)) + b"".join(lines[half:]))
+        with open(temporary, "wb", opener=private) as shorter:
+            shorter.write(line_of(Purge("everything", "", False, floor)) + b"".join(lines[half:]))
         temporary.replace(self.path)
 
     def read(self) -> list[Purge]:
         """What was written since the last call; all of it the first time, and again when the file was replaced."""
+        file = self._file
         try:
             found = os.stat(self.path)
+            if file is None or os.fstat(file.fileno()).st_ino != found.st_ino:
+                self.close()
+                file = self._file = open(self.path, "rb")
         except FileNotFoundError:
             return []
-        if found.st_ino != self._inode or found.st_size < self._offset:
-            self._inode, self._offset = found.st_ino, 0
-        if found.st_size == self._offset:
+        if found.st_size == file.tell():
             return []
-        with open(self.path, "rb") as file:
-            self._inode = os.fstat(file.fileno()).st_ino
-            file.seek(self._offset)
-            text = file.read()
+        text = file.read()
         whole = text.rfind(b"\n") + 1
-        self._offset += whole
+        file.seek(whole - len(text), os.SEEK_CUR)
         return list(parsed(text[:whole].splitlines()))
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def __repr__(self) -> str:
         return f"Journal({self.path})"
+
+
+def private(path: str, flags: int) -> int:
+    """Open for the owner only."""
+    return os.open(path, flags, 0o600)
 
 
 def line_of(purge: Purge) -> bytes:

@@ -24,7 +24,7 @@ from typing import Any
 
 from ..tasks import spawn
 from .purge import KINDS, Purge
-from .redis_tier import RedisTier, connect
+from .redis_tier import RedisTier, connect, disconnect
 
 BLOCK = 0.4                     # seconds that one XREAD waits for something new
 KEPT = 50_000                   # purges in the log, about
@@ -148,7 +148,7 @@ class RedisLog:
 
     def _disconnect(self) -> None:
         if self._client is not None:
-            self._client.close()
+            disconnect(self._client)
             self._client = None
 
     def __repr__(self) -> str:

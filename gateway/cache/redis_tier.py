@@ -91,7 +91,7 @@ class RedisTier:
 
     def close(self) -> None:
         if self._client is not None:
-            self._client.close()
+            disconnect(self._client)
             self._client = None
 
     def __repr__(self) -> str:
@@ -148,6 +148,17 @@ def connect(url: str, timeout: float, connections: int = CONNECTIONS) -> Any:
     timeouts = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
     sentinel = redis.Sentinel(addresses, sentinel_kwargs=timeouts, db=int(database or 0), **options)
     return sentinel.master_for(name, connection_pool_class=blocking_sentinel_pool(), max_connections=connections, timeout=timeout)
+
+
+def disconnect(client: Any) -> None:
+    """Close every connection of a client."""
+    pool = getattr(client, "connection_pool", None)
+    if pool is None:                                     # a Cluster's, which has pools of its own
+        client.close()
+        return
+    pool.disconnect()
+    for sentinel in getattr(getattr(pool, "sentinel_manager", None), "sentinels", ()):
+        sentinel.connection_pool.disconnect()
 
 
 def blocking_sentinel_pool() -> type:

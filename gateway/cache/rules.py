@@ -8,7 +8,7 @@ refused as            because
 ====================  =====================================================================================================
 ``method``            only GET, and POST where the route says so
 ``request``           the request says no-store (5.2.1.5)
-``partial``           206 and 304 are parts of something (3.3, 3.4)
+``partial``           206 and 304 are parts of something (3.3, 3.4), and a composition without all its parts is no answer to keep
 ``vary``              Vary: * (4.1)
 ``set-cookie``        it makes a cookie for one client, and the route does not share those
 ``no-store``          (5.2.2.5), unless must-understand says otherwise of a status known here (5.2.2.3)
@@ -107,7 +107,7 @@ def forbidden(request: Request, asked: dict[str, list[str]], status: int, fields
         return "method"
     if "no-store" in directives(asked.get("cache-control", ())):
         return "request"
-    if status in (206, 304) or status < 200:
+    if status in (206, 304) or status < 200 or "x-partial" in fields:
         return "partial"
     if "*" in names(fields.get("vary", ())):
         return "vary"

@@ -25,14 +25,15 @@ from time import time
 from typing import Any
 
 from ..config import Cache as Policy
-from ..message import Handler, Headers, Request, Response
+from ..message import Handler, Request, Response
 from . import flags, rules
 from .asked import Asked, asked_of
 from .conditional import answer
 from .entry import Entry
-from .fetch import Fetch, HttpStore, Miss
+from .fetch import Fetch
 from .invalidate import SAFE, invalidated
 from .key import SEPARATOR, KeyOf, caller, select
+from .miss import HttpStore, Miss
 from .report import Numbers, Report
 
 LARGEST_KEY_BODY = 65536                                 # bytes of a POST that is told apart by its body
@@ -116,24 +117,24 @@ class Cache:
 
     def _bypass(self, request: Request, reason: str, detail: str) -> Response:
         self.numbers.outcome(reason)
-        response = self.next(request)
-        self._add(response.headers, self.report.forwarded(reason, response.status, "", detail=detail))
-        return response
+        return self._passed(self.next(request), reason, detail)
 
     def _other(self, request: Request) -> Response:
         """A method that is not served from the cache. Some of them change what is in it."""
-        response = self._bypass(request, "method", request.method)
+        self.numbers.outcome("method")
+        response = self.next(request)
         if request.method not in SAFE:
             for url in invalidated(request, response):
                 self.store.purge(url=url)
             if request.method == "POST":
                 self.fetch.keep_posted(request, response, self.key_of(request), self._personal(request))
-        return response
+        return self._passed(response, "method", request.method)
 
-    def _add(self, headers: Headers, status: str) -> None:
-        headers.append(("Cache-Status", status))
+    def _passed(self, response: Response, reason: str, detail: str) -> Response:
+        response.headers.append(("Cache-Status", self.report.forwarded(reason, response.status, "", detail=detail)))
         if self._dress:
-            headers.append(("X-Accel-Expires", "0"))
+            response.headers.append(("X-Accel-Expires", "0"))
+        return response
 
     def __repr__(self) -> str:
         policy = self.policy

@@ -30,6 +30,7 @@ SERVICES = ("users", "orders", "inventory")
 PACKAGE = Path(__file__).resolve().parent.parent
 READY_WITHIN = 60.0                     # seconds until everything must answer
 HIGHEST = 65535 - 1902
+OTHERS = range(8100, HIGHEST, 100)      # proposed instead of ports in use, the first that is free
 SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/opt/homebrew/bin")    # where nginx is and a user's PATH may not look
 
 TRY = (                                 # what to type, and what it shows
@@ -121,9 +122,21 @@ class NotReady(Exception):
 
 
 def refuse_used(ports: Ports) -> None:
-    """Raises PortsUsed naming every port of the demo that is not free."""
+    """Raises PortsUsed naming every port of the demo that is not free, and a number for which all are."""
     if not 0 < ports.front <= HIGHEST:
         raise PortsUsed(f"Port {ports.front} leaves no room for the others: choose one from 1 to {HIGHEST}.")
+    if used := used_ports(ports):
+        raise PortsUsed("\n".join([*used, advice(len(ports.instances) > 1)]))
+
+
+def advice(nginx: bool) -> str:
+    """How to start the demo where nothing is in its way."""
+    free = next((front for front in OTHERS if not used_ports(Ports(front, nginx))), "N")
+    return f'Free it, or choose other ports: make run ARGS="--port {free}", which is gateway demo --port {free}'
+
+
+def used_ports(ports: Ports) -> list[str]:
+    """A sentence for each port of the demo that cannot be had."""
     used = []
     for port, what in ports.by_name().items():
         with socket.socket() as probe:
@@ -133,8 +146,7 @@ def refuse_used(ports: Ports) -> None:
             except OSError as error:
                 reason = "in use" if error.errno == errno.EADDRINUSE else f"not to be had ({error.strerror})"
                 used.append(f"Port {port} is {reason}; the demo needs it for {what}.")
-    if used:
-        raise PortsUsed("\n".join([*used, "Free it, or choose other ports: gateway demo --port 18000"]))
+    return used
 
 
 def find_nginx() -> str | None:

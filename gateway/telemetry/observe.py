@@ -81,6 +81,16 @@ class Observe:
             response.body = Observed(self, request, begun, response.status, body)
         return response
 
+    def refused(self, request: Request, error: GatewayError) -> Response:
+        """The answer to what never became a request: measured and logged like one."""
+        begun = perf_counter()
+        request.id = new_id()
+        self.in_flight.inc()
+        response = self.problem(error, request)
+        set_id(response, request.id)
+        self.finish(request, begun, response.status, len(response.read(65536)), error.flag, error)
+        return response
+
     def problem(self, error: GatewayError, request: Request) -> Response:
         """The answer of an error; a bare one when even that fails."""
         try:
@@ -125,6 +135,8 @@ class Observed:
 
     def __iter__(self) -> Iterator[bytes]:
         try:
+            if not getattr(self.stream, "ready", True):
+                yield b""                        # the head goes out now: the first piece may be long in coming
             for piece in self.stream:
                 yield piece
                 self.sent += len(piece)
@@ -194,7 +206,7 @@ class RouteNumbers:
         self.registry = registry
         self.route = route                       # kept alive: it is found by its id()
         self.name = route.name if route is not None else "none"
-        self.target = target_kind(route)
+        self.target = route.kind if route is not None else "none"
         self.seconds: Histogram = registry.histogram(
             "gateway_request_seconds", "Seconds from the head of a request to the end of its answer.", {"route": self.name})
         self.sent = registry.counter("gateway_response_bytes_total", "Bytes of response bodies.", {"route": self.name})
@@ -251,13 +263,6 @@ class UpstreamNumbers:
         if known:
             self._attempts[key] = children
         return children
-
-
-def target_kind(route: Any) -> str:
-    """What answers a route: upstream, aggregate, respond or view; ``none`` where no route matched."""
-    if route is None:
-        return "none"
-    return next((kind for kind in ("upstream", "aggregate", "respond") if getattr(route, kind, None)), "view")
 
 
 def defect(caught: Exception, request: Request) -> InternalError:

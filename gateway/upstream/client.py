@@ -19,7 +19,7 @@ from time import monotonic
 from ..config import Upstream as Settings
 from ..errors import ConfigError, GatewayError, PoolExhausted, UpstreamTimeout
 from ..message import Attempt, Body, Call, Response
-from .address import Address, parse_instance
+from ..values import Address, parse_instance
 from .balancer import RULES, Balancer
 from .connecting import Connector
 from .dns import Resolver
@@ -161,7 +161,10 @@ class Upstream:
             if head.status == 101:
                 return Response(101, head.headers, b"", head.reason), exchange.detach()
             connection.keep = head.idle
-            return Response(head.status, head.headers, exchange.read_body(head), head.reason), None
+            response = Response(head.status, head.headers, exchange.read_body(head), head.reason)
+            if head.minor == 0:
+                response.version = "1.0"
+            return response, None
         except BaseException as error:
             if not attempt.status:
                 attempt.seconds = monotonic() - begun

@@ -9,7 +9,7 @@ import ssl
 from socket import AF_UNIX
 
 from ..errors import ConnectFailed, ConnectTimeout
-from .address import Address
+from ..values import Address
 from .dns import LookupFailed, Place, Resolver
 from .limit import Limit
 from .tls import TlsConnection

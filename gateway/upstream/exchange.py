@@ -5,7 +5,8 @@ and a body in memory go out in one write. A streamed body is sent by a greenlet 
 may flow at once and an early answer is heard.
 
 States of the connection when it ends: it serves again if the answer is complete, nothing came behind it, the request was sent
-to its end and neither side said ``Connection: close``. It is reset if the request was not sent to its end. Else it is closed.
+to its end and neither side said ``Connection: close``. A 204 or 304 that announces a body (Transfer-Encoding; with 204 also a
+Content-Length) ends it too. It is reset if the request was not sent to its end. Else it is closed.
 """
 
 from __future__ import annotations
@@ -83,6 +84,8 @@ class Exchange:
                     raise UpstreamProtocolError("101 without having been asked")
                 self._rest = data[head.end:]
                 if method == "HEAD" or head.status in BODILESS:
+                    if method != "HEAD" and (head.size == CHUNKED or head.status == 204 and head.size > 0):
+                        head.keep_alive = False          # a body was announced where none may be: it may be under way
                     head.size = 0
                 return head
             data = data[head.end:]

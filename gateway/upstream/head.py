@@ -3,8 +3,9 @@
 RFC 9112 sections 4, 5 and 6, RFC 9110 section 8.6. Lines met before are looked up (fields.py), which is three times as fast as a C
 parser that leaves bytes to be decoded and judged, and stricter. Its rules:
 
-- Lines end with CRLF; a bare LF, a bare CR and every control character but HTAB is an error, as is a space before the colon.
+- Lines end with CRLF; a bare LF, a bare CR and every control character but HTAB is an error.
 - A folded line (obs-fold) is unfolded: a gateway replaces it by a space (RFC 9112 section 5.2).
+- White space before the colon is taken away, as a proxy has to in a response (RFC 9112 section 5.1).
 - At most 64 KB and 200 fields.
 - ``size`` is the length of the body in bytes, CHUNKED or UNTIL_CLOSE; that HEAD, 1xx, 204 and 304 have none is for the caller.
 - Content-Length repeated with one and the same value becomes one field; different or invalid values are an error.
@@ -27,6 +28,7 @@ UNTIL_CLOSE = -2
 
 STATUS_LINE = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9]{2})(?: ([^\x00-\x08\x0a-\x1f\x7f]*))?")
 FOLD = re.compile(rb"\r\n[ \t]+")
+SPACE_BEFORE_COLON = re.compile(rb"\r\n([!#$%&'*+\-.^_`|~0-9A-Za-z]+)[ \t]+:")
 FRAMING = frozenset({"content-length", "connection", "keep-alive", "transfer-encoding"})
 PROTOCOL = b"HTTP/1."
 
@@ -34,12 +36,13 @@ _status_lines: dict[bytes, tuple[int, int, str]] = {}       # those met before, 
 
 
 class Head:
-    """``end`` is where the body starts in the bytes parsed. ``keep_alive`` says whether the connection may serve again, and
+    """``minor`` is that of the version, ``end`` is where the body starts in the bytes parsed. ``keep_alive`` says whether the connection may serve again, and
     ``idle`` for how many seconds the server promises to keep it (``Keep-Alive: timeout=5``), None when it does not say."""
 
-    __slots__ = ("status", "reason", "headers", "size", "keep_alive", "idle", "end")
+    __slots__ = ("minor", "status", "reason", "headers", "size", "keep_alive", "idle", "end")
 
-    def __init__(self, status: int, reason: str, headers: Headers, end: int) -> None:
+    def __init__(self, minor: int, status: int, reason: str, headers: Headers, end: int) -> None:
+        self.minor = minor
         self.status = status
         self.reason = reason
         self.headers = headers
@@ -62,9 +65,9 @@ def parse_head(data: bytes, seen: int = 0) -> Head | None:
     line_end = data.index(b"\r\n")
     line = data[:line_end]
     minor, status, reason = _status_lines.get(line) or _status_line(line)
-    head = Head(status, reason, [], end + 4)
+    head = Head(minor, status, reason, [], end + 4)
     if not _read_fields(head, data[line_end + 2:end].split(b"\r\n") if end > line_end else [], minor):
-        lines = _unfolded(data[line_end:end])
+        lines = _regular(data[line_end:end])
         head.headers.clear()
         if not _read_fields(head, lines, minor):
             if len(lines) > MAX_FIELDS:
@@ -128,11 +131,11 @@ def _refuse_beginning(data: bytes, seen: int) -> None:
         raise UpstreamProtocolError("a line ends with a bare LF")
 
 
-def _unfolded(text: bytes) -> list[bytes]:
-    """The lines of the fields, folded ones joined by a space. ``text`` begins with CRLF."""
+def _regular(text: bytes) -> list[bytes]:
+    """The lines of the fields, folded ones joined by a space, none with a space before its colon. ``text`` begins with CRLF."""
     if text[2:3] in (b" ", b"\t"):
         raise UpstreamProtocolError("white space before the first header field")
-    return FOLD.sub(b" ", text)[2:].split(b"\r\n")
+    return SPACE_BEFORE_COLON.sub(rb"\r\n\1:", FOLD.sub(b" ", text))[2:].split(b"\r\n")
 
 
 def _persistent(value: str, minor: int) -> bool:

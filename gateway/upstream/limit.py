@@ -12,7 +12,6 @@ from time import monotonic
 from typing import Protocol
 
 from ..deadline import Deadline
-from ..errors import DeadlineExceeded
 
 Make = Callable[[], Exception]
 
@@ -61,7 +60,7 @@ class Limit:
         """The error for a wait that lasted as long as it might."""
         if self._own or self.deadline is None:
             return self.error()
-        return DeadlineExceeded(f"the {self.deadline.seconds:g} s of the request are over")
+        return self.deadline.over()
 
     def restart(self) -> None:
         """Give the seconds again from now."""

@@ -41,7 +41,7 @@ from ..deadline import Deadline
 from ..errors import (BadRequest, ConnectFailed, ConnectTimeout, DeadlineExceeded, GatewayError, PoolExhausted, UpstreamClosed,
                       UpstreamProtocolError, UpstreamTimeout)
 from ..message import Body, Call, Headers, Request
-from ..tasks import current_request, event_loop, native_thread
+from ..tasks import current_request, event_loop, give_way, native_thread
 from .client import Upstream
 from .dns import LookupFailed
 from .requests_call import Fixed, NotOurs, take_apart, target_of, timeouts_of
@@ -187,6 +187,8 @@ def exchange(adapter: HTTPAdapter, place: Place, request: PreparedRequest, strea
     # The upstream's read timeout bounds an upload's pauses as well, and those are the caller's: then BodyFile watches the answer.
     upstream = place.timed(connect, None if upload else read)
     call = Call(request.method or "", target, headers, body, deadline=NO_DEADLINE, host=host, timeout=read)
+    if current is not None:
+        give_way(current.deadline)
     try:
         if current is not None:
             call.deadline = Fixed(current.deadline) if upload else current.deadline

@@ -319,6 +319,11 @@ class BodyStream:
     def complete(self) -> bool:
         return self._framing.complete
 
+    @property
+    def ready(self) -> bool:
+        """Has something come that was not given out yet, or will nothing more come?"""
+        return bool(self._kept) or self._framing.complete
+
     def __iter__(self) -> Iterator[bytes]:
         return self
 

@@ -80,15 +80,18 @@ def test_a_route_of_uncacheable_answers_is_learned():
 def test_rest_after_a_failure():
     now = [0.0]
     flights = Flights(lambda: now[0])
-    flights.rest("k")
-    assert flights.resting("k") and not flights.resting("other")
+    flights.rest("k", True)
+    assert flights.resting("k", True) and not flights.resting("other", True) and not flights.resting("k", False)
     now[0] = coalesce.RESTING_FOR
-    assert not flights.resting("k")
+    assert not flights.resting("k", True)
+    flights.rest("k", False)
+    flights.learn("k", True)
+    assert not flights.resting("k", False)
 
 
 def test_what_is_remembered_is_bounded(monkeypatch):
     monkeypatch.setattr(coalesce, "MOST_REMEMBERED", 2)
     flights = Flights()
     for key in "abc":
-        flights.rest(key)
-    assert [flights.resting(key) for key in "abc"] == [False, True, True]
+        flights.rest(key, True)
+    assert [flights.resting(key, True) for key in "abc"] == [False, True, True]

@@ -57,6 +57,7 @@ CC = "Cache-Control"
     ("safety", [("Last-Modified", date(-864000)), (CC, "public")], {"status": 503}, "status"),
     ("3.3", [(CC, "max-age=60"), ("Content-Range", "bytes 0-9/20")], {"status": 206}, "partial"),
     ("3.4", [(CC, "max-age=60")], {"status": 304}, "partial"),
+    ("safety", [(CC, "max-age=60"), ("X-Partial", "orders")], {}, "partial"),
     ("3.5", [(CC, "max-age=60")], {"asked": [("Authorization", "x")]}, "authorization"),
     ("3.5", [(CC, "max-age=60")], {"asked": [("AUTHORIZATION", "x")]}, "authorization"),
     ("3.5", [(CC, "max-age=60, public")], {"asked": [("Authorization", "x")]}, None),

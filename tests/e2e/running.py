@@ -40,9 +40,8 @@ class Running:
 
     def start(self) -> None:
         with self.errors.open("ab") as errors:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "wsgi:application"], cwd=ROOT, env=self.environ,
-                stdout=errors, stderr=errors, stdin=subprocess.DEVNULL)
+            self.process = subprocess.Popen(self.arguments(), cwd=ROOT, env=self.environ, stdout=errors, stderr=errors,
+                                            stdin=subprocess.DEVNULL)
         for _ in range(400):
             if self.process.poll() is not None:
                 raise AssertionError(f"gunicorn ended with {self.process.returncode}:\n{self.errors.read_text()}")
@@ -51,6 +50,9 @@ class Running:
             gevent.sleep(0.025)
         self.stop()
         raise AssertionError(f"no answer:\n{self.errors.read_text()}")
+
+    def arguments(self) -> list[str]:
+        return [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "wsgi:application"]
 
     def answers(self) -> bool:
         """Does a worker take requests? Asked at the admin listener: a request of its own would reach the test's upstream."""

@@ -455,3 +455,55 @@ def test_a_gigabyte_in_constant_memory(serve, tmp_path, direction):
         assert peak_memory(pid) - before < 64 * 1024
     finally:
         running.stop()
+
+
+@pytest.mark.parametrize("raw, status, code", [
+    (b"garbage\r\n\r\n", 400, "bad_request"), (b"GET / HTTP/1.1\r\nHost: a\r\nX Y: 1\r\n\r\n", 400, "bad_request"),
+    (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414, "target_too_long"),
+    (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 9000 + b"\r\n\r\n", 431, "head_too_large"),
+    (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nExpect: tea\r\n\r\nx", 417, "expectation_failed"),
+    (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: tea\r\n\r\n", 501, "not_implemented")])
+def test_what_no_parser_takes_is_answered_and_logged_like_everything_else(gateway, upstream, raw, status, code):
+    answer, fields, body = ask(gateway.port, raw)
+    problem = json.loads(body)
+    assert (answer, problem["code"], field(fields, "Content-Type")) == (status, code, "application/problem+json")
+    assert field(fields, "X-Request-Id") == problem["request_id"]
+    gevent.sleep(0.2)
+    line = next(line for line in map(json.loads, gateway.log.read_text().splitlines()) if line["id"] == problem["request_id"])
+    assert (line["status"], line["route"]) == (status, "none")
+    assert not upstream.heads
+
+
+@pytest.mark.parametrize("method", ["get", "X", "A-METHOD-OF-MORE-THAN-TWENTY-LETTERS"])
+def test_every_token_is_a_method(gateway, upstream, method):
+    assert get(gateway, "/x", method=method)[0] == 200
+    assert upstream.line() == f"{method} /x HTTP/1.1".encode()
+
+
+def test_the_head_of_a_stream_is_not_held_back(serve, tmp_path):
+    go_on = gevent.event.Event()
+
+    def handle(sock, address):
+        sock.recv(65536)
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        assert go_on.wait(10)                            # only once the client has the head
+        sock.close()
+
+    running = Running(tmp_path, f'[upstreams.a]\ninstances = ["http://127.0.0.1:{serve(handle)}"]\n'
+                                f'[[routes]]\npath = "/*"\nupstream = "a"\n')
+    try:
+        with socket.create_connection(("127.0.0.1", running.port), timeout=10) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            data = b""
+            while b"\r\n\r\n" not in data:
+                data += client.recv(65536)
+            assert data.startswith(b"HTTP/1.1 200 OK\r\n") and b"X-Accel-Buffering: no\r\n" in data
+            go_on.set()
+            rest = data.partition(b"\r\n\r\n")[2]
+            while piece := client.recv(65536):
+                rest += piece
+            assert rest == b""                           # cut, and no second answer in its place
+        gevent.sleep(0.2)
+        assert json.loads(running.log.read_text().splitlines()[-1])["flag"] == "UX"
+    finally:
+        running.stop()

@@ -13,7 +13,6 @@ from raw import OK, Peer, Service, get, pool_of
 from gateway.config import Upstream as Settings
 from gateway.deadline import Deadline
 from gateway.errors import ConnectFailed, ConnectTimeout, DeadlineExceeded, UpstreamTimeout
-from gateway.upstream.address import parse_instance
 from gateway.upstream.client import Upstream
 from gateway.upstream.connecting import Connector
 from gateway.upstream.dns import Resolver

@@ -1,0 +1,70 @@
+"""A request that the cache could not answer at once, with what was found for it; and what is needed of the store."""
+
+from __future__ import annotations
+
+import io
+from copy import copy
+from typing import Any, Protocol
+
+from ..deadline import Deadline
+from ..message import Request
+from .asked import Asked
+from .entry import Entry, Variants
+from .key import normal
+
+
+class HttpStore(Protocol):
+    """What is needed of the store (httpstore.py)."""
+
+    def get(self, key: str) -> Variants | None: ...
+
+    def put(self, key: str, variants: Variants, keep: float, begun: float) -> None: ...
+
+    def delete(self, key: str) -> None: ...
+
+    def purge(self, *, url: str) -> int: ...
+
+    def lease(self, key: str, seconds: float) -> Any: ...
+
+    def wait(self, key: str, seconds: float) -> Variants | None: ...
+
+
+class Miss:
+    """One request that goes on, with what was found for it. ``reason`` is the fwd of Cache-Status."""
+
+    __slots__ = ("request", "asked", "key", "entry", "reason", "personal", "variants", "alone", "beside")
+
+    def __init__(self, request: Request, asked: Asked | None, key: str, entry: Entry | None, reason: str, personal: bool,
+                 variants: Variants | None = None) -> None:
+        self.request = request
+        self.asked = asked
+        self.key = key
+        self.entry = entry
+        self.reason = reason
+        self.personal = personal
+        self.variants = variants
+        self.alone = False                               # it waits for nobody, and nobody for it
+        self.beside = False                              # it refreshes what is stored, and no client waits
+
+    @property
+    def flight_key(self) -> Any:
+        """Requests that Vary is known to tell apart do not wait for each other."""
+        if self.variants is None or not self.variants.entries[0].vary:
+            return self.key
+        return self.key, *(normal(name, self.request.header_list(name)) for name, _ in self.variants.entries[0].vary)
+
+
+def detached(request: Request) -> Request:
+    """The request as nobody's: its client may leave, and it has the whole time again."""
+    sent = copy(request)
+    sent.connection = None
+    sent.attempts, sent.notes = [], {}
+    sent.deadline = Deadline(request.deadline.seconds)
+    if sent.environ is not None:
+        sent.environ = {**sent.environ, "wsgi.input": io.BytesIO()}
+        sent.environ.pop("gateway.connection", None)
+    return sent
+
+
+def url_of(request: Request) -> str:
+    return f"{request.scheme}://{request.host.lower()}{request.target}"

@@ -1,0 +1,50 @@
+"""What a route's ``cache`` means for its kind of target. Pure.
+
+A composition says ``no-store`` about itself, for those who would keep it without being told. A route with a ``ttl`` has been told:
+there the route's word is the one that counts. What the composition sends on of the client's request colours its answer, and it
+names none of that in Vary: so it is in the key. A cookie that is sent on keeps the answer out of the cache, as everywhere, unless
+the route says which cookies count.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+from ..config import Cache, Part, Route
+
+USED = re.compile(r"\{(header|cookie)\.([^{}?:|]+)")
+NOT_IN_KEY = frozenset({"cookie", "authorization"})      # the rules look after these two
+
+
+def policy_of(route: Route, cache: Cache) -> Cache:
+    """``cache`` as it holds for ``route``."""
+    if route.aggregate is None:
+        return cache
+    used = {name.lower(): name for part in route.aggregate.values() for name in headers_of(part)}
+    own = {name.lower() for name in cache.key.headers} | NOT_IN_KEY
+    key = cache.key.model_copy(update={
+        "headers": (*cache.key.headers, *(name for lower, name in sorted(used.items()) if lower not in own)),
+        "cookies": with_cookies(cache, route.aggregate)})
+    respect = cache.respect if cache.ttl is None else "policy"
+    return cache.model_copy(update={"key": key, "respect": respect})
+
+
+def with_cookies(cache: Cache, parts: dict[str, Part]) -> tuple[str, ...] | None:
+    """The cookies that count, with those the parts are made of."""
+    if cache.key.cookies is None:
+        return None
+    used = {name for part in parts.values() for kind, name in references(part) if kind == "cookie"}
+    return (*cache.key.cookies, *sorted(used - set(cache.key.cookies)))
+
+
+def headers_of(part: Part) -> Iterator[str]:
+    """The client's fields that a part sends on, or is made of."""
+    yield from part.forward_headers
+    yield from (name for kind, name in references(part) if kind == "header")
+
+
+def references(part: Part) -> Iterator[tuple[str, str]]:
+    for text in (part.from_, *part.headers.values(), json.dumps(part.json_, ensure_ascii=False)):
+        yield from USED.findall(text)

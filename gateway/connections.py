@@ -1,0 +1,269 @@
+"""The connections of a worker: from accept to close, one greenlet each, one request after the other.
+
+::
+
+    handle: [TLS] -> wait -+-> fast lane ----------------------------------> answer -+-> close
+                     ^     +-> read head -> environ -> application -> answer ------- +
+                     +----------------------- keep-alive ----------------------------+
+
+A plainly simple request takes the fast lane (fastlane.py); everything else is read by Gunicorn's parser. Reading and writing are in
+reader.py and writer.py, who waits and who is dismissed in clients.py.
+
+What is refused here, before there is a request, is answered, measured and logged like everything else when the application is the
+gateway's (``refuse``); any other application's clients get Gunicorn's own page.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from datetime import datetime
+from typing import Any
+
+import gevent
+from gunicorn import util
+from gunicorn.http import errors as gunicorn_errors
+from gunicorn.http import wsgi
+from gunicorn.workers.ggevent import GeventWorker
+
+from .clients import Client, Dismissed, Waiting
+from .errors import (BadRequest, ExpectationFailed, GatewayError, HeadTimeout, HeadTooLarge, InternalError, NotAllowedHere,
+                     TargetTooLong)
+from .fastlane import Lane, LaneConnection, Plain
+from .message import REASONS
+from .reader import BodyReader, Connection, Request
+from .writer import ClientGone, ResponseWriter, closing_answer
+
+IO_TIMEOUT = 60.0               # seconds without progress of a body or an answer (nginx: client_body_timeout, send_timeout)
+HEAD_TIMEOUT = 10.0             # seconds for a head, from its first byte on
+UNREAD = 5.0                    # seconds for the rest of a body that the application did not read
+
+REFUSALS: list[tuple[type[Exception], type[GatewayError]]] = [
+    (gunicorn_errors.LimitRequestLine, TargetTooLong), (gunicorn_errors.LimitRequestHeaders, HeadTooLarge),
+    (gunicorn_errors.ExpectationFailed, ExpectationFailed), (gunicorn_errors.UnsupportedTransferCoding, NotAllowedHere),
+    (gunicorn_errors.ConfigurationProblem, InternalError), (gunicorn_errors.ParseException, BadRequest), (ssl.SSLError, BadRequest)]
+
+
+class Serving(GeventWorker):
+    """The half of the worker that serves connections; worker.py is the other."""
+
+    draining: bool
+    _waiting: Waiting
+    _heads: Waiting
+    _lane: Lane | None
+    _tls: ssl.SSLContext | None
+
+    def _count(self) -> None:
+        raise NotImplementedError
+
+    def handle(self, listener: Any, sock: Any, addr: Any) -> None:
+        """Serve one connection until it ends. ``listener`` is the address it was accepted on."""
+        sock.settimeout(IO_TIMEOUT)
+        if isinstance(addr, tuple):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client = Client(listener, sock, addr)
+        try:
+            if self._tls is not None:
+                self._handshake(client, self._tls)
+            while self._serve_one(client):
+                pass
+        except (Dismissed, gevent.GreenletExit):
+            client.lingers = False
+        except OSError as error:                             # Gunicorn's NoMoreData, the end of half a head, among them
+            self.log.debug("The client ended the connection: %s", error)
+        except Exception as error:                           # of Gunicorn's parser: what the client sent is not HTTP
+            self._refuse(client, None, error)
+        finally:
+            client.close()
+
+    def _handshake(self, client: Client, context: ssl.SSLContext) -> None:
+        client.sock = context.wrap_socket(client.sock, server_side=True, do_handshake_on_connect=False,
+                                          suppress_ragged_eofs=self.cfg.suppress_ragged_eofs)
+        client.native = None
+        client.unreader.sock = client.sock
+        self._waiting.enter(client)
+        try:
+            client.sock.do_handshake()
+        finally:
+            self._waiting.leave(client)
+
+    def _serve_one(self, client: Client) -> bool:
+        """Wait for a request and answer it; whether another may follow."""
+        data, client.ahead = client.ahead or self._wait(client), b""
+        if not data:
+            return False
+        lane = self._lane
+        plain = lane.read(data) if lane is not None else None
+        if lane is not None and plain is not None:
+            client.served += 1
+            client.ahead = data[plain.size:]
+            return self._serve_plain(client, plain, lane)
+        client.unreader.unread(data)
+        request = self._read_head(client)
+        client.served += 1
+        going = self.handle_request(client, request)
+        client.ahead = client.unreader.take_buffered()
+        return going
+
+    def _wait(self, client: Client) -> bytes:
+        """The first bytes of the next request; none when there will be no other."""
+        if self.draining and client.served and client.quiet():
+            return b""
+        client.begun = False
+        self._waiting.enter(client)
+        try:
+            return client.wait()
+        finally:
+            self._waiting.leave(client)
+
+    def _read_head(self, client: Client) -> Request:
+        """The request that has begun to arrive, by Gunicorn's parser. Raises HeadTimeout."""
+        client.begun = True
+        self._heads.enter(client)
+        try:
+            request = Request(self.cfg, client.unreader, client.addr, client.served + 1)
+        except Dismissed:
+            raise HeadTimeout(f"the head did not come within {HEAD_TIMEOUT:g} s") from None
+        finally:
+            self._heads.leave(client)
+        client.proxied = request.proxy_protocol_info = request.proxy_protocol_info or client.proxied
+        return request
+
+    def _serve_plain(self, client: Client, plain: Plain, lane: Lane) -> bool:
+        """Answer a request of the fast lane; whether another may follow."""
+        connection = LaneConnection(plain.headers, client, lane)
+        writer = None
+        try:
+            self._count()
+            response = self.wsgi.receive(plain, connection, client.peer)
+            body = response.body
+            if isinstance(body, bytes):
+                data, closing = lane.rendered(plain, response, body, self.draining)
+                connection.started = True
+                client.send(data)
+                return not closing
+            writer = ResponseWriter(plain, client.sock, self.cfg, connection, None, lambda: self.draining)
+            writer.start_response(f"{response.status} {response.reason}", response.headers)
+            self._deliver(body, writer, plain)
+            return not writer.should_close()
+        except OSError as error:
+            self.log.debug("The client did not take the answer: %s", error)
+            return False
+        except Exception as error:
+            self._fail(client, plain, connection, writer, error)
+            return False
+        finally:
+            connection.alive = False
+
+    # A request
+
+    def handle_request(self, client: Client, request: Request) -> bool:
+        """Run the application for one request; whether the connection may carry another."""
+        began = datetime.now()
+        connection = Connection(request.raw_headers, client.sock, client.peer or "unix", client.unreader)
+        writer: ResponseWriter | None = None
+        environ: dict[str, Any] = {}
+        try:
+            self.cfg.pre_request(self, request)
+            writer, environ = self._environ(client, request, connection)
+            self._count()
+            self._respond(environ, writer)
+            return not connection.taken and self._may_go_on(client, writer)
+        except StopIteration:                                # an application that has used the socket itself
+            return False
+        except ClientGone as error:
+            self.log.debug("The client did not take the answer: %s", error)
+            return False
+        except gevent.GreenletExit:                          # graceful_timeout is over
+            if writer is not None:
+                writer.cut()
+            return False
+        except BaseException as error:                       # SystemExit and gevent.Timeout of the application among them
+            self._fail(client, request, connection, writer, error)
+            return False
+        finally:
+            connection.alive = False
+            if writer is not None:
+                self.log.access(writer, request, environ, datetime.now() - began)
+            try:
+                self.cfg.post_request(self, request, environ, writer)
+            except Exception:
+                self.log.exception("Exception in post_request hook")
+
+    def _environ(self, client: Client, request: Request, connection: Connection) -> tuple[ResponseWriter, dict[str, Any]]:
+        """Gunicorn's environ, with the body, the connection and the writer of this worker."""
+        expects, request._expected_100_continue = request._expected_100_continue, False
+        body = BodyReader(request, client.unreader)
+        writer, environ = wsgi.create(request, client.sock, client.addr, client.listener, self.cfg, response_class=ResponseWriter,
+                                      response_args=(connection, body, lambda: self.draining))
+        if expects:
+            body.announce(writer.send_continue)
+        environ["wsgi.input"] = body
+        environ["wsgi.multithread"] = True
+        environ["gateway.connection"] = connection
+        return writer, environ
+
+    def _respond(self, environ: dict[str, Any], writer: ResponseWriter) -> None:
+        result = self.wsgi(environ, writer.start_response)
+        if self.is_already_handled(result):
+            raise StopIteration
+        self._deliver(result, writer, writer.req)
+
+    def _deliver(self, result: Any, writer: ResponseWriter, request: Request | Plain) -> None:
+        """Write the answer. What the application returned is closed, whatever happens."""
+        try:
+            if type(result) is list:
+                writer.answer(b"".join(result))
+                return
+            for piece in result:
+                writer.write(piece)
+            writer.finish()
+        finally:
+            if hasattr(result, "close"):
+                try:
+                    result.close()
+                except Exception:                            # the answer is what it is; the next request is not to suffer
+                    self.log.exception("Closing the answer to %s %s", request.method, request.uri)
+
+    def _may_go_on(self, client: Client, writer: ResponseWriter) -> bool:
+        """After a complete answer: is the connection fit for another request?"""
+        body = writer.body
+        fit = body is None or body.done
+        if body is not None and not fit and not writer.should_close():
+            with gevent.Timeout(UNREAD, False):
+                fit = body.discard()
+        client.lingers = not fit
+        return fit and not writer.should_close()
+
+    def _fail(self, client: Client, request: Request | Plain, connection: Connection, writer: ResponseWriter | None,
+              error: BaseException) -> None:
+        """The application failed: 500 where nothing was sent yet, else the answer is cut."""
+        if writer is not None and writer.headers_sent and connection.alive:
+            writer.cut()
+        elif connection.alive and not connection.taken:
+            self._refuse(client, request, error)
+            return
+        if isinstance(error, GatewayError):                  # it has its line in the request log
+            self.log.debug("The answer to %s %s was cut: %r", request.method, request.uri, error)
+        else:
+            self.log.error("Error handling request %s %s", request.method, request.uri, exc_info=error)
+
+    def _refuse(self, client: Client, request: Request | Plain | None, error: BaseException) -> None:
+        """Answer what cannot be served, and end the connection. ``request`` is None when it could not be read."""
+        client.lingers = True
+        if not hasattr(self.wsgi, "refuse"):
+            if isinstance(error, HeadTimeout):
+                util.write_error(client.sock, error.status, REASONS[error.status], "")
+                return
+            self.handle_error(None if isinstance(request, Plain) else request, client.sock, client.addr, error)
+            return
+        if not isinstance(error, GatewayError):
+            kind = next((kind for of, kind in REFUSALS if isinstance(error, of)), InternalError)
+            if kind is InternalError:
+                self.log.error("Error handling request", exc_info=error)
+            cause, error = error, kind(str(error))
+            error.__cause__ = cause
+        try:
+            client.send(closing_answer(self.wsgi.refuse(error, client.peer)))
+        except OSError as gone:
+            self.log.debug("The client did not take the answer: %s", gone)

@@ -1,0 +1,240 @@
+"""Purges: what a mark is about, hard and soft, marks and journals that stay small, and every worker hearing of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import gevent
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from stored import entry_of, until, variants_of
+
+from gateway.cache import journal as journals
+from gateway.cache import purge as purges
+from gateway.cache.entry import Variants
+from gateway.cache.journal import Journal
+from gateway.cache.purge import Marks, Purge, addresses, normal, parsed_purge
+
+ROOT = Path(__file__).parents[2]
+URL = "https://shop.test/api/a?b=1"
+
+
+def marks_of(*made: Purge) -> Marks:
+    marks = Marks()
+    for purge in made:
+        marks.add(purge)
+    return marks
+
+
+def hit(marks: Marks, *, url: str = URL, tags=("red", "blue"), at: float = 100.0) -> bool:
+    return marks.apply(variants_of(url, tags=tags, at=at)) is None
+
+
+# -- what is meant
+
+@pytest.mark.parametrize("kind, value, expected", [
+    ("url", URL, True), ("url", "//shop.test/api/a?b=1", True), ("url", "/api/a?b=1", True),
+    ("url", "/api/a", False), ("url", "http://shop.test/api/a?b=1", False), ("url", "https://other.test/api/a?b=1", False),
+    ("url", URL + "2", False), ("url", "//other.test/api/a?b=1", False),
+    ("prefix", "https://shop.test/api/", True), ("prefix", URL, True), ("prefix", "//shop.test/", True), ("prefix", "/api", True),
+    ("prefix", "/", True), ("prefix", "/API", False), ("prefix", URL + "2", False), ("prefix", "https://shop.test/b", False),
+    ("tag", "red", True), ("tag", "blue", True), ("tag", "re", False), ("tag", "Red", False), ("tag", "red blue", False),
+    ("everything", "", True), ("key", URL, False), ("view", "", False),
+])
+@pytest.mark.parametrize("soft", [False, True])
+def test_what_a_mark_is_about(kind, value, expected, soft):
+    marks = marks_of(Purge(kind, value, soft, 100.0))
+    hard, softly = marks.purged(entry_of(URL, tags=("red", "blue"), at=1.0))
+    assert ((softly if soft else hard) == 100.0) is expected
+    assert (hard if soft else softly) == 0.0
+
+
+@pytest.mark.parametrize("at, gone", [(99.9, True), (100.0, True), (100.001, False)])
+def test_only_what_was_asked_for_before(at, gone):
+    assert hit(marks_of(Purge("tag", "red", False, 100.0)), at=at) is gone
+
+
+def test_the_latest_of_several_counts():
+    marks = marks_of(Purge("tag", "red", False, 100.0), Purge("tag", "red", False, 50.0), Purge("url", URL, False, 80.0))
+    assert hit(marks, at=99) and hit(marks, at=100) and not hit(marks, at=101)
+
+
+def test_each_entry_of_a_list_by_itself():
+    old, new, other = entry_of(tags=["a"], at=10.0), entry_of(tags=["a"], at=200.0), entry_of(tags=["b"], at=10.0)
+    marks = marks_of(Purge("tag", "a", False, 100.0))
+    left = marks.apply(Variants([old, new, other]))
+    assert left is not None and left.entries == [new, other]
+    kept = Variants([new, other])
+    assert marks.apply(kept) is kept, "nothing to change: the same object"
+
+
+@pytest.mark.parametrize("at, expires, expected", [
+    (10.0, 160.0, (100.0, 130.0, 160.0)),                # fresh until 160, stale 30 and 60 longer; purged at 100
+    (10.0, 90.0, (90.0, 120.0, 150.0)),                  # was stale before
+    (101.0, 160.0, (160.0, 190.0, 220.0)),               # newer than the purge
+])
+def test_soft_makes_stale_and_keeps_the_windows(at, expires, expected):
+    variants = variants_of(tags=["a"], at=at, lifetime=expires - at, stale=30.0)
+    left = marks_of(Purge("tag", "a", True, 100.0)).apply(variants)
+    assert left is not None
+    [entry] = left.entries
+    assert (entry.expires, entry.stale_while_revalidate, entry.stale_if_error) == expected
+    assert variants.entries[0].expires == expires, "what others hold is not changed"
+
+
+def test_soft_and_hard_together():
+    both = marks_of(Purge("tag", "red", True, 100.0), Purge("everything", "", False, 50.0))
+    assert hit(both, at=40) and not hit(both, at=60)
+
+
+@pytest.mark.parametrize("url, expected", [
+    ("https://a/b?c", ("https://a/b?c", "//a/b?c", "/b?c")), ("http://a", ("http://a", "//a")), ("odd", ("odd",))])
+def test_the_ways_to_write_an_address(url, expected):
+    assert addresses(url) == expected
+
+
+@pytest.mark.parametrize("address, expected", [
+    ("HTTPS://Shop.Test/A?b#c", "https://shop.test/A?b"), ("//Shop.Test/A", "//shop.test/A"), ("/A#x", "/A"), ("/", "/"),
+    ("http://shop.test", "http://shop.test"), ("http://[::1]:80/a", "http://[::1]:80/a")])
+def test_addresses_are_read(address, expected):
+    assert normal(address) == expected
+
+
+@pytest.mark.parametrize("address", ["", "shop.test/a", "ftp://shop.test/a", "a b", "http:/a", "//", "https://", "///a", "#"])
+def test_what_is_no_address(address):
+    with pytest.raises(ValueError):
+        parsed_purge(address, None, None, False, False, 0.0)
+
+
+@pytest.mark.parametrize("given_", [
+    {}, {"url": "/a", "tag": "b"}, {"everything": True, "tag": "b"}, {"tag": ""}, {"prefix": ""}])
+def test_one_thing_at_a_time(given_):
+    arguments = {"url": None, "prefix": None, "tag": None, "everything": False, **given_}
+    with pytest.raises(ValueError):
+        parsed_purge(**arguments, soft=False, at=0.0)
+
+
+# -- marks stay small
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("kind", ["tag", "url", "prefix"])
+def test_the_oldest_marks_become_a_floor(monkeypatch, kind, soft):
+    monkeypatch.setattr(purges, "MOST_MARKS", 10)
+    marks = marks_of(*(Purge(kind, f"/{number}", soft, float(number)) for number in range(1, 31)))
+    assert len(marks._hard) + len(marks._soft) == 10
+    assert (marks.soft_floor if soft else marks.floor) == 20.0
+    assert sum(marks._lengths.values()) == (10 if kind == "prefix" else 0)
+    assert soft or hit(marks, url="http://other.test/", tags=(), at=20.0) and not hit(marks, url="http://x/", tags=(), at=20.1)
+
+
+def test_a_mark_made_again_stays_longer(monkeypatch):
+    monkeypatch.setattr(purges, "MOST_MARKS", 2)
+    marks = marks_of(*(Purge("tag", tag, False, at) for tag, at in (("a", 1.0), ("b", 2.0), ("a", 3.0), ("c", 4.0))))
+    assert marks.floor == 2.0 and list(marks._hard) == ["tag a", "tag c"]
+
+
+KINDS = st.sampled_from([("url", "/a"), ("url", "//shop.test/a"), ("prefix", "/"), ("prefix", "//shop.test"), ("tag", "t"),
+                         ("tag", "u"), ("everything", "")])
+
+
+@given(st.lists(st.tuples(KINDS, st.booleans(), st.floats(1, 100)), max_size=20), st.floats(1, 100), st.sampled_from(["t", "u"]))
+def test_never_older_than_a_purge(made, at, tag):
+    """Whatever the order in which purges are heard, nothing that was asked for before a hard one is left, nor fresh after a soft."""
+    marks = marks_of(*(Purge(*what, soft, moment) for what, soft, moment in made))
+    left = marks.apply(variants_of("http://shop.test/a", tags=[tag], at=at, lifetime=1000.0))
+    about = [(soft, moment) for (kind, value), soft, moment in made if kind != "tag" or value == tag]
+    hard = max((moment for soft, moment in about if not soft), default=0.0)
+    soft = max((moment for soft, moment in about if soft), default=0.0)
+    assert (left is None) is (at <= hard)
+    if left is not None:
+        assert left.entries[0].expires == (soft if at <= soft else at + 1000.0)
+
+
+# -- the journal
+
+def purge(value: str = "a", at: float = 1.0) -> Purge:
+    return Purge("tag", value, False, at)
+
+
+def test_every_reader_gets_everything_once(tmp_path):
+    writer, first = Journal(tmp_path / "purges"), Journal(tmp_path / "purges")
+    assert first.read() == []
+    assert writer.write(purge("a", 1.5)) and writer.write(purge("ä\n", 2.5))
+    assert first.read() == [purge("a", 1.5), purge("ä\n", 2.5)]
+    assert first.read() == []
+    writer.write(purge("c"))
+    late = Journal(tmp_path / "purges")
+    assert [each.value for each in late.read()] == ["a", "ä\n", "c"] and first.read() == [purge("c")]
+    assert os.stat(tmp_path / "purges").st_mode & 0o077 == 0
+
+
+def test_half_a_line_is_read_when_it_is_whole(tmp_path):
+    reader = Journal(tmp_path / "purges")
+    (tmp_path / "purges").write_bytes(b'["tag","a",false,1.0]\n["tag","b"')
+    assert reader.read() == [purge("a")]
+    with (tmp_path / "purges").open("ab") as file:
+        file.write(b',false,1.0]\n')
+    assert reader.read() == [purge("b")]
+
+
+def test_what_is_no_purge_is_passed_over(tmp_path):
+    (tmp_path / "purges").write_bytes(b'null\n{}\n\xff\n[]\n["colour","a",false,1.0]\n["tag",1,false,1.0]\n["tag","a",false,"x"]\n'
+                                      b'["tag","a",false,1.0]\n')
+    assert Journal(tmp_path / "purges").read() == [purge("a")]
+
+
+def test_a_long_journal_is_replaced_by_its_newer_half(tmp_path):
+    writer, reader = Journal(tmp_path / "purges", limit=2000), Journal(tmp_path / "purges", limit=2000)
+    heard = []
+    for number in range(500):
+        assert writer.write(purge(str(number), float(number)))
+        heard += reader.read()
+        assert os.stat(tmp_path / "purges").st_size <= 2100
+    assert [each.value for each in heard if each.kind == "tag"][-1] == "499"
+    assert {each.value for each in heard if each.kind == "tag"} == set(map(str, range(500)))
+    late = Journal(tmp_path / "purges").read()
+    tags = [each for each in late if each.kind == "tag"]
+    assert late[0] == Purge("everything", "", False, tags[0].at - 1) and tags[-1].value == "499"
+    assert [path.name for path in tmp_path.iterdir()] == ["purges"]
+
+
+def test_many_writers_lose_nothing(tmp_path):
+    """Processes that write at once, while the file is replaced under them."""
+    code = ("import sys, time; from gateway.cache.journal import Journal; from gateway.cache.purge import Purge\n"
+            "journal = Journal(sys.argv[1], limit=8000)\n"
+            "for number in range(100): journal.write(Purge('tag', f'{sys.argv[2]}-{number}', False, time.time()))")
+    reader, heard = Journal(tmp_path / "purges"), []
+    children = [subprocess.Popen([sys.executable, "-c", code, tmp_path / "purges", str(child)], cwd=ROOT) for child in range(4)]
+    for child in children:
+        while child.poll() is None:
+            heard += reader.read()
+            gevent.sleep(0.001)
+        assert child.returncode == 0
+    heard += reader.read()
+    floor = max((each.at for each in heard if each.kind == "everything"), default=0.0)
+    last = {each.value for each in heard if each.kind == "tag"}
+    assert {f"{child}-99" for child in range(4)} <= last and floor < time.time()
+    reader.close()
+
+
+def test_a_place_that_cannot_be_written(tmp_path, caplog):
+    journal = Journal(tmp_path / "no" / "purges")
+    assert not journal.write(purge("secret-tag"))
+    assert "do not hear of the purge" in caplog.text and journal.read() == []
+
+
+def test_a_started_journal_tells_within_a_second(tmp_path, monkeypatch):
+    monkeypatch.setattr(journals, "POLL", 0.02)
+    writer, follower = Journal(tmp_path / "purges"), Journal(tmp_path / "purges")
+    writer.write(purge("before"))
+    heard: list[Purge] = []
+    follower.start(heard.append)
+    assert [each.value for each in heard] == ["before"], "all that was, before anything is served"
+    writer.write(purge("after"))
+    until(lambda: len(heard) == 2)
+    follower.stop()

@@ -1,0 +1,821 @@
+"""The step with a real store and an upstream made of functions; the clock stands still unless a test moves it."""
+
+from __future__ import annotations
+
+import io
+import time
+
+import gevent
+import pytest
+from gevent.event import Event
+
+from gateway.cache.httpstore import HttpStore
+from gateway.cache.invalidate import Invalidate
+from gateway.cache.memory import Memory
+from gateway.cache.serve import Cache
+from gateway.config import Cache as Policy
+from gateway.deadline import Deadline
+from gateway.errors import ClientDisconnected, ConnectFailed, DeadlineExceeded, InternalError, UpstreamTimeout, UpstreamTruncated
+from gateway.message import Body, Request, Response
+from gateway.telemetry.metrics import Registry
+
+SAFETY = 20.0
+
+
+class Stream:
+    """A body that comes in pieces; an exception among them is raised."""
+
+    def __init__(self, *pieces):
+        self.pieces = pieces
+        self.closed = False
+
+    def __iter__(self):
+        for piece in self.pieces:
+            if isinstance(piece, Exception):
+                raise piece
+            yield piece
+
+    def close(self):
+        self.closed = True
+
+
+class Got(Response):
+    """An answer whose body was taken: ``text``."""
+
+    def __init__(self, response):
+        super().__init__(response.status, response.headers, response.body, response.reason)
+        self.text = response.body
+        if not isinstance(response.body, bytes):
+            try:
+                self.text = b"".join(response.body)
+            finally:
+                response.body.close()
+
+
+class World:
+    """``answer`` is a function of the request, or a Response to be copied; ``seen`` are the requests that went upstream."""
+
+    def __init__(self):
+        self.offset = 0.0
+        self.base = time.time()
+        self.seen = []
+        self.answer = ok()
+        self.store = HttpStore(Memory(2 ** 22))
+        self.registry = Registry()
+        self.step = None
+
+    def clock(self):
+        return self.base + self.offset
+
+    def upstream(self, request):
+        self.seen.append(request)
+        answer = self.answer
+        if callable(answer):
+            return answer(request)
+        return Response(answer.status, list(answer.headers), answer.body)
+
+    def cache(self, policy=None, **more):
+        self.step = Cache(self.upstream, Policy.model_validate(policy or {}), self.store, counter=self.registry.counter, route="r",
+                          clock=self.clock, **more)
+        return self.step
+
+    def ask(self, *headers, target="/a", method="GET", body=None, host="shop.test", deadline=5.0):
+        request = Request(method, target, list(headers), body, host=host, deadline=Deadline(deadline))
+        return Got(self.step(request))
+
+    def count(self, name, **labels):
+        return sum(values[key.at] for keys, values in [self.registry.own()] for key in keys
+                   if key.name == name and dict(key.labels).items() >= labels.items())
+
+
+def ok(cc="max-age=60", body=b"hello", status=200, **fields):
+    headers = [("Cache-Control", cc)] if cc else []
+    headers += [(name.replace("_", "-"), value) for name, value in fields.items()]
+    return Response(status, headers, body)
+
+
+def status_of(response):
+    return [value for name, value in response.headers if name == "Cache-Status"]
+
+
+@pytest.fixture
+def world():
+    with gevent.Timeout(SAFETY, AssertionError("the test hangs")):
+        world = World()
+        world.cache()
+        yield world
+
+
+def settle():
+    """Let what runs in the background end."""
+    for _ in range(20):
+        gevent.sleep(0)
+
+
+# -- Hit and miss
+
+def test_a_miss_then_hits_with_their_age(world):
+    first = world.ask()
+    world.offset = 7.9
+    second = world.ask()
+    assert status_of(first) == ["greengate; fwd=uri-miss; fwd-status=200; stored"]
+    assert status_of(second) == ["greengate; hit; ttl=52"]
+    assert (second.status, second.text, second.header("Age"), len(world.seen)) == (200, b"hello", "7", 1)
+    assert second.header("Content-Length") == "5" and second.header("Date")
+    assert not first.header("Age")
+    assert world.count("gateway_cache_requests_total", outcome="hit") == 1
+    assert world.count("gateway_cache_requests_total", outcome="uri-miss") == 1
+    assert world.count("gateway_cache_stored_total") == 1
+
+
+def test_bodies_are_shared_and_lists_are_not(world):
+    world.ask()
+    one, other = world.ask(), world.ask()
+    one.headers.append(("X", "1"))
+    assert one.body is other.body and other.header("X") == ""
+    assert world.ask().header("X") == ""
+
+
+def test_it_expires(world):
+    world.ask()
+    world.offset = 60.0
+    world.answer = ok(body=b"newer")
+    assert (world.ask().text, status_of(world.ask())) == (b"newer", ["greengate; hit; ttl=60"])
+    assert len(world.seen) == 2
+
+
+@pytest.mark.parametrize("explain, expected", [
+    (False, "greengate; fwd=uri-miss; fwd-status=200"),
+    (True, 'greengate; fwd=uri-miss; fwd-status=200; key="http://shop.test/a"; detail="no-store"')])
+def test_the_answer_says_why_it_was_not_stored(world, explain, expected):
+    world.cache({"explain": explain})
+    world.answer = ok("no-store")
+    assert status_of(world.ask()) == [expected]
+    assert world.count("gateway_cache_refused_total", reason="no-store") == 1
+
+
+def test_the_status_of_caches_behind_this_one_stays_first(world):
+    world.answer = ok(Cache_Status="origin; hit")
+    assert status_of(world.ask())[0] == "origin; hit"
+    assert status_of(world.ask()) == ["origin; hit", "greengate; hit; ttl=60"]
+
+
+def test_variants(world):
+    world.answer = lambda request: ok(body=request.header("Accept-Language").encode(), Vary="Accept-Language")
+    assert world.ask(("Accept-Language", "de")).text == b"de"
+    second = world.ask(("Accept-Language", "en"))
+    assert (second.text, status_of(second)) == (b"en", ["greengate; fwd=vary-miss; fwd-status=200; stored"])
+    assert [world.ask(("Accept-Language", name)).text for name in ("de", "en")] == [b"de", b"en"]
+    assert len(world.seen) == 2
+
+
+@pytest.mark.parametrize("asked, reason", [
+    ([("Cache-Control", "no-store")], "request"), ([("If-Match", '"v"')], "bypass"),
+    ([("X-HTTP-Method-Override", "PUT")], "bypass"), ([("X-Original-URL", "/admin")], "bypass"),
+    ([("Upgrade", "websocket")], "bypass")])
+def test_what_bypasses_neither_gets_nor_leaves_anything(world, asked, reason):
+    world.ask()
+    world.answer = ok(body=b"other")
+    response = world.ask(*asked)
+    assert (response.text, status_of(response)) == (b"other", [f"greengate; fwd={reason}; fwd-status=200"])
+    assert world.ask().text == b"hello"
+
+
+def test_a_body_of_a_get_never_colours_a_stored_answer(world):
+    world.answer = lambda request: ok(body=request.body.read() if request.body else b"plain")
+    coloured = Body(io.BytesIO(b"coloured").read, 8)
+    assert world.ask(body=coloured).text == b"coloured"
+    assert world.ask().text == b"plain"
+    assert world.ask(body=Body(io.BytesIO(b"coloured").read, 8)).text == b"coloured"
+
+
+def test_only_if_cached(world):
+    response = world.ask(("Cache-Control", "only-if-cached"))
+    assert (response.status, world.seen) == (504, [])
+    world.ask()
+    assert world.ask(("Cache-Control", "only-if-cached")).text == b"hello"
+
+
+def test_clients_may_be_kept_from_asking_for_something_new(world):
+    world.cache({"client_directives": False})
+    world.ask()
+    for asked in ("no-cache", "no-store", "max-age=0", "only-if-cached"):
+        assert world.ask(("Cache-Control", asked)).text == b"hello"
+    assert len(world.seen) == 1
+
+
+# -- Validation
+
+def test_a_304_makes_it_fresh_again(world):
+    world.answer = ok("max-age=10", ETag='"v"', Last_Modified="Sun, 06 Nov 1994 08:49:37 GMT", X_A="1")
+    world.ask()
+    world.offset = 20.0
+    world.answer = Response(304, [("Cache-Control", "max-age=30"), ("ETag", 'W/"v"'), ("X-B", "2")])
+    response = world.ask()
+    assert world.seen[1].header("If-None-Match") == '"v"'
+    assert world.seen[1].header("If-Modified-Since") == "Sun, 06 Nov 1994 08:49:37 GMT"
+    assert (response.status, response.text, response.header("X-A"), response.header("X-B")) == (200, b"hello", "1", "2")
+    assert status_of(response) == ["greengate; fwd=stale; fwd-status=304; stored"]
+    world.offset = 49.0
+    assert status_of(world.ask()) == ["greengate; hit; ttl=1"]
+
+
+def test_another_answer_takes_its_place_and_an_error_does_not(world):
+    world.answer = ok("max-age=10", ETag='"v"')
+    world.ask()
+    world.offset = 20.0
+    world.answer = ok(status=500, cc="", body=b"broken")
+    assert world.ask().text == b"broken"
+    world.answer = ok("max-age=10", body=b"newer", ETag='"w"')
+    assert [world.ask().text, world.ask().text] == [b"newer", b"newer"]
+
+
+def test_a_304_about_something_else_is_no_answer(world):
+    world.answer = ok("max-age=10", ETag='"v"')
+    world.ask()
+    world.offset = 20.0
+    world.answer = lambda request: Response(304, [("ETag", '"w"')]) if request.header("If-None-Match") else ok(body=b"newer")
+    assert world.ask().text == b"newer"
+    assert len(world.seen) == 3
+
+
+def test_an_answer_that_may_no_longer_be_kept_is_forgotten(world):
+    world.answer = ok("max-age=10", ETag='"v"')
+    world.ask()
+    world.offset = 20.0
+    world.answer = Response(304, [("Cache-Control", "no-store")])
+    assert world.ask().text == b"hello"
+    assert world.store.get("http://shop.test/a") is None
+
+
+def test_no_cache_is_validated_every_time_and_by_each_for_itself(world):
+    world.answer = lambda request: Response(304, []) if request.header("If-None-Match") else ok("no-cache", ETag='"v"')
+    assert [world.ask().text for _ in range(3)] == [b"hello"] * 3
+    assert len(world.seen) == 3
+
+
+def test_the_client_gets_its_304_whatever_had_to_be_asked(world):
+    world.answer = lambda request: Response(304, []) if request.header("If-None-Match") == '"v"' else ok("max-age=10", ETag='"v"')
+    cold = world.ask(("If-None-Match", '"v"'))                           # taken off: the whole answer is for all
+    warm = world.ask(("If-None-Match", 'W/"v"'))
+    world.offset = 20.0
+    stale = world.ask(("If-None-Match", '"v"'))
+    other = world.ask(("If-None-Match", '"x"'))
+    assert [one.status for one in (cold, warm, stale, other)] == [304, 304, 304, 200]
+    assert [seen.header("If-None-Match") for seen in world.seen] == ["", '"v"']
+
+
+def test_parts(world):
+    world.answer = lambda request: ok(status=206, body=b"he", Content_Range="bytes 0-1/5") if request.header("Range") else ok()
+    cold = world.ask(("Range", "bytes=0-1"))
+    assert (cold.status, cold.text, world.store.get("http://shop.test/a")) == (206, b"he", None)     # 206 does not fill 200
+    assert world.ask().text == b"hello"
+    warm = world.ask(("Range", "bytes=1-2"))
+    assert (warm.status, warm.text, warm.header("Content-Range"), len(world.seen)) == (206, b"el", "bytes 1-2/5", 2)
+
+
+# -- Stale
+
+def test_stale_while_revalidate(world):
+    world.answer = ok("max-age=10, stale-while-revalidate=30")
+    world.ask()
+    world.offset = 20.0
+    began = Event()
+
+    def slow(request):
+        began.wait(SAFETY)
+        return ok("max-age=10", body=b"newer")
+
+    world.answer = slow
+    served = [world.ask() for _ in range(3)]
+    settle()
+    assert [one.text for one in served] == [b"hello"] * 3
+    assert status_of(served[0]) == ["greengate; hit; ttl=-10"]
+    assert len(world.seen) == 2                                          # one refresh for all
+    assert world.seen[1].connection is None
+    began.set()
+    settle()
+    assert world.ask().text == b"newer"
+    assert world.count("gateway_cache_refreshes_total", result="done") == 1
+
+
+def test_a_refresh_that_fails_is_not_tried_at_once_again(world):
+    world.answer = ok("max-age=10, stale-while-revalidate=30")
+    world.ask()
+    world.offset = 20.0
+
+    def broken(request):
+        raise ConnectFailed("refused")
+
+    world.answer = broken
+    for _ in range(3):
+        assert world.ask().text == b"hello"
+        settle()
+    assert len(world.seen) == 2
+    assert world.count("gateway_cache_refreshes_total", result="failed") == 1
+
+
+def test_a_streamed_refresh_is_read_to_its_end(world):
+    world.answer = ok("max-age=10, stale-while-revalidate=30")
+    world.ask()
+    world.offset = 20.0
+    stream = Stream(b"ne", b"wer")
+    world.answer = lambda request: ok(body=stream)
+    world.ask()
+    settle()
+    assert (world.ask().text, stream.closed) == (b"newer", True)
+
+
+def refused(request):
+    raise ConnectFailed("refused")
+
+
+def crashed(request):
+    raise InternalError("a view")
+
+
+def late(request):
+    raise UpstreamTimeout("late")
+
+
+@pytest.mark.parametrize("cc, policy, failing, stale", [
+    ("max-age=10, stale-if-error=30", {}, refused, True),
+    ("max-age=10, stale-if-error=30", {}, late, True),
+    ("max-age=10, stale-if-error=30", {}, crashed, True),
+    ("max-age=10, stale-if-error=30", {}, ok(status=503), True),
+    ("max-age=10, stale-if-error=30", {}, ok(status=504), True),
+    ("max-age=10, stale-if-error=30", {}, ok(status=501), False),        # an answer, though not a good one
+    ("max-age=10, stale-if-error=5", {}, ok(status=503), False),
+    ("max-age=10", {}, ok(status=503), False),
+    ("max-age=10", {}, refused, True),                                   # section 4.2.4: disconnected
+    ("max-age=10, must-revalidate", {}, refused, False),
+    ("s-maxage=10", {}, refused, False),
+    ("max-age=10", {"stale_if_error": "1m"}, ok(status=503), True),
+    ("max-age=10", {"stale_if_error": "5s"}, refused, False),
+])
+def test_stale_if_error(world, cc, policy, failing, stale):
+    world.cache(policy)
+    world.answer = ok(cc)
+    world.ask()
+    world.offset = 20.0
+    world.answer = failing
+    if stale:
+        response = world.ask()
+        assert (response.text, status_of(response)) == (b"hello", ["greengate; hit; ttl=-10"])
+        assert world.ask().text == b"hello" and len(world.seen) == 2     # for a moment nobody tries again
+    elif callable(failing):
+        with pytest.raises(ConnectFailed):
+            world.ask()
+    else:
+        assert world.ask().status == failing.status
+
+
+def test_early_refresh(world):
+    world.cache({"early_refresh": True}, draw=lambda: 0.999999)
+
+    def slow(request):
+        world.offset += 1.0
+        return ok(body=str(len(world.seen)).encode())
+
+    world.answer = slow
+    world.ask()
+    world.offset += 55.0
+    assert world.ask().text == b"1"
+    settle()
+    assert world.ask().text == b"2"
+
+
+# -- HEAD, POST and what they change
+
+def test_head_is_answered_from_get_and_does_not_fill_it(world):
+    world.answer = lambda request: ok(body=b"" if request.method == "HEAD" else b"hello")
+    assert status_of(world.ask(method="HEAD")) == ["greengate; fwd=uri-miss; fwd-status=200"]
+    assert world.ask().text == b"hello"
+    hit = world.ask(("Range", "bytes=0-1"), method="HEAD")
+    assert (hit.status, hit.header("Content-Length"), status_of(hit)) == (200, "5", ["greengate; hit; ttl=60"])
+
+
+@pytest.mark.parametrize("headers, expected", [
+    ({"ETag": '"v"', "X_A": "2"}, ["greengate; hit; ttl=60"]),
+    ({"ETag": '"w"'}, ["greengate; fwd=uri-miss; fwd-status=200; stored"]),
+    ({"Content_Length": "6"}, ["greengate; fwd=uri-miss; fwd-status=200; stored"])])
+def test_head_freshens_or_drops_what_get_stored(world, headers, expected):
+    world.answer = ok("max-age=10", ETag='"v"', X_A="1")
+    world.ask()
+    world.offset = 20.0
+    world.answer = ok(body=b"", **headers)
+    world.ask(method="HEAD")
+    world.answer = ok()
+    response = world.ask()
+    assert status_of(response) == expected
+    assert response.header("X-A") == ("2" if "X_A" in headers else "")
+
+
+@pytest.mark.parametrize("method, status, fields, target, gone", [
+    ("POST", 200, {}, "/a", True),
+    ("PUT", 204, {}, "/a", True),
+    ("DELETE", 303, {}, "/a", True),
+    ("M-SEARCH", 200, {}, "/a", True),
+    ("POST", 500, {}, "/a", False),
+    ("POST", 404, {}, "/a", False),
+    ("OPTIONS", 200, {}, "/a", False),
+    ("POST", 200, {}, "/b", False),
+    ("POST", 201, {"Location": "/a"}, "/b", True),
+    ("POST", 201, {"Location": "a"}, "/b", True),
+    ("POST", 201, {"Content_Location": "http://SHOP.test/a"}, "/b", True),
+    ("POST", 201, {"Location": "http://other.test/a"}, "/b", False),
+    ("POST", 201, {"Location": "https://shop.test/a"}, "/b", False),
+    ("POST", 500, {"Location": "/a"}, "/b", False),
+    ("POST", 201, {"Location": "http://[broken"}, "/b", False),
+])
+@pytest.mark.parametrize("own", [True, False])
+def test_unsafe_methods_invalidate(world, method, status, fields, target, gone, own):
+    """Section 4.4. Also on a route that has no cache of its own."""
+    world.ask()
+    world.answer = ok("", b"", status, **fields)
+    if own:
+        world.ask(method=method, target=target)
+    else:
+        Invalidate(world.upstream, world.store)(Request(method, target, [], host="shop.test"))
+    world.base = time.time()
+    world.answer = ok(body=b"newer")
+    assert world.ask().text == (b"newer" if gone else b"hello")
+
+
+def test_an_answer_that_was_on_its_way_during_a_change_is_not_stored(world):
+    def changing(request):
+        world.store.purge(url="http://shop.test/a")
+        return ok(body=b"old")
+
+    world.answer = changing
+    assert world.ask().text == b"old"
+    world.base = time.time()
+    world.answer = ok(body=b"newer")
+    assert world.ask().text == b"newer"
+
+
+def test_a_post_that_says_what_a_get_would_give(world):
+    def posted(request):
+        world.base = time.time() + 1                     # after the purge that the POST itself is
+        return ok(Content_Location="/a")
+
+    world.answer = posted
+    world.ask(method="POST")
+    assert status_of(world.ask()) == ["greengate; hit; ttl=60"]
+    for target, fields in (("/c", {}), ("/d", {"Content_Location": "/b"})):
+        world.answer = ok(**fields)
+        world.ask(method="POST", target=target)
+        assert "hit" not in status_of(world.ask(target=target))[0]
+
+
+def test_post_by_its_body(world):
+    world.cache({"methods": ["GET", "POST"]})
+    world.answer = lambda request: ok(body=request.body.read() if request.body else b"none")
+
+    def post(text):
+        return world.ask(method="POST", body=Body(io.BytesIO(text).read, len(text)))
+
+    assert [post(text).text for text in (b"one", b"two", b"one")] == [b"one", b"two", b"one"]
+    assert world.ask(method="POST").text == b"none"
+    assert world.ask().text == b"none"
+    assert len(world.seen) == 4
+    assert world.ask(method="POST", body=Body(io.BytesIO(b"one").read, None)).text == b"one"         # chunked: not looked at
+    assert len(world.seen) == 5
+
+
+# -- Policy
+
+def test_ttl_and_negative_ttl(world):
+    world.cache({"ttl": "30s", "negative_ttl": "5s"})
+    world.answer = ok("")
+    world.ask()
+    world.answer = ok("", b"nothing", 404)
+    world.ask(target="/b")
+    world.offset = 4.0
+    assert [status_of(world.ask(target=target))[0][-5:] for target in ("/a", "/b")] == ["tl=26", "ttl=1"]
+    world.offset = 6.0
+    world.ask(target="/b")
+    assert len(world.seen) == 3
+
+
+def test_min_uses(world):
+    world.cache({"min_uses": 3, "explain": True})
+    answers = [status_of(world.ask())[0] for _ in range(4)]
+    assert ["stored" in answer for answer in answers] == [False, False, True, False]
+    assert 'detail="uses"' in answers[0] and "hit" in answers[3]
+
+
+def test_callers_have_answers_of_their_own(world):
+    world.cache({"vary_by_caller": True})
+    world.answer = lambda request: ok("private, max-age=60", request.header("Authorization").encode())
+    for _ in range(2):
+        assert [world.ask(("Authorization", name)).text for name in ("ann", "bob")] == [b"ann", b"bob"]
+    assert len(world.seen) == 2
+    world.ask(), world.ask()
+    assert len(world.seen) == 4                                          # private is of nobody: not kept
+
+
+@pytest.mark.parametrize("policy, answer, hit, expected", [
+    ({"edge": "10s"}, ok(), False, "10"), ({"edge": "10s"}, ok(), True, "10"), ({"edge": "10s"}, ok("max-age=4"), True, "4"),
+    ({"edge": "10s"}, ok("no-store"), False, "0"), ({}, ok(), True, ""), ({"edge": "10s"}, ok("no-cache", ETag='"v"'), False, "0"),
+    ({"edge": "10s", "vary_by_caller": True}, ok(), True, "0")])
+def test_what_nginx_in_front_is_told(world, policy, answer, hit, expected):
+    world.cache(policy)
+    world.answer = answer
+    response = world.ask()
+    assert (world.ask() if hit else response).header("X-Accel-Expires") == expected
+
+
+def test_our_own_targeted_field_stays_with_us(world):
+    world.answer = ok("no-store", Greengate_Cache_Control="max-age=60", CDN_Cache_Control="max-age=5")
+    for response in (world.ask(), world.ask()):
+        assert not response.header("Greengate-Cache-Control") and response.header("CDN-Cache-Control")
+    assert len(world.seen) == 1
+
+
+# -- Safety
+
+@pytest.mark.parametrize("policy, target, asked, answer", [
+    ({}, "/account/x.css", [("Cookie", "sid=1")], ok("", b"ann's account", Last_Modified="Sun, 06 Nov 1994 08:49:37 GMT")),
+    ({"ttl": "30s"}, "/account/x.css", [("Cookie", "sid=1")], ok("", b"ann's account")),
+    ({"ttl": "30s"}, "/account", [("Authorization", "ann")], ok("", b"ann's account")),
+    ({"ttl": "30s"}, "/login", [], ok("", b"welcome", Set_Cookie="sid=1")),
+    ({"ttl": "30s"}, "/a", [("X-Forwarded-Scheme", "nothttps")], ok("", b"", 301, Location="https://shop.test/a")),
+    ({"ttl": "30s"}, "/a", [("X-Host", "evil.test")], ok("", b"<script src=//evil.test>")),
+    ({"ttl": "30s", "negative_ttl": "9s"}, "/a", [("X-Odd", "\x7f" * 9000)], ok("", b"bad request", 400)),
+    ({"ttl": "30s"}, "/a", [("X-HTTP-Method-Override", "HEAD")], ok("", b"")),
+    ({"ttl": "30s"}, "/a", [], ok("", b"overloaded", 503)),
+])
+def test_what_one_client_provoked_or_owns_is_not_for_others(world, policy, target, asked, answer):
+    world.cache(policy)
+    world.answer = answer
+    world.ask(*asked, target=target)
+    world.answer = ok(body=b"clean")
+    assert world.ask(target=target).text == b"clean"
+
+
+# -- Streams
+
+def test_a_stream_is_stored_while_it_is_passed_on(world):
+    stream = Stream(b"hel", b"lo")
+    world.answer = lambda request: ok(body=stream)
+    first = world.step(Request("GET", "/a", [], host="shop.test"))
+    pieces = iter(first.body)
+    assert next(pieces) == b"hel"
+    assert world.store.get("http://shop.test/a") is None
+    assert list(pieces) == [b"lo"]
+    first.body.close()
+    hit = world.ask()
+    assert (hit.body, hit.header("Content-Length"), stream.closed, len(world.seen)) == (b"hello", "5", True, 1)
+
+
+@pytest.mark.parametrize("pieces, fields, taken", [
+    ((b"hel", UpstreamTruncated("cut")), {}, None),
+    ((b"hel", b"lo"), {}, 1),                                            # the client left
+    ((b"hel", b"lo"), {"Content_Length": "6"}, None),
+    ((b"x" * 6, b"x" * 6), {}, None),                                    # too large
+    ((b"x" * 11,), {"Content_Length": "11"}, None),
+])
+def test_a_stream_that_is_not_whole_is_not_stored(world, pieces, fields, taken):
+    world.cache({"max_object": 10})
+    stream = Stream(*pieces)
+    world.answer = lambda request: ok(body=stream, **fields)
+    response = world.step(Request("GET", "/a", [], host="shop.test"))
+    got = []
+    try:
+        for piece in response.body:
+            got.append(piece)
+            if len(got) == taken:
+                break
+    except UpstreamTruncated:
+        pass
+    response.body.close()
+    assert got == [piece for piece in pieces if isinstance(piece, bytes)][:taken]
+    assert stream.closed and world.store.get("http://shop.test/a") is None
+    assert world.step.fetch.flights.flying == {}
+
+
+# -- Coalescing
+
+def at_once(world, count, *headers, **more):
+    """``count`` requests at once; what each got, or its error."""
+    def one():
+        try:
+            return world.ask(*headers, **more)
+        except Exception as error:
+            return error
+    greenlets = [gevent.spawn(one) for _ in range(count)]
+    gevent.joinall(greenlets, timeout=SAFETY)
+    assert all(greenlet.dead for greenlet in greenlets)
+    return [greenlet.value for greenlet in greenlets]
+
+
+def test_ten_thousand_for_one_cold_key(world):
+    asked, waiting = world.step, []
+
+    def counted(request):
+        waiting.append(1)
+        return asked(request)
+
+    def slow(request):
+        while len(waiting) < 10_000:
+            gevent.sleep(0.01)
+        return ok()
+
+    world.step, world.answer = counted, slow
+    answers = at_once(world, 10_000)
+    assert len(world.seen) == 1
+    assert {answer.text for answer in answers} == {b"hello"}
+    assert world.count("gateway_cache_requests_total", outcome="collapsed") == 9_999
+    assert status_of(answers[-1]) == ["greengate; fwd=uri-miss; collapsed"]
+
+
+def test_an_error_is_for_all_who_waited(world):
+    def failing(request):
+        gevent.sleep(0.05)
+        raise ConnectFailed("refused")
+
+    world.answer = failing
+    answers = at_once(world, 10)
+    assert [type(answer) for answer in answers] == [ConnectFailed] * 10
+    assert len(world.seen) == 1 and world.step.fetch.flights.flying == {}
+
+
+def test_an_unexpected_error_lets_another_try(world):
+    def failing(request):
+        gevent.sleep(0.01)
+        if len(world.seen) == 1:
+            raise RuntimeError("a defect")
+        return ok()
+
+    world.answer = failing
+    answers = at_once(world, 5)
+    assert [type(answer) for answer in answers].count(RuntimeError) == 1
+    assert len(world.seen) == 2 and world.step.fetch.flights.flying == {}
+
+
+@pytest.mark.parametrize("own", [ClientDisconnected("gone"), DeadlineExceeded("its own")])
+def test_the_leaders_own_trouble_is_not_the_others(world, own):
+    def leaving(request):
+        gevent.sleep(0.01)
+        if len(world.seen) == 1:
+            raise own
+        return ok()
+
+    world.answer = leaving
+    answers = at_once(world, 5)
+    assert answers[0] is own and [answer.text for answer in answers[1:]] == [b"hello"] * 4
+    assert len(world.seen) == 2
+
+
+def test_a_killed_leader_lets_another_try(world):
+    def slow(request):
+        gevent.sleep(0.01 if len(world.seen) > 1 else SAFETY)
+        return ok()
+
+    world.answer = slow
+    leader = gevent.spawn(world.ask)
+    gevent.sleep(0)
+    follower = gevent.spawn(world.ask)
+    gevent.sleep(0)
+    leader.kill()
+    assert follower.get(timeout=SAFETY).text == b"hello" and len(world.seen) == 2
+
+
+def test_each_waits_no_longer_than_its_own_deadline(world):
+    release = Event()
+
+    def slow(request):
+        release.wait(SAFETY)
+        return ok()
+
+    world.answer = slow
+    leader = gevent.spawn(world.ask)
+    gevent.sleep(0)
+    assert isinstance(at_once(world, 1, deadline=0.05)[0], DeadlineExceeded)
+    release.set()
+    assert leader.get(timeout=SAFETY).text == b"hello" and len(world.seen) == 1
+
+
+def test_a_follower_without_time_gets_the_stale_answer(world):
+    world.answer = ok("max-age=10, stale-if-error=60")
+    world.ask()
+    world.offset = 20.0
+
+    def failing(request):
+        gevent.sleep(0.01)
+        raise ConnectFailed("refused")
+
+    world.answer = failing
+    assert [answer.text for answer in at_once(world, 5)] == [b"hello"] * 5
+    assert len(world.seen) == 2
+
+
+def test_uncacheable_answers_are_fetched_side_by_side(world):
+    together = Event()
+    running = []
+
+    def slow(request):
+        running.append(1)
+        if len(world.seen) == 1 + 20:
+            together.set()
+        if len(world.seen) > 1:
+            assert together.wait(SAFETY)
+        return ok("no-store")
+
+    world.answer = slow
+    world.ask()                                          # from here on it is known
+    answers = at_once(world, 20)
+    assert [answer.text for answer in answers] == [b"hello"] * 20 and len(world.seen) == 21
+
+
+def test_the_first_uncacheable_answer_costs_one_wait_and_no_more(world):
+    together = Event()
+
+    def slow(request):
+        if len(world.seen) == 20:
+            together.set()
+        if len(world.seen) > 1:
+            assert together.wait(SAFETY)
+        else:
+            gevent.sleep(0.01)
+        return ok("no-store")
+
+    world.answer = slow
+    assert [answer.text for answer in at_once(world, 20)] == [b"hello"] * 20
+
+
+def test_variants_do_not_wait_for_each_other(world):
+    together = Event()
+
+    def slow(request):
+        language = request.header("Accept-Language")
+        if len(world.seen) == 1:
+            gevent.sleep(0.01)
+        elif len(world.seen) == 4:
+            together.set()
+        if len(world.seen) > 1:
+            assert together.wait(SAFETY)
+        return ok(body=language.encode(), Vary="Accept-Language")
+
+    world.answer = slow
+    greenlets = [gevent.spawn(world.ask, ("Accept-Language", name)) for name in ("a", "b", "c", "d") for _ in range(3)]
+    gevent.joinall(greenlets, timeout=SAFETY)
+    assert [one.value.text for one in greenlets] == [name for name in (b"a", b"b", b"c", b"d") for _ in range(3)]
+    assert len(world.seen) == 4
+
+
+def test_followers_of_a_streamed_answer_get_it_whole(world):
+    go = Event()
+
+    class Slow(Stream):
+        def __iter__(self):
+            yield b"hel"
+            go.wait(SAFETY)
+            yield b"lo"
+
+    world.answer = lambda request: ok(body=Slow())
+    greenlets = [gevent.spawn(world.ask) for _ in range(5)]
+    gevent.sleep(0.01)
+    go.set()
+    gevent.joinall(greenlets, timeout=SAFETY)
+    assert [one.value.text for one in greenlets] == [b"hello"] * 5 and len(world.seen) == 1
+
+
+def test_a_client_that_does_not_read_holds_nobody_up(world, monkeypatch):
+    monkeypatch.setattr("gateway.cache.coalesce.PATIENCE", 0.01)
+    world.answer = lambda request: ok(body=Stream(b"hel", b"lo"))
+    slow = world.step(Request("GET", "/a", [], host="shop.test"))        # its body is not taken
+    assert world.ask().text == b"hello"
+    slow.body.close()
+    assert len(world.seen) == 2 and status_of(world.ask()) == ["greengate; hit; ttl=60"]
+
+
+# -- Another worker
+
+class Leased:
+    """Another worker has the lease, and puts its answer into the store."""
+
+    def __init__(self, world, answer):
+        self.world = world
+        self.answer = answer
+
+    def lease(self, key, seconds):
+        return None
+
+    def leased(self, key):
+        if self.answer is not None:
+            Cache(lambda request: self.answer, Policy(), HttpStore(self.world.store.memory), counter=self.world.registry.counter,
+                  clock=self.world.clock)(Request("GET", "/a", [], host="shop.test"))
+            self.answer = None
+        return False
+
+
+@pytest.mark.parametrize("answer, seen, expected", [
+    (ok(body=b"theirs"), 0, "greengate; fwd=uri-miss; collapsed"),
+    (ok("no-store"), 1, "greengate; fwd=uri-miss; fwd-status=200; stored"),
+    (None, 1, "greengate; fwd=uri-miss; fwd-status=200; stored")])
+def test_what_another_worker_fetches_is_waited_for(world, answer, seen, expected):
+    world.store.leases = Leased(world, answer)
+    response = world.ask()
+    assert (status_of(response), len(world.seen)) == ([expected], seen)
