@@ -7,11 +7,13 @@
 ``/metrics``   Prometheus, summed over the workers of this instance
 ``/routes``    every route with its target and steps: JSON, or a page for a browser
 ``/config``    what is configured, and what is wrong with the configuration file now
+``/cache``     what is stored, where, and what it does; with ``?key=`` an entry. ``POST /cache/purge`` (admin_cache.py)
 =============  ==============================================================================================================
 
 It has a listening socket of its own, on loopback, that every worker of the instance accepts from: an answer is about the
-instance, whoever gives it. It changes nothing: GET and HEAD only. A request whose Host is not this machine is refused, so that a
-web page cannot read it under a name of its own that it lets point here (DNS rebinding); forwarded headers mean nothing.
+instance, whoever gives it. Purging is all that it changes: else GET and HEAD only. A request whose Host is not this machine is
+refused, so that a web page cannot read it under a name of its own that it lets point here (DNS rebinding); forwarded headers mean
+nothing.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from gevent.pywsgi import WSGIHandler, WSGIServer
 from werkzeug.exceptions import Forbidden, HTTPException, InternalServerError, MethodNotAllowed
 
 from . import rundir
+from .admin_cache import cache_page, purge
 from .problem import prefers_html, render_http
 from .telemetry import exposition
 from .telemetry.metrics import registry
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
 CONNECTIONS = 64                # at once, for each worker
 SECONDS = 30.0                  # the longest a connection may take, from accept to close
 METHODS = ("GET", "HEAD")
+CHANGING = {"/cache/purge": ("POST",)}
+LONGEST_BODY = 65536            # bytes
 HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:@/\s]+))(?::\d{1,5})?")
 FIELDS = {
     "Cache-Control": "no-store",
@@ -70,6 +75,7 @@ def create_admin(application: Gateway) -> Flask:
     admin = Flask("gateway.admin", root_path=os.path.dirname(__file__), static_folder=None)
     admin.jinja_options = {"autoescape": True}
     admin.json.sort_keys = False                             # type: ignore[attr-defined]
+    admin.config["MAX_CONTENT_LENGTH"] = LONGEST_BODY
     admin.before_request(guard)
     admin.after_request(add_fields)
     admin.register_error_handler(Exception, answer_error)
@@ -84,6 +90,9 @@ def create_admin(application: Gateway) -> Flask:
     show("/metrics", metrics)
     show("/routes", lambda: routes_page(application))
     show("/config", lambda: {"problems": config_problems(), **summary(application)})
+    show("/cache", lambda: cache_page(application.pipeline.store, registry, prefers_html))
+    admin.add_url_rule("/cache/purge", "purge", lambda: purge(application.pipeline.store), methods=["POST"],
+                       provide_automatic_options=False)
     return admin
 
 
@@ -136,8 +145,9 @@ def routes_page(application: Gateway) -> Any:
 
 def guard() -> None:
     """Refuse what only a stranger would send."""
-    if request.method not in METHODS:
-        raise MethodNotAllowed(METHODS)
+    methods = CHANGING.get(request.path, METHODS)
+    if request.method not in methods:
+        raise MethodNotAllowed(methods)
     if not is_loopback(request.environ.get("HTTP_HOST", "")):
         raise Forbidden("The Host of this request is not this machine.")
 

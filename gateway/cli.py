@@ -1,7 +1,8 @@
-"""The command line: ``gateway check``, ``schema``, ``routes``, ``explain``, ``run``, ``nginx``, ``demo``.
+"""The command line: ``gateway check``, ``schema``, ``routes``, ``explain``, ``run``, ``nginx``, ``purge``, ``demo``.
 
-Exit status: 0, 1 when ``explain`` finds no route or the demo ends badly, 2 for a configuration with mistakes (all of them on
-stderr) or a wrong command line. Commands import what they need when they run: looking at a file must not load a server.
+Exit status: 0, 1 when ``explain`` finds no route, nobody takes a purge or the demo ends badly, 2 for a configuration with mistakes
+(all of them on stderr) or a wrong command line. Commands import what they need when they run: looking at a file must not load a
+server.
 """
 
 from __future__ import annotations
@@ -161,12 +162,57 @@ def nginx(path: str | None, listen: str | None, instances: tuple[str, ...], incl
 
 
 @main.command()
+@config_option
+@click.option("--url", metavar="URL", help="One address: https://shop.test/a?b, or /a?b on every host.")
+@click.option("--prefix", metavar="URL", help="All addresses that begin so.")
+@click.option("--tag", help="Everything with this tag.")
+@click.option("--everything", is_flag=True, help="Everything.")
+@click.option("--soft", is_flag=True, help="Not gone but stale: served while it is refreshed, where that is allowed.")
+def purge(path: str | None, url: str | None, prefix: str | None, tag: str | None, everything: bool, soft: bool) -> None:
+    """Purge stored answers, in every worker: one of --url, --prefix, --tag, --everything."""
+    given: dict[str, Any] = {name: value for name, value in (("url", url), ("prefix", prefix), ("tag", tag)) if value is not None}
+    if everything:
+        given["everything"] = True
+    if len(given) != 1:
+        raise click.UsageError("Purge one of --url, --prefix, --tag, --everything.")
+    config, _ = loaded(path)
+    answer = posted(config, "/cache/purge", {**given, "soft": soft})
+    [(kind, value)] = given.items()
+    click.echo(printable(f"purged {kind}{'' if everything else f' {value}'}{', softly' if soft else ''}"))
+    if answer["waiting"]:
+        click.echo("Redis cannot be reached: other machines hear of it when it is back", err=True)
+
+
+@main.command()
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535), help="Where clients connect.")
 @click.option("--nginx/--no-nginx", default=True, help="With nginx in front of two instances, or one instance alone.")
 def demo(port: int, nginx: bool) -> None:
     """Start slow legacy services, the gateway and nginx on this machine, until Ctrl-C."""
     from .demo import run as run_demo
     sys.exit(run_demo(port=port, nginx=nginx))
+
+
+def posted(config: Config, path: str, document: dict[str, Any]) -> dict[str, Any]:
+    """What the admin listener of a running instance on this machine answers. Raises ClickException."""
+    import http.client
+
+    from .values import parse_authority
+    if config.gateway.admin is None:
+        raise click.ClickException("gateway.admin is not set: a running gateway cannot be told anything")
+    host, port = parse_authority(config.gateway.admin)
+    connection = http.client.HTTPConnection(host, port, timeout=10)
+    try:
+        connection.request("POST", path, json.dumps(document), {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        text = answer.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise click.ClickException(f"no gateway answers at {config.gateway.admin}: {error}") from None
+    finally:
+        connection.close()
+    found: dict[str, Any] = json.loads(text)
+    if answer.status != 200:
+        raise click.ClickException(printable(found.get("detail") or found.get("title") or str(answer.status)))
+    return found
 
 
 def loaded(path: str | None) -> tuple[Config, str]:

@@ -1,8 +1,8 @@
 """What settings must be to each other: mistakes that no single value shows. Pure, but for a look at the files of ``tls``.
 
 A check is a function that yields a sentence for each mistake, beginning with the setting it is about; ``configfile.py`` puts
-the route or the upstream in front. The parts of a composition are checked in ``partcheck.py``. A route whose settings are partly unreadable is checked for the rest, so ``given`` says what
-stands in the file, whatever became of it.
+the route or the upstream in front. A route whose settings are partly unreadable is checked for the rest, so ``given`` says what
+stands in the file, whatever became of it. The parts of a composition are checked in ``partcheck.py``.
 """
 
 from __future__ import annotations

@@ -133,7 +133,8 @@ class Forwarding:
         """The gateway's own element of Via (RFC 9110 section 7.6.3)."""
         return f"{version} {self.name}"
 
-    def _told(self, peer: str, scheme: str, host: str, client: str = "", port: str = "", name: str = "", chain: str = "") -> Headers:
+    def _told(self, peer: str, scheme: str, host: str, client: str = "", port: str = "", name: str = "",
+              chain: str = "") -> Headers:
         """The fields for a request of ``peer``. ``chain`` is what the field ``name`` of a trusted one says, ``client`` where that
         comes from: what it says is continued, in the other field the way from the client to here is told anew."""
         peer = peer or "unknown"

@@ -156,7 +156,7 @@ class Accept:
         if unusual and request.method != "OPTIONS":
             raise NotAllowedHere(f"the method {request.method} is not implemented")
         environ = request.environ                # None: from the fast lane, which has looked at the target and counted
-        if environ is not None and not TARGET.fullmatch(request.target) and not (request.target == "*" and request.method == "OPTIONS"):
+        if environ is not None and not TARGET.fullmatch(request.target) and not (unusual and request.target == "*"):
             raise InvalidTarget("only a target that starts with / is accepted")
         host = request.host
         if host not in self._hosts:

@@ -62,9 +62,8 @@ class Pipeline:
         self.upstreams = upstreams if upstreams is not None else {
             name: Upstream(name, settings) for name, settings in config.upstreams.items()}
         self.registry = registry
-        self.store: HttpStore | None = None
-        if any(route.cache for route in config.routes):
-            self.store = store if store is not None else http_store(config, Counts(tier_numbers(registry)))
+        self.store = store if store is not None else http_store(config, Counts(tier_numbers(registry)))
+        self.caching = any(route.cache for route in config.routes)
         self.routes = (*config.routes, *views)
         if mistakes := problems(self.routes):
             raise ConfigError(mistakes)
@@ -77,8 +76,8 @@ class Pipeline:
         handler = self.target(route)
         if route.websocket:
             handler = self.websocket(handler, route)
-        if self.store is not None:
-            handler = self.cache(handler, route, self.store)
+        if self.caching:
+            handler = self.cache(handler, route)
         request_edit = None if route.upstream else edit_of(route.request_headers)
         response_edit = edit_of(route.response_headers)
         if request_edit or response_edit:
@@ -101,8 +100,11 @@ class Pipeline:
         upstream = self.upstreams[name]
         publish = None
         if route.rewrite_location or route.rewrite_cookies:
-            own = [*(instance.authority for instance in upstream.instances), upstream.settings.host]
-            publish = Publish(own, route.strip_prefix or "", route.rewrite_location, route.rewrite_cookies)
+            own = [instance.authority for instance in upstream.instances]
+            if upstream.settings.host not in ("upstream", "preserve"):
+                own.append(upstream.settings.host)
+            publish = Publish(own, route.strip_prefix or "", route.rewrite_location, route.rewrite_cookies,
+                              tls=any(url.lower().startswith("https:") for url in upstream.settings.instances))
         return Forward(route, upstream.send, upstream=name, host=upstream.settings.host, forwarding=self.forwarding,
                        path=Rewrite(route) if route.strip_prefix or route.rewrite else None,
                        edit=edit_of(route.request_headers), publish=publish)
@@ -115,13 +117,13 @@ class Pipeline:
         return WebSocket(handler, handler.call, self.upstreams[route.upstream].upgrade, handler.finish,
                          route.websocket_idle_timeout)
 
-    def cache(self, handler: Handler, route: Route, store: HttpStore) -> Handler:
+    def cache(self, handler: Handler, route: Route) -> Handler:
         """A route without a cache may still change what the others keep. Routes with conditions share addresses with others."""
         if route.cache is None:
-            return Invalidate(handler, store)
+            return Invalidate(handler, self.store)
         scope = route.name if route.header or route.query or route.cookie else ""
-        return Cache(handler, policy_of(route, route.cache), store, counter=self.registry.counter, route=route.name, scope=scope,
-                     name=self.config.gateway.via)
+        return Cache(handler, policy_of(route, route.cache), self.store, counter=self.registry.counter, route=route.name,
+                     scope=scope, name=self.config.gateway.via)
 
     def send(self, upstream: str, call: Call) -> Response:
         """One exchange with an upstream by its name."""
@@ -140,12 +142,10 @@ class Pipeline:
 
     def start(self) -> None:
         """What runs in each worker, after the fork."""
-        if self.store is not None:
-            self.store.start()
+        self.store.start()
 
     def close(self) -> None:
-        if self.store is not None:
-            self.store.stop()
+        self.store.stop()
         for upstream in self.upstreams.values():
             upstream.close()
 

@@ -9,6 +9,7 @@ worker.py accepts, waits and drains; this is what it uses for one request, and w
 
 from __future__ import annotations
 
+import re
 import socket
 import struct
 import sys
@@ -17,13 +18,17 @@ from typing import Any
 
 from gunicorn.http import message
 from gunicorn.http.body import ChunkedReader
-from gunicorn.http.errors import ChunkMissingTerminator, ParseException
+from gunicorn.http.errors import InvalidHeader, ParseException, UnsupportedTransferCoding
 
+from . import chunked
 from .errors import GatewayError, MalformedBody, TruncatedBody
 from .message import Headers
 
 PIECE = 65536                   # bytes: the most read at once, and the most of an unread body read away to keep a connection
+FEW = 16384                     # bytes read at once of small chunks: so many take 3 ms at most, and then others have their turn
 RESET = struct.pack("ii", 1, 0)
+TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
 
 
 class Request(message.Request):
@@ -38,6 +43,15 @@ class Request(message.Request):
         if not from_trailer:
             self.raw_headers = original_case(data, headers)
         return headers
+
+    def set_body_reader(self) -> None:
+        """Of the transfer codings only ``chunked`` alone is accepted: any other would be lost on the way (RFC 9112 section 6.1)."""
+        codings = [value for name, value in self.headers if name == "TRANSFER-ENCODING"]
+        if codings and (len(codings) > 1 or codings[0].lower() != "chunked"):
+            if {coding.strip(" \t").lower() for value in codings for coding in value.split(",")} - {"chunked", "identity", ""}:
+                raise UnsupportedTransferCoding(", ".join(codings))
+            raise InvalidHeader("TRANSFER-ENCODING", req=self)
+        super().set_body_reader()
 
     def should_close(self) -> bool:
         """RFC 9112 section 9.3: the client's wish, wherever it stands in Connection."""
@@ -57,6 +71,15 @@ def original_case(data: bytes, headers: Headers) -> Headers:
     return kept
 
 
+class Chunked(chunked.Chunked):
+    """A chunked body. Extensions are names with or without a value."""
+
+    __slots__ = ()
+
+    line = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[ \t]*%b(?:[ \t]*=[ \t]*(?:%b|%b))?)*" % (TOKEN, TOKEN, QUOTED))
+    error = MalformedBody
+
+
 class BodyReader:
     """The body of ``request``. ``read`` waits for all it was asked for, as files do; ``read1`` gives what has arrived.
 
@@ -66,7 +89,8 @@ class BodyReader:
     def __init__(self, request: Request, unreader: Any) -> None:
         reader = request.body.reader
         self._unreader = unreader
-        self._chunks: Iterator[bytes] | None = reader.parser if isinstance(reader, ChunkedReader) else None
+        self._request = request
+        self._chunks = Chunked() if isinstance(reader, ChunkedReader) else None
         self._left: int = 0 if self._chunks else reader.length
         self._announce: Callable[[], None] | None = None
         self._kept = b""
@@ -153,14 +177,12 @@ class BodyReader:
                 announce, self._announce = self._announce, None
                 announce()
             return self._from_length(size) if self._chunks is None else self._from_chunks(self._chunks)
-        except ChunkMissingTerminator as error:
-            ended = error.term in (b"", b"\r")               # a part of CRLF: the client ended there
-            self._fail(TruncatedBody("the last chunk is missing") if ended else MalformedBody(str(error)), error)
-        except OSError as error:                             # Gunicorn's NoMoreData among them
-            self._fail(TruncatedBody(f"the body ended early: {error}"), error)
-        except ParseException as error:
-            self._fail(MalformedBody(str(error)), error)
-        return b""
+        except OSError as error:
+            self.error = TruncatedBody(f"the body ended early: {error}")
+            raise self.error from error
+        except MalformedBody as error:
+            self.error = error
+            raise
 
     def _from_length(self, size: int) -> bytes:
         size = min(size, self._left)
@@ -174,16 +196,26 @@ class BodyReader:
         self.done = not self._left
         return data
 
-    def _from_chunks(self, chunks: Iterator[bytes]) -> bytes:
-        for piece in chunks:
-            if piece:
-                return piece
-        self.done = True
-        return b""
+    def _from_chunks(self, chunks: Chunked) -> bytes:
+        piece = b""
+        while not piece and not chunks.complete:
+            data = self._unreader.read(None, read_ahead=max(chunks.left, FEW))
+            if not data:
+                raise OSError("the last chunk is missing")
+            piece = chunks.feed(data)
+        if chunks.complete:
+            self._unreader.unread(chunks.excess)
+            self._check_trailers(chunks.trailers)
+            self.done = True
+        return piece
 
-    def _fail(self, error: GatewayError, cause: Exception) -> None:
-        self.error = error
-        raise error from cause
+    def _check_trailers(self, lines: list[bytes]) -> None:
+        """By Gunicorn, which knows the fields that may not stand there. Raises MalformedBody."""
+        if lines:
+            try:
+                self._request.trailers = self._request.parse_headers(b"\r\n".join(lines), from_trailer=True)
+            except ParseException as error:
+                raise MalformedBody(str(error)) from error
 
 
 class Connection:

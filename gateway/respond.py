@@ -1,4 +1,7 @@
-"""Target: an answer that stands in the configuration itself."""
+"""Target: an answer that stands in the configuration itself.
+
+It says its Content-Length itself, so that HEAD gets it too (RFC 9110 section 9.3.2).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import orjson
 
 from .config import Respond as Settings
 from .message import Request, Response
+
+BODILESS = frozenset({204, 304})
 
 
 class Respond:
@@ -20,6 +25,8 @@ class Respond:
             body, kind = settings.text.encode(), "text/plain; charset=utf-8"
         if kind and not any(name.lower() == "content-type" for name, _ in headers):
             headers.append(("Content-Type", kind))
+        if settings.status not in BODILESS:
+            headers.append(("Content-Length", str(len(body))))
         self.status = settings.status
         self.headers = headers
         self.body = body

@@ -2,8 +2,10 @@
 
 ``Location`` and ``Content-Location`` that point at the upstream (one of its instances, or the Host it was sent) get the scheme
 and host the client used; their path, like that of a relative reference starting with ``/``, gets the stripped prefix back.
-Addresses of anybody else are left alone. Of a cookie, ``Domain`` is dropped when it is the upstream's own, which makes the
-cookie belong to the public host alone (RFC 6265 section 5.3), and ``Path`` gets the prefix back.
+An address at the client's own host keeps its scheme, and so does https at an upstream that does not speak it: that is an
+application sending its visitors from http to https. Addresses of anybody else are left alone. Of a cookie, ``Domain`` is dropped
+when it is the upstream's own, which makes the cookie belong to the public host alone (RFC 6265 section 5.3), and ``Path`` gets the
+prefix back.
 """
 
 from __future__ import annotations
@@ -14,14 +16,16 @@ from urllib.parse import urlsplit
 
 from .message import Headers, Request
 
-ABSOLUTE = re.compile(r"(?i)(?:https?:)?//([^/?#]*)(.*)", re.DOTALL)
+ABSOLUTE = re.compile(r"(?i)((?:https?:)?)//([^/?#]*)(.*)", re.DOTALL)
 
 
 class Publish:
-    """``publish(headers, request) -> headers``. ``own`` are the authorities by which the upstream may call itself."""
+    """``publish(headers, request) -> headers``. ``own`` are the authorities by which the upstream may call itself, ``tls`` says
+    whether it is asked by https."""
 
-    def __init__(self, own: Iterable[str], prefix: str, location: bool, cookies: bool) -> None:
+    def __init__(self, own: Iterable[str], prefix: str, location: bool, cookies: bool, tls: bool = False) -> None:
         self.own = frozenset(authority.lower() for authority in own if authority)
+        self.tls = tls
         self.hosts = frozenset(hostname(authority) for authority in self.own)
         self.prefix = prefix.rstrip("/")
         self.edits = {}
@@ -40,12 +44,15 @@ class Publish:
         match = ABSOLUTE.fullmatch(value)
         if match is None:
             return self.prefix + value if value.startswith("/") else value
-        authority, rest = match[1].lower(), match[2]
-        if authority not in self.own and authority != request.host.lower():
+        scheme, authority, rest = match.groups()
+        if authority.lower() in self.own:
+            if scheme.lower() != "https:" or self.tls:
+                scheme = f"{request.scheme}:"
+        elif authority.lower() != request.host.lower():
             return value
         if not rest.startswith("/"):
             rest = "/" + rest
-        return f"{request.scheme}://{request.host}{self.prefix}{rest}"
+        return f"{scheme}//{request.host}{self.prefix}{rest}"
 
     def cookie(self, value: str, request: Request) -> str:
         """A Set-Cookie of the upstream with a public Domain and Path; everything else byte for byte."""

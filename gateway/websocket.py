@@ -2,7 +2,8 @@
 
 The handshake goes to the upstream like any request, with Upgrade and Connection, which are not dropped here. When the upstream
 answers 101, the two sockets are spliced: bytes are copied both ways, unread and unchanged, until either side closes or nothing
-has moved in either direction for ``idle_timeout`` seconds. Any other answer is an ordinary answer.
+has moved in either direction for ``idle_timeout`` seconds. Any other answer is an ordinary answer. A client that goes away while
+the upstream is thinking ends the handshake there too.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import gevent
 from gevent import socket
 
+from .disconnect import Watched, unwatch, watch
 from .errors import NotAllowedHere
 from .message import Call, Handler, Request, Response
 
@@ -37,13 +39,23 @@ class WebSocket:
             return self.next(request)
         if request.connection is None:
             raise NotAllowedHere("WebSocket needs the gateway's own worker class")
-        call = self.prepare(request)
-        call.headers = call.headers + HANDSHAKE
-        response, upgraded = self.upgrade(call)
-        if upgraded is None:
-            return self.finish(response, request)
-        response.takeover = lambda: self._take(request, response, upgraded)
-        return response
+        token = watch(request.connection.socket)
+        streamed = False
+        try:
+            call = self.prepare(request)
+            call.headers = call.headers + HANDSHAKE
+            response, upgraded = self.upgrade(call)
+            if upgraded is not None:
+                response.takeover = lambda: self._take(request, response, upgraded)
+                return response
+            response = self.finish(response, request)
+            if not isinstance(response.body, bytes):
+                response.body = Watched(response.body, token)
+                streamed = True
+            return response
+        finally:
+            if not streamed:
+                unwatch(token)
 
     def _take(self, request: Request, response: Response, upgraded: Any) -> None:
         """Send the 101 and copy until the end."""
@@ -85,6 +97,7 @@ def splice(client: Any, upstream: Any, idle_timeout: float) -> tuple[int, int]:
                 sink.sendall(data)
                 last[0] = monotonic()
                 moved[side] += len(data)
+                socket.wait_write(sink.fileno())         # others' turn: with both sockets ready nothing else here waits
             sink.shutdown(socket.SHUT_WR)
         except OSError:                          # either side is gone: that ends both directions
             return

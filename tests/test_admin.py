@@ -128,7 +128,7 @@ def test_config_says_what_is_configured(client):
 def test_routes_for_programs(client, application):
     listed = client.get("/routes").json["routes"]
     assert [(route["name"], route["target"]) for route in listed] == [
-        ("/*", "upstream users"), ("/board", "aggregate user, team"), ("GET /gone/<script>", "respond 410")]
+        ("/*", "upstream users"), ("GET /board", "aggregate user, team"), ("GET /gone/<script>", "respond 410")]
     assert [route["steps"] for route in listed] == [application.pipeline.describe(route) for route in application.pipeline.routes]
 
 

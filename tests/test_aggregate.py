@@ -125,7 +125,7 @@ class Stage:
 def test_a_part_starts_when_its_own_answers_are_there_and_not_level_by_level():
     stage = Stage(user={"team": 1}, orders=[{"item": 2}], team={"boss": 3}, boss={"x": 4}, item={}, both={})
     aggregate = built(parts(both="both:/{boss.x}{orders.0.item}?{team.boss}", boss="boss:/{team.boss}",
-                                item="item:/{orders.0.item}", user="user:/", team="team:/{user.team}", orders="orders:/"), stage)
+                            item="item:/{orders.0.item}", user="user:/", team="team:/{user.team}", orders="orders:/"), stage)
     running = gevent.spawn(aggregate, request())
     assert stage.begun(2) == {"user", "orders"}
     stage.let("user")
@@ -205,7 +205,7 @@ def test_whatever_the_graph_each_part_is_called_once_after_those_it_needs(drawn)
 
     urls = {name: f"{name}:/{name}" + "".join(f"/{{{other}.id}}" for other in graph[name][0]) for name in order}
     aggregate = built(parts(**{name: {"from": url, "optional": True, "default": None if name in lacking else {"id": 0}}
-                                   for name, url in urls.items()}), send)
+                               for name, url in urls.items()}), send)
     response = aggregate(request())
     assert list(orjson.loads(response.body)) == list(order)
     assert response.header("X-Partial") == ", ".join(name for name in order if name in failed)

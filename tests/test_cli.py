@@ -109,6 +109,14 @@ def test_check_finds_what_only_the_views_show(command):
     assert result.exit_code == 2
 
 
+def test_check_finds_every_mistake_of_a_composition(command):
+    write(FILE + '[[routes]]\npath = "/page"\naggregate = { a = { from = "users:/{id}", pick = ["x"], rename = { y = "z" } } }')
+    result = command("check")
+    assert result.stderr.splitlines()[1:] == ["  route \"/page\": aggregate.a.from: {id}: the path has no parameter 'id'",
+                                              '  route "/page": aggregate.a.rename: "y" is not picked']
+    assert result.exit_code == 2
+
+
 def test_check_finds_views_in_the_current_folder(command):
     write("from flask import Blueprint\nshop = Blueprint('shop', __name__)\n"
           "@shop.get('/shop/<int:number>')\ndef show(number): return str(number)\n", "views_for_check.py")
@@ -128,6 +136,7 @@ def test_check_leaves_the_log_file_alone(command):
 
 @pytest.mark.parametrize("arguments", [["--help"], ["schema"], ["check"], ["routes", "--json"]])
 def test_looking_at_a_file_loads_no_server(command, arguments):
+    write(FILE + '[[routes]]\npath = "/page"\naggregate = { user = "users:/me" }')
     program = f"""if True:
         import sys
         from gateway.cli import main
@@ -200,14 +209,49 @@ def test_explain_lists_every_instance(command):
                           "  POST /caf%C3%A9/a%20b?a=%DF over unix:/run/legacy.sock"]
 
 
-def test_explain_lists_the_parts_of_a_composition(command):
-    write(FILE + '[[routes]]\npath = "/page/{id}"\n[routes.aggregate]\nuser = "users:/users/{id}"\n'
-          'orders = { from = "legacy:/orders?user={user.id}", method = "POST" }')
-    lines = command("explain", "GET", "/page/7").stdout.splitlines()
-    assert lines[-6:] == ['part "user", upstream "users":', "  GET https://users.test/users/{id}",
-                          'part "orders", upstream "legacy", one of:', "  POST http://10.0.0.5:8000/orders?user={user.id}",
-                          "  POST http://10.0.0.6:8000/orders?user={user.id}",
-                          "  POST /orders?user={user.id} over unix:/run/legacy.sock"]
+PAGE = FILE + """
+[[routes]]
+path = "/page/{id}"
+methods = ["POST"]
+[routes.aggregate]
+user = "users:/users/{id}?of={query.of:-me}&a={body.a:-1}"
+orders = { from = "legacy:/orders?user={user.id}&last={id}", method = "POST", json = "{body.a}" }
+news = { from = "users:/news?page={query.page}", optional = true }
+"""
+
+
+def test_explain_says_what_a_composition_asks_for(command):
+    """What the request gives is filled in; what its body and other parts give is not known yet."""
+    write(PAGE)
+    lines = command("explain", "POST", "/page/a b?of=%26&page=2").stdout.splitlines()
+    assert lines[-9:] == ["  aggregate: user, orders after user, news",
+                          'part "user", upstream "users":', "  GET https://users.test/users/a%20b?of=%26&a={body.a:-1}",
+                          'part "orders", upstream "legacy", one of:',
+                          "  POST http://10.0.0.5:8000/orders?user={user.id}&last=a%20b",
+                          "  POST http://10.0.0.6:8000/orders?user={user.id}&last=a%20b",
+                          "  POST /orders?user={user.id}&last=a%20b over unix:/run/legacy.sock",
+                          'part "news", optional, upstream "users":', "  GET https://users.test/news?page=2"]
+
+
+def test_explain_says_what_a_part_lacks(command):
+    write(PAGE)
+    result = command("explain", "POST", "/page/7")
+    assert result.stdout.splitlines()[-2:] == ['part "news", optional, upstream "users":',
+                                               "  not asked: query parameter 'page' is missing"]
+    write(PAGE.replace(", optional = true", ""))
+    result = command("explain", "POST", "/page/7")
+    assert result.stdout.splitlines()[-1] == "answered 400 bad_request: query parameter 'page' is missing"
+    assert result.exit_code == 1
+
+
+@pytest.mark.parametrize("target, endpoint", [
+    ("/shop/7", "shop.show"), ("/shop/x", "none, Flask answers 404"), ("/shop/list", "none, Flask answers 308")])
+def test_explain_names_the_endpoint_of_a_view(command, target, endpoint):
+    write("from flask import Blueprint\nshop = Blueprint('shop', __name__)\n"
+          "@shop.get('/shop/<int:number>')\ndef show(number): return str(number)\n"
+          "@shop.get('/shop/list/')\ndef index(): return ''\n", "views_for_explain.py")
+    write('[gateway]\nviews = ["views_for_explain"]\n[[routes]]\npath = "/shop/*"\nview = true')
+    assert command("explain", "GET", target).stdout.splitlines()[-2:] == ["  view", f"endpoint: {endpoint}"]
 
 
 @pytest.mark.parametrize("arguments, expected", [

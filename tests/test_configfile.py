@@ -36,7 +36,17 @@ def mistakes(text, environ=None):
     ('x = \n',
      ['line 1, column 5: invalid value']),
     ('a = 1\na = 2',
-     ['end of document: cannot overwrite a value']),
+     ['line 2, column 6: cannot overwrite a value']),
+    ('a = 1\nx = [',
+     ['line 2: the file ends in the middle of what begins here: a value is missing, or the bracket that closes one']),
+    ('x = [1,\n2\n',
+     ['line 1: the file ends in the middle of what begins here: unclosed array']),
+    ('x = """one\ntwo\n',
+     ['line 1: the file ends in the middle of what begins here: unterminated string']),
+    ('[gateway]\ntrust = [\n[[routes]]\npath = "/"',
+     ['line 3, column 3: invalid value; what is wrong begins on line 2']),
+    ('x = """' + '\n' * 1000,
+     ['end of the file: unterminated string']),
     ('[gateway]\nvia = "x" y',
      ['line 2, column 11: expected newline or end of document after a statement']),
     ('gatway = 1',
@@ -303,6 +313,19 @@ def mistakes(text, environ=None):
      ['route "/x": aggregate: has no parts']),
     (UP + R + 'aggregate = { u = "a:/x/{id}" }',
      ['route "/x": aggregate.u.from: {id}: the path has no parameter \'id\'']),
+    (UP + R + 'aggregate = { u = { from = "a:/", method = "POST" } }',
+     ['route "/x": methods: is needed where a part does more than GET, or reads the body: say what it answers, like ["POST"]']),
+    (UP + R + 'aggregate = { u = "a:/{body.x}" }',
+     ['route "/x": methods: is needed where a part does more than GET, or reads the body: say what it answers, like ["POST"]']),
+    (UP + R + 'aggregate = { u = "a:/{body.x}" }\nmethods = "POST"',
+     ['route "/x": methods: "POST" is not a list: write ["POST"]']),
+    (UP + R + 'aggregate = { u = "a:/" }\n[[routes]]\npath = "/x"\nmethods = ["GET"]\nupstream = "a"',
+     ['route "/x" and route "GET /x": two routes match the same requests; remove one, or tell them apart by host, '
+      'methods or a condition']),
+    ('[upstreams.a]\ninstances = ["http://me:hidden@a"]',
+     ['upstream "a": instances[0]: the URL has a user name: send an Authorization header instead']),
+    ('[upstreams.a]\ninstances = "http://me:hid/d@en@a"',
+     ['upstream "a": instances: "http://***@a" is not a list: write ["http://***@a"]']),
     (UP + R + 'aggregate = { u = "a/x" }',
      ['route "/x": aggregate.u.from: "a/x" is not an upstream and a path: write it like "orders:/by-user/{id}"']),
     (UP + R + 'aggregate = { u = "http://a/x" }',
@@ -506,7 +529,7 @@ def test_an_empty_file_is_a_configuration():
 
 def test_the_repository_s_own_file_has_no_mistakes():
     config = load(Path(__file__).parent.parent / "gateway.toml", {})
-    assert {"/*", "/api/dashboard/{id:int}"} <= {route.name for route in config.routes}
+    assert {"/*", "GET /api/dashboard/{id:int}"} <= {route.name for route in config.routes}
 
 
 # -- the environment

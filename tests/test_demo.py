@@ -15,7 +15,7 @@ import pytest
 
 from gateway.demo.processes import ChildDied, Crew
 from gateway.demo.services import inventory, orders, seed, users
-from gateway.demo.start import Ports, PortsUsed, environment, greeting, refuse_used
+from gateway.demo.start import Ports, PortsUsed, environment, greeting, refuse_used, used_ports
 
 ROOT = Path(__file__).parent.parent
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
@@ -129,6 +129,22 @@ def test_a_used_port_is_named_with_its_use(offset, what):
         with pytest.raises(PortsUsed) as caught:
             refuse_used(Ports(port - offset, nginx=True))
     assert f"Port {port} is in use; the demo needs it for {what}." in str(caught.value)
+
+
+@pytest.mark.parametrize("nginx", [True, False])
+def test_other_ports_are_proposed_and_they_are_free(monkeypatch, nginx):
+    """Of the numbers proposed, what is in use is passed over: here the first, by its first port and by its last."""
+    for offset in (0, 1901):
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            first = taken.getsockname()[1] - offset
+            other = next(front for front in range(20000, 60000, 100) if not used_ports(Ports(front, nginx)))
+            monkeypatch.setattr("gateway.demo.start.OTHERS", [first, other])
+            with pytest.raises(PortsUsed) as caught:
+                refuse_used(Ports(first, nginx))
+        assert f'make run ARGS="--port {other}", which is gateway demo --port {other}' in str(caught.value)
+        assert f"--port {first}" not in str(caught.value)
 
 
 @pytest.mark.parametrize("port", [0, 63634, 70000])

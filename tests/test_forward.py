@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config import Route
-from gateway.forward import CONNECTION_FIELDS, REPLACED_FIELDS, Forward, Forwarding, forwarded_element
+from gateway.forward import CONNECTION_FIELDS, PROXY_FIELDS, REPLACED_FIELDS, Forward, Forwarding, forwarded_element
 from gateway.message import Request, Response
 
 ROUTE = Route(path="/*", upstream="legacy")
@@ -33,14 +33,64 @@ def test_fields_of_strangers_are_replaced():
         ("X-Request-Id", "id-1")]
 
 
-def test_fields_of_a_trusted_proxy_are_continued():
+FOR = ("X-Forwarded-For", "6.6.6.6, 1.1.1.1")
+
+
+@pytest.mark.parametrize("headers, believed, addresses, elements", [
+    ([FOR, ("Forwarded", "for=9.9.9.9")], {"chain": FOR, "client": "1.1.1.1"},
+     "6.6.6.6, 1.1.1.1, 10.0.0.9", 'for=1.1.1.1;proto=https;host="www.test:8443", for=10.0.0.9'),
+    ([("Forwarded", "for=1.1.1.1")], {"chain": ("Forwarded", "for=1.1.1.1"), "client": "1.1.1.1"},
+     "1.1.1.1, 10.0.0.9", 'for=1.1.1.1, for=10.0.0.9;proto=https;host="www.test:8443"'),
+    ([("X-Forwarded-Proto", "https"), ("Forwarded", "for=9.9.9.9")], {}, "10.0.0.9",
+     'for=10.0.0.9;proto=https;host="www.test:8443"'),
+    ([FOR], {"chain": ("X-Forwarded-For", "2001:db8::1"), "client": "2001:db8::1"},
+     "2001:db8::1, 10.0.0.9", 'for="[2001:db8::1]";proto=https;host="www.test:8443", for=10.0.0.9'),
+    ([FOR], {"chain": ("X-Forwarded-For", 'a";b'), "client": 'a";b'},
+     'a";b, 10.0.0.9', 'for=unknown;proto=https;host="www.test:8443", for=10.0.0.9')])
+def test_of_a_trusted_proxy_only_what_was_believed_is_continued(headers, believed, addresses, elements):
     sent = []
-    forward(sent)(request([("X-Forwarded-For", "1.1.1.1"), ("X-Forwarded-For", "2.2.2.2"), ("Forwarded", "for=1.1.1.1")],
-                          trusted=True, scheme="https", host="www.test:8443"))
+    target = forward(sent)
+    for _ in range(2):                                       # and again from memory
+        target(request(headers, trusted=True, scheme="https", host="www.test:8443", **{"client": "10.0.0.9", **believed}))
+        fields = dict(sent.pop().headers)
+        assert (fields["X-Forwarded-For"], fields["Forwarded"]) == (addresses, elements)
+        assert (fields["X-Forwarded-Proto"], fields["X-Forwarded-Port"]) == ("https", "8443")
+
+
+def test_the_port_a_trusted_proxy_names():
+    sent = []
+    forward(sent)(request([], trusted=True, port="8443"))
+    assert dict(sent[0].headers)["X-Forwarded-Port"] == "8443"
+
+
+def test_without_a_host_none_is_forwarded():
+    sent = []
+    forward(sent)(request([], host=""))
     fields = dict(sent[0].headers)
-    assert fields["X-Forwarded-For"] == "1.1.1.1, 2.2.2.2, 10.0.0.9"
-    assert fields["Forwarded"] == 'for=1.1.1.1, for=10.0.0.9;proto=https;host="www.test:8443"'
-    assert (fields["X-Forwarded-Proto"], fields["X-Forwarded-Port"]) == ("https", "8443")
+    assert "X-Forwarded-Host" not in fields and fields["Forwarded"] == "for=10.0.0.9;proto=http"
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_the_word_of_a_proxy_is_taken_from_proxies_only(trusted):
+    sent = []
+    forward(sent)(request([(name.title(), "1") for name in sorted(PROXY_FIELDS)], trusted=trusted))
+    assert {name.lower() for name, _ in sent[0].headers} & PROXY_FIELDS == (PROXY_FIELDS if trusted else set())
+
+
+@pytest.mark.parametrize("protocol, before, via", [
+    ("HTTP/1.1", [], "1.1 gg"), ("HTTP/1.0", [], "1.0 gg"),
+    ("HTTP/1.0", [("Via", "1.1 x"), ("via", "1.1 y")], "1.1 x, 1.1 y, 1.0 gg")])
+def test_via_names_the_version_of_the_message(protocol, before, via):
+    sent = []
+    forward(sent)(request(before, environ={"SERVER_PROTOCOL": protocol}))
+    assert dict(sent[0].headers)["Via"] == via
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_via_names_the_version_of_the_answer(version):
+    answer = Response(200, [])
+    answer.version = version
+    assert forward([], answer)(request([])).headers == [("Via", f"{version} gg")]
 
 
 @pytest.mark.parametrize("host, setting, sent_host", [

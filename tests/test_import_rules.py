@@ -21,7 +21,7 @@ PACKAGE = Path(__file__).parent.parent / "gateway"
 FEATURE = 2
 LEVELS = {
     "errors": 0,
-    "conditions": 1, "config": 1, "deadline": 1, "disconnect": 1, "fields": 1, "message": 1, "pattern": 1, "problem": 1, "rundir": 1, "tasks": 1,
+    "chunked": 1, "conditions": 1, "config": 1, "deadline": 1, "disconnect": 1, "fields": 1, "message": 1, "pattern": 1, "problem": 1, "rundir": 1, "tasks": 1,
     "template": 1, "values": 1,
     "pipeline": 3,
     "admin": 4, "app": 4, "worker": 4,
@@ -29,19 +29,19 @@ LEVELS = {
 }
 
 FAMILIES = {                                        # one feature, several files
-    "configcheck": "configfile", "mistakes": "configfile", "partcheck": "configfile",
+    "admin_cache": "admin", "configcheck": "configfile", "mistakes": "configfile", "partcheck": "configfile",
     "clients": "worker", "connections": "worker", "fastlane": "worker", "reader": "worker", "writer": "worker",
 }
 
 DOORS = {
-    "flask": {"app", "admin", "cache/store"},
-    "werkzeug": {"app", "admin", "views"},
+    "flask": {"app", "admin", "admin_cache", "cache/store"},
+    "werkzeug": {"app", "admin", "admin_cache", "views"},
     "flask_caching": {"cache/store"},
     "redis": {"cache/redis_tier"},
     "pymemcache": {"cache/memcached_tier"},
     "requests": {"upstream/requests_adapter"},
     "urllib3": {"upstream/requests_adapter", "upstream/requests_call", "upstream/requests_response"},
-    "gevent": {"tasks", "views", "websocket", "disconnect", "upstream/dns", "upstream/pool",
+    "gevent": {"tasks", "websocket", "disconnect", "upstream/dns", "upstream/pool",
                "upstream/transport", "telemetry/log", "admin", "worker", "clients", "connections", "gunicorn_conf"},
     "gunicorn": {"worker", "clients", "connections", "fastlane", "reader", "writer", "gunicorn_conf"},
     "pydantic": {"config", "configfile", "mistakes", "values"},

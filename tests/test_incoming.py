@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import DuplicateHeader, GatewayError, InvalidHost, InvalidTarget, NotAllowedHere
-from gateway.incoming import Accept, Incoming, Trust, bare_address
+from gateway.incoming import REMEMBERED, Accept, Incoming, Trust, bare_address
 from gateway.message import Response
 
 
@@ -17,6 +17,8 @@ def environ(**changes):
 @pytest.mark.parametrize("networks, address, trusted", [
     ((), "127.0.0.1", False), (("127.0.0.1/32",), "127.0.0.1", True), (("10.0.0.0/8",), "10.200.3.4", True),
     (("10.0.0.0/8",), "11.0.0.1", False), (("::1/128",), "::1", True), (("10.0.0.1",), "10.0.0.1", True),
+    (("127.0.0.1/32",), "::ffff:127.0.0.1", True), (("127.0.0.1/32",), "::ffff:7f00:1", True),
+    (("::1",), "::ffff:127.0.0.1", False),
     (("unix",), "", True), (("10.0.0.0/8",), "", False), (("10.0.0.0/8",), "no address", False)])
 def test_trust(networks, address, trusted):
     trust = Trust(networks)
@@ -42,6 +44,56 @@ def test_who_is_believed(peer, fields, client, scheme, host):
     request = Incoming(("10.0.0.0/8",), 5)(environ(REMOTE_ADDR=peer, **fields))
     assert (request.client, request.scheme, request.host) == (client, scheme, host)
     assert request.peer == peer
+
+
+@pytest.mark.parametrize("fields, chain, port", [
+    ({"HTTP_X_FORWARDED_FOR": "1.1.1.1", "HTTP_FORWARDED": "for=6.6.6.6"}, ("X-Forwarded-For", "1.1.1.1"), ""),
+    ({"HTTP_X_FORWARDED_PROTO": "https", "HTTP_FORWARDED": "for=6.6.6.6"}, None, ""),
+    ({"HTTP_FORWARDED": "for=1.1.1.1;proto=https, for=10.0.0.4"}, ("Forwarded", "for=1.1.1.1;proto=https, for=10.0.0.4"), ""),
+    ({"HTTP_X_FORWARDED_PORT": "8443"}, None, "8443"),
+    ({"HTTP_X_FORWARDED_PORT": "8443", "HTTP_FORWARDED": "for=6.6.6.6"}, None, "8443"),
+    ({"HTTP_X_FORWARDED_FOR": "1.1.1.1, 10.0.0.4", "HTTP_X_FORWARDED_PORT": "7, 443, 80"},
+     ("X-Forwarded-For", "1.1.1.1, 10.0.0.4"), "443"),
+    ({"HTTP_X_FORWARDED_PORT": "x"}, None, ""), ({"HTTP_X_FORWARDED_PORT": "-1"}, None, ""),
+    ({"HTTP_X_FORWARDED_PORT": "\xb2"}, None, ""),
+    ({"HTTP_X_FORWARDED_PORT": "123456"}, None, ""), ({}, None, "")])
+def test_which_words_are_believed(fields, chain, port):
+    request = Incoming(("10.0.0.0/8",), 5)(environ(**fields))
+    assert (request.chain, request.port) == (chain, port)
+    request = Incoming((), 5)(environ(**fields))
+    assert (request.chain, request.port) == (None, "")
+
+
+def test_an_ipv4_address_in_ipv6_clothes_is_the_ipv4_address():
+    incoming = Incoming(("10.0.0.0/8",), 5)
+    for _ in range(2):
+        request = incoming(environ(REMOTE_ADDR="::ffff:10.0.0.9", HTTP_X_FORWARDED_FOR="::ffff:1.1.1.1, ::ffff:10.0.0.4"))
+        assert (request.peer, request.client, request.trusted) == ("10.0.0.9", "1.1.1.1", True)
+
+
+def test_a_trust_remembers_no_end_of_addresses():
+    trust = Trust(("10.0.0.0/8",))
+    for number in range(REMEMBERED + 2):
+        assert f"11.{number >> 16}.{number >> 8 & 255}.{number & 255}" not in trust
+    assert len(trust.known) <= REMEMBERED and "10.0.0.1" in trust
+
+
+@pytest.mark.parametrize("change, answered, sent", [
+    ({"RAW_URI": "*"}, True, None), ({"HTTP_MAX_FORWARDS": "0"}, True, None), ({"HTTP_MAX_FORWARDS": "1"}, False, "0"),
+    ({"HTTP_MAX_FORWARDS": "010"}, False, "9"), ({"HTTP_MAX_FORWARDS": "x"}, False, "x"),
+    ({"HTTP_MAX_FORWARDS": "-1"}, False, "-1"),
+    ({}, False, None), ({"REQUEST_METHOD": "GET", "HTTP_MAX_FORWARDS": "0"}, False, "0")])
+def test_options_for_the_gateway_itself(change, answered, sent):
+    seen = []
+
+    def handle(request):
+        seen.append(request.header("Max-Forwards") or None)
+        return Response(404, [])
+
+    answer = Accept(handle)(Incoming((), 5)(environ(**{"REQUEST_METHOD": "OPTIONS", **change})))
+    assert seen == ([] if answered else [sent])
+    if answered:
+        assert (answer.status, answer.header("Content-Length"), "OPTIONS" in answer.header("Allow")) == (200, "0", True)
 
 
 @pytest.mark.parametrize("value, address", [

@@ -129,6 +129,13 @@ def test_links_lead_somewhere(page):
     assert [link for link in links if link and not ((ROOT / page).parent / link).exists()] == []
 
 
+def test_the_environment_is_described_once_and_completely():
+    tables = {page: set(re.findall(r"^\| `(GATEWAY_\w+)`", (ROOT / page).read_text(), re.MULTILINE)) for page in PAGES}
+    own = {"GATEWAY_ADMIN_FD", "GATEWAY_INSTANCE_DIR"}                 # what a master hands on to its successor and its workers
+    read = {name for path in (ROOT / "gateway").glob("*.py") for name in re.findall(r'"(GATEWAY_[A-Z_]+)"', path.read_text())}
+    assert {page: found for page, found in tables.items() if found} == {"docs/operating.md": read - own}
+
+
 def test_every_page_of_the_documentation_is_in_its_index():
     index = (ROOT / "docs" / "README.md").read_text()
     assert [path.name for path in (ROOT / "docs").glob("*.md") if path.name != "README.md" and f"({path.name})" not in index] == []

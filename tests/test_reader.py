@@ -6,11 +6,12 @@ import io
 
 import pytest
 from gunicorn.config import Config
+from gunicorn.http.errors import InvalidHeader, ParseException, UnsupportedTransferCoding
 from gunicorn.http.unreader import IterUnreader
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.errors import MalformedBody, TruncatedBody
+from gateway.errors import GatewayError, MalformedBody, TruncatedBody
 from gateway.reader import PIECE, BodyReader, Connection, Request, original_case
 
 ADDRESS = ("127.0.0.1", 50000)
@@ -66,6 +67,28 @@ def test_who_wants_to_close(version, connection, closes):
     assert request.should_close() is closes
 
 
+@pytest.mark.parametrize("fields, error", [
+    (["Transfer-Encoding: CHUNKED"], None), (["Transfer-Encoding:chunked \t"], None),
+    (["Transfer-Encoding: gzip, chunked"], UnsupportedTransferCoding),
+    (["Transfer-Encoding: x, chunked"], UnsupportedTransferCoding),
+    (["Transfer-Encoding: gzip", "Transfer-Encoding: chunked"], UnsupportedTransferCoding),
+    (["Transfer-Encoding: chunked", "Transfer-Encoding: chunked"], InvalidHeader),
+    (["Transfer-Encoding: chunked, chunked"], InvalidHeader),
+    (["Transfer-Encoding: identity, chunked"], InvalidHeader), (["Transfer-Encoding: identity"], InvalidHeader),
+    (["Transfer-Encoding: gzip"], UnsupportedTransferCoding), (["Transfer-Encoding: chunked, gzip"], UnsupportedTransferCoding),
+    (["Transfer-Encoding:"], InvalidHeader), (["Transfer-Encoding: , chunked"], InvalidHeader),
+    (["Transfer-Encoding: chunked;q=1"], UnsupportedTransferCoding),
+    (["Transfer-Encoding: \"chunked\""], UnsupportedTransferCoding),
+    (["Transfer-Encoding: chunked", "Content-Length: 5"], InvalidHeader)])
+def test_no_transfer_coding_but_chunked(fields, error):
+    sent = head(*fields) + b"5\r\nhello\r\n0\r\n\r\n"
+    if error is None:
+        assert request_of([sent])[1].read() == b"hello"
+        return
+    with pytest.raises(error):
+        request_of([sent])
+
+
 # Bodies
 
 def chunked(body: bytes, size: int) -> bytes:
@@ -111,6 +134,38 @@ def test_bodies(fields, sent, expected, at_once):
     with pytest.raises(expected):                            # it does not turn into an end
         body.read(1)
     assert not body.discard() and body.blocks_reuse
+
+
+def test_many_small_chunks_come_together():
+    wire = chunked(bytes(range(256)) * 40, 1)
+    _, body = request_of([head("Transfer-Encoding: chunked"), wire[:40_001], wire[40_001:]])
+    pieces = list(iter(body.read1, b""))
+    assert b"".join(pieces) == bytes(range(256)) * 40
+    assert len(pieces) == 2
+
+
+PARTS = st.sampled_from([b"1", b"3", b"A", b"0", b"00", b"g", b"-1", b";", b";a", b";a=1",
+                         b' ; a = "x;\\"y"', b";\xff", b"; =", b" ", b"\r\n", b"\r\n", b"\r\n", b"\r", b"\n", b"abc", b"a",
+                         b"0123456789", b"X: 1", b"Host: x", b"X-A:b\x00", b":", b"bad name: x"])
+
+
+@given(wire=st.lists(PARTS, max_size=16).map(b"".join), cut=st.integers(1, 40))
+@example(wire=b"3\r\nabc\r\n0\r\nX: 1\r\n\r\n", cut=7)
+@example(wire=b"3 ;a\r\nabc\r\n0;a=1\r\n\r\nrest", cut=40)
+@example(wire=b"0\r\n\r\n\r\n", cut=40)
+def test_chunks_are_what_gunicorn_takes_for_chunks(wire, cut):
+    pieces = [head("Transfer-Encoding: chunked"), *(wire[at:at + cut] for at in range(0, len(wire), cut))]
+    request, ours = request_of(pieces)
+    other, _ = request_of(pieces)
+    try:
+        expected = b"".join(other.body.reader.parser)
+    except (ParseException, OSError):
+        with pytest.raises(GatewayError):
+            ours.read()
+        return
+    assert ours.read() == expected
+    assert ours._unreader.take_buffered() == other.unreader.take_buffered()
+    assert request.trailers == other.trailers
 
 
 @given(body=st.binary(max_size=300).map(lambda data: data.replace(b"\x01", b"\n")),

@@ -15,6 +15,13 @@ def test_respond(settings, status, body, kind):
     assert (answer.status, answer.body, answer.header("Content-Type")) == (status, body, kind)
 
 
+@pytest.mark.parametrize("settings, length", [
+    ({"text": "h\xe9"}, "3"), ({"status": 404}, "0"), ({"status": 204}, ""), ({"status": 304}, "")])
+def test_the_length_is_said_whatever_the_method(settings, length):
+    answer = Respond(Settings(**settings))(Request("HEAD", "/", []))
+    assert ", ".join(answer.header_list("Content-Length")) == length
+
+
 def test_one_answers_headers_are_not_the_nexts():
     target = Respond(Settings(text="x"))
     target(Request("GET", "/", [])).headers.append(("X-A", "1"))

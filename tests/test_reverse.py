@@ -10,12 +10,25 @@ PUBLISH = Publish(["old.test:8000", "10.0.0.5:8000"], "/api/", True, True)
 @pytest.mark.parametrize("value, public", [
     ("http://old.test:8000/a?b#c", "https://www.test/api/a?b#c"), ("HTTP://OLD.test:8000/a", "https://www.test/api/a"),
     ("http://10.0.0.5:8000", "https://www.test/api/"), ("//old.test:8000/a", "https://www.test/api/a"), ("/a", "/api/a"),
-    ("http://old.test:8000?x", "https://www.test/api/?x"), ("http://www.test/a", "https://www.test/api/a"),
+    ("http://old.test:8000?x", "https://www.test/api/?x"), ("http://www.test/a", "http://www.test/api/a"),
+    ("https://WWW.test/a", "https://www.test/api/a"), ("//www.test", "//www.test/api/"),
     ("a/b", "a/b"), ("?x", "?x"), ("http://other.test/a", "http://other.test/a"), ("http://old.test/a", "http://old.test/a"),
     ("mailto:x@old.test", "mailto:x@old.test"), ("", "")])
 def test_location(value, public):
     assert PUBLISH([("location", value)], REQUEST) == [("location", public)]
     assert PUBLISH([("Content-Location", value)], REQUEST) == [("Content-Location", public)]
+
+
+@pytest.mark.parametrize("scheme, tls, value, public", [
+    ("http", False, "https://old.test:8000/a", "https://www.test/api/a"),
+    ("http", False, "https://www.test/a", "https://www.test/api/a"),
+    ("http", False, "http://old.test:8000/a", "http://www.test/api/a"),
+    ("http", True, "https://old.test:8000/a", "http://www.test/api/a"),
+    ("http", True, "https://www.test/a", "https://www.test/api/a"),
+    ("https", True, "http://old.test:8000/a", "https://www.test/api/a")])
+def test_who_is_sent_to_https_gets_there(scheme, tls, value, public):
+    request = Request("GET", "/api/x", [], host="www.test", scheme=scheme)
+    assert Publish(["old.test:8000"], "/api", True, True, tls)([("Location", value)], request) == [("Location", public)]
 
 
 @pytest.mark.parametrize("value, public", [

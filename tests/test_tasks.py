@@ -17,7 +17,7 @@ from gevent.event import Event
 from gateway.deadline import Deadline
 from gateway.errors import DeadlineExceeded, GatherTimeout
 from gateway.message import Attempt, Request
-from gateway.tasks import current_request, gather, spawn
+from gateway.tasks import Guard, Overdue, current_request, gather, spawn
 
 SAFETY = 20.0
 ROOT = Path(__file__).parents[1]
@@ -349,3 +349,101 @@ def test_the_example_runs():
                           env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.stderr == ""
     assert done.stdout.startswith("/user /orders /team: ") and "not all tasks were done after 0.05 s" in done.stdout
+
+
+# -- the guard of a deadline
+
+@pytest.fixture
+def soon(monkeypatch):
+    monkeypatch.setattr("gateway.tasks.GRACE", 0.02)
+
+
+def test_a_block_in_time_is_left_alone():
+    with Guard(Deadline(SAFETY)):
+        gevent.sleep(0)
+
+
+def test_a_deadline_that_is_over_lets_nothing_begin():
+    with pytest.raises(DeadlineExceeded), Guard(Deadline(0.0)):
+        pytest.fail("it began")
+
+
+def test_an_error_of_the_block_is_its_own():
+    with pytest.raises(LookupError), Guard(Deadline(SAFETY)):
+        raise LookupError
+
+
+def test_what_catches_the_deadline_may_still_end_well(soon):
+    with Guard(Deadline(0.01)):
+        with pytest.raises(DeadlineExceeded):
+            Event().wait(SAFETY)
+    gevent.sleep(0.06)                                   # nothing comes after the end
+
+
+def test_what_goes_on_is_told_again_and_again_by_no_exception(soon):
+    seen = []
+    with Guard(Deadline(0.01)):
+        while len(seen) < 4:
+            try:
+                Event().wait(SAFETY)
+            except BaseException as error:
+                seen.append(type(error))
+    assert seen == [DeadlineExceeded, Overdue, Overdue, Overdue]
+    assert not issubclass(Overdue, Exception)
+
+
+def test_what_leaves_the_block_is_deadline_exceeded(soon):
+    with pytest.raises(DeadlineExceeded) as caught, Guard(Deadline(0.01)):
+        for _ in range(2):
+            try:
+                Event().wait(SAFETY)
+            except Exception:
+                pass
+    assert isinstance(caught.value.__cause__, Overdue)
+
+
+def test_a_deadline_that_moves_is_followed():
+    deadline = Deadline(0.01)
+    with Guard(deadline):
+        deadline.at += SAFETY
+        gevent.sleep(0.05)
+
+
+def test_uncounted_time_moves_the_deadline():
+    now = [0.0]
+
+    def wait(seconds):
+        now[0] += seconds
+        if seconds > 100:
+            raise LookupError
+        return seconds
+
+    deadline = Deadline(10, lambda: now[0])
+    with Guard(deadline) as guard:
+        assert guard.uncounted(wait, 60) == 60 and deadline.left() == 10
+        now[0] += 3
+        with pytest.raises(LookupError):
+            guard.uncounted(wait, 600)
+        assert deadline.left() == 7
+    guard.uncounted(wait, 1)                             # after its end it counts nothing
+    assert deadline.left() == 6
+
+
+def test_uncounted_time_does_not_hold_up_the_end(soon):
+    with pytest.raises(DeadlineExceeded), Guard(Deadline(0.01)) as guard:
+        try:
+            Event().wait(SAFETY)
+        except DeadlineExceeded:
+            guard.uncounted(Event().wait, SAFETY)
+
+
+def test_a_loop_of_gathers_after_the_deadline_lets_others_run(in_request):
+    in_request(SAFETY).deadline.at = 0.0
+    ran = []
+    gevent.spawn(ran.append, True)
+    for _ in range(100):
+        with pytest.raises(DeadlineExceeded):
+            gather(lambda: None)
+        if ran:
+            return
+    pytest.fail("nobody else ran")

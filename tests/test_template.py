@@ -25,6 +25,13 @@ def inputs(params, target="/", headers=(), body=None, **answers):
     return made
 
 
+def test_a_template_filled_in_part():
+    read = references()
+    template = target_template("/{id}/{user.x}?q={query.q:-a b}&r={query.r}&o={orders.0.id:-1}", read)
+    known = [hole for hole in read.holes if hole.reference != "query.r"]
+    assert template.partly(inputs({"id": "a/b"}), known) == "/a%2Fb/{user.x}?q=a%20b&r={query.r}&o={orders.0.id:-1}"
+
+
 @pytest.mark.parametrize("text, params, filled", [
     ("/users", {}, "/users"),
     ("/", {}, "/"),

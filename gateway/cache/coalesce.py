@@ -27,25 +27,29 @@ FLYING, STORED, UNCACHEABLE, FAILED, ABANDONED = range(5)
 PATIENCE = 1.0                                           # seconds a follower waits for the rest of a streamed answer
 UNCACHEABLE_FOR = 10.0                                   # seconds
 RESTING_FOR = 1.0                                        # seconds after a failure in which a stale answer is given at once
-STRIKES = 3                                              # uncacheable answers in a row after which new keys do not wait either
 MOST_REMEMBERED = 10_000
 
 
 class Flight:
-    """``value`` is the entry when STORED, the error when FAILED. ``streaming``: the head of the answer is here."""
+    """``value`` is the entry when STORED, the error when FAILED. ``streaming``: the head of the answer is here. ``lease`` is what
+    keeps other workers waiting meanwhile."""
 
-    __slots__ = ("key", "state", "value", "streaming", "_landed")
+    __slots__ = ("key", "state", "value", "streaming", "lease", "_landed")
 
     def __init__(self, key: Any) -> None:
         self.key = key
         self.state = FLYING
         self.value: Any = None
         self.streaming = False
+        self.lease: Any = None
         self._landed = Event()
 
     def land(self, state: int, value: Any) -> None:
         self.state, self.value = state, value
         self._landed.set()
+        lease, self.lease = self.lease, None
+        if lease is not None:
+            lease.release()
 
     def wait(self, deadline: Deadline) -> int:
         """The state after waiting. FLYING: a streamed answer takes too long. Raises DeadlineExceeded."""
@@ -67,7 +71,6 @@ class Flights:
         self.flying: dict[Any, Flight] = {}
         self._uncacheable: OrderedDict[Any, float] = OrderedDict()
         self._resting: OrderedDict[Any, float] = OrderedDict()
-        self._strikes = 0
 
     def lead(self, key: Any) -> Flight:
         """A new flight, which must land. It takes the place of one that takes too long."""
@@ -83,12 +86,10 @@ class Flights:
 
     def learn(self, key: Any, cacheable: bool) -> None:
         if cacheable:
-            self._strikes = 0
             self._uncacheable.pop(key, None)
             for reached in (True, False):
                 self._resting.pop((key, reached), None)
         else:
-            self._strikes += 1
             self._remember(self._uncacheable, key, UNCACHEABLE_FOR)
 
     def rest(self, key: Any, reached: bool) -> None:
@@ -97,7 +98,7 @@ class Flights:
 
     def worth_waiting(self, key: Any) -> bool:
         """May the answer be one that several can have?"""
-        return self._strikes < STRIKES and not self._holds(self._uncacheable, key)
+        return not self._holds(self._uncacheable, key)
 
     def resting(self, key: Any, reached: bool) -> bool:
         return bool(self._resting) and self._holds(self._resting, (key, reached))

@@ -23,14 +23,15 @@ from .entry import Entry, Variants
 from .fields import opaque
 from .invalidate import resolved
 from .key import select
-from .miss import HttpStore, Miss, detached, url_of
+from .miss import HttpStore, Miss, detached, resent, url_of
 from .report import Numbers, Report
 from .tee import Tee
 
 TAKEN_OFF = CONDITIONS | {"range", "if-range"}
+SAYS_NOTHING = frozenset({"uses", "partial", "request", "method", "incomplete"})     # refusals that the next answer may not meet
 MOST_FLIGHTS = 2                                         # flights a request waits for before it asks alone
 MOST_COUNTED = 10_000                                    # keys whose uses are counted for min_uses
-LEASE = 10.0                                             # seconds another worker's fetch is waited for, at most
+LEASE = 10.0                                             # seconds; another worker is waited for at most half the time left, too
 
 log = logging.getLogger("gateway")
 
@@ -50,7 +51,7 @@ class Fetch:
     def __call__(self, miss: Miss) -> Response:
         asked = miss.asked
         if asked is not None and asked.only_if_cached:
-            self.numbers.outcome("only-if-cached")
+            self._note(miss, "only-if-cached")
             return self._nothing(miss)
         if miss.request.method == "HEAD":
             return self._head(miss)
@@ -77,8 +78,11 @@ class Fetch:
 
     def _shares(self, miss: Miss) -> bool:
         """May this request wait for others, and they for it?"""
-        if miss.entry is None and miss.asked is not None and miss.asked.range is not None:
-            return False                                 # a part is of no use to others
+        if miss.entry is None:
+            if miss.asked is not None and miss.asked.range is not None:
+                return False                             # a part is of no use to others
+            if not miss.personal and miss.request.header("Authorization"):
+                return False                             # nor, as a rule, what was made for one caller
         return self.flights.worth_waiting(miss.key)
 
     def _shared(self, miss: Miss, entry: Entry) -> Response | None:
@@ -86,19 +90,19 @@ class Fetch:
         miss.variants = Variants([entry])
         if select(miss.variants, miss.request) is None:
             return None
-        self.numbers.outcome("collapsed")
+        self._note(miss, "collapsed")
         return self._answer(miss, entry, self.report.forwarded(miss.reason, 0, miss.key, collapsed=True))
 
     # The leader
 
     def _lead(self, miss: Miss) -> Response:
+        seconds = min(miss.request.deadline.left() / 2, LEASE)
         flight = self.flights.lead(miss.flight_key)
-        seconds = min(miss.request.deadline.left(), LEASE)
-        lease = self.store.lease(miss.key, seconds)
         try:
-            if lease is None and (found := self._elsewhere(miss, seconds)) is not None:
+            flight.lease = self.store.lease(miss.key, seconds)
+            if flight.lease is None and (found := self._elsewhere(miss, seconds)) is not None:
                 self.flights.land(flight, STORED, found)
-                self.numbers.outcome("collapsed")
+                self._note(miss, "collapsed")
                 return self._answer(miss, found, self.report.forwarded(miss.reason, 0, miss.key, collapsed=True))
             return self._ask(miss, flight)
         except (ClientDisconnected, DeadlineExceeded):
@@ -109,8 +113,6 @@ class Fetch:
         finally:
             if not flight.streaming:
                 self.flights.land(flight, ABANDONED)
-            if lease is not None:
-                lease.release()
 
     def _elsewhere(self, miss: Miss, seconds: float) -> Entry | None:
         """What another worker is fetching right now, once it is there and usable."""
@@ -122,7 +124,7 @@ class Fetch:
     def _ask(self, miss: Miss, flight: Flight | None) -> Response:
         """Go on to the upstream, and see what comes back."""
         begun = self.clock()
-        self.numbers.outcome(miss.reason)
+        self._note(miss, miss.reason)
         try:
             response = self.next(self._outgoing(miss))
         except ClientDisconnected:
@@ -147,11 +149,7 @@ class Fetch:
         asked, entry = miss.asked, miss.entry
         if entry is None and (asked is None or miss.alone or asked.range is not None):
             return miss.request
-        sent = copy(miss.request)
-        sent.headers = [field for field in sent.headers if field[0].lower() not in TAKEN_OFF]
-        if entry is not None:
-            sent.headers += rules.validators(entry)
-        return sent
+        return resent(miss.request, TAKEN_OFF, [] if entry is None else list(rules.validators(entry)))
 
     def _validated(self, miss: Miss, entry: Entry, response: Response, begun: float, flight: Flight | None) -> Response:
         """304: what is stored is right, and newer from now on."""
@@ -210,7 +208,11 @@ class Fetch:
         now = self.clock()
         known = self.store.get(miss.key)
         variants = Variants([entry]) if known is None else known.with_entry(entry)
-        self.store.put(miss.key, variants, max(rules.keep(one, now) for one in variants.entries), begun)
+        if not self.store.put(miss.key, variants, max(rules.keep(one, now) for one in variants.entries), begun):
+            self.numbers.refused("purged")               # who came after the purge must not get what was asked for before it
+            if flight is not None:
+                self.flights.land(flight, ABANDONED)
+            return
         self.numbers.stored()
         sharable = rules.judge(entry, None, now) == rules.FRESH
         self.flights.learn(miss.key, sharable)
@@ -220,7 +222,7 @@ class Fetch:
     def _refused(self, miss: Miss, reason: str, flight: Flight | None, forget: bool = True) -> None:
         """Not stored; and what was stored before is no longer what the upstream says, unless that was an error."""
         self.numbers.refused(reason)
-        if reason != "uses":
+        if reason not in SAYS_NOTHING:
             self.flights.learn(miss.key, False)
         if flight is not None:
             self.flights.land(flight, UNCACHEABLE)
@@ -257,7 +259,7 @@ class Fetch:
         return self._stale(miss, miss.entry, error.code)
 
     def _stale(self, miss: Miss, entry: Entry, detail: str) -> Response:
-        self.numbers.outcome("stale")
+        self._note(miss, "stale")
         return self._answer(miss, entry, self.report.hit(entry, self.clock(), miss.key, detail))
 
     # In the background
@@ -276,18 +278,14 @@ class Fetch:
         current_request.set(None)                        # the view of this request is not that of the one that began it
         result = "failed"
         try:
-            lease = self.store.lease(miss.key, LEASE)
-            try:
-                response = self._ask(miss, flight)
-                if not isinstance(response.body, bytes):
-                    try:
-                        for _ in response.body:
-                            pass
-                    finally:
-                        response.body.close()
-            finally:
-                if lease is not None:
-                    lease.release()
+            flight.lease = self.store.lease(miss.key, LEASE)
+            response = self._ask(miss, flight)
+            if not isinstance(response.body, bytes):
+                try:
+                    for _ in response.body:
+                        pass
+                finally:
+                    response.body.close()
             result = "done" if response.status < 500 else "failed"
         except GatewayError as error:
             log.warning("a stored answer for %s could not be refreshed: %s %s", miss.request.path, error.code, error.detail)
@@ -303,7 +301,7 @@ class Fetch:
 
     def _head(self, miss: Miss) -> Response:
         """HEAD that the cache could not answer. What it tells about the stored answer counts (section 4.3.5)."""
-        self.numbers.outcome(miss.reason)
+        self._note(miss, miss.reason)
         begun = self.clock()
         response = self.next(miss.request)
         entry = miss.entry
@@ -334,6 +332,11 @@ class Fetch:
             self._keep(Miss(asker, None, key, None, "method", personal), made, now, None)
 
     # Answers
+
+    def _note(self, miss: Miss, outcome: str) -> None:
+        """For the numbers, and for the log line of the request."""
+        self.numbers.outcome(outcome)
+        miss.request.notes["cache"] = outcome
 
     def _answer(self, miss: Miss, entry: Entry, status: str, aged: bool = True) -> Response:
         """A stored answer for this request, with its age unless it is new."""

@@ -35,7 +35,7 @@ class FileTier:
     """Records in the folder ``path``, ``limit`` bytes of them. ``failed`` and ``evicted`` are called with numbers of files."""
 
     name = "file"
-    shift = 0.0
+    shift = margin = 0.0
 
     def __init__(self, path: str | os.PathLike[str], limit: int, *, failed: Callable[[float], None] = lambda number: None,
                  evicted: Callable[[float], None] = lambda number: None, clock: Callable[[], float] = time) -> None:
@@ -89,9 +89,10 @@ class FileTier:
                 found = os.fstat(file.fileno())
                 if found.st_mtime <= now:
                     return None, None
+                data = file.read()
                 if found.st_atime < now - REMEMBERED:
                     os.utime(file.fileno(), (now, found.st_mtime))
-                return file.read(), None
+                return data, None
         except FileNotFoundError:
             return None, None
         except OSError as error:
@@ -159,7 +160,7 @@ class FileTier:
         now, gone = self.clock(), 0
         for entry, found in self._files():
             age = age_class(now - found.st_atime)
-            if age < oldest:
+            if age < oldest or entry.name.startswith("."):
                 continue
             if age == oldest and found.st_size <= room:
                 room -= found.st_size

@@ -19,11 +19,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from sys import intern
 from time import monotonic, sleep, time
 from typing import Protocol
 
 from . import format
-from .entry import Variants
+from .entry import Entry, Variants
 from .memory import Memory, Node
 from .purge import Marks, Purge, parsed_purge
 
@@ -44,6 +45,7 @@ class Shared(Protocol):
 
     name: str
     shift: float                # seconds that the tier's clock, in which it keeps times, is ahead of ours
+    margin: float               # seconds by which that may be wrong: what is written down is not younger than it is
 
     def get(self, key: str) -> bytes | None: ...
 
@@ -67,9 +69,36 @@ class Channel(Protocol):
 
     def write(self, purge: Purge) -> bool: ...
 
+    def waiting_purges(self) -> int: ...
+
     def start(self, heard: Callable[[Purge], None]) -> None: ...
 
     def stop(self) -> None: ...
+
+
+ENTRY = 700                     # bytes of an entry with its list and its numbers, but for what is counted below
+FIELD = 113                     # bytes of a header field but for its text: a pair, its place in the list, the head of its value
+COMMON = frozenset({"content-type", "cache-control", "server", "vary", "content-encoding", "accept-ranges", "date",
+                    "x-content-type-options", "strict-transport-security", "content-security-policy", "surrogate-control"})
+MOST_COMMON = 2048
+_common: dict[tuple[str, str], tuple[str, str]] = {}
+
+
+def compacted(entry: Entry) -> int:
+    """How many bytes an entry takes; names of fields, and common fields, it has in common with the others from now on."""
+    size, fields = ENTRY + len(entry.body) + len(entry.url) + sum(80 + len(tag) for tag in entry.tags), []
+    for field in entry.headers:
+        name, value = field
+        if name.lower() in COMMON:
+            if len(_common) > MOST_COMMON:
+                _common.clear()
+            fields.append(_common.setdefault(field, field))
+            size += 8
+        else:
+            fields.append((intern(name), value))
+            size += FIELD + len(value)
+    entry.headers = fields
+    return size
 
 
 class Counts:
@@ -107,7 +136,8 @@ class HttpStore:
         self.compress = compress
         self.counts = counts or Counts()
         self.marks = Marks()
-        self.view_purged: Callable[[Purge], None] = ignore  # set by the cache of view code, which travels along
+        self.views_cleared = 0.0                         # the cache of view code, whose purges travel along: when last
+        self.view_purged: Callable[[Purge], None] = ignore
         self._hit = self.counts.of("hits", "memory")
         self._bytes = self.counts.of("bytes", "memory")
         self._entries = self.counts.of("entries", "memory")
@@ -179,30 +209,31 @@ class HttpStore:
             tier.delete(key)
         return found
 
-    def put(self, key: str, variants: Variants, keep: float, begun: float) -> None:
+    def put(self, key: str, variants: Variants, keep: float, begun: float) -> bool:
         """Store ``variants``, whose first is new, for ``keep`` seconds. ``begun`` is the wall clock time at which the request
-        for it was sent: an answer to a request that began before a purge is not stored."""
+        for it was sent: an answer to a request that began before a purge is not stored. Whether no purge refused it."""
         newest = variants.entries[0]
         if self.marks.number:
             hard, _ = self.marks.purged(newest)
             left = self.marks.apply(variants) if begun > hard else None
             if left is None:
                 self.counts.of("refused", "memory")(1.0)
-                return
+                return False
             variants = left
         if self._keep(key, variants):
             self.counts.of("stored", "memory")(1.0)
         for tier in self.tiers:
             try:
-                data = format.encode(key, variants, tier.shift, self.compress)
+                data = format.encode(key, variants, tier.shift - tier.margin, self.compress)
             except ValueError as error:
                 log.warning("the cache cannot write down %s: %s", newest.url, error)
                 self.counts.of("errors", tier.name)(1.0)
                 continue
             tier.put(key, data, keep)
+        return True
 
     def _keep(self, key: str, variants: Variants) -> bool:
-        kept = self.memory.put(key, variants, variants.size, self.marks.number)
+        kept = self.memory.put(key, variants, sum(map(compacted, variants.entries)), self.marks.number)
         self._measure()
         return kept
 
@@ -218,6 +249,20 @@ class HttpStore:
             tier.delete(key)
         self.announce(Purge("key", key, False, time()))
 
+    def look(self, key: str) -> Variants | None:
+        """What ``get`` would give, for an operator: nothing is counted, kept or removed."""
+        if (node := self.memory.nodes.get(key)) is not None:
+            return self.marks.apply(node.value)
+        for tier in self.tiers:
+            data = tier.get(key)
+            try:
+                found = self.marks.apply(format.decode(key, data, tier.shift)) if data is not None else None
+            except format.Corrupt:
+                continue
+            if found is not None:
+                return found
+        return None
+
     # Purges
 
     def purge(self, *, url: str | None = None, prefix: str | None = None, tag: str | None = None, everything: bool = False,
@@ -227,19 +272,25 @@ class HttpStore:
         Raises ValueError when it is not one of them, or is no address.
         """
         purge = parsed_purge(url, prefix, tag, everything, soft, time())
-        self._heard(purge)
+        self.heard(purge)
         return self.announce(purge)
 
     def announce(self, purge: Purge) -> int:
         """Tell the other workers; how many ways it has gone."""
         return sum(channel.write(purge) for channel in self.channels)
 
-    def _heard(self, purge: Purge) -> None:
+    def waiting(self) -> int:
+        """How many purges other machines do not know of yet."""
+        return sum(channel.waiting_purges() for channel in self.channels)
+
+    def heard(self, purge: Purge) -> None:
         """A purge made here or elsewhere."""
         if purge.kind == "key":
             self.memory.delete(purge.value)
             return
         if purge.kind == "view":
+            if not purge.value:
+                self.views_cleared = max(self.views_cleared, purge.at)
             self.view_purged(purge)
             return
         self.marks.add(purge)
@@ -272,7 +323,7 @@ class HttpStore:
     def start(self) -> None:
         """In each worker process, after the fork."""
         for channel in self.channels:
-            channel.start(self._heard)
+            channel.start(self.heard)
 
     def stop(self) -> None:
         for channel in self.channels:

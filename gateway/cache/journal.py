@@ -26,16 +26,20 @@ log = logging.getLogger("gateway")
 
 
 class Journal:
-    """The file at ``path``. ``read`` gives what came since the last time, ``start`` follows it in a greenlet."""
+    """The file at ``path``. ``read`` gives what came since the last time, ``start`` follows it in a greenlet. With ``make``, its
+    folder is made."""
 
-    def __init__(self, path: str | os.PathLike[str], limit: int = LONGEST) -> None:
+    def __init__(self, path: str | os.PathLike[str], limit: int = LONGEST, *, make: bool = False) -> None:
         self.path = Path(path)
+        self.make = make
         self.limit = limit
         self._file: IO[bytes] | None = None              # held open, so that no other file gets its inode
         self._stopped: threading.Event | None = None
 
     def start(self, heard: Callable[[Purge], None]) -> None:
         """Hear everything there is before this returns, and then whatever comes."""
+        if self.make:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._deliver(heard)
         self._stopped = threading.Event()
         spawn(self._follow, self._stopped, heard)
@@ -69,6 +73,9 @@ class Journal:
             log.error("the other workers do not hear of the purge of %s %s: %s", purge.kind, purge.value, error)
             return False
         return True
+
+    def waiting_purges(self) -> int:
+        return 0
 
     def _locked(self) -> IO[bytes]:
         """The file, opened for appending and locked; not one that was replaced meanwhile."""

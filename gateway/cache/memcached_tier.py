@@ -21,7 +21,7 @@ class MemcachedTier:
     """``hosts`` is ``host:port``, several with commas: the keys are spread over them."""
 
     name = "memcached"
-    shift = 0.0
+    shift = margin = 0.0
 
     def __init__(self, hosts: str, prefix: str = "greengate:", timeout: float = 0.05, *,
                  failed: Callable[[float], None] = lambda number: None) -> None:

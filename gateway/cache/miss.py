@@ -7,10 +7,12 @@ from copy import copy
 from typing import Any, Protocol
 
 from ..deadline import Deadline
-from ..message import Request
+from ..message import Headers, Request
 from .asked import Asked
 from .entry import Entry, Variants
 from .key import normal
+
+OF_THE_CLIENT = frozenset({"gateway.connection", "gunicorn.socket", "wsgi.early_hints"})         # variables of an environ
 
 
 class HttpStore(Protocol):
@@ -18,7 +20,7 @@ class HttpStore(Protocol):
 
     def get(self, key: str) -> Variants | None: ...
 
-    def put(self, key: str, variants: Variants, keep: float, begun: float) -> None: ...
+    def put(self, key: str, variants: Variants, keep: float, begun: float) -> bool: ...
 
     def delete(self, key: str) -> None: ...
 
@@ -54,16 +56,34 @@ class Miss:
         return self.key, *(normal(name, self.request.header_list(name)) for name, _ in self.variants.entries[0].vary)
 
 
+def resent(request: Request, dropped: frozenset[str], added: Headers) -> Request:
+    """The request with other header fields, also for a target that reads them in a WSGI environ."""
+    sent = copy(request)
+    sent.headers = [field for field in request.headers if field[0].lower() not in dropped] + added
+    if request.environ is not None:
+        gone = {variable(name) for name in dropped}
+        sent.environ = {name: value for name, value in request.environ.items() if name not in gone}
+        sent.environ.update((variable(name), value) for name, value in added)
+    return sent
+
+
 def detached(request: Request) -> Request:
     """The request as nobody's: its client may leave, and it has the whole time again."""
     sent = copy(request)
+    if sent.environ is None and sent.connection is not None and getattr(sent.route, "view", False):
+        sent.environ = sent.connection.environ(request)
+    if sent.environ is not None:
+        sent.environ = {name: value for name, value in sent.environ.items() if name not in OF_THE_CLIENT}
+        sent.environ["wsgi.input"] = io.BytesIO()
     sent.connection = None
     sent.attempts, sent.notes = [], {}
     sent.deadline = Deadline(request.deadline.seconds)
-    if sent.environ is not None:
-        sent.environ = {**sent.environ, "wsgi.input": io.BytesIO()}
-        sent.environ.pop("gateway.connection", None)
     return sent
+
+
+def variable(name: str) -> str:
+    """A header field's name in a WSGI environ."""
+    return "HTTP_" + name.upper().replace("-", "_")
 
 
 def url_of(request: Request) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from ..config import Cache, Part, Route
 
-USED = re.compile(r"\{(header|cookie)\.([^{}?:|]+)")
+USED = re.compile(r"\{(header|cookie)\.([^\s:{}]+)")
 NOT_IN_KEY = frozenset({"cookie", "authorization"})      # the rules look after these two
 
 

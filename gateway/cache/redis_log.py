@@ -19,6 +19,7 @@ import secrets
 import threading
 from collections import deque
 from collections.abc import Callable
+from math import inf
 from time import time
 from typing import Any
 
@@ -27,9 +28,11 @@ from .purge import KINDS, Purge
 from .redis_tier import RedisTier, connect, disconnect
 
 BLOCK = 0.4                     # seconds that one XREAD waits for something new
+PATIENCE = 1.0                  # seconds that its end may be late: Redis looks ten times a second, and may be busy
 KEPT = 50_000                   # purges in the log, about
 MOST_WAITING = 10_000           # purges that wait for Redis
 BATCH = 1000
+LOOKS = 5                       # at Redis's clock
 
 WRITE = """
 local now = redis.call('TIME')
@@ -56,7 +59,6 @@ class RedisLog:
         self.own = ""                                    # who we are, in the log
         self._client: Any = None
         self._last = b"0-0"
-        self._margin = 0.0
         self._stopped: threading.Event | None = None
         self._greenlet: Any = None
 
@@ -67,6 +69,9 @@ class RedisLog:
             return True
         self.waiting.append(purge)
         return False
+
+    def waiting_purges(self) -> int:
+        return len(self.waiting)
 
     def _add(self, client: Any, purge: Purge) -> Any:
         return client.eval(WRITE, 1, self.name, KEPT, json.dumps(purge[:3]), self.own)
@@ -102,13 +107,9 @@ class RedisLog:
         """Read everything new, and write what waits. Raises the tier's errors."""
         circuit = self.tier.circuit
         if self._client is None:
-            self._client = connect(self.tier.url, circuit.timeout + BLOCK, connections=2)
+            self._client = connect(self.tier.url, BLOCK + PATIENCE, connections=2)
         client = self._client
-        before = time()
-        seconds, micros = circuit.limited(client.time)
-        after = time()
-        self.tier.shift = seconds + micros / 1e6 - (before + after) / 2
-        self._margin = (after - before) / 2
+        self._compare_clocks(lambda: circuit.limited(client.time))
         client.eval(BEGIN, 1, self.name)
         [(first, fields)] = client.xrange(self.name, count=1)
         if order(first) > order(self._last):             # new here, or what came in between is lost
@@ -118,6 +119,18 @@ class RedisLog:
         while self.waiting:
             self._add(client, self.waiting[0])
             self.waiting.popleft()
+
+    def _compare_clocks(self, asked: Callable[[], tuple[int, int]]) -> None:
+        """How far Redis's clock is ahead of ours, and how wrong that may be: half of the quickest answer's time."""
+        tier, best = self.tier, inf
+        for _ in range(LOOKS):
+            before = time()
+            seconds, micros = asked()
+            after = time()
+            if after - before < best:
+                best, ahead = after - before, seconds + micros / 1e6 - (before + after) / 2
+        tier.margin = max(0.0, best / 2)
+        tier.shift = ahead if abs(ahead) > tier.margin else 0.0
 
     def _read(self, heard: Callable[[Purge], None], block: int | None = None) -> int:
         """Hear what came after the last one; how many that were."""
@@ -144,7 +157,7 @@ class RedisLog:
 
     def _moment(self, fields: dict[bytes, bytes]) -> float:
         """When it was, by our clock: not earlier than it really was."""
-        return float(fields[b"at"]) - self.tier.shift + self._margin
+        return float(fields[b"at"]) - self.tier.shift + self.tier.margin
 
     def _disconnect(self) -> None:
         if self._client is not None:

@@ -38,7 +38,7 @@ class RedisTier:
             raise ConfigError(["cache.redis: needs the extra redis: pip install 'greengate[redis]'"]) from None
         self.url = url
         self.prefix = prefix
-        self.shift = 0.0
+        self.shift = self.margin = 0.0
         self.circuit = Circuit("Redis", timeout, (redis.RedisError, redis.RedisClusterException), failed=failed)
         self._refusals = redis.ResponseError
         self._failures = (redis.ReadOnlyError, redis.exceptions.ClusterDownError)

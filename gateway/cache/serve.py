@@ -86,6 +86,7 @@ class Cache:
             if self.policy.early_refresh and rules.due_early(entry, now, 1.0, 1.0 - self.draw()):
                 self.fetch.refresh(Miss(request, asked, key, entry, "stale", self._personal(request), variants))
             self._hit()
+            request.notes["cache"] = "hit"
         elif verdict == rules.VALIDATE:
             reason = "stale" if now >= entry.expires or entry.flags & flags.NO_CACHE else "request"
             return self.fetch(Miss(request, asked, key, entry, reason, self._personal(request), variants))
@@ -93,6 +94,7 @@ class Cache:
             if verdict == rules.REFRESH:
                 self.fetch.refresh(Miss(request, asked, key, entry, "stale", self._personal(request), variants))
             self.numbers.outcome("stale")
+            request.notes["cache"] = "stale"
         return self._serve(request, asked, entry, now, key)
 
     def _serve(self, request: Request, asked: Asked | None, entry: Entry, now: float, key: str) -> Response:

@@ -12,7 +12,6 @@ is seen NEAR seconds later at most.
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Sequence
 from copy import deepcopy
@@ -57,7 +56,7 @@ def store_of(settings: CacheStorage, counts: Counts | None = None) -> HttpStore:
     channels: list[Channel] = []
     leases = None
     place = rundir.current()
-    journal = place.path if place is not None else None
+    journal = Journal(place.path / "purges") if place is not None else None
     if settings.redis:
         leases = RedisTier(settings.redis, settings.prefix, settings.timeout, failed=counts.of("errors", "redis"))
         tiers.append(leases)
@@ -66,12 +65,11 @@ def store_of(settings: CacheStorage, counts: Counts | None = None) -> HttpStore:
         tiers.append(MemcachedTier(settings.memcached, settings.prefix, settings.timeout,
                                    failed=counts.of("errors", "memcached")))
     if settings.file:
-        os.makedirs(settings.file, mode=0o700, exist_ok=True)
         tiers.append(FileTier(settings.file, settings.file_size, failed=counts.of("errors", "file"),
                               evicted=counts.of("evicted", "file")))
-        journal = Path(settings.file)                    # purges have to last as long as what they purge
+        journal = Journal(Path(settings.file) / "purges", make=True)     # they have to last as long as what they purge
     if journal is not None:
-        channels.append(Journal(os.path.join(journal, "purges")))
+        channels.append(journal)
     return HttpStore(Memory(settings.memory), tiers, channels, leases=leases, compress=settings.compress, counts=counts)
 
 
@@ -90,7 +88,6 @@ class Tiered(BaseCache):
         super().__init__(default_timeout)
         self.store = store
         self.memory = Memory(memory, store.counts.of("evicted", "views"))
-        self.cleared = 0.0
         self._lock = native_lock()
         self._thread = native_thread()
         store.view_purged = self._purged
@@ -127,7 +124,7 @@ class Tiered(BaseCache):
             self.store.counts.of("corrupt", tier.name)(1.0)
             tier.delete(f"view:{key}")
             return None
-        return found if found.stored > self.cleared else None
+        return found if found.stored > self.store.views_cleared else None
 
     def set(self, key: str, value: Any, timeout: Any = None) -> bool:
         seconds = self._normalize_timeout(timeout) or FOREVER
@@ -139,7 +136,7 @@ class Tiered(BaseCache):
         self._keep(key, held)
         if held.packed is not None:
             for tier in tiers:
-                tier.put(f"view:{key}", record_of(key, held, tier.shift), seconds)
+                tier.put(f"view:{key}", record_of(key, held, tier.shift - tier.margin), seconds)
         return True
 
     def add(self, key: str, value: Any, timeout: Any = None) -> bool:
@@ -158,16 +155,16 @@ class Tiered(BaseCache):
         return there
 
     def clear(self) -> bool:
-        self._purged(Purge("view", "", False, time()))
-        self.store.announce(Purge("view", "", False, self.cleared))
+        purge = Purge("view", "", False, time())
+        self.store.heard(purge)
+        self.store.announce(purge)
         return True
 
     def _purged(self, purge: Purge) -> None:
         with self._lock:
             if purge.value:
                 self.memory.delete(purge.value)
-            elif purge.at > self.cleared:
-                self.cleared = purge.at
+            else:
                 self.memory.clear()
 
     def _keep(self, key: str, held: Held) -> None:

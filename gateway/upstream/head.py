@@ -36,8 +36,9 @@ _status_lines: dict[bytes, tuple[int, int, str]] = {}       # those met before, 
 
 
 class Head:
-    """``minor`` is that of the version, ``end`` is where the body starts in the bytes parsed. ``keep_alive`` says whether the connection may serve again, and
-    ``idle`` for how many seconds the server promises to keep it (``Keep-Alive: timeout=5``), None when it does not say."""
+    """``minor`` is that of the version, ``end`` is where the body starts in the bytes parsed. ``keep_alive`` says whether the
+    connection may serve again, and ``idle`` for how many seconds the server promises to keep it (``Keep-Alive: timeout=5``), None
+    when it does not say."""
 
     __slots__ = ("minor", "status", "reason", "headers", "size", "keep_alive", "idle", "end")
 
@@ -78,7 +79,7 @@ def parse_head(data: bytes, seen: int = 0) -> Head | None:
 
 
 def _read_fields(head: Head, lines: list[bytes], minor: int) -> bool:
-    """Fill in the fields and what they say of the body and of the connection. False: a line is not a field, or there are too many."""
+    """Fill in the fields and what they say of the body and of the connection. False: a line is no field, or there are too many."""
     headers = head.headers
     lengths = coding = connection = None
     if len(lines) > MAX_FIELDS:
@@ -135,7 +136,7 @@ def _regular(text: bytes) -> list[bytes]:
     """The lines of the fields, folded ones joined by a space, none with a space before its colon. ``text`` begins with CRLF."""
     if text[2:3] in (b" ", b"\t"):
         raise UpstreamProtocolError("white space before the first header field")
-    return SPACE_BEFORE_COLON.sub(rb"\r\n\1:", FOLD.sub(b" ", text))[2:].split(b"\r\n")
+    return FOLD.sub(b" ", SPACE_BEFORE_COLON.sub(rb"\r\n\1:", text))[2:].split(b"\r\n")
 
 
 def _persistent(value: str, minor: int) -> bool:

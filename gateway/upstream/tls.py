@@ -162,7 +162,7 @@ class TlsConnection(Connection):
         except ssl.SSLWantReadError:
             return self._wait_readable
         except BlockingIOError:
-            return self._wait_writable
+            return self.wait_writable
         except OSError as error:
             raise Lost(error) from error
         return None

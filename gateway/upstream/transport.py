@@ -85,7 +85,7 @@ class Connection:
         while (error := self.socket.connect_ex(place.sockaddr)) == errno.EAGAIN:
             gevent.sleep(BACKLOG_PAUSE if (left := limit.left()) is None else min(left, BACKLOG_PAUSE))
         if error == errno.EINPROGRESS:
-            self._wait_writable(limit)
+            self.wait_writable(limit)
             error = self.socket.getsockopt(SOL_SOCKET, SO_ERROR)
         if error:
             raise Lost(OSError(error, os.strerror(error)))
@@ -115,7 +115,7 @@ class Connection:
         sent = self.send(data)
         view = memoryview(data)[sent:]
         while view:
-            self._wait_writable(limit)
+            self.wait_writable(limit)
             view = view[self.send(view):]
 
     def alive(self) -> bool:
@@ -162,7 +162,8 @@ class Connection:
         finally:
             self._reader = None
 
-    def _wait_writable(self, limit: Limit) -> None:
+    def wait_writable(self, limit: Limit) -> None:
+        """Return once some bytes can be sent, and not before the loop has looked at all the other sockets too."""
         if self._writer is not None:
             raise RuntimeError("two greenlets write to one connection")
         waiter = self._writer = Waiter(self.hub)
@@ -261,6 +262,7 @@ class Sender:
                 left -= len(piece)
             else:
                 raise InternalError(f"the body is longer than its {body.length} bytes")
+            self._connection.wait_writable(limit)        # others' turn: with both sockets ready nothing else here waits
             self._connection.send_all(piece, limit)
         if self.failure is not None:
             return

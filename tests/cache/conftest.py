@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+
 import pytest
 from redis_server import RedisServer
+from running import free_port
+from stored import until
 
 from tests.e2e.conftest import require  # noqa: F401
 
@@ -21,3 +26,20 @@ def redis_server(require, tmp_path):  # noqa: F811
     yield start
     for server in running:
         server.kill()
+
+
+@pytest.fixture
+def memcached(require):  # noqa: F811
+    """The port of a running memcached."""
+    port = free_port()
+    process = subprocess.Popen([require("memcached"), "-l", "127.0.0.1", "-p", str(port), "-U", "0", "-m", "16", "-u", "nobody"],
+                               stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until(lambda: connects(port))
+    yield port
+    process.kill()
+    process.wait()
+
+
+def connects(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

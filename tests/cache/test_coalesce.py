@@ -67,14 +67,14 @@ def test_uncacheable_keys_are_not_waited_for_until_it_is_forgotten():
     assert flights.worth_waiting("k")
 
 
-def test_a_route_of_uncacheable_answers_is_learned():
+def test_a_lease_is_given_back_once_when_the_flight_lands():
+    released = []
     flights = Flights()
-    for number in range(coalesce.STRIKES):
-        assert flights.worth_waiting("new")
-        flights.learn(f"k{number}", False)
-    assert not flights.worth_waiting("new")
-    flights.learn("k", True)
-    assert flights.worth_waiting("new")
+    flight = flights.lead("k")
+    flight.lease = type("Lease", (), {"release": lambda self: released.append(1)})()
+    flights.land(flight, STORED)
+    flights.land(flight, ABANDONED)
+    assert released == [1]
 
 
 def test_rest_after_a_failure():

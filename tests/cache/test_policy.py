@@ -26,7 +26,8 @@ def test_what_a_composition_sends_on_is_in_its_key(cache, parts, headers, cookie
     assert (made.key.headers, made.key.cookies) == (headers, cookies)
 
 
-@pytest.mark.parametrize("cache, respect", [({}, "headers"), ({"ttl": "5s"}, "policy"), ({"ttl": "5s", "respect": "stricter"}, "policy")])
+@pytest.mark.parametrize("cache, respect", [
+    ({}, "headers"), ({"ttl": "5s"}, "policy"), ({"ttl": "5s", "respect": "stricter"}, "policy")])
 def test_a_ttl_goes_before_the_no_store_of_a_composition(cache, respect):
     assert policy(cache, one="up:/a").respect == respect
 

@@ -8,6 +8,8 @@ import time
 import gevent
 import pytest
 from gevent.event import Event
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gateway.cache.httpstore import HttpStore
 from gateway.cache.invalidate import Invalidate
@@ -81,6 +83,7 @@ class World:
 
     def ask(self, *headers, target="/a", method="GET", body=None, host="shop.test", deadline=5.0):
         request = Request(method, target, list(headers), body, host=host, deadline=Deadline(deadline))
+        self.note = request.notes
         return Got(self.step(request))
 
     def count(self, name, **labels):
@@ -123,6 +126,7 @@ def test_a_miss_then_hits_with_their_age(world):
     assert (second.status, second.text, second.header("Age"), len(world.seen)) == (200, b"hello", "7", 1)
     assert second.header("Content-Length") == "5" and second.header("Date")
     assert not first.header("Age")
+    assert world.note == {"cache": "hit"}
     assert world.count("gateway_cache_requests_total", outcome="hit") == 1
     assert world.count("gateway_cache_requests_total", outcome="uri-miss") == 1
     assert world.count("gateway_cache_stored_total") == 1
@@ -789,6 +793,70 @@ def test_a_client_that_does_not_read_holds_nobody_up(world, monkeypatch):
     assert world.ask().text == b"hello"
     slow.body.close()
     assert len(world.seen) == 2 and status_of(world.ask()) == ["greengate; hit; ttl=60"]
+
+
+def test_who_comes_after_a_purge_does_not_get_what_was_asked_for_before_it(world):
+    go = Event()
+
+    def slow(request):
+        number = len(world.seen)
+        if number == 1:
+            go.wait(SAFETY)
+        return ok(body=str(number).encode())
+
+    world.answer = slow
+    before = gevent.spawn(world.ask)
+    gevent.sleep(0)
+    world.store.purge(url="http://shop.test/a")
+    world.base = time.time()
+    after = gevent.spawn(world.ask)
+    gevent.sleep(0)
+    go.set()
+    assert (before.get(timeout=SAFETY).text, after.get(timeout=SAFETY).text) == (b"1", b"2")
+    assert world.ask().text == b"2"
+
+
+def test_requests_with_authorization_do_not_wait_for_each_other(world):
+    together = Event()
+
+    def slow(request):
+        if len(world.seen) == 5:
+            together.set()
+        assert together.wait(SAFETY)
+        return ok()
+
+    world.answer = slow
+    assert [answer.text for answer in at_once(world, 5, ("Authorization", "x"))] == [b"hello"] * 5
+
+
+def test_parts_and_client_conditions_do_not_make_a_key_uncacheable(world):
+    world.answer = ok(status=206, body=b"h")
+    world.ask(("Range", "bytes=0-0"))
+    assert world.step.fetch.flights.worth_waiting("http://shop.test/a")
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(["ask", "ask", "other", "url", "prefix", "tag", "everything", "post", "change", "change"]),
+                max_size=30))
+def test_nothing_served_is_older_than_a_purge(operations):
+    """The upstream's version when it was last purged is the oldest that anybody may see."""
+    world = World()
+    world.clock = time.time
+    world.cache({"tags": ["t"], "stale_while_revalidate": "1h", "stale_if_error": "1h"})
+    version = oldest = 0
+    world.answer = lambda request: ok(body=str(version).encode())
+    for operation in operations:
+        if operation == "change":
+            version += 1
+        elif operation in ("ask", "other"):
+            assert int(world.ask(target="/a" if operation == "ask" else "/a/b").text) >= (oldest if operation == "ask" else 0)
+        elif operation == "post":
+            world.ask(method="POST")
+            oldest = version
+        else:
+            world.store.purge(**{"url": {"url": "http://shop.test/a"}, "prefix": {"prefix": "/a"}, "tag": {"tag": "t"},
+                                 "everything": {"everything": True}}[operation])
+            oldest = version
 
 
 # -- Another worker

@@ -54,6 +54,11 @@ view = true
 cache = {{ ttl = "1h" }}
 
 [[routes]]
+path = "/stale-view"
+view = true
+cache = {{}}
+
+[[routes]]
 path = "/said"
 respond = {{ text = "said", headers = {{ Cache-Control = "max-age=60" }} }}
 cache = {{}}
@@ -69,6 +74,13 @@ calls = []
 def view():
     calls.append(request.headers.get("X-User"))
     return f"call {len(calls)}"
+
+@shop.get("/stale-view")
+def stale_view():
+    calls.append(dict(request.headers))
+    asked = ", ".join(name for name in request.headers.keys() if name.startswith("If-"))
+    fields = {"Cache-Control": "max-age=60, stale-while-revalidate=600", "Age": "100", "ETag": '"v"', "X-Asked": asked}
+    return f"stale {len(calls)}", 200, fields
 """
 
 
@@ -270,6 +282,16 @@ def test_every_kind_of_target(origin, get, path, body):
     answers = [get(path) for _ in range(3)]
     assert [is_hit(answer) for answer in answers] == [False, True, True]
     assert {answer[2] for answer in answers} == {body}
+
+
+def test_a_view_is_refreshed_when_its_client_is_gone(get):
+    first = get("/stale-view", 'If-None-Match: "other"')
+    assert field(first[1], "X-Asked") == ""                              # the client's own condition is not for the view
+    again = get("/stale-view")
+    assert again[2] == first[2] and "; hit; ttl=-40" in said(again)
+    while get("/stale-view")[2] == first[2]:
+        gevent.sleep(0.01)
+    assert field(get("/stale-view")[1], "X-Asked") == "If-None-Match"    # but ours is
 
 
 def test_streams(origin, get):

@@ -44,6 +44,15 @@ request_headers = {{ set = {{ X-Team = "blue" }}, add = {{ X-More = "2" }}, remo
 response_headers = {{ set = {{ Cache-Control = "no-store" }}, remove = ["X-Powered-By"] }}
 
 [[routes]]
+path = "/moved/*"
+upstream = "kept"
+rewrite_location = true
+
+[[routes]]
+path = "/fixed"
+respond = {{ text = "fixed" }}
+
+[[routes]]
 path = "/limited"
 upstream = "legacy"
 max_body = "10"
@@ -65,6 +74,15 @@ def upstream():
 @pytest.fixture(scope="module")
 def gateway(upstream, tmp_path_factory):
     running = Running(tmp_path_factory.mktemp("gateway"), CONFIG.format(port=upstream.port))
+    yield running
+    assert running.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def trusting(upstream, tmp_path_factory):
+    """A gateway to which the test is a trusted proxy."""
+    config = CONFIG.format(port=upstream.port).replace("trust = []", 'trust = ["127.0.0.1"]')
+    running = Running(tmp_path_factory.mktemp("trusting"), config)
     yield running
     assert running.stop() == 0
 
@@ -163,7 +181,7 @@ def test_answers_without_a_body(gateway, upstream, status):
 
 
 @pytest.mark.parametrize("target, refused", [
-    ("http://shop.test/", 400), ("*", 400), ("/a#b", 400)])
+    ("http://shop.test/", 400), ("*", 400), ("/a#b", 400), ("/caf\xe9", 400), ("/caf\xc3\xa9?x", 400), ("/a?q=\xff", 400)])
 def test_odd_targets_are_refused(gateway, upstream, target, refused):
     assert get(gateway, target)[0] == refused
     assert not upstream.heads
@@ -180,6 +198,10 @@ def test_odd_targets_are_refused(gateway, upstream, target, refused):
     (b"GET / HTTP/1.0\r\n\r\n", 200),
     (b"CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\nConnection: close\r\n\r\n", 501),
     (b"TRACE / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", 501),
+    (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n", 501),
+    (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: identity, chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n", 400),
+    (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n", 400),
+    (b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: CHUNKED\r\n\r\n1\r\nx\r\n0\r\n\r\n", 200),
     (b"GET / HTTP/1.1\r\nHost: a\r\nX_Y: 1\r\nConnection: close\r\n\r\n", 400)])
 def test_what_is_refused(gateway, upstream, raw, status):
     assert ask(gateway.port, raw)[0] == status
@@ -218,6 +240,79 @@ def test_forwarding_fields_of_strangers_are_replaced(gateway, upstream):
     assert "stranger" not in fields["X-Request-Id"] and len(fields["X-Request-Id"]) >= 16
 
 
+def test_the_word_of_a_proxy_is_not_taken_from_strangers(gateway, trusting, upstream):
+    words = ["X-Real-IP", "X-Forwarded-Prefix", "X-Forwarded-Ssl", "X-Forwarded-Server", "X-Original-URL", "X-Rewrite-URL"]
+    for one, passed in (gateway, []), (trusting, words):
+        get(one, "/", *(f"{word}: 1" for word in words))
+        assert [name for name, _ in upstream.fields() if name in words] == passed
+
+
+@pytest.mark.parametrize("headers, addresses, elements, port", [
+    (["X-Forwarded-For: 7.7.7.7", "X-Forwarded-Proto: https", "Forwarded: for=6.6.6.6;host=evil.test", "X-Forwarded-Port: 8443"],
+     "7.7.7.7, 127.0.0.1", 'for=7.7.7.7;proto=https;host="shop.test", for=127.0.0.1', "8443"),
+    (["Forwarded: for=7.7.7.7;proto=https"], "7.7.7.7, 127.0.0.1",
+     'for=7.7.7.7;proto=https, for=127.0.0.1;proto=https;host="shop.test"', "443"),
+    (["X-Forwarded-Proto: https", "Forwarded: for=6.6.6.6"], "127.0.0.1", 'for=127.0.0.1;proto=https;host="shop.test"', "443"),
+    ([], "127.0.0.1", 'for=127.0.0.1;proto=http;host="shop.test"', "80")])
+def test_of_a_trusted_proxy_only_what_was_believed_goes_on(trusting, upstream, headers, addresses, elements, port):
+    get(trusting, "/", *headers)
+    fields = dict(upstream.fields())
+    assert (fields["X-Forwarded-For"], fields["Forwarded"], fields["X-Forwarded-Port"]) == (addresses, elements, port)
+
+
+def test_via_names_the_version_of_each_message(gateway, upstream):
+    upstream.answer = b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
+    _, fields, _ = ask(gateway.port, b"GET / HTTP/1.0\r\nVia: 1.1 before\r\n\r\n")
+    assert field(upstream.fields(), "Via") == "1.1 before, 1.0 greengate"
+    assert field(upstream.fields(), "X-Forwarded-Host") is None
+    assert field(fields, "Via") == "1.0 greengate"
+
+
+def test_options_for_the_gateway_itself(gateway, upstream):
+    for target, *headers in ("*",), ("/x", "Max-Forwards: 0"):
+        status, fields, body = get(gateway, target, *headers, method="OPTIONS")
+        assert (status, field(fields, "Content-Length"), body) == (200, "0", b"")
+        assert "OPTIONS" in field(fields, "Allow")
+    assert not upstream.heads
+    get(gateway, "/x", "Max-Forwards: 3", method="OPTIONS")
+    assert field(upstream.fields(), "Max-Forwards") == "2"
+
+
+def test_head_of_a_fixed_answer_has_its_length(gateway):
+    for method, sent in ("GET", b"fixed"), ("HEAD", b""):
+        status, fields, body = get(gateway, "/fixed", method=method)
+        assert (status, field(fields, "Content-Length"), body) == (200, "5", sent)
+
+
+def test_white_space_before_a_colon_is_taken_away(gateway, upstream):
+    upstream.answer = b"HTTP/1.1 200 OK\r\nX-Old : 1\r\nContent-Length : 2\r\n\r\nok"
+    status, fields, body = get(gateway, "/")
+    assert (status, field(fields, "X-Old"), field(fields, "Content-Length"), body) == (200, "1", "2", b"ok")
+
+
+@pytest.mark.parametrize("field", ["Content-Length: 5", "Transfer-Encoding: chunked"])
+def test_a_204_that_announces_a_body_ends_its_connection(gateway, upstream, field):
+    upstream.answer = f"HTTP/1.1 204 No Content\r\n{field}\r\n\r\n".encode()
+    assert get(gateway, "/")[::2] == (204, b"")
+    before = upstream.connections
+    assert get(gateway, "/")[::2] == (204, b"")
+    assert upstream.connections == before + 1
+
+
+def test_many_small_chunks_hold_nobody_up(gateway, upstream):
+    """An upload of 400,000 chunks keeps the worker busy for a while; another request is answered before it is through."""
+    raw = b"POST /many HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    upload = gevent.spawn(ask, gateway.port, raw + b"1\r\nx\r\n" * 400_000 + b"0\r\n\r\n")
+    for _ in range(400):
+        if upstream.heads:
+            break
+        gevent.sleep(0.005)
+    assert get(gateway, "/other")[0] == 200
+    assert upstream.bodies == [b""]
+    assert upload.get(timeout=30)[0] == 200
+    assert upstream.bodies[1:] == [b"x" * 400_000]
+
+
 def test_header_rules(gateway, upstream):
     upstream.answer = b"HTTP/1.1 200 OK\r\nX-Powered-By: PHP\r\nCache-Control: public\r\nContent-Length: 2\r\n\r\nok"
     _, fields, _ = get(gateway, "/rules", "X-Secret: s", "X-Team: red", "X-More: 1")
@@ -234,6 +329,11 @@ def test_addresses_of_the_upstream_become_public(gateway, upstream):
     _, fields, _ = get(gateway, "/api/login")
     assert field(fields, "Location") == "http://shop.test/api/users/7?x=1"
     assert field(fields, "Set-Cookie") == "s=1; Path=/api/; HttpOnly"
+    upstream.answer = b"HTTP/1.1 301 Moved Permanently\r\nLocation: https://shop.test/moved/x\r\nContent-Length: 0\r\n\r\n"
+    _, fields, _ = get(gateway, "/moved/x")
+    assert field(fields, "Location") == "https://shop.test/moved/x"
+    upstream.answer = (f"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:{upstream.port}/users/7?x=1\r\n"
+                       f"Content-Length: 0\r\n\r\n").encode()
     _, fields, _ = get(gateway, "/login")
     assert field(fields, "Location") == f"http://127.0.0.1:{upstream.port}/users/7?x=1"
 
@@ -401,6 +501,28 @@ def test_client_gone_cancels_the_upstream_call(serve, tmp_path):
         gevent.sleep(0.3)
         line = json.loads(running.log.read_text().splitlines()[-1])
         assert (line["status"], line["flag"]) == (499, "DC")
+    finally:
+        running.stop()
+
+
+def test_client_gone_within_a_websocket_handshake_cancels_it(serve, tmp_path):
+    asked, gone = gevent.event.Event(), gevent.event.Event()
+
+    def handle(sock, address):
+        sock.recv(65536)
+        asked.set()
+        if sock.recv(1) == b"":
+            gone.set()
+        sock.close()
+
+    running = Running(tmp_path, f'[gateway]\ntimeout = "60s"\n[upstreams.a]\ninstances = ["http://127.0.0.1:{serve(handle)}"]\n'
+                                f'[[routes]]\npath = "/*"\nupstream = "a"\nwebsocket = true\n')
+    try:
+        client = socket.create_connection(("127.0.0.1", running.port), timeout=10)
+        client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        assert asked.wait(5)
+        client.close()
+        assert gone.wait(10)
     finally:
         running.stop()
 

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from running import free_port
+from running import Running, free_port
 
 from gateway.config import Config
 from gateway.nginx import render
@@ -147,6 +147,29 @@ def test_what_a_client_says_of_itself_is_replaced(nginx, instance):
     assert {name: fields(head, name) for name in expected} == expected
     [request_id] = fields(head, "X-Request-Id")
     assert len(request_id) == 32
+
+
+@pytest.mark.parametrize("request_bytes, names, host", [
+    (b"GET / HTTP/1.0\r\n\r\n", ["shop.test", "www.shop.test"], "shop.test"),
+    (b"GET / HTTP/1.0\r\n\r\n", ["_"], "_"),
+    (b"GET / HTTP/1.0\r\nHost: Any.Test:81\r\n\r\n", ["shop.test"], "Any.Test:81"),
+    (b"GET / HTTP/1.1\r\nHost: Any.Test:81\r\nConnection: close\r\n\r\n", ["shop.test"], "Any.Test:81"),
+], ids=["1.0", "1.0 and no name", "1.0 with Host", "1.1"])
+def test_a_request_without_host_gets_the_servers_name(nginx, instance, request_bytes, names, host):
+    port, heads = instance()
+    received = exchange(nginx([port], config(nginx={"server_names": names})), request_bytes)
+    assert received.startswith(b"HTTP/1.1 200 ")
+    assert (fields(heads[0], "Host"), fields(heads[0], "X-Forwarded-Host")) == ([host], [host])
+
+
+def test_http_1_0_without_host_is_answered_by_the_gateway_too(nginx, tmp_path):
+    running = Running(tmp_path, '[gateway]\ntrust = ["127.0.0.1"]\n[[routes]]\npath = "/*"\nrespond = { text = "hello" }')
+    try:
+        for port in (running.port, nginx([running.port])):
+            received = exchange(port, b"GET / HTTP/1.0\r\n\r\n")
+            assert received.partition(b"\r\n")[0].endswith(b" 200 OK") and received.endswith(b"hello")
+    finally:
+        assert running.stop() == 0
 
 
 def test_repeated_headers_stay_repeated_and_ordered(nginx, instance):

@@ -8,7 +8,7 @@ import socket
 import gevent
 import pytest
 from gevent.event import Event
-from running import Recorder, Running, ask, field
+from running import Recorder, Running, ask, field, parse
 
 pytestmark = pytest.mark.leaks_allowed      # one gateway for the module
 
@@ -40,6 +40,50 @@ def hang():
 def sleep():
     time.sleep(30)
     return "never"
+
+@shop.get("/shop/retries")
+def retries():
+    while True:
+        try:
+            return requests.get("http://hanging/").text
+        except requests.RequestException:
+            continue
+
+@shop.get("/shop/retries/all")
+def retries_all():
+    while True:
+        try:
+            return requests.get("http://hanging/").text
+        except Exception:
+            continue
+
+@shop.get("/shop/gathers")
+def gathers():
+    while True:
+        try:
+            return gather(lambda: requests.get("http://hanging/").text)
+        except Exception:
+            continue
+
+@shop.get("/shop/swallows")
+def swallows():
+    try:
+        time.sleep(10)
+    except Exception:
+        pass
+    time.sleep(10)
+    return "late"
+
+@shop.get("/shop/fallback")
+def fallback():
+    try:
+        return requests.get("http://hanging/").text
+    except Exception:
+        return "a fallback"
+
+@shop.get("/shop/file")
+def file():
+    return "text", {"Content-Disposition": "attachment; filename=\u0142.txt"}
 
 @shop.get("/shop/refused")
 def refused():
@@ -214,6 +258,50 @@ def test_a_hanging_view_does_not_hold_up_others(gateway):
     answers = [get(gateway, "/shop/7")[0] for _ in range(20)]
     assert answers == [200] * 20 and not any(greenlet.dead for greenlet in hanging)
     assert [greenlet.get() for greenlet in hanging] == [504] * 20
+
+
+@pytest.mark.parametrize("target", ["retries", "retries/all", "gathers", "swallows"])
+def test_a_view_that_tries_on_after_its_deadline_holds_up_nobody_and_ends(gateway, target):
+    bad = [gevent.spawn(get, gateway, f"/shop/{target}") for _ in range(3)]
+    others = []
+    while not all(greenlet.dead for greenlet in bad):
+        others.append(get(gateway, "/shop/7")[0])
+    assert len(others) > 10 and set(others) == {200}
+    for greenlet in bad:
+        status, _, body = greenlet.get()
+        assert (status, json.loads(body)["code"]) == (504, "deadline_exceeded")
+
+
+def test_a_view_that_catches_its_deadline_may_answer_after_all(gateway):
+    assert get(gateway, "/shop/fallback")[::2] == (200, b"a fallback")
+
+
+def test_an_answer_that_cannot_be_sent_is_an_error_in_the_log_too(gateway):
+    status, fields, body = get(gateway, "/shop/file")
+    problem = json.loads(body)
+    assert (status, problem["code"]) == (500, "internal_error")
+    assert problem["request_id"] == field(fields, "X-Request-Id")
+    for _ in range(100):
+        lines = [json.loads(line) for line in gateway.log.read_text().splitlines()]
+        found = [line for line in lines if line["id"] == problem["request_id"]]
+        if found:
+            break
+        gevent.sleep(0.05)
+    assert [(line["status"], line["flag"]) for line in found] == [(500, "IE")]
+    assert "a character beyond latin-1 in the value of Content-Disposition" in gateway.errors.read_text()
+
+
+def test_a_slow_upload_does_not_take_the_views_time(gateway):
+    form = (b'--B\r\nContent-Disposition: form-data; name="f"; filename="f"\r\n\r\n' + b"x" * 200_000 + b"\r\n--B--\r\n")
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as client:
+        client.sendall(b"POST /shop/upload HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n"
+                       b"Content-Type: multipart/form-data; boundary=B\r\n\r\n" % len(form))
+        for at in range(0, len(form), 50_000):
+            client.sendall(form[at:at + 50_000])
+            gevent.sleep(0.4)                            # five of them, and the deadline is one second
+        data = read_until(client, b"}")
+    status, _, body = parse(data)
+    assert (status, json.loads(body)) == (200, {"f": 200_000})
 
 
 WEBSOCKET = """

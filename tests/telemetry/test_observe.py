@@ -16,7 +16,7 @@ from gateway.message import Attempt, Request, Response
 from gateway.telemetry import observe
 from gateway.telemetry.exposition import render
 from gateway.telemetry.metrics import Registry
-from gateway.telemetry.observe import Observe, new_id, target_kind
+from gateway.telemetry.observe import Observe, new_id
 
 ROUTE = Route(path="/users/{id}", upstream="users")
 FRESH = re.compile(r"[0-9a-f]{32}")
@@ -359,13 +359,6 @@ def test_log_that_is_off_costs_no_line():
     seen(request())
     assert seen.log.lines == []
     assert seen.timed() == 1
-
-
-@pytest.mark.parametrize("route, kind", [
-    (None, "none"), (Route(path="/", upstream="a"), "upstream"), (Route(path="/", view=True), "view"),
-    (Route(path="/", respond={"status": 204}), "respond"), (Route(path="/", aggregate={"a": {"from": "users:/"}}), "aggregate")])
-def test_target_kind(route, kind):
-    assert target_kind(route) == kind
 
 
 def test_pipeline_can_look_inside():

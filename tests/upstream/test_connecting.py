@@ -17,6 +17,7 @@ from gateway.upstream.client import Upstream
 from gateway.upstream.connecting import Connector
 from gateway.upstream.dns import Resolver
 from gateway.upstream.limit import Limit
+from gateway.values import parse_instance
 
 
 def closed_port() -> int:

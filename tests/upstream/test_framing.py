@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.chunked import MAX_LINE, MAX_TRAILERS
 from gateway.errors import UpstreamProtocolError, UpstreamTruncated
-from gateway.upstream.framing import MAX_LINE, MAX_TRAILERS, ByLength, Chunked, Framing, UntilClose
+from gateway.upstream.framing import ByLength, Chunked, Framing, UntilClose
 
 
 def feed(framing: Framing, data: bytes, size: int) -> bytes:

@@ -9,7 +9,7 @@ import gevent
 import pytest
 from gevent.event import Event
 from gevent.queue import Queue
-from gevent.socket import SO_LINGER, SOL_SOCKET
+from gevent.socket import SO_LINGER, SOL_SOCKET, socketpair
 from raw import OK, Peer, Service, body_of, content, get, pool_of, post
 
 from gateway.errors import (BodyTimeout, ClientDisconnected, DeadlineExceeded, InternalError, MalformedBody, TruncatedBody,
@@ -331,6 +331,32 @@ def test_64_mb_pass_in_small_pieces(serve, upstream, chunked):
     sizes = [len(piece) for piece in one.send(get()).body]
     assert sum(sizes) == 1024 * PIECE and max(sizes) <= PIECE
     assert pool_of(one) == (1, 1, 0)
+
+
+def test_a_body_that_never_waits_lets_others_have_their_turn(serve, upstream):
+    """Both sockets are always ready: the loop has to look at the other ones all the same."""
+    here, there = socketpair()
+    heard: list[int] = []
+    pieces = 0
+
+    def listen():
+        there.recv(1)
+        heard.append(pieces)
+
+    def read(size: int) -> bytes:
+        nonlocal pieces
+        pieces += 1
+        if pieces == 2:
+            here.send(b"!")
+        return b"x" * 1000 if pieces <= 20 else b""
+
+    other = gevent.spawn(listen)
+    gevent.sleep(0)
+    assert upstream(serve(Service(OK))).send(post(Body(read, None))).body == b"ok"
+    other.join(5)
+    here.close()
+    there.close()
+    assert heard and heard[0] <= 4
 
 
 def test_64_mb_are_sent_in_small_pieces(serve, upstream):

@@ -59,6 +59,20 @@ def test_a_passed_deadline_sends_nothing(service, in_request):
     assert one.connections == 0
 
 
+def test_a_loop_of_calls_after_the_deadline_lets_others_run(service, in_request):
+    one = service()
+    govern_requests()
+    in_request().deadline.at = 0.0
+    ran = []
+    gevent.spawn(ran.append, True)
+    for _ in range(100):
+        with pytest.raises(DeadlineTimeout):
+            requests.get(one.base + "/plain")
+        if ran:
+            return
+    pytest.fail("nobody else ran")
+
+
 def test_an_upload_does_not_move_the_deadline_of_the_request(service, in_request):
     one, request = service(), in_request()
     govern_requests()

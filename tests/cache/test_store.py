@@ -1,0 +1,494 @@
+"""The tiers together: the HTTP cache's store, purges in flight, leases between workers, and the cache of view code over them."""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+
+import flask
+import pytest
+from stored import Counted, entry_of, until, variants_of
+
+from gateway import cache, gather, rundir
+from gateway.cache import circuit as circuits
+from gateway.cache import format, httpstore, journal, store
+from gateway.cache.entry import Variants
+from gateway.cache.httpstore import Counts, HttpStore
+from gateway.cache.memory import Memory
+from gateway.cache.purge import Purge
+from gateway.config import CacheStorage, Config
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(circuits, "FIRST", 0.05)
+    monkeypatch.setattr(circuits, "MOST", 0.2)
+    monkeypatch.setattr(journal, "POLL", 0.02)
+
+
+@pytest.fixture
+def worker():
+    """``worker(redis=..., file=...)`` is a started store as a worker has it; ``worker.counted`` counts."""
+    made = []
+
+    def make(start: bool = True, **settings) -> HttpStore:
+        counted = Counted()
+        one = store.http_store(Config(cache=CacheStorage(**settings)), Counts(counted))
+        one.counted = counted.numbers
+        made.append(one)
+        if start:
+            one.start()
+            until(lambda: one.leases is None or one.leases.circuit.usable)
+        return one
+
+    yield make
+    for each in made:
+        each.stop()
+
+
+@pytest.fixture
+def instance(tmp_path):
+    """A run directory, as the workers of one instance share it."""
+    rundir.enter(rundir.RunDir(tmp_path))
+    yield tmp_path
+    rundir.enter(None)
+
+
+def keep(one: HttpStore, key: str = "k", *, begun: float | None = None, seconds: float = 60.0, **more) -> Variants:
+    begun = time.time() if begun is None else begun
+    variants = variants_of(at=begun, **more)
+    one.put(key, variants, seconds, begun)
+    return variants
+
+
+# -- memory
+
+def test_memory_gives_the_object_itself():
+    one = HttpStore(Memory(10 ** 6))
+    assert one.get("k") is None
+    stored = keep(one)
+    assert one.get("k") is stored
+    one.delete("k")
+    assert one.get("k") is None
+
+
+def test_what_is_counted():
+    counted = Counted()
+    one = HttpStore(Memory(20_000), counts=Counts(counted))
+    one.get("k")
+    for number in range(40):
+        keep(one, str(number), body=b"x" * 200)
+    one.get("39")
+    numbers = counted.numbers
+    assert (numbers["misses", "memory"], numbers["hits", "memory"], numbers["stored", "memory"]) == (1, 1, 40)
+    assert numbers["evicted", "memory"] == 40 - numbers["entries", "memory"] > 0
+    assert numbers["bytes", "memory"] == one.memory.bytes <= 20_000
+
+
+@pytest.mark.parametrize("body, headers", [(4000, 8), (20_000, 12), (100_000, 12)])
+def test_memory_takes_what_it_says(body, headers):
+    """At most 1.3 x the bytes stored and 600 bytes for each entry, and never more than it was allowed."""
+    count = 4_000_000 // body
+    tracemalloc.start()
+    try:
+        one = HttpStore(Memory(1 << 30))
+        before, stored = tracemalloc.get_traced_memory()[0], 0
+        for number in range(count):
+            fields = [("Content-Type", "text/html"), ("Cache-Control", "max-age=60")]
+            fields += [(f"X-Field-{index}", f"value {number} {index}") for index in range(headers - 2)]
+            entry = entry_of(f"http://shop.test/page/{number}", bytes(body), headers=fields)
+            stored += body + sum(len(name) + len(value) for name, value in fields)
+            one.put(f"GET http://shop.test/page/{number}", Variants([entry]), 60.0, entry.request_time)
+        del entry, fields
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert len(one.memory) == count
+    assert taken <= 1.3 * stored + 600 * count
+    assert taken <= one.memory.bytes * 1.15, "what it believes to take"
+
+
+# -- purges
+
+@pytest.mark.parametrize("what", [{"url": "http://shop.test/a"}, {"prefix": "/a"}, {"tag": "t"}, {"everything": True}])
+def test_purges_here(what):
+    one = HttpStore(Memory(10 ** 6))
+    keep(one, "k", tags=["t"])
+    keep(one, "other", url="https://else.test", tags=["u"])
+    assert one.purge(**what) == 0
+    assert one.get("k") is None
+    assert (one.get("other") is None) is (what == {"everything": True})
+    assert keep(one, "k", tags=["t"]) is one.get("k"), "stored after it"
+
+
+def test_a_soft_purge_makes_stale():
+    one = HttpStore(Memory(10 ** 6))
+    keep(one, tags=["t"])
+    before = time.time()
+    one.purge(tag="t", soft=True)
+    [entry] = one.get("k").entries
+    assert before <= entry.expires <= time.time() < entry.stale_while_revalidate
+    assert one.get("k").entries[0] is entry, "and stays the same object"
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_an_answer_that_was_under_way_during_a_purge(soft):
+    counted = Counted()
+    one = HttpStore(Memory(10 ** 6), counts=Counts(counted))
+    begun = time.time()
+    one.purge(tag="t", soft=soft)
+    keep(one, tags=["t"], begun=begun, url="http://shop.test/a")
+    found = one.get("k")
+    if soft:
+        assert found.entries[0].expires <= time.time()
+    else:
+        assert found is None and counted.numbers["refused", "memory"] == 1
+
+
+def test_a_refused_answer_leaves_what_is_newer():
+    one = HttpStore(Memory(10 ** 6))
+    begun = time.time()
+    one.purge(tag="t")
+    newer = keep(one, tags=["t"])
+    keep(one, tags=["t"], begun=begun)
+    assert one.get("k") is newer
+
+
+def test_a_wrong_purge_changes_nothing():
+    one = HttpStore(Memory(10 ** 6))
+    stored = keep(one)
+    with pytest.raises(ValueError, match="not an address"):
+        one.purge(url="nonsense")
+    assert one.get("k") is stored and one.marks.number == 0
+
+
+# -- tiers behind memory
+
+@pytest.fixture(params=["redis", "file", "memcached"])
+def behind(request, tmp_path):
+    """Settings for a tier behind memory."""
+    if request.param == "redis":
+        return {"redis": request.getfixturevalue("redis_server")().url}
+    if request.param == "file":
+        return {"file": str(tmp_path / "cache")}
+    return {"memcached": f"127.0.0.1:{request.getfixturevalue('memcached')}", "timeout": "1s"}
+
+
+def test_one_stores_and_another_finds(behind, worker):
+    [name] = set(behind) - {"timeout"}
+    one, other = worker(**behind), worker(**behind)
+    stored = keep(one, tags=["t"], body=b"x" * 5000)
+    found = other.get("k")
+    assert found is not stored and repr(found) == repr(stored) and found.entries[0].body == b"x" * 5000
+    assert other.get("k") is found, "in memory from now on"
+    assert (other.counted["hits", name], other.counted["hits", "memory"]) == (1, 1)
+    one.delete("k")
+    assert one.get("k") is None
+    assert one.counted["misses", name] == 1
+
+
+def test_corrupt_and_foreign_records_are_misses_that_are_counted(behind, worker):
+    [name] = set(behind) - {"timeout"}
+    one = worker(**behind)
+    [tier] = one.tiers
+    for number, data in enumerate([b"nonsense", b"", b"\x80\x05K\x01.", format.encode("other", variants_of())], 1):
+        tier.put("k", data, 60)
+        if tier.get("k") is None:                        # an empty value is none for some
+            continue
+        assert one.get("k") is None
+        assert tier.get("k") is None, "and it is gone"
+    assert one.counted["corrupt", name] >= 3
+
+
+def test_compressed_records_are_smaller(redis_server, worker):
+    server = redis_server()
+    plain, packed = worker(redis=server.url), worker(redis=server.url, compress=True)
+    keep(plain, "plain", body=b"text " * 2000)
+    keep(packed, "packed", body=b"text " * 2000)
+    assert server.client.strlen("greengate:packed") < server.client.strlen("greengate:plain") / 5
+    assert plain.get("packed").entries[0].body == b"text " * 2000
+
+
+def test_a_newer_answer_of_another_worker_is_found_when_ours_has_expired(redis_server, worker, monkeypatch):
+    server = redis_server()
+    one, other = worker(redis=server.url), worker(redis=server.url)
+    keep(one, lifetime=0.001, seconds=600.0)
+    until(lambda: other.get("k").entries[0].expires < time.time())
+    asked = other.counted.get(("misses", "redis"), 0)
+    for _ in range(10):
+        other.get("k")
+    assert other.counted["hits", "memory"] >= 9, "not asked for each time"
+    newer = keep(one, seconds=600.0)
+    monkeypatch.setattr(httpstore, "AGAIN", 0.0)
+    assert other.get("k").entries[0].expires == pytest.approx(newer.entries[0].expires, abs=0.01)
+    assert other.counted.get(("misses", "redis"), 0) == asked
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_purge_reaches_other_workers_through_redis(redis_server, worker, soft):
+    server = redis_server()
+    one, other, third = (worker(redis=server.url) for _ in range(3))
+    keep(one, tags=["t"])
+    assert other.get("k") is not None
+    began = time.monotonic()
+    assert one.purge(tag="t", soft=soft) == 1
+    for each in (other, third):                          # one has it in memory, the other would get it from Redis
+        if soft:
+            until(lambda each=each: each.get("k").entries[0].expires <= time.time())
+        else:
+            until(lambda each=each: each.get("k") is None)
+    assert time.monotonic() - began < 1.5
+    late = worker(redis=server.url)
+    found = late.get("k")
+    assert found is None or soft and found.entries[0].expires <= time.time()
+
+
+def test_an_old_answer_does_not_come_in_through_another_worker(redis_server, worker):
+    """It was under way in one worker while another purged, and the purge has not arrived there."""
+    server = redis_server()
+    one, deaf = worker(redis=server.url), worker(redis=server.url)
+    begun = time.time() - 0.01
+    one.purge(tag="t")
+    deaf.marks = type(deaf.marks)()                      # as if it had not heard
+    keep(deaf, tags=["t"], begun=begun)
+    assert server.client.exists("greengate:k") or deaf.get("k") is None
+    assert one.get("k") is None
+    assert not server.client.exists("greengate:k"), "and is removed where it is met"
+
+
+def test_a_purge_reaches_other_workers_through_the_run_directory(instance, worker):
+    one, other = worker(), worker()
+    for each in (one, other):
+        keep(each, tags=["t"])
+    assert one.purge(tag="t") == 1
+    assert one.get("k") is None
+    until(lambda: other.get("k") is None)
+    late = worker()
+    assert late.marks.purged(entry_of(tags=["t"], at=1.0))[0] > 0, "known before it serves"
+
+
+def test_purges_of_a_folder_last_as_long_as_it(tmp_path, worker):
+    one = worker(file=str(tmp_path))
+    keep(one, tags=["t"])
+    one.purge(tag="t")
+    again = worker(file=str(tmp_path))
+    [tier] = again.tiers
+    assert tier.get("k") is not None and again.get("k") is None
+    assert tier.get("k") is None
+
+
+def test_delete_reaches_the_memory_of_other_workers(redis_server, worker):
+    server = redis_server()
+    one, other = worker(redis=server.url), worker(redis=server.url)
+    keep(one)
+    assert other.get("k") is not None
+    one.delete("k")
+    until(lambda: other.get("k") is None)
+    keep(one)
+    assert other.get("k") is not None, "it is no purge"
+
+
+def test_without_redis_everything_goes_on(redis_server, worker):
+    server = redis_server()
+    one = worker(redis=server.url)
+    stored = keep(one)
+    server.kill()
+    began = time.monotonic()
+    assert one.get("k") is stored and one.get("nothing") is None
+    newer = keep(one, "new")
+    assert one.get("new") is newer and one.lease("x", 1) is None and one.wait("x", 5) is None
+    assert time.monotonic() - began < 0.05 + 0.25
+    assert one.counted["errors", "redis"] >= 1
+    assert one.purge(tag="later") == 0
+    server.start()
+    until(lambda: one.leases.circuit.usable)
+    late = worker(redis=server.url)
+    assert late.marks.purged(entry_of(tags=["later"], at=1.0))[0] > 0, "the purge was made up for"
+
+
+# -- leases
+
+def test_one_worker_fetches_and_the_others_wait(redis_server, worker):
+    server = redis_server()
+    one, other = worker(redis=server.url), worker(redis=server.url)
+    lease = one.lease("k", 10)
+    assert lease is not None and other.lease("k", 10) is None
+
+    def fetch():
+        until(lambda: waiting)
+        stored = keep(one)
+        lease.release()
+        return stored
+
+    waiting = []
+    stored, found = gather(fetch, lambda: (waiting.append(1), other.wait("k", 10))[1])
+    assert repr(found) == repr(stored)
+
+
+@pytest.mark.parametrize("how", ["released", "expired"])
+def test_waiting_ends_when_nothing_came(redis_server, worker, how):
+    server = redis_server()
+    one, other = worker(redis=server.url), worker(redis=server.url)
+    lease = one.lease("k", 0.1 if how == "expired" else 10)
+    if how == "released":
+        lease.release()
+    assert other.wait("k", 10) is None
+    assert other.lease("k", 1) is not None
+
+
+def test_nobody_waits_longer_than_he_may(redis_server, worker):
+    server = redis_server()
+    one, other = worker(redis=server.url), worker(redis=server.url)
+    assert one.lease("k", 30)
+    began = time.monotonic()
+    assert other.wait("k", 0.1) is None
+    assert 0.1 <= time.monotonic() - began < 5
+
+
+def test_without_a_shared_tier_there_are_no_leases(worker):
+    one = worker()
+    assert one.lease("k", 1) is None and one.wait("k", 10) is None
+
+
+# -- the cache of view code
+
+class Basket:
+    def __init__(self, content):
+        self.content = content
+
+
+@pytest.fixture
+def app_of(worker):
+    """``app_of(redis=...)`` is an application of one worker, with its ``tiered``."""
+    def make(**settings) -> flask.Flask:
+        app = flask.Flask("shop")
+        store.init(app, worker(**settings))
+        with app.app_context():
+            app.tiered = cache.cache
+        return app
+    return make
+
+
+@pytest.mark.parametrize("value", [None, 0, "", b"", [], {"a": (1, 2)}, {1, 2}, Basket([1])], ids=repr)
+def test_values_of_views(app_of, value):
+    tiered = app_of().tiered
+    assert tiered.set("k", value, 60)
+    assert type(tiered.get("k")) is type(value)
+    if not isinstance(value, Basket):
+        assert tiered.get("k") == value
+
+
+def test_what_one_changes_is_not_changed_for_others(app_of):
+    tiered = app_of().tiered
+    for value in ({"items": [1]}, Basket([1])):
+        tiered.set("k", value)
+        (value["items"] if isinstance(value, dict) else value.content).append(2)
+        found = tiered.get("k")
+        items = found["items"] if isinstance(found, dict) else found.content
+        assert items == [1]
+        items.append(3)
+        found = tiered.get("k")
+        assert (found["items"] if isinstance(found, dict) else found.content) == [1]
+
+
+def test_answers_of_views(app_of):
+    app = app_of()
+    calls = []
+
+    @app.get("/")
+    @cache.cached(60)
+    def view():
+        calls.append(1)
+        return flask.Response("<p>hi</p>", 203, {"X-Own": "1"}, mimetype="text/html")
+
+    for _ in range(2):
+        answer = app.test_client().get("/")
+        assert (answer.status_code, answer.headers["X-Own"], answer.text) == (203, "1", "<p>hi</p>")
+    assert calls == [1]
+
+
+def test_timeouts(app_of):
+    tiered = app_of().tiered
+    tiered.set("k", 1, 60)
+    tiered.set("always", 1, 0)
+    held = tiered.memory.get("k")
+    assert 59 < held.until - time.time() <= 60 and tiered.memory.get("always").until > time.time() + 10 ** 8
+    held.until = time.time()
+    assert tiered.get("k") is None
+    assert tiered.add("k", 2, 60) and not tiered.add("k", 3, 60) and tiered.get("k") == 2
+    assert tiered.delete("k") and not tiered.delete("k") and not tiered.has("k")
+    assert tiered.set("gone", 1, -1) is False
+
+
+def test_views_of_several_workers_share_values(redis_server, app_of):
+    server = redis_server()
+    one, other = app_of(redis=server.url).tiered, app_of(redis=server.url).tiered
+    one.set("k", {"a": 1})
+    assert other.get("k") == {"a": 1}
+    other.set("k", {"a": 2})
+    until(lambda: one.get("k") == {"a": 2}, store.NEAR + 5)
+    one.delete("k")
+    until(lambda: other.get("k") is None)
+    one.set_many({"a": 1, "b": 2})
+    assert other.get_many("a", "b", "c") == [1, 2, None]
+    one.clear()
+    until(lambda: other.get_many("a", "b") == [None, None])
+    late = app_of(redis=server.url).tiered
+    until(lambda: late.get("a") is None)
+    one.set("a", 3)
+    assert late.get("a") == 3
+
+
+def test_objects_of_ones_own_classes_stay_here(redis_server, app_of):
+    server = redis_server()
+    one, other = app_of(redis=server.url).tiered, app_of(redis=server.url).tiered
+    one.set("k", Basket([1]))
+    assert one.get("k").content == [1] and other.get("k") is None
+    assert not server.client.keys("*view*")
+
+
+def test_a_corrupt_value_is_a_miss(redis_server, app_of):
+    server = redis_server()
+    app = app_of(redis=server.url)
+    for data in (b"nonsense", b"\x80\x04K\x01.", b"GGVC\x01aaaabbbb", store.record_of("other", store.Held(1, 9e9, 9e8, True), 0.0)):
+        server.client.set("greengate:view:k", data)
+        assert app.tiered.get("k") is None
+        assert not server.client.exists("greengate:view:k")
+    assert app.extensions["gateway_http_store"].counted["corrupt", "redis"] == 4
+
+
+def test_memory_of_views_is_bounded(app_of):
+    tiered = app_of(memory=100_000).tiered
+    for number in range(1000):
+        tiered.set(str(number), "x" * 1000)
+    assert tiered.memory.bytes <= 100_000 and tiered.get("999") == "x" * 1000
+
+
+def test_from_a_native_thread_it_is_memory_only(redis_server, app_of):
+    from gateway.tasks import offload
+    server = redis_server()
+    tiered = app_of(redis=server.url).tiered
+    offload(tiered.set, "k", 1)
+    assert not server.client.keys("*view*") and tiered.memory.get("k") is not None
+    tiered.set("shared", 2)
+    assert offload(tiered.get, "shared") == 2
+
+
+def test_a_plain_application_may_use_it_too(redis_server):
+    server = redis_server()
+    app = flask.Flask("plain")
+    app.config.update(CACHE_TYPE="gateway.cache.store.Tiered", CACHE_REDIS_URL=server.url, CACHE_MEMORY=10 ** 6)
+    store.init(app)
+    with app.app_context():
+        cache.set("k", [1])
+        assert cache.get("k") == [1] and server.client.keys("*view:k")
+        cache.cache.store.stop()
+
+
+def test_a_purge_of_answers_is_none_of_values(app_of):
+    app = app_of()
+    app.tiered.set("k", 1)
+    app.extensions["gateway_http_store"].purge(everything=True)
+    assert app.tiered.get("k") == 1
+    app.extensions["gateway_http_store"].heard(Purge("view", "", False, time.time()))
+    assert app.tiered.get("k") is None

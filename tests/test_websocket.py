@@ -1,0 +1,133 @@
+"""The handshake is told from other requests, and what follows passes both ways, letting others have their turn."""
+
+from __future__ import annotations
+
+import gevent
+import pytest
+from gevent.socket import socketpair
+
+from gateway.errors import ClientDisconnected, NotAllowedHere
+from gateway.message import Call, Request, Response
+from gateway.websocket import HANDSHAKE, WebSocket, is_handshake, splice
+
+ASKS = [("Connection", "keep-alive, Upgrade"), ("Upgrade", "WebSocket")]
+
+
+class Connection:
+    def __init__(self, sock) -> None:
+        self.socket = sock
+
+
+def request(headers, connection=None, method: str = "GET") -> Request:
+    made = Request(method, "/live", headers)
+    made.connection = connection
+    return made
+
+
+def step(upgrade) -> WebSocket:
+    def prepare(request: Request) -> Call:
+        return Call(request.method, request.target, [("X-A", "1")], deadline=request.deadline)
+
+    return WebSocket(lambda request: Response(299, []), prepare, upgrade, lambda response, request: response, 5.0)
+
+
+@pytest.mark.parametrize("method, headers, asks", [
+    ("GET", ASKS, True), ("GET", [("upgrade", "websocket"), ("connection", "close"), ("connection", "upgrade")], True),
+    ("POST", ASKS, False), ("GET", ASKS[:1], False), ("GET", ASKS[1:], False),
+    ("GET", [("Connection", "Upgrade"), ("Upgrade", "h2c")], False)])
+def test_what_is_a_handshake(method, headers, asks):
+    assert is_handshake(request(headers, method=method)) is asks
+
+
+def test_other_requests_and_other_servers():
+    assert step(None)(request([])).status == 299
+    with pytest.raises(NotAllowedHere):
+        step(None)(request(ASKS))
+
+
+def test_an_answer_that_is_no_upgrade_is_an_ordinary_one():
+    calls: list[Call] = []
+
+    def upgrade(call):
+        calls.append(call)
+        return Response(403, [], b"no"), None
+
+    here, there = socketpair()
+    with here, there:
+        answer = step(upgrade)(request(ASKS, Connection(here)))
+    assert (answer.status, answer.body, answer.takeover) == (403, b"no", None)
+    assert calls[0].headers == [("X-A", "1"), *HANDSHAKE]
+
+
+def test_a_client_that_goes_away_ends_the_handshake():
+    def upgrade(call):
+        there.close()
+        gevent.sleep(30)
+
+    here, there = socketpair()
+    with here, pytest.raises(ClientDisconnected):
+        step(upgrade)(request(ASKS, Connection(here)))
+
+
+def test_bytes_pass_both_ways_until_one_side_ends():
+    browser, client = socketpair()
+    upstream, service = socketpair()
+    with browser, client, upstream, service:
+        running = gevent.spawn(splice, client, upstream, 30.0)
+        browser.sendall(b"ping")
+        assert service.recv(10) == b"ping"
+        service.sendall(b"pong!")
+        assert browser.recv(10) == b"pong!"
+        service.close()
+        assert browser.recv(10) == b""
+        assert running.get(timeout=10) == (4, 5)
+
+
+def test_a_conversation_that_never_waits_lets_others_have_their_turn():
+    """Both sockets are always ready: the loop has to look at the other ones all the same."""
+    class Endless:
+        def __init__(self) -> None:
+            self.pieces = 0
+
+        def settimeout(self, seconds) -> None:
+            pass
+
+        def recv(self, size: int) -> bytes:
+            self.pieces += 1
+            if self.pieces == 2:
+                here.send(b"!")
+            return b"x" if self.pieces <= 200 else b""
+
+    class Upstream:
+        def __init__(self, sock) -> None:
+            self.sock = sock
+            self.settimeout, self.fileno, self.recv = sock.settimeout, sock.fileno, sock.recv
+
+        def sendall(self, data: bytes) -> None:
+            pass
+
+        def shutdown(self, how: int) -> None:
+            pass
+
+    heard: list[int] = []
+    here, there = socketpair()
+    upstream, service = socketpair()
+    client = Endless()
+
+    def listen():
+        there.recv(1)
+        heard.append(client.pieces)
+
+    with here, there, upstream, service:
+        other = gevent.spawn(listen)
+        gevent.sleep(0)
+        splice(client, Upstream(upstream), 0.2)
+        other.join(5)
+    assert heard and heard[0] <= 4
+
+
+def test_silence_ends_it():
+    browser, client = socketpair()
+    upstream, service = socketpair()
+    with browser, client, upstream, service:
+        assert splice(client, upstream, 0.01) == (0, 0)
