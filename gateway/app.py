@@ -84,11 +84,11 @@ class Gateway(Flask):
         found: dict[str, ModuleType] = {}
         failed: list[Blueprint] = []
         problems: list[str] = []
-        cause: Exception | None = None
+        cause: BaseException | None = None
         for name in names:
             try:
                 found[name] = importlib.import_module(name)
-            except Exception as error:                   # a module may fail in any way while it is run
+            except (Exception, SystemExit) as error:     # a module may fail in any way while it is run
                 problems.append(f"gateway: views: cannot import {name!r}: {type(error).__name__}: {error}")
                 cause = cause or error
         nested = [inner for module in found.values() for blueprint in blueprints_of(module) for inner in nested_in(blueprint)]
@@ -98,7 +98,7 @@ class Gateway(Flask):
                     continue
                 try:
                     self._register(blueprint, name)
-                except Exception as error:               # and so may what a blueprint does when it is registered
+                except (Exception, SystemExit) as error:     # and so may what a blueprint does when it is registered
                     failed.append(blueprint)
                     problems.append(f"gateway: views: the blueprint {blueprint.name!r} of {name!r} cannot be registered: {error}")
                     cause = cause or error

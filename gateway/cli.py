@@ -1,6 +1,6 @@
 """The command line: ``gateway check``, ``schema``, ``routes``, ``explain``, ``run``, ``nginx``, ``purge``, ``demo``.
 
-Exit status: 0, 1 when ``explain`` finds no route, nobody takes a purge or the demo ends badly, 2 for a configuration with mistakes
+Exit status: 0, 1 when ``explain`` finds no answer, nobody takes a purge or the demo ends badly, 2 for a configuration with mistakes
 (all of them on stderr) or a wrong command line. Commands import what they need when they run: looking at a file must not load a
 server.
 """
@@ -61,8 +61,7 @@ def check(path: str | None) -> None:
     """Say every mistake in the configuration, and what is worth knowing about it."""
     from .configcheck import notices
     config, source = loaded(path)
-    if config.gateway.views or any(route.view for route in config.routes):
-        assembled(config, source)[1].close()             # some mistakes only the views show
+    assembled(config, source)[1].close()                 # some mistakes only views, certificates and the like show
     click.echo(f"{source}: no mistakes; {counted(len(config.routes), 'route')}, {counted(len(config.upstreams), 'upstream')}")
     for notice in notices(config):
         click.echo(f"  note: {notice}")
@@ -100,17 +99,25 @@ def routes(path: str | None, as_json: bool) -> None:
 @click.argument("method")
 @click.argument("url")
 def explain(path: str | None, headers: tuple[str, ...], method: str, url: str) -> None:
-    """Say which route takes a request, why, which steps it meets and where it goes.
+    """Say which route takes a request, why, which steps it meets and where it goes; or who refuses it.
 
     For example: gateway explain GET http://shop.test/users/7 -H 'X-Beta: 1'
     """
+    from .conditions import as_text
     from .errors import GatewayError
+    from .probe import own_answer, read
     config, source = loaded(path)
     request = parsed_request(method, url, headers)
     app, pipeline = assembled(config, source)
     try:
+        click.echo(printable(as_text(f"{request.method} {request.scheme}://{request.host}{request.target}")))
+        request = read(request)
+        answer = own_answer(request)
+        if answer is not None:
+            click.echo(f"answered {answer.status} by the gateway itself")
+            return
         explanation = pipeline.table.explain(request)
-        click.echo(printable(f"{request.method} {request.scheme}://{request.host}{request.target}\n{explanation}"))
+        click.echo(printable(str(explanation)))
         if explanation.route is None:
             sys.exit(1)
         request.params = explanation.params
@@ -238,25 +245,36 @@ def assembled(config: Config, source: str) -> tuple[Gateway, Pipeline]:
 
 
 def parsed_request(method: str, url: str, headers: tuple[str, ...]) -> Request:
-    """The request that a client would send for ``url``: a whole one, or a path for a request without Host."""
+    """The request that a client would send for ``url``: a whole one, or a path for a request without Host. Whether it is one that
+    a worker takes is not looked at."""
     from urllib.parse import quote
 
-    from .conditions import as_bytes
     from .message import Request
+    if any(mark in text for mark in "\r\n" for text in (method, url, *headers)):
+        raise click.BadParameter("a line break is no part of a request")
     match = URL.fullmatch(url)
     if not match:
         raise click.BadParameter(f"{url!r} is neither a URL nor a path", param_hint="URL")
     fields = []
-    for header in headers:
+    for header in map(as_sent, headers):
         name, colon, value = header.partition(":")
         if not colon:
             raise click.BadParameter(f"{header!r} has no colon", param_hint="--header")
-        fields.append((name.strip(), as_bytes(value.strip())))
-    host = next((value for name, value in fields if name.lower() == "host"), match[2] or "")
+        fields.append((name, value.strip(" \t")))
+    host = next((value for name, value in fields if name.lower() == "host"), None)
+    if host is None:
+        host = as_sent(match[2] or "")
+        fields[:0] = [("Host", host)] if match[2] else []
     target = match[3] or "/"
     if target.startswith("?"):
         target = f"/{target}"
-    return Request(method.upper(), quote(target, safe=VISIBLE), fields, scheme=(match[1] or "http").lower(), host=host)
+    return Request(as_sent(method.upper()), quote(os.fsencode(target), safe=VISIBLE), fields, scheme=(match[1] or "http").lower(),
+                   host=host)
+
+
+def as_sent(argument: str) -> str:
+    """The bytes of an argument as messages have them, one character each."""
+    return os.fsencode(argument).decode("latin-1")
 
 
 def destinations(app: Gateway, pipeline: Pipeline, route: Route, request: Request) -> list[str]:

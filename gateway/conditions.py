@@ -15,9 +15,13 @@ from urllib.parse import unquote_to_bytes
 
 from .config import Route
 from .message import Request
+from .values import quoted
 
 COOKIE_NAME = re.compile(r"[^\s;=\x00-\x1f\x7f]+")
 COOKIE_VALUE = re.compile(r"[^;\x00-\x1f\x7f]*")
+BLANKS = " \t"                  # of HTTP; str.strip() would take bytes of UTF-8 too
+LONGEST_LINE = 8190             # bytes of a request line, and of a field with its CRLF: what gunicorn_conf.py allows
+TOO_LONG = f"a request with a line of more than {LONGEST_LINE} bytes is refused, so nothing can match"
 
 
 def decoded(segment: str) -> str:
@@ -51,7 +55,8 @@ def conditions_of(route: Route) -> tuple[Condition, ...]:
     return (*(Condition("header", name.lower(), None if value == "*" else value) for name, value in route.header.items()),
             *(Condition("query", as_bytes(name), None if value == "*" else as_bytes(value))
               for name, value in route.query.items()),
-            *(Condition("cookie", name, None if value == "*" else as_bytes(value)) for name, value in route.cookie.items()))
+            *(Condition("cookie", as_bytes(name), None if value == "*" else as_bytes(value))
+              for name, value in route.cookie.items()))
 
 
 def condition_rank(route: Route) -> tuple[int, ...]:
@@ -68,10 +73,21 @@ def exclusive(one: Route, other: Route) -> bool:
 
 
 def impossible(route: Route) -> Iterator[str]:
-    """Conditions that no request can meet."""
+    """Conditions that no request can meet, or only one that is refused."""
+    for name, value in route.header.items():
+        if "_" in name:
+            yield (f'header.{name}: a request with a "_" in the name of a field is refused, so nothing can match; is'
+                   f' {name.replace("_", "-")} meant?')
+        elif value != "*" and len(f"{name}:{value}\r\n") > LONGEST_LINE:
+            yield f"header.{name}: {TOO_LONG}"
     for name, value in route.cookie.items():
         if not COOKIE_NAME.fullmatch(name) or not COOKIE_VALUE.fullmatch(value):
             yield f"cookie.{name}: no cookie can have this name and value, so nothing can match"
+        elif len(value) > 1 and value[0] == value[-1] == '"':
+            yield (f"cookie.{name}: quotes around the value of a cookie do not count, so nothing can match; write"
+                   f" {quoted(value[1:-1])}")
+        elif value != "*" and len(as_bytes(f"Cookie:{name}={value}\r\n")) > LONGEST_LINE:
+            yield f"cookie.{name}: {TOO_LONG}"
     if "" in route.query:
         yield "query: a parameter needs a name"
 
@@ -100,7 +116,7 @@ class Facts:
 
 
 def _fields(request: Request) -> Iterator[tuple[str, str]]:
-    return ((name.lower(), value.strip()) for name, value in request.headers)
+    return ((name.lower(), value.strip(BLANKS)) for name, value in request.headers)
 
 
 def _parameters(request: Request) -> Iterator[tuple[str, str]]:
@@ -112,7 +128,7 @@ def _parameters(request: Request) -> Iterator[tuple[str, str]]:
 def _cookies(request: Request) -> Iterator[tuple[str, str]]:
     for line in request.header_list("Cookie"):
         for piece in line.split(";"):
-            name, _, value = piece.strip().partition("=")
+            name, _, value = piece.strip(BLANKS).partition("=")
             yield name, value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value
 
 

@@ -1,4 +1,5 @@
-"""What settings must be to each other: mistakes that no single value shows. Pure, but for a look at the files of ``tls``.
+"""What settings must be to each other: mistakes that no single value shows. Pure, but for a look at the files
+that they name.
 
 A check is a function that yields a sentence for each mistake, beginning with the setting it is about; ``configfile.py`` puts
 the route or the upstream in front. A route whose settings are partly unreadable is checked for the rest, so ``given`` says what
@@ -11,10 +12,12 @@ import os
 import re
 from collections.abc import Collection, Iterator
 
-from .config import Cache, Config, Gateway, Route, Upstream
+import orjson
+
+from .config import Cache, CacheStorage, Config, Gateway, Route, Upstream
 from .mistakes import unknown_upstream
 from .partcheck import check_parts
-from .pattern import parameters, parse_path
+from .pattern import parameters, parse_path, takes
 from .values import did_you_mean, parse_instance, quoted
 
 TARGETS = ("upstream", "aggregate", "view", "respond")
@@ -24,12 +27,38 @@ HOLE = re.compile(r"\{([^{}]*)\}")
 BAD_IN_PATH = re.compile(r"[\x00-\x20?#\x7f]|%(?![0-9A-Fa-f]{2})")
 DOT_SEGMENT = re.compile(r"/(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
 WITHOUT_BODY = (204, 205, 304)
+NO_FILES = ("stdout", "stderr", "off")
 
 
 def check_gateway(gateway: Gateway) -> Iterator[str]:
     for position, module in enumerate(gateway.views):
         if module in gateway.views[:position]:
             yield f"views[{position}]: {quoted(module)} stands twice"
+    if gateway.log not in NO_FILES and (mistake := _writable(gateway.log)):
+        yield f"log: {mistake}"
+
+
+def check_storage(cache: CacheStorage) -> Iterator[str]:
+    if cache.file is not None:
+        there = os.path.abspath(cache.file)
+        while not os.path.lexists(there):                # it is made, with what is missing above it
+            there = os.path.dirname(there)
+        if not os.path.isdir(there):
+            yield f"file: {quoted(there)} is not a folder"
+        elif not os.access(there, os.W_OK | os.X_OK):
+            yield f"file: the folder {quoted(there)} cannot be written to"
+
+
+def _writable(path: str) -> str:
+    """Why a file cannot be opened to append to it, or nothing."""
+    folder = os.path.dirname(os.path.abspath(path))
+    if os.path.isdir(path):
+        return f"{quoted(path)} is a folder"
+    if os.path.exists(path):
+        return "" if os.access(path, os.W_OK) else f"the file {quoted(path)} cannot be written to"
+    if not os.path.isdir(folder):
+        return f"there is no folder {quoted(folder)}"
+    return "" if os.access(folder, os.W_OK | os.X_OK) else f"the folder {quoted(folder)} cannot be written to"
 
 
 def check_upstream(name: str, upstream: Upstream | None) -> Iterator[str]:
@@ -55,11 +84,14 @@ def check_upstream(name: str, upstream: Upstream | None) -> Iterator[str]:
         yield "tls.key: a key needs its certificate"
 
 
-def check_route(route: Route, given: Collection[str], upstreams: Collection[str]) -> Iterator[str]:
-    """``given`` are the settings that stand in the file, ``upstreams`` the names there are."""
+def check_route(route: Route, given: Collection[str], upstreams: Collection[str], trusting: bool) -> Iterator[str]:
+    """``given`` are the settings that stand in the file, ``upstreams`` the names there are. ``trusting``: a proxy may say for
+    which host a request is, whatever its own Host."""
     yield from _target(route, given)
     if route.upstream is not None and route.upstream not in upstreams:
         yield f"upstream: {unknown_upstream(route.upstream, upstreams)}"
+    if not trusting:
+        yield from _host(route)
     if "upstream" not in given:
         for setting in ONLY_WITH_UPSTREAM:
             if getattr(route, setting):
@@ -85,6 +117,16 @@ def check_route(route: Route, given: Collection[str], upstreams: Collection[str]
         yield from check_parts(route.aggregate, names, upstreams)
 
 
+def _host(route: Route) -> Iterator[str]:
+    asked = next((value for name, value in route.header.items() if name.lower() == "host"), "*")
+    try:
+        possible = asked == "*" or route.host is None or takes(route.host, asked)
+    except ValueError:                                   # a host that cannot be, which is reported elsewhere
+        return
+    if not possible:
+        yield f"header.Host: host is {quoted(route.host)}, which {quoted(asked)} is not, so nothing can match"
+
+
 def _cache(route: Route, cache: Cache) -> Iterator[str]:
     if cache.respect == "policy" and cache.ttl is None:
         yield 'cache.respect: "policy" needs a ttl: it is the only freshness there is then'
@@ -94,8 +136,11 @@ def _cache(route: Route, cache: Cache) -> Iterator[str]:
         yield "cache: has no effect, methods leaves out GET"
     if cache.key.query is not None and cache.key.ignore_query:
         yield "cache.key.ignore_query: has no effect, query says which parameters count"
-    if cache.edge is not None and cache.vary_by_caller:
-        yield "cache.edge: nginx cannot tell callers apart; it must not keep what vary_by_caller keeps apart"
+    keeping = {"vary_by_caller": cache.vary_by_caller, "key.headers": cache.key.headers, "key.cookies": cache.key.cookies,
+               "header": route.header, "cookie": route.cookie}
+    apart = [name for name, given in keeping.items() if given]
+    if cache.edge is not None and apart:
+        yield f"cache.edge: nginx knows the address alone; it must not keep what {' and '.join(apart)} keep apart"
 
 
 def _target(route: Route, given: Collection[str]) -> Iterator[str]:
@@ -116,6 +161,10 @@ def _respond(route: Route) -> Iterator[str]:
         yield "respond: has text and json; an answer has one body"
     if answer.status in WITHOUT_BODY and (has_json or answer.text):
         yield f"respond: an answer with status {answer.status} has no body"
+    try:
+        orjson.dumps(answer.json_)
+    except TypeError as error:
+        yield f"respond.json: cannot be written as JSON: {error}"
     if route.max_body is not None:
         yield "max_body: has no effect, respond reads no body"
 

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from .config import CacheStorage, Config, Gateway, Nginx, Route, Upstream
-from .configcheck import TARGETS, check_gateway, check_route, check_upstream
+from .configcheck import TARGETS, check_gateway, check_route, check_storage, check_upstream
 from .errors import ConfigError
 from .mistakes import Mistake, Place, mistakes_of, not_a_table, place_text, unknown
 from .pattern import clashes, labels_of, route_problems
@@ -39,6 +39,7 @@ OVERRIDES = {"admin": "GATEWAY_ADMIN", "log": "GATEWAY_LOG", "timeout": "GATEWAY
 MATCHING = frozenset({"path", "host", "methods", "header", "query", "cookie"})
 VARIABLE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{")
 TOML_PLACE = re.compile(r"(.*) \(at (line (\d+), column \d+|end of document)\)", re.DOTALL)
+DEEPEST = 100                    # tables and lists in each other, the whole file counted
 LOOKED_BACK = 200                # lines in which the beginning of what is not TOML is looked for
 
 M = TypeVar("M", bound=BaseModel)
@@ -69,13 +70,27 @@ def load_text(text: str, environ: Mapping[str, str], source: str = "") -> Config
     """The configuration in a text. ``source`` is what its ConfigError says it came from."""
     try:
         data = tomllib.loads(text)
+        deep = nested_deeper(data, DEEPEST)
     except tomllib.TOMLDecodeError:
         raise ConfigError([not_toml(text)], source) from None
+    except RecursionError:
+        deep = True
+    if deep:
+        raise ConfigError([f"tables and lists stand in each other, more than {DEEPEST} deep"], source)
     reader = Reader(environ)
     config = reader.config(data)
     if config is None:
         raise ConfigError(reader.problems, source)
     return config
+
+
+def nested_deeper(value: Any, depth: int) -> bool:
+    """A limit of our own: how deep one can go before Python gives up depends on who calls."""
+    level = [value]
+    for _ in range(depth):
+        level = [item for each in level for item in (each.values() if isinstance(each, dict) else each)
+                 if isinstance(item, (dict, list))]
+    return bool(level)
 
 
 def not_toml(text: str) -> str:
@@ -128,8 +143,10 @@ class Reader:
         self.problems += [f"{name}: {unknown(name, Config.model_fields)}" for name in data if name not in Config.model_fields]
         gateway = self.gateway(data.get("gateway", {}))
         upstreams = self.upstreams(data.get("upstreams", {}))
-        routes = self.routes(data.get("routes", []), upstreams)
+        routes = self.routes(data.get("routes", []), upstreams, trusting=gateway is None or bool(gateway.trust))
         cache = self.section(CacheStorage, data.get("cache", {}), "cache").model
+        if cache is not None:
+            self.report("cache", check_storage(cache))
         nginx = self.section(Nginx, data.get("nginx", {}), "nginx").model
         if self.problems:
             return None
@@ -154,7 +171,7 @@ class Reader:
             self.report(label, check_upstream(name, found[name]))
         return found
 
-    def routes(self, raw: Any, upstreams: Mapping[str, Any]) -> list[Route]:
+    def routes(self, raw: Any, upstreams: Mapping[str, Any], trusting: bool) -> list[Route]:
         if not isinstance(raw, list):
             what = "is one table" if isinstance(raw, dict) else f"{quoted(raw)} is not a list of tables"
             self.problems.append(f"routes: {what}: write [[routes]], in two pairs of brackets")
@@ -170,7 +187,7 @@ class Reader:
             self.report(label, route_problems(route))
             if len(self.problems) == before and lost.isdisjoint(MATCHING):
                 sound.append((label, route))
-            self.report(label, check_route(route, given, upstreams))
+            self.report(label, check_route(route, given, upstreams, trusting))
         self.problems += clashes(sound)
         return routes
 

@@ -8,14 +8,19 @@ template says why each directive is there; the numbers come from here:
 - a request moves to another instance only while that can do no harm (nginx itself holds back what is not idempotent), at most
   three times, and only within ``NEXT_WITHIN``: a refused connection is retried, a request that hangs for a minute is not;
 - a connection is idle at nginx for less time than Gunicorn keeps it (75 s), or nginx would send requests into closing ones;
+- answers are kept by nginx only on the paths of routes with ``cache.edge``, only while the gateway says so, and under a key with
+  every header field that such an answer may depend on: those in its route's key, those its parts are sent, and those by which
+  any route is chosen. A request with a cookie or credentials never meets what is kept, nor leaves anything there;
 - head limits are those of ``gunicorn.conf.py``: what passes here is accepted there.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 from urllib.parse import unquote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -28,6 +33,13 @@ NEXT_WITHIN = 5         # seconds after which a request is not tried on another 
 KEEPALIVE = 60          # seconds nginx keeps an idle connection to an instance; Gunicorn keeps it 75
 IDLE_CONNECTIONS = 64   # to all instances together, for each nginx worker
 HEAD_BUFFER = 8192      # bytes of a request line or a header field with its line end: Gunicorn's 8190 and CRLF
+EDGE_SIZE = "1g"        # of what nginx keeps
+PROBLEMS = (
+    (413, "body_too_large", "The request body is larger than this server accepts."),
+    (502, "gateway_unavailable", "No instance of the gateway answers."),
+    (504, "gateway_timeout", "No instance of the gateway answered in time."))
+SENT = re.compile(r"\{header\.([^\s:{}]+)")
+NGINX_FIELD = re.compile(r"[A-Za-z0-9-]+")
 VARIABLE = re.compile(r"\{(\w+)(?::(\w+))?\}|\*")
 ADDRESS = re.compile(r"unix:/[\w./-]+|(?:[\w.-]+|\[[0-9A-Fa-f:.]+\]|\*):\d{1,5}|\d{1,5}")
 
@@ -52,7 +64,8 @@ def render(config: Config, *, instances: Sequence[str] | None = None, listen: st
         standalone=standalone, folder=f"{prefix.rstrip('/')}/" if prefix else "", tries=min(3, len(chosen)),
         timeout=longest_wait(config) + MARGIN, upgrades=upgrade_pattern(config.routes),
         upgrade_timeout=longest_silence(config.routes) + MARGIN, next_within=NEXT_WITHIN, keepalive=KEEPALIVE,
-        idle_connections=IDLE_CONNECTIONS, head_buffer=HEAD_BUFFER)
+        idle_connections=IDLE_CONNECTIONS, head_buffer=HEAD_BUFFER, problems=PROBLEMS, edges=edges_of(config.routes),
+        edge_size=EDGE_SIZE, edge_stale=longest_edge(config.routes))
 
 
 def problems(instances: Sequence[str], listen: str) -> list[str]:
@@ -84,7 +97,62 @@ def upgrade_pattern(routes: Sequence[Route]) -> str:
     patterns = sorted({path_pattern(route.path) for route in routes if route.websocket})
     if not patterns:
         return ""
+    return quoted_pattern(patterns)
+
+
+def quoted_pattern(patterns: Sequence[str]) -> str:
+    """One regular expression for all of these, as nginx reads it."""
     return '"' + f"^(?:{'|'.join(patterns)})$".replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+class Edge(NamedTuple):
+    """The paths of one route that nginx keeps answers for: their regular expression, its key, and the route's name."""
+
+    pattern: str
+    key: str
+    names: str
+
+
+def edges_of(routes: Sequence[Route]) -> list[Edge]:
+    """One for each path. Raises ConfigError where an answer depends on a field that nginx cannot look at."""
+    chosen = {name for route in routes for name in route.header}
+    found: dict[str, tuple[set[str], list[str]]] = {}
+    mistakes = []
+    for route in routes:
+        if route.cache is None or route.cache.edge is None or route.cache.vary_by_caller:
+            continue
+        fields = {name.lower() for name in chosen | fields_of(route)}
+        mistakes += [f'route "{route.name}": cache.edge: nginx cannot look at the field "{name}", on which answers depend'
+                     for name in sorted(fields) if not NGINX_FIELD.fullmatch(name)]
+        known, names = found.setdefault(path_pattern(route.path), (set(), []))
+        known |= fields - {"cookie", "authorization"}
+        names.append(route.name)
+    if mistakes:
+        raise ConfigError(mistakes)
+    return [Edge(quoted_pattern([pattern]), "$scheme://$http_host$request_uri" + "".join(
+        f" $http_{name.replace('-', '_')}" for name in sorted(fields)), ", ".join(map(shown, names)))
+        for pattern, (fields, names) in found.items()]
+
+
+def fields_of(route: Route) -> set[str]:
+    """The header fields of a request on which an answer may depend without saying so in Vary."""
+    assert route.cache is not None
+    fields = set(route.cache.key.headers)
+    for part in (route.aggregate or {}).values():
+        fields |= {*part.forward_headers}
+        for text in (part.from_, *part.headers.values(), json.dumps(part.json_, ensure_ascii=False)):
+            fields |= set(SENT.findall(text))
+    return fields
+
+
+def shown(name: str) -> str:
+    """A route's name as it can stand in a comment."""
+    return "".join(character if character.isprintable() else "?" for character in name)
+
+
+def longest_edge(routes: Sequence[Route]) -> int:
+    """Whole seconds after which what nobody asked for is removed from nginx, and so can be served stale no longer."""
+    return math.ceil(max((route.cache.edge for route in routes if route.cache and route.cache.edge), default=0.0)) or 1
 
 
 def path_pattern(path: str) -> str:

@@ -32,7 +32,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, combinations, product
 from typing import Literal, NamedTuple
 
-from .conditions import as_bytes, condition_rank, conditions_of, decoded, exclusive, impossible
+from .conditions import LONGEST_LINE, TOO_LONG, as_bytes, condition_rank, conditions_of, decoded, exclusive, impossible
 from .config import Route
 from .values import quoted
 
@@ -43,6 +43,8 @@ ADDRESS = re.compile(r"\[[0-9a-f:.]+\]")
 BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 IMPOSSIBLE = re.compile(r"[\x00-\x20?#\x7f]")
 WRITTEN = {" ": "a space", "?": 'a "?"', "#": 'a "#"'}
+RAW_IN_PATH = re.compile(r"[!-\x22$-.0->@-~]")           # what need not be percent-encoded there
+RAW_IN_QUERY = re.compile(r"[ -\x22$%'-*,-~]")
 REFUSED_METHODS = frozenset({"CONNECT", "TRACE"})
 
 Labelled = tuple[str, Route]
@@ -150,6 +152,12 @@ def host_of(authority: str) -> str:
     return host[:-1] if host.endswith(".") else host
 
 
+def takes(host: str, authority: str) -> bool:
+    """Does a route's host, which can be read, take a request's?"""
+    pattern, name = parse_host(host), host_of(authority)
+    return name.endswith(pattern[1:]) if pattern.startswith("*") else name == pattern
+
+
 def specificity(route: Route) -> tuple[object, ...]:
     """Sorts routes by the rule, as far as it does not depend on the request."""
     host = None if route.host is None else parse_host(route.host)
@@ -194,6 +202,9 @@ def route_problems(route: Route) -> Iterator[str]:
         parse_path(route.path)
     except ValueError as error:
         yield f"path: {error}"
+    else:
+        if shortest_line(route) > LONGEST_LINE:
+            yield f"{'path and query' if route.query else 'path'}: {TOO_LONG}"
     try:
         if route.host is not None:
             parse_host(route.host)
@@ -207,6 +218,22 @@ def route_problems(route: Route) -> Iterator[str]:
         elif len(set(route.methods)) < len(route.methods):
             yield "methods: one stands twice"
     yield from impossible(route)
+
+
+def shortest_line(route: Route) -> int:
+    """Bytes that a request line needs at least for a route whose path can be read."""
+    size = min(map(len, route.methods or ["M"])) + len("  HTTP/1.1")
+    for segment in parse_path(route.path):
+        size += 1 + (written(segment.text, RAW_IN_PATH) if segment.kind == "text" else int(segment.kind != "rest"))
+    for kind, name, value in conditions_of(route):
+        if kind == "query":
+            size += 1 + written(name, RAW_IN_QUERY) + (1 + written(value, RAW_IN_QUERY) if value else 0)
+    return size
+
+
+def written(text: str, raw: re.Pattern[str]) -> int:
+    """Bytes of a text whose characters are percent-encoded where they are not ``raw``."""
+    return 3 * len(text) - 2 * len(raw.findall(text))
 
 
 def clashes(routes: Iterable[Labelled]) -> Iterator[str]:

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from gateway import cli, demo
+from gateway import cli, create_app, demo
+from gateway.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
 FILE = """
@@ -126,6 +127,34 @@ def test_check_finds_views_in_the_current_folder(command):
     assert result.exit_code == 0
 
 
+UPSTREAM = '[upstreams.a]\ninstances = ["https://a.test"]\n'
+
+
+@pytest.mark.parametrize("text, expected", [
+    (UPSTREAM + 'tls.ca = "bad.pem"', 'upstream "a": tls.ca bad.pem: '),
+    (UPSTREAM + 'tls.certificate = "bad.pem"', 'upstream "a": tls.certificate bad.pem, key in the same file: '),
+    (UPSTREAM + 'tls.server_name = "a..b"', "upstream \"a\": tls.server_name 'a..b': "),
+    ('[[routes]]\npath = "/"\nrespond.json = 99999999999999999999',
+     'route "/": respond.json: cannot be written as JSON: Integer exceeds 64-bit range'),
+    ('[gateway]\nviews = ["exiting_for_check"]', "gateway: views: cannot import 'exiting_for_check': SystemExit: 0"),
+    ('[gateway]\nlog = "missing/requests.log"', 'gateway: log: there is no folder "'),
+    ('[cache]\nfile = "bad.pem/deeper"', 'cache: file: "'),
+    ("x = " + "[" * 3000, "tables and lists stand in each other, more than 100 deep"),
+])
+def test_check_accepts_nothing_that_a_worker_refuses(command, text, expected):
+    """And the other way round: the application, made as a worker makes it, says the same."""
+    write("this is no certificate", "bad.pem")
+    write("import sys\nsys.exit(0)", "exiting_for_check.py")
+    write(text)
+    result = command("check")
+    [_, mistake] = result.stderr.splitlines()
+    assert mistake.startswith(f"  {expected}")
+    assert (result.stdout, result.exit_code) == ("", 2)
+    with pytest.raises(ConfigError) as caught:
+        create_app("gateway.toml")
+    assert caught.value.problems == [mistake.strip()]
+
+
 def test_check_leaves_the_log_file_alone(command):
     write('[gateway]\nlog = "requests.log"\n' + FILE.replace("[gateway]", "", 1).replace('admin = "127.0.0.1:9901"', "")
           + '[[routes]]\npath = "/page"\naggregate = { user = "users:/me" }')
@@ -134,7 +163,7 @@ def test_check_leaves_the_log_file_alone(command):
     assert not os.path.exists("requests.log")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["schema"], ["check"], ["routes", "--json"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["schema"], ["routes", "--json"], ["nginx"]])
 def test_looking_at_a_file_loads_no_server(command, arguments):
     write(FILE + '[[routes]]\npath = "/page"\naggregate = { user = "users:/me" }')
     program = f"""if True:
@@ -256,12 +285,31 @@ def test_explain_names_the_endpoint_of_a_view(command, target, endpoint):
 
 @pytest.mark.parametrize("arguments, expected", [
     (["GET", "http://shop.test/users/.."], "answered 400 invalid_target: id would not stay in its place in the path"),
-    (["OPTIONS", "*"], "no route: 404 no route for OPTIONS *"),
+    (["TRACE", "http://shop.test/"], "answered 501 not_implemented: the method TRACE is not implemented"),
+    (["GE T", "http://shop.test/"], "answered 400 bad_request: Invalid HTTP request line: 'GE T / HTTP/1.1'"),
+    (["GET", "http://a b/x"], "answered 400 invalid_host: the Host is not a host name or an address with an optional port"),
+    (["GET", "http://[::1/x"], "answered 400 invalid_host: the Host is not a host name or an address with an optional port"),
+    (["GET", "http://bücher.test/x"], "answered 400 invalid_host: the Host is not a host name or an address with an optional port"),
+    (["GET", "http://shop.test/", "-H", "X Y: 1"], "answered 400 bad_request: Invalid HTTP header name: 'X Y'"),
+    (["GET", "http://shop.test/", "-H", "X_Y: 1"], "answered 400 bad_request: Invalid HTTP header name: 'X_Y'"),
+    (["GET", "*"], "answered 400 bad_request: Invalid HTTP request line: 'GET * HTTP/1.0'"),
 ])
 def test_explain_says_what_a_client_gets_when_nothing_answers(command, arguments, expected):
     result = command("explain", *arguments, "-H", "X-Beta: 1")
     assert expected in result.stdout.splitlines()
     assert result.exit_code == 1
+
+
+def test_explain_says_what_the_gateway_answers_itself(command):
+    result = command("explain", "OPTIONS", "*")
+    assert result.stdout.splitlines()[1:] == ["answered 200 by the gateway itself"]
+    assert result.exit_code == 0
+
+
+def test_explain_knows_the_host_of_the_url_as_a_field(command):
+    write('[[routes]]\npath = "/"\nheader = { Host = "shop.test" }\nrespond = {}')
+    assert command("explain", "GET", "http://shop.test/").exit_code == 0
+    assert command("explain", "GET", "http://shop.test/", "-H", "host: other.test").exit_code == 1
 
 
 def test_explain_says_405(command):
@@ -275,6 +323,7 @@ def test_explain_says_405(command):
     (["GET", "shop.test/users"], "is neither a URL nor a path"),
     (["GET", "ftp://shop.test/"], "is neither a URL nor a path"),
     (["GET", "/", "-H", "X-Beta"], "has no colon"),
+    (["GET", "/", "-H", "X: 1\r\nY: 2"], "a line break is no part of a request"),
     (["GET"], "Missing argument 'URL'"),
 ])
 def test_explain_refuses_what_is_no_request(command, arguments, expected):

@@ -246,7 +246,8 @@ def test_values_that_a_model_refuses(model, settings):
     (config.Gateway, {"admin": "127.9.9.9:1"}),
     (config.Gateway, {"trust": ["unix", "::/0", "10.0.0.1", "10.0.0.0/8"]}),
     (Upstream, {"instances": ["http://a"], "host": "a.b:8"}),
-    (Upstream, {"instances": ["http://a"], "host": "preserve"}), (Route, {"path": "/", "methods": ["M-SEARCH"]}),
+    (Upstream, {"instances": ["http://a"], "host": "preserve"}),
+    (Route, {"path": "/", "methods": ["M-SEARCH", "M", "X" * 50, "!#$%&'*+-.^_`|~0"]}),
 ])
 def test_values_that_a_model_accepts(model, settings):
     model(**settings)

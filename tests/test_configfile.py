@@ -227,7 +227,7 @@ def mistakes(text, environ=None):
     (R + 'view = true\ncache = { key = { query = [], ignore_query = ["utm_*"] } }',
      ['route "/x": cache.key.ignore_query: has no effect, query says which parameters count']),
     (R + 'view = true\ncache = { vary_by_caller = true, edge = "10s" }',
-     ['route "/x": cache.edge: nginx cannot tell callers apart; it must not keep what vary_by_caller keeps apart']),
+     ['route "/x": cache.edge: nginx knows the address alone; it must not keep what vary_by_caller keep apart']),
     (R + 'view = true\nmethds = []',
      ['route "/x": methds: unknown setting, did you mean methods?']),
     (R + 'respond = 410',
@@ -368,6 +368,23 @@ def mistakes(text, environ=None):
      ['route "x": path: "x" must start with "/"']),
     (R + 'view=true\nhost="*"',
      ['route "*/x": host: "*" is what a route without host matches; leave it out']),
+    (R + 'view=true\nhost="a.test"\nheader={Host="b.test"}',
+     ['route "a.test/x [header Host=b.test]": header.Host: host is "a.test", which "b.test" is not, so nothing can match']),
+    (R + 'view=true\nhost="*.a.test"\nheader={host="a.test:80"}',
+     ['route "*.a.test/x [header host=a.test:80]": header.Host: host is "*.a.test", which "a.test:80" is not, so nothing'
+      ' can match']),
+    (R + 'view=true\nhost="a..b"\nheader={Host="b.test"}',
+     ['route "a..b/x [header Host=b.test]": host: "a..b" is not a host name']),
+    (R + 'respond.json = { a = [99999999999999999999] }',
+     ['route "/x": respond.json: cannot be written as JSON: Integer exceeds 64-bit range']),
+    ('x = ' + '[' * 3000,
+     ['tables and lists stand in each other, more than 100 deep']),
+    ('x = ' + '[' * 3000 + ']' * 3000,
+     ['tables and lists stand in each other, more than 100 deep']),
+    ('x = ' + '[' * 100 + ']' * 100,
+     ['tables and lists stand in each other, more than 100 deep']),
+    ('x = ' + '[' * 99 + ']' * 99,
+     ['x: unknown setting; there are gateway, upstreams, routes, cache, nginx']),
     (R + 'view=true\nmethods=["TRACE"]',
      ['route "TRACE /x": methods: the gateway refuses CONNECT and TRACE, so nothing can match']),
     (UP + R + 'upstream = "a"\nrewrite = "/{{x}}"',
@@ -482,6 +499,31 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
 
 
 # -- what is right
+
+@pytest.mark.parametrize("host, field", [
+    ("a.test", "*"), ("a.test", "A.test."), ("a.test", "a.test:8080"), ("*.test", "b.a.test"), ("[::1]", "[::1]:80")])
+def test_a_host_and_the_field_that_says_it(host, field):
+    load_text(R + f'host = "{host}"\nheader = {{ Host = "{field}" }}\nrespond = {{}}', {})
+
+
+def test_a_trusted_proxy_may_say_another_host_than_its_own():
+    load_text('[gateway]\ntrust = ["unix"]\n' + R + 'host = "a.test"\nheader = { Host = "b.test" }\nrespond = {}', {})
+
+
+@pytest.mark.parametrize("section, setting, path, expected", [
+    ("gateway", "log", "{here}/new.log", None), ("gateway", "log", "{here}/old.log", None), ("gateway", "log", "off", None),
+    ("gateway", "log", "{here}", '"{here}" is a folder'), ("gateway", "log", "{here}/no/x.log", 'there is no folder "{here}/no"'),
+    ("gateway", "log", "{here}/old.log/x.log", 'there is no folder "{here}/old.log"'),
+    ("cache", "file", "{here}", None), ("cache", "file", "{here}/is/made", None),
+    ("cache", "file", "{here}/old.log", '"{here}/old.log" is not a folder'),
+    ("cache", "file", "{here}/old.log/x/y", '"{here}/old.log" is not a folder'),
+])
+def test_files_that_are_written_to(tmp_path, section, setting, path, expected):
+    (tmp_path / "old.log").touch()
+    text = f'[{section}]\n{setting} = "{path.format(here=tmp_path)}"'
+    assert expected is None and load_text(text, {}) or mistakes(text) == [f"{section}: {setting}: {expected.format(here=tmp_path)}"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["old.log"]
+
 
 def test_a_whole_file():
     config = load_text("""

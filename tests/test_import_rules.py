@@ -21,11 +21,11 @@ PACKAGE = Path(__file__).parent.parent / "gateway"
 FEATURE = 2
 LEVELS = {
     "errors": 0,
-    "chunked": 1, "conditions": 1, "config": 1, "deadline": 1, "disconnect": 1, "fields": 1, "message": 1, "pattern": 1, "problem": 1, "rundir": 1, "tasks": 1,
-    "template": 1, "values": 1,
+    "chunked": 1, "conditions": 1, "config": 1, "deadline": 1, "disconnect": 1, "fields": 1, "message": 1,
+    "pattern": 1, "problem": 1, "rundir": 1, "tasks": 1, "template": 1, "values": 1,
     "pipeline": 3,
     "admin": 4, "app": 4, "worker": 4,
-    "__init__": 5, "gunicorn_conf": 5, "demo": 6, "cli": 7,
+    "__init__": 5, "gunicorn_conf": 5, "probe": 5, "demo": 6, "cli": 7,
 }
 
 FAMILIES = {                                        # one feature, several files
@@ -43,7 +43,7 @@ DOORS = {
     "urllib3": {"upstream/requests_adapter", "upstream/requests_call", "upstream/requests_response"},
     "gevent": {"tasks", "websocket", "disconnect", "upstream/dns", "upstream/pool",
                "upstream/transport", "telemetry/log", "admin", "worker", "clients", "connections", "gunicorn_conf"},
-    "gunicorn": {"worker", "clients", "connections", "fastlane", "reader", "writer", "gunicorn_conf"},
+    "gunicorn": {"worker", "clients", "connections", "fastlane", "probe", "reader", "writer", "gunicorn_conf"},
     "pydantic": {"config", "configfile", "mistakes", "values"},
     "jinja2": {"nginx"},
     "click": {"cli"},

@@ -558,11 +558,25 @@ def test_hosts_that_can_be(host):
     ({"methods": ["GET", "GET"]}, "methods: one stands twice"),
     ({"cookie": {"a;b": "1"}}, "cookie.a;b: no cookie can have this name and value, so nothing can match"),
     ({"cookie": {"a": "1;2"}}, "cookie.a: no cookie can have this name and value, so nothing can match"),
+    ({"cookie": {"a": '"x"'}}, 'cookie.a: quotes around the value of a cookie do not count, so nothing can match; write "x"'),
+    ({"header": {"X_Y": "*"}},
+     'header.X_Y: a request with a "_" in the name of a field is refused, so nothing can match; is X-Y meant?'),
     ({"query": {"": "1"}}, "query: a parameter needs a name"),
 ])
 def test_routes_that_nothing_can_reach(settings, expected):
     route = Route(path="/", **settings)
     assert problems([route]) == [f'route "{route.name}": {expected}']
+
+
+@pytest.mark.parametrize("settings, headers", [
+    ({"cookie": {"a": '"'}}, [("Cookie", 'a="')]), ({"cookie": {"a": 'x"y'}}, [("Cookie", 'a=x"y')]),
+    ({"cookie": {"a": "voilà"}}, [("Cookie", "a=voil\xc3\xa0; b=1")]), ({"cookie": {"é": "1"}}, [("Cookie", "\xc3\xa9=1")]),
+    ({"header": {"X": "voilà"}}, [("X", "voil\xc3\xa0")]), ({"query": {"a=+&": "+&=é"}}, []),
+])
+def test_conditions_of_all_kinds_of_text_can_be_met(settings, headers):
+    route = Route(path="/", **settings)
+    assert problems([route]) == []
+    assert winner(routed(route), ask(target="/?a%3D%2B%26=%2B%26=%C3%A9", headers=headers)) == route.name
 
 
 X1, X2, XANY = {"header": {"X": "1"}}, {"header": {"x": "2"}}, {"header": {"X": "*"}}

@@ -23,12 +23,12 @@ from .entry import Entry, Variants
 from .fields import opaque
 from .invalidate import resolved
 from .key import select
-from .miss import HttpStore, Miss, detached, resent, url_of
+from .miss import HttpStore, Miss, detached, resent
 from .report import Numbers, Report
 from .tee import Tee
 
 TAKEN_OFF = CONDITIONS | {"range", "if-range"}
-SAYS_NOTHING = frozenset({"uses", "partial", "request", "method", "incomplete"})     # refusals that the next answer may not meet
+SAYS_NOTHING = frozenset({"uses", "partial", "request", "method", "cut", "changed"})     # the next may well be kept
 MOST_FLIGHTS = 2                                         # flights a request waits for before it asks alone
 MOST_COUNTED = 10_000                                    # keys whose uses are counted for min_uses
 LEASE = 10.0                                             # seconds; another worker is waited for at most half the time left, too
@@ -38,13 +38,14 @@ log = logging.getLogger("gateway")
 
 class Fetch:
     def __init__(self, next: Callable[[Request], Response], policy: Policy, store: HttpStore, report: Report, numbers: Numbers,
-                 clock: Callable[[], float]) -> None:
+                 clock: Callable[[], float], url_of: Callable[[Request], str]) -> None:
         self.next = next
         self.policy = policy
         self.store = store
         self.report = report
         self.numbers = numbers
         self.clock = clock
+        self.url_of = url_of
         self.flights = Flights()
         self._uses: dict[str, int] = {}
 
@@ -55,10 +56,9 @@ class Fetch:
             return self._nothing(miss)
         if miss.request.method == "HEAD":
             return self._head(miss)
-        for reached in (True, False):
-            if miss.entry is not None and self.flights.resting(miss.key, reached) and self._covers(miss, reached=reached):
-                return self._stale(miss, miss.entry, "the upstream failed a moment ago")
         for _ in range(MOST_FLIGHTS):
+            if miss.entry is not None and self._rests(miss):
+                return self._stale(miss, miss.entry, "the upstream failed a moment ago")
             if not self._shares(miss):
                 break
             flight = self.flights.flying.get(miss.flight_key)
@@ -68,13 +68,17 @@ class Fetch:
             if state == STORED and (response := self._shared(miss, flight.value)) is not None:
                 return response
             if state == FAILED:
-                return self._failed(miss, flight.value)
+                return self._failed(miss, flight.value.with_traceback(None))
             if state == UNCACHEABLE:
                 break
             if state == FLYING and self.flights.flying.get(miss.flight_key) is flight:
                 return self._lead(miss)
         miss.alone = True
         return self._ask(miss, None)
+
+    def _rests(self, miss: Miss) -> bool:
+        """Did the upstream fail just now, in a way that the stale answer may cover?"""
+        return any(self.flights.resting(miss.lane, reached) and self._covers(miss, reached=reached) for reached in (True, False))
 
     def _shares(self, miss: Miss) -> bool:
         """May this request wait for others, and they for it?"""
@@ -83,7 +87,7 @@ class Fetch:
                 return False                             # a part is of no use to others
             if not miss.personal and miss.request.header("Authorization"):
                 return False                             # nor, as a rule, what was made for one caller
-        return self.flights.worth_waiting(miss.key)
+        return self.flights.worth_waiting(miss.lane)
 
     def _shared(self, miss: Miss, entry: Entry) -> Response | None:
         """The answer another request brought, when this one may have it; else it goes on, among those of its own variant."""
@@ -138,9 +142,7 @@ class Fetch:
             return self._validated(miss, entry, response, begun, flight)
         if entry is not None and response.status in rules.ERRORS and self._covers(miss, reached=True):
             close(response)
-            self.flights.rest(miss.key, True)
-            if flight is not None:
-                self.flights.land(flight, STORED, entry)
+            self.flights.rest(miss.lane, True)           # the others have their own stale answer, or ask for themselves
             return self._stale(miss, entry, f"the upstream answered {response.status}")
         return self._arrived(miss, response, begun, flight)
 
@@ -173,7 +175,7 @@ class Fetch:
         body = response.body
         size = len(body) if isinstance(body, bytes) and response.status not in (204, 304) else None
         made = rules.entry_of(miss.request, response, self.policy, request_time=begun, response_time=self.clock(),
-                              url=url_of(miss.request), personal=miss.personal, size=size)
+                              url=self.url_of(miss.request), personal=miss.personal, size=size)
         response.headers = [field for field in response.headers if field[0].lower() != rules.OWN]
         if not isinstance(made, str) and not self._used_enough(miss.key):
             made = "uses"
@@ -189,14 +191,17 @@ class Fetch:
         else:
             if flight is not None:
                 flight.streaming = True
-            response.body = Tee(body, self.policy.max_object, lambda whole: self._complete(miss, made, begun, flight, whole))
+            response.body = Tee(body, self.policy.max_object,
+                                lambda whole, reason: self._complete(miss, made, begun, flight, whole, reason))
         return self._dressed(miss, response, made, "")
 
-    def _complete(self, miss: Miss, entry: Entry, begun: float, flight: Flight | None, body: bytes | None) -> None:
+    def _complete(self, miss: Miss, entry: Entry, begun: float, flight: Flight | None, body: bytes | None, reason: str) -> None:
         """The end of a stream that was stored on its way."""
         announced = next((value for name, value in entry.headers if name.lower() == "content-length"), None)
         if body is None or announced is not None and int(announced) != len(body):
-            self._refused(miss, "incomplete" if body is not None else "cut or too large", flight)
+            if flight is not None and reason != "size":
+                self.flights.land(flight, ABANDONED)     # another's answer may be whole
+            self._refused(miss, reason or "cut", flight, forget=reason == "size")
             return
         entry.body = body
         if announced is None and entry.status != 204:
@@ -215,7 +220,7 @@ class Fetch:
             return
         self.numbers.stored()
         sharable = rules.judge(entry, None, now) == rules.FRESH
-        self.flights.learn(miss.key, sharable)
+        self.flights.learn(miss.lane, sharable)
         if flight is not None:
             self.flights.land(flight, STORED if sharable else UNCACHEABLE, entry)
 
@@ -223,7 +228,7 @@ class Fetch:
         """Not stored; and what was stored before is no longer what the upstream says, unless that was an error."""
         self.numbers.refused(reason)
         if reason not in SAYS_NOTHING:
-            self.flights.learn(miss.key, False)
+            self.flights.learn(miss.lane, False)
         if flight is not None:
             self.flights.land(flight, UNCACHEABLE)
         if forget and miss.entry is not None:
@@ -255,7 +260,7 @@ class Fetch:
         reached = not isinstance(error, (UpstreamError, DeadlineExceeded))
         if miss.entry is None or error.status < 500 or not self._covers(miss, reached=reached):
             raise error
-        self.flights.rest(miss.key, reached)
+        self.flights.rest(miss.lane, reached)
         return self._stale(miss, miss.entry, error.code)
 
     def _stale(self, miss: Miss, entry: Entry, detail: str) -> Response:
@@ -266,11 +271,11 @@ class Fetch:
 
     def refresh(self, miss: Miss) -> None:
         """Fetch it anew beside this request, unless somebody does already or the upstream has just failed."""
-        resting = self.flights.resting(miss.key, True) or self.flights.resting(miss.key, False)
+        resting = self.flights.resting(miss.lane, True) or self.flights.resting(miss.lane, False)
         if resting or miss.flight_key in self.flights.flying:
             return
         flight = self.flights.lead(miss.flight_key)
-        beside = Miss(detached(miss.request), None, miss.key, miss.entry, miss.reason, miss.personal, miss.variants)
+        beside = Miss(detached(miss.request), None, miss.key, miss.lane, miss.entry, miss.reason, miss.personal, miss.variants)
         beside.beside = True
         spawn(self._refresh, beside, flight)
 
@@ -293,7 +298,7 @@ class Fetch:
             log.exception("a stored answer for %s could not be refreshed", miss.request.path)
         finally:
             if result == "failed":
-                self.flights.rest(miss.key, True)
+                self.flights.rest(miss.lane, True)
             self.flights.land(flight, ABANDONED)
             self.numbers.refreshed(result)
 
@@ -302,9 +307,13 @@ class Fetch:
     def _head(self, miss: Miss) -> Response:
         """HEAD that the cache could not answer. What it tells about the stored answer counts (section 4.3.5)."""
         self._note(miss, miss.reason)
-        begun = self.clock()
-        response = self.next(miss.request)
-        entry = miss.entry
+        begun, entry = self.clock(), miss.entry
+        try:
+            response = self.next(miss.request)
+        except ClientDisconnected:
+            raise
+        except GatewayError as error:
+            return self._failed(miss, error)
         if entry is not None and response.status == 200:
             if rules.same_answer(entry, response.headers):
                 asker = copy(miss.request)
@@ -317,19 +326,19 @@ class Fetch:
                 self._refused(miss, "changed", None)
         return self._dressed(miss, response, None, "HEAD")
 
-    def keep_posted(self, request: Request, response: Response, key: str, personal: bool) -> None:
+    def keep_posted(self, miss: Miss, response: Response) -> None:
         """An answer to POST that says it is what a GET of the same address would give (RFC 9110 section 9.3.3)."""
         body = response.body
         location = next((value for name, value in response.headers if name.lower() == "content-location"), None)
-        url = url_of(request)
+        url = self.url_of(miss.request)
         if location is None or response.status != 200 or not isinstance(body, bytes) or resolved(url, location) != url:
             return
-        asker, now = copy(request), self.clock()
+        asker, now = copy(miss.request), self.clock()
         asker.method = "GET"
-        made = rules.entry_of(asker, response, self.policy, request_time=now, response_time=now, url=url, personal=personal,
+        made = rules.entry_of(asker, response, self.policy, request_time=now, response_time=now, url=url, personal=miss.personal,
                               size=len(body))
-        if not isinstance(made, str) and now < made.expires and not made.flags & (flags.HEURISTIC | flags.POLICY):
-            self._keep(Miss(asker, None, key, None, "method", personal), made, now, None)
+        if not isinstance(made, str) and now < made.expires and not made.flags & flags.GUESSED:
+            self._keep(miss, made, now, None)
 
     # Answers
 
@@ -345,25 +354,24 @@ class Fetch:
         if aged or now - entry.born >= 1.0:
             response.headers.append(("Age", str(max(0, int(now - entry.born)))))
         response.headers.append(("Cache-Status", status))
-        self.tell_edge(response.headers, entry, now, miss.request)
+        self.tell_edge(response.headers, entry, now)
         return response
 
     def _dressed(self, miss: Miss, response: Response, entry: Entry | None, refusal: str) -> Response:
         """An answer of the upstream, with what the cache says about it."""
         text = self.report.forwarded(miss.reason, response.status, miss.key, stored=entry is not None, detail=refusal)
         response.headers.append(("Cache-Status", text))
-        self.tell_edge(response.headers, entry, self.clock(), miss.request)
+        self.tell_edge(response.headers, entry, self.clock())
         return response
 
-    def tell_edge(self, headers: Headers, entry: Entry | None, now: float, request: Request) -> None:
-        """Say to nginx how long it may keep this: never what belongs to one caller."""
+    def tell_edge(self, headers: Headers, entry: Entry | None, now: float) -> None:
+        """Say to nginx how long it may keep this, in place of what the upstream says to it."""
         edge = self.policy.edge
         if edge is None:
             return
-        left = 0.0
-        if entry is not None and not self.policy.vary_by_caller and not rules.judge(entry, None, now):
-            left = min(edge, entry.expires - now)
-        headers.append(("X-Accel-Expires", str(int(left))))
+        headers[:] = [field for field in headers if field[0].lower() != "x-accel-expires"]
+        seconds = 0.0 if entry is None else rules.edge_seconds(entry, self.policy, edge, now)
+        headers.append(("X-Accel-Expires", str(int(seconds))))
 
     def _nothing(self, miss: Miss) -> Response:
         """504: only what is stored was wanted (section 5.2.1.7)."""

@@ -8,6 +8,8 @@ IMMUTABLE = 4                # RFC 8246: while it is fresh, a reload is no reaso
 HEURISTIC = 8                # its lifetime was guessed
 POLICY = 16                  # its lifetime is the route's, not the header's
 
+GUESSED = HEURISTIC | POLICY     # the answer itself did not say that others may have it for so long
+
 NAMES = {MUST_REVALIDATE: "must-revalidate", NO_CACHE: "no-cache", IMMUTABLE: "immutable", HEURISTIC: "heuristic",
          POLICY: "policy"}
 

@@ -34,14 +34,18 @@ class KeyOf:
         self.more = bool(self.headers or self.cookies or policy.vary_by_caller)
 
     def __call__(self, request: Request) -> str:
+        key = self.scope + self.url(request)
+        if self.more:
+            key = SEPARATOR.join((key, *self.rest(request)))
+        return key
+
+    def url(self, request: Request) -> str:
+        """The address without what does not count, by which answers are purged."""
         query = request.query
         if query is not None and self.query is not None:
             query = self.query(query)
         address = request.path if query is None else f"{request.path}?{query}"
-        key = f"{self.scope}{request.scheme}://{request.host.lower()}{address}"
-        if self.more:
-            key = SEPARATOR.join((key, *self.rest(request)))
-        return key
+        return f"{request.scheme}://{request.host.lower()}{address}"
 
     def rest(self, request: Request) -> Iterable[str]:
         for name in self.headers:

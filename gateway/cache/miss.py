@@ -32,15 +32,17 @@ class HttpStore(Protocol):
 
 
 class Miss:
-    """One request that goes on, with what was found for it. ``reason`` is the fwd of Cache-Status."""
+    """One request that goes on, with what was found for it. ``lane`` is the key for waiting: those that show who they are wait
+    only for each other. ``reason`` is the fwd of Cache-Status."""
 
-    __slots__ = ("request", "asked", "key", "entry", "reason", "personal", "variants", "alone", "beside")
+    __slots__ = ("request", "asked", "key", "lane", "entry", "reason", "personal", "variants", "alone", "beside")
 
-    def __init__(self, request: Request, asked: Asked | None, key: str, entry: Entry | None, reason: str, personal: bool,
-                 variants: Variants | None = None) -> None:
+    def __init__(self, request: Request, asked: Asked | None, key: str, lane: Any, entry: Entry | None, reason: str,
+                 personal: bool, variants: Variants | None = None) -> None:
         self.request = request
         self.asked = asked
         self.key = key
+        self.lane = lane
         self.entry = entry
         self.reason = reason
         self.personal = personal
@@ -52,8 +54,8 @@ class Miss:
     def flight_key(self) -> Any:
         """Requests that Vary is known to tell apart do not wait for each other."""
         if self.variants is None or not self.variants.entries[0].vary:
-            return self.key
-        return self.key, *(normal(name, self.request.header_list(name)) for name, _ in self.variants.entries[0].vary)
+            return self.lane
+        return self.lane, *(normal(name, self.request.header_list(name)) for name, _ in self.variants.entries[0].vary)
 
 
 def resent(request: Request, dropped: frozenset[str], added: Headers) -> Request:
@@ -68,13 +70,17 @@ def resent(request: Request, dropped: frozenset[str], added: Headers) -> Request
 
 
 def detached(request: Request) -> Request:
-    """The request as nobody's: its client may leave, and it has the whole time again."""
+    """The request as nobody's: its client may leave, and it has the whole time again. A HEAD asks for the whole, as a GET."""
     sent = copy(request)
     if sent.environ is None and sent.connection is not None and getattr(sent.route, "view", False):
         sent.environ = sent.connection.environ(request)
     if sent.environ is not None:
         sent.environ = {name: value for name, value in sent.environ.items() if name not in OF_THE_CLIENT}
         sent.environ["wsgi.input"] = io.BytesIO()
+    if sent.method == "HEAD":
+        sent.method = "GET"
+        if sent.environ is not None:
+            sent.environ["REQUEST_METHOD"] = "GET"
     sent.connection = None
     sent.attempts, sent.notes = [], {}
     sent.deadline = Deadline(request.deadline.seconds)
@@ -84,7 +90,3 @@ def detached(request: Request) -> Request:
 def variable(name: str) -> str:
     """A header field's name in a WSGI environ."""
     return "HTTP_" + name.upper().replace("-", "_")
-
-
-def url_of(request: Request) -> str:
-    return f"{request.scheme}://{request.host.lower()}{request.target}"

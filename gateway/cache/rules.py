@@ -51,6 +51,7 @@ NOT_STORED = HOP_BY_HOP | {"age", "x-request-id", "x-accel-expires", OWN}
 NOT_UPDATED = frozenset({"content-length", "content-encoding", "content-range", "content-md5", "etag"})
 HEURISTIC_PART, HEURISTIC_MOST = 0.1, 86400.0            # of the time since Last-Modified (section 4.2.2)
 UNREACHABLE = 60.0                                       # seconds a stale answer serves while the upstream is gone (4.2.4)
+NGINX_ROUND = 10.0                                       # seconds between two rounds of nginx's cache manager, at most
 KEPT_STALE = 3600.0                                      # seconds a stale answer is kept to be validated
 
 LENGTH = re.compile(r"[0-9]{1,18}")
@@ -281,6 +282,20 @@ def may_replace_error(entry: Entry, now: float, *, reached: bool, window: int | 
 def once_fresh(entry: Entry) -> bool:
     """Was it fresh when it came? What was not is kept for its validators only."""
     return entry.expires > entry.response_time
+
+
+def edge_seconds(entry: Entry, policy: Cache, edge: float, now: float) -> float:
+    """How long nginx in front may keep it; 0: not at all. nginx selects by the address alone and asks nobody who they are.
+
+    It serves what expired until that was renewed, or was not asked for since ``edge`` and its cache manager has come round: that
+    time is kept free, so that it stays within what the answer allows.
+    """
+    cookies = policy.key.cookies
+    if policy.vary_by_caller or policy.key.headers or cookies or cookies is None and entry.flags & flags.GUESSED:
+        return 0.0
+    if judge(entry, None, now) != FRESH:
+        return 0.0
+    return max(0.0, min(edge, max(entry.expires, entry.stale_while_revalidate) - now - edge - NGINX_ROUND))
 
 
 def due_early(entry: Entry, now: float, beta: float, draw: float) -> bool:

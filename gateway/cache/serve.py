@@ -29,7 +29,7 @@ from ..message import Handler, Request, Response
 from . import flags, rules
 from .asked import Asked, asked_of
 from .conditional import answer
-from .entry import Entry
+from .entry import Entry, Variants
 from .fetch import Fetch
 from .invalidate import SAFE, invalidated
 from .key import SEPARATOR, KeyOf, caller, select
@@ -54,7 +54,8 @@ class Cache:
         self.key_of = KeyOf(policy, scope)
         self.report = Report(name, policy.explain)
         self.numbers = Numbers(counter, route)
-        self.fetch = Fetch(next, policy, store, self.report, self.numbers, clock)
+        self.fetch = Fetch(next, policy, store, self.report, self.numbers, clock, self.key_of.url)
+        self._proofs = frozenset({"authorization"} if policy.key.cookies is not None else {"authorization", "cookie"})
         self._posts = "POST" in policy.methods
         self._heeding = policy.client_directives
         self._hit = self.numbers.hit
@@ -67,35 +68,62 @@ class Cache:
         asked = asked_of(request.headers, self._heeding)
         if asked is not None and asked.bypass:
             return self._bypass(request, "request" if asked.bypass == "no-store" else "bypass", asked.bypass)
+        if asked is not None and method == "HEAD":
+            asked.range = None
         key = self.key_of(request)
-        if request.body is not None:
-            if method != "POST" or request.body.length is None or request.body.length > LARGEST_KEY_BODY:
+        if method == "POST" or request.body is not None:
+            told_apart = self._by_body(request)
+            if told_apart is None:
                 return self._bypass(request, "bypass", "body")
-            key += f"{SEPARATOR}POST {sha256(request.body.buffer(LARGEST_KEY_BODY)).hexdigest()}"
-        elif method == "POST":
-            key += f"{SEPARATOR}POST"
+            key += told_apart
         variants = self.store.get(key)
         if variants is None:
-            return self.fetch(Miss(request, asked, key, None, "uri-miss", self._personal(request)))
+            return self.fetch(self._miss(request, asked, key, None, "uri-miss"))
         entry = select(variants, request)
         if entry is None:
-            return self.fetch(Miss(request, asked, key, None, "vary-miss", self._personal(request), variants))
+            return self.fetch(self._miss(request, asked, key, None, "vary-miss", variants))
+        if entry.flags & flags.GUESSED and self._shows_itself(request):
+            return self._bypass(request, "bypass", "cookie or authorization")
         now = self.clock()
         verdict = rules.judge(entry, asked, now)
         if verdict == rules.FRESH:
             if self.policy.early_refresh and rules.due_early(entry, now, 1.0, 1.0 - self.draw()):
-                self.fetch.refresh(Miss(request, asked, key, entry, "stale", self._personal(request), variants))
+                self.fetch.refresh(self._miss(request, asked, key, entry, "stale", variants))
             self._hit()
             request.notes["cache"] = "hit"
         elif verdict == rules.VALIDATE:
             reason = "stale" if now >= entry.expires or entry.flags & flags.NO_CACHE else "request"
-            return self.fetch(Miss(request, asked, key, entry, reason, self._personal(request), variants))
+            return self.fetch(self._miss(request, asked, key, entry, reason, variants))
         else:
             if verdict == rules.REFRESH:
-                self.fetch.refresh(Miss(request, asked, key, entry, "stale", self._personal(request), variants))
+                self.fetch.refresh(self._miss(request, asked, key, entry, "stale", variants))
             self.numbers.outcome("stale")
             request.notes["cache"] = "stale"
         return self._serve(request, asked, entry, now, key)
+
+    def _by_body(self, request: Request) -> str | None:
+        """What of a POST's body is in the key; None for one that is not looked at, and for that of another method."""
+        body = request.body
+        if request.method != "POST":
+            return None
+        if body is None:
+            return f"{SEPARATOR}POST"
+        if body.length is None or body.length > LARGEST_KEY_BODY:
+            return None
+        return f"{SEPARATOR}POST {sha256(body.buffer(LARGEST_KEY_BODY)).hexdigest()}"
+
+    def _miss(self, request: Request, asked: Asked | None, key: str, entry: Entry | None, reason: str,
+              variants: Variants | None = None) -> Miss:
+        personal = self.policy.vary_by_caller and bool(caller(request))
+        lane = (key, "own") if self._shows_itself(request) else key
+        return Miss(request, asked, key, lane, entry, reason, personal, variants)
+
+    def _shows_itself(self, request: Request) -> bool:
+        """Does it carry something of one user that the key does not tell apart?"""
+        for name, _ in request.headers:
+            if name.lower() in self._proofs:
+                return not (self.policy.vary_by_caller and caller(request))
+        return False
 
     def _serve(self, request: Request, asked: Asked | None, entry: Entry, now: float, key: str) -> Response:
         """The stored answer, with its age."""
@@ -103,19 +131,13 @@ class Cache:
             headers = entry.headers[:]
             response = Response(entry.status, headers, entry.body, entry.reason)
         else:
-            if request.method == "HEAD":
-                asked.range = None
             response = answer(entry, asked, now)
             headers = response.headers
         headers.append(("Age", str(int(now - entry.born)) if now > entry.born else "0"))
         headers.append(("Cache-Status", self.report.hit(entry, now, key)))
         if self._dress:
-            self.fetch.tell_edge(headers, entry, now, request)
+            self.fetch.tell_edge(headers, entry, now)
         return response
-
-    def _personal(self, request: Request) -> bool:
-        """Does the key say who is asking?"""
-        return self.policy.vary_by_caller and bool(caller(request))
 
     def _bypass(self, request: Request, reason: str, detail: str) -> Response:
         self.numbers.outcome(reason)
@@ -126,16 +148,16 @@ class Cache:
         self.numbers.outcome("method")
         response = self.next(request)
         if request.method not in SAFE:
-            for url in invalidated(request, response):
-                self.store.purge(url=url)
+            if gone := invalidated(request, response):
+                for url in {self.key_of.url(request), *gone}:
+                    self.store.purge(url=url)
             if request.method == "POST":
-                self.fetch.keep_posted(request, response, self.key_of(request), self._personal(request))
+                self.fetch.keep_posted(self._miss(request, None, self.key_of(request), None, "method"), response)
         return self._passed(response, "method", request.method)
 
     def _passed(self, response: Response, reason: str, detail: str) -> Response:
         response.headers.append(("Cache-Status", self.report.forwarded(reason, response.status, "", detail=detail)))
-        if self._dress:
-            response.headers.append(("X-Accel-Expires", "0"))
+        self.fetch.tell_edge(response.headers, None, 0.0)
         return response
 
     def __repr__(self) -> str:

@@ -8,15 +8,15 @@ from ..message import Stream
 
 
 class Tee:
-    """``done(body)`` is called once: with the whole body when the stream came to its end, with None when it was cut short, left
-    alone, or longer than ``limit`` bytes; a longer one goes on to the client all the same."""
+    """``done(body, reason)`` is called once: with the whole body when the stream came to its end; else with None and the reason:
+    ``cut`` short or left alone, or its ``size`` is above ``limit`` bytes. Such a one goes on to the client all the same."""
 
     __slots__ = ("_stream", "_limit", "_done", "_pieces", "_size")
 
-    def __init__(self, stream: Stream, limit: int, done: Callable[[bytes | None], None]) -> None:
+    def __init__(self, stream: Stream, limit: int, done: Callable[[bytes | None, str], None]) -> None:
         self._stream = stream
         self._limit = limit
-        self._done: Callable[[bytes | None], None] | None = done
+        self._done: Callable[[bytes | None, str], None] | None = done
         self._pieces: list[bytes] = []
         self._size = 0
 
@@ -25,27 +25,27 @@ class Tee:
             if self._done is not None:
                 self._keep(piece)
             yield piece
-        self._end(b"".join(self._pieces))
+        self._end(b"".join(self._pieces), "")
 
     def close(self) -> None:
         """Whatever was not complete by now is not stored."""
         try:
             self._stream.close()
         finally:
-            self._end(None)
+            self._end(None, "cut")
 
     def _keep(self, piece: bytes) -> None:
         self._size += len(piece)
         if self._size > self._limit:
-            self._end(None)
+            self._end(None, "size")
         else:
             self._pieces.append(piece)
 
-    def _end(self, body: bytes | None) -> None:
+    def _end(self, body: bytes | None, reason: str) -> None:
         done, self._done = self._done, None
         if done is not None:
             self._pieces = []
-            done(body)
+            done(body, reason)
 
     def __repr__(self) -> str:
         return f"Tee({self._stream!r}, {self._size} bytes)"

@@ -35,6 +35,7 @@ NativePoll = monkey.get_original("select", "poll")
 PIECE = 65536                                            # bytes: the most that is read or written at once
 RESET = struct.pack("ii", 1, 0)
 BACKLOG_PAUSE = 0.005                                    # seconds between tries on a unix socket whose backlog is full
+EAGER = 4                                                # reads in a row without waiting
 READY, OVER, WOKEN = range(3)
 CLOSED_HERE = "the connection was closed on this side"
 
@@ -61,7 +62,8 @@ def native_socket(family: int) -> Any:
 class Connection:
     """A TCP or unix connection. ``served`` counts its answers; ``keep`` and ``expires`` are seconds for the pool."""
 
-    __slots__ = ("socket", "hub", "served", "keep", "expires", "closed", "_readable", "_writable", "_reader", "_writer", "_poll")
+    __slots__ = ("socket", "hub", "served", "keep", "expires", "closed", "_readable", "_writable", "_reader", "_writer", "_poll",
+                 "_eager")
 
     def __init__(self, socket: Any) -> None:
         self.socket = socket
@@ -75,6 +77,7 @@ class Connection:
         self._writable = self.hub.loop.io(descriptor, 2)
         self._reader: Waiter | None = None
         self._writer: Waiter | None = None
+        self._eager = 0                                  # how many more reads need not wait
         self._poll = NativePoll()
         self._poll.register(descriptor, select.POLLIN)
 
@@ -92,14 +95,20 @@ class Connection:
 
     def receive(self, limit: Limit) -> bytes:
         """What comes next, b"" at the end. Raises Lost, and what ``limit`` raises."""
+        eager = self._eager
         while True:
-            self._wait_readable(limit)
+            if not eager:
+                self._wait_readable(limit)
             try:
-                return self.socket.recv(PIECE)
+                data = self.socket.recv(PIECE)
             except BlockingIOError:
+                eager = 0
                 continue
             except OSError as error:
                 raise Lost(error) from error
+            # A full piece: most likely there is more, for which nobody needs to wait. But others want their turn now and then.
+            self._eager = (eager - 1 if eager else EAGER) if len(data) == PIECE else 0
+            return data
 
     def send(self, data: bytes | memoryview) -> int:
         """Send what can be sent without waiting: how many bytes that was. Raises Lost."""

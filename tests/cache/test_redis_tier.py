@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+from running import free_port
 from stored import SAFETY, until
 
 from gateway import gather
@@ -426,7 +427,7 @@ def test_behind_sentinel_over_a_failover(redis_server, tier):
 
 
 def test_a_cluster(redis_server, tier, follow):
-    server = redis_server("--cluster-enabled", "yes")
+    server = redis_server("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
     server.client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
     until(lambda: b"cluster_state:ok" in server.client.execute_command("CLUSTER", "INFO"))
     url = f"redis+cluster://127.0.0.1:{server.port}"

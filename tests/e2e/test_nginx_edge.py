@@ -1,0 +1,306 @@
+"""nginx as the outer tier of the cache, with a real nginx: what it keeps, for whom, and what never."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import time
+
+import gevent
+import pytest
+from running import Recorder, Running, ask, field
+
+from gateway.errors import ConfigError
+from gateway.nginx import render
+from tests.e2e.test_nginx import config, exchange, fields, folder, get, instance, nginx  # noqa: F401
+
+EDGE = {"path": "/public/*", "upstream": "legacy", "cache": {"edge": "10s"}}
+SAFETY = 20.0
+
+
+def kept(seconds: str = "10", more: str = "", status: str = "200 OK", body: bytes | None = None):
+    """An instance's answer that differs each time, with what the gateway says to nginx."""
+    count = iter(range(1, 10 ** 6))
+
+    def answer(sock, head: bytes) -> None:
+        text = body if body is not None else str(next(count)).encode()
+        said = f"X-Accel-Expires: {seconds}\r\n" if seconds else ""
+        sock.sendall(f"HTTP/1.1 {status}\r\n{said}{more}X-Request-Id: of-gateway\r\nContent-Length: {len(text)}\r\n\r\n".encode()
+                     + (b"" if head.startswith(b"HEAD") else text))
+
+    return answer
+
+
+def bodies(port: int, *requests: bytes) -> list[bytes]:
+    return [exchange(port, request).partition(b"\r\n\r\n")[2] for request in requests]
+
+
+@pytest.fixture
+def edge(nginx, instance):  # noqa: F811
+    """``edge(answer, *routes)`` is nginx's port before an instance with that answer, and the heads the instance received."""
+    def start(answer=None, *routes):
+        backend, heads = instance(answer or kept())
+        return nginx([backend], config(routes or [EDGE])), heads
+    return start
+
+
+# -- the text
+
+def test_without_an_edge_there_is_no_cache():
+    text = render(config([{"path": "/*", "upstream": "legacy", "cache": {"ttl": "1s"}}]))
+    assert "proxy_cache" not in text and "greengate_own {" not in text
+
+
+@pytest.mark.parametrize("routes, keys", [
+    ([EDGE], [""]),
+    ([{**EDGE, "cache": {"edge": "1s", "key": {"headers": ["X-Device", "accept-language"]}}}],
+     [" $http_accept_language $http_x_device"]),
+    ([EDGE, {"path": "/public/x", "upstream": "legacy", "header": {"X-Beta": "1"}}], [" $http_x_beta"]),
+    ([EDGE, {**EDGE, "path": "/b"}], ["", ""]),
+    ([{**EDGE, "host": "a.test"}, {**EDGE, "host": "b.test", "cache": {"edge": "1s", "key": {"headers": ["X-A"]}}}],
+     [" $http_x_a"]),
+    ([{"path": "/c", "cache": {"edge": "1s", "ttl": "5s"},
+       "aggregate": {"p": {"from": "legacy:/{header.X-Shop}", "headers": {"X-P": "{header.X-Q}"}}}}],
+     [" $http_accept_language $http_x_q $http_x_shop"]),
+])
+def test_the_key_has_what_answers_depend_on(routes, keys):
+    found = re.findall(r'proxy_cache_key "\$scheme://\$http_host\$request_uri(.*)";', render(config(routes)))
+    assert found == keys
+
+
+def test_a_field_that_nginx_cannot_look_at_is_a_mistake():
+    with pytest.raises(ConfigError, match="x!odd"):
+        render(config([{**EDGE, "cache": {"edge": "1s", "key": {"headers": ["X!Odd"]}}}]))
+
+
+def test_never_for_what_is_kept_by_caller():
+    text = render(config([{**EDGE, "cache": {"edge": "1s", "vary_by_caller": True}}]))
+    assert "proxy_cache" not in text
+
+
+@pytest.mark.parametrize("standalone", [True, False])
+def test_nginx_accepts_it(require, folder, standalone):  # noqa: F811
+    routes = [EDGE, {"path": '/a"b\\c{2}', "upstream": "legacy", "cache": {"edge": "500ms"}}, {**EDGE, "path": "/{name}/x"},
+              {"path": "/ws", "upstream": "legacy", "websocket": True}]
+    text = render(config(routes), standalone=standalone)
+    if not standalone:
+        text = text.replace("/var/log/nginx/", "").replace("/var/cache/", "")
+        text = f"pid nginx.pid;\nevents {{}}\nhttp {{\n{text}\n}}\n"
+    (folder / "nginx.conf").write_text(text)
+    result = subprocess.run([require("nginx"), "-t", "-p", folder, "-e", "error.log", "-c", folder / "nginx.conf"],
+                            capture_output=True, text=True)
+    complaints = [line for line in result.stderr.splitlines() if "[" in line and "RLIMIT_NOFILE" not in line]
+    assert (result.returncode, complaints) == (0, []), result.stderr
+
+
+# -- what is kept
+
+def test_a_hot_answer_reaches_the_gateway_once(edge):
+    port, heads = edge()
+    assert bodies(port, *[get("/public/a")] * 50) == [b"1"] * 50
+    assert len(heads) == 1
+    assert bodies(port, get("/public/a?x"), get("/public/b"), get("/public/a")) == [b"2", b"3", b"1"]
+
+
+def test_many_at_once_ask_once(edge):
+    def slow(sock, head):
+        time.sleep(0.1)
+        kept()(sock, head)
+
+    port, heads = edge(slow)
+    asking = [gevent.spawn(bodies, port, get("/public/a")) for _ in range(30)]
+    assert [each.get(timeout=SAFETY) for each in asking] == [[b"1"]] * 30
+    assert len(heads) == 1
+
+
+def test_what_is_not_to_be_kept_does_not_queue(edge):
+    """20 at once for an answer that takes 0.4 s and is for nobody else: one after the other that would be 8 s."""
+    def slow(sock, head):
+        time.sleep(0.4)
+        kept("0")(sock, head)
+
+    port, heads = edge(slow)
+    began = time.monotonic()
+    gevent.joinall([gevent.spawn(bodies, port, get("/public/a")) for _ in range(20)], timeout=SAFETY)
+    assert len(heads) == 20 and time.monotonic() - began < 4
+
+
+@pytest.mark.parametrize("target, answer", [
+    ("/public/a", kept("0")), ("/public/a", kept("")), ("/public/a", kept("", "Cache-Control: public, max-age=60\r\n")),
+    ("/public/a", kept("", "Expires: Fri, 01 Jan 2100 00:00:00 GMT\r\n")), ("/public/a", kept("10", "Set-Cookie: a=1\r\n")),
+    ("/public/a", kept("10", "Vary: *\r\n")), ("/other", kept("10")),
+], ids=["0", "nothing said", "max-age", "expires", "set-cookie", "vary *", "another route"])
+def test_only_what_the_gateway_gives_away(edge, target, answer):
+    port, heads = edge(answer)
+    assert bodies(port, get(target), get(target)) == [b"1", b"2"] and len(heads) == 2
+
+
+@pytest.mark.parametrize("headers", ["Cookie: sid=1\r\n", "Authorization: Bearer x\r\n", "Cookie: a=1\r\nAuthorization: x\r\n",
+                                     "Cache-Control: no-cache\r\n", "Cache-Control: max-age=0\r\n", "Pragma: no-cache\r\n"])
+def test_who_names_himself_or_wants_it_anew_goes_to_the_gateway(edge, headers):
+    port, heads = edge()
+    personal = get("/public/a", headers)
+    assert bodies(port, personal, personal, get("/public/a"), get("/public/a"), personal) == [b"1", b"2", b"3", b"3", b"4"]
+    name, _, value = headers.splitlines()[0].partition(": ")
+    assert fields(heads[0], name) == [value]
+
+
+@pytest.mark.parametrize("more, first, second, same", [
+    ("Vary: Accept-Language\r\n", "Accept-Language: de\r\n", "Accept-Language: fr\r\n", False),
+    ("Vary: Accept-Language\r\n", "Accept-Language: de\r\n", "Accept-Language: de\r\n", True),
+    ("", "Accept-Language: de\r\n", "Accept-Language: fr\r\n", True),
+])
+def test_vary_counts(edge, more, first, second, same):
+    port, _ = edge(kept("10", more))
+    one, other = bodies(port, get("/public/a", first), get("/public/a", second))
+    assert (one == other) is same
+
+
+def test_a_field_in_the_key_keeps_answers_apart(edge):
+    route = {**EDGE, "cache": {"edge": "10s", "key": {"headers": ["X-Device"]}}}
+    port, _ = edge(None, route)
+    phone, desk = get("/public/a", "X-Device: phone\r\n"), get("/public/a", "X-Device: desk\r\n")
+    assert bodies(port, phone, desk, phone, desk, get("/public/a")) == [b"1", b"2", b"1", b"2", b"3"]
+
+
+@pytest.mark.parametrize("other", [b"Host: other.test", b"Host: shop.test:81"])
+def test_hosts_are_kept_apart(edge, other):
+    port, _ = edge()
+    request = get("/public/a")
+    assert bodies(port, request, re.sub(rb"Host: [^\r]*", other, request), request) == [b"1", b"2", b"1"]
+
+
+# -- what passes as if nothing were kept
+
+def test_a_change_passes_whole(edge):
+    port, heads = edge()
+    request = get("/public/a", 'If-Match: "1"\r\nContent-Length: 5\r\n', method="PUT", body=b"hello")
+    assert bodies(port, request, request) == [b"1", b"2"]
+    assert heads[0].startswith(b"PUT /public/a HTTP/1.1") and fields(heads[0], "If-Match") == ['"1"']
+    assert fields(heads[0], "Content-Length") == ["5"] and fields(heads[0], "X-Forwarded-For") == ["127.0.0.1"]
+
+
+def test_a_part_is_the_gateways_to_answer(edge):
+    port, heads = edge()
+    bodies(port, get("/public/a", "Range: bytes=0-1\r\n"))
+    assert fields(heads[0], "Range") == ["bytes=0-1"]
+    assert bodies(port, get("/public/a")) == [b"2"]
+
+
+def test_head_and_conditions_are_answered_from_what_is_kept(edge):
+    port, heads = edge(kept("10", 'ETag: "7"\r\n'))
+    assert bodies(port, get("/public/a")) == [b"1"]
+    head = exchange(port, get("/public/a", method="HEAD"))
+    assert head.startswith(b"HTTP/1.1 200 ") and head.endswith(b"\r\n\r\n") and fields(head, "Content-Length") == ["1"]
+    assert exchange(port, get("/public/a", 'If-None-Match: "7"\r\n')).startswith(b"HTTP/1.1 304 ")
+    assert len(heads) == 1 and fields(heads[0], "If-None-Match") == []
+
+
+def test_each_answer_has_its_own_id_and_no_orders_for_nginx(edge):
+    port, _ = edge()
+    first, second = exchange(port, get("/public/a")), exchange(port, get("/public/a"))
+    assert fields(first, "X-Request-Id") == ["of-gateway"]
+    [own] = fields(second, "X-Request-Id")
+    assert len(own) == 32
+    assert b"x-accel" not in (first + second).lower()
+
+
+def test_a_large_answer_and_one_of_an_application_that_gives_orders(edge):
+    port, heads = edge(kept("10", "X-Accel-Redirect: /etc/passwd\r\n", body=b"x" * 300_000))
+    assert bodies(port, get("/public/a"), get("/public/a")) == [b"x" * 300_000] * 2 and len(heads) == 1
+
+
+def test_the_log_says_what_was_kept(edge, folder):  # noqa: F811
+    port, _ = edge()
+    bodies(port, get("/public/a"), get("/public/a"), get("/other"))
+    log = folder / "access.log"
+    for _ in range(500):
+        if log.exists() and len(log.read_text().splitlines()) == 3:
+            break
+        time.sleep(0.02)
+    assert [json.loads(line)["cache"] for line in log.read_text().splitlines()] == ["MISS", "HIT", ""]
+
+
+# -- expired, and gone
+
+def test_what_has_expired_is_served_while_one_request_fetches_it_anew(edge):
+    release = gevent.event.Event()
+
+    def answer(sock, head):
+        if len(heads) > 1:
+            assert release.wait(SAFETY)
+        count[0] += 1
+        kept("1", body=str(count[0]).encode())(sock, head)
+
+    count = [0]
+    port, heads = edge(answer)
+    assert bodies(port, get("/public/a")) == [b"1"]
+    deadline = time.monotonic() + SAFETY
+    old = b"\r\n\r\n1"                                  # nginx closes the connection of who set it off when that is done
+    while len(heads) < 2:                                # until it has expired and the background asks
+        assert exchange(port, get("/public/a"), until=old).endswith(old) and time.monotonic() < deadline
+        time.sleep(0.05)
+    for _ in range(10):
+        assert exchange(port, get("/public/a"), until=old).endswith(old), "served at once"
+    assert len(heads) == 2, "asked once"
+    release.set()
+    while bodies(port, get("/public/a")) == [b"1"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_while_no_instance_answers_what_is_kept_is_served(nginx, serve):  # noqa: F811
+    """And what is not is a 502 in the gateway's words."""
+    alive = [True]
+
+    def handle(sock, address):
+        if alive[0] and sock.recv(65536):
+            kept("1")(sock, b"GET")
+        sock.close()
+
+    port = nginx([serve(handle)], config([EDGE]))
+    assert bodies(port, get("/public/a")) == [b"1"]
+    alive[0] = False
+    time.sleep(1.1)                                      # nginx's own clock: it has expired
+    assert exchange(port, get("/public/a"), until=b"\r\n\r\n1").endswith(b"\r\n\r\n1")
+    head, _, body = exchange(port, get("/public/never")).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 502 ") and json.loads(body)["code"] == "gateway_unavailable"
+
+
+# -- with the gateway itself
+
+def test_end_to_end(serve, nginx, tmp_path):  # noqa: F811
+    upstream = Recorder(b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok")
+    private = Recorder(b"HTTP/1.1 200 OK\r\nCache-Control: private, max-age=60\r\nContent-Length: 2\r\n\r\nme")
+    text = f"""
+        [gateway]
+        trust = ["127.0.0.1/32"]
+        [upstreams.shop]
+        instances = ["http://127.0.0.1:{serve(upstream)}"]
+        [upstreams.account]
+        instances = ["http://127.0.0.1:{serve(private)}"]
+        [[routes]]
+        path = "/*"
+        upstream = "shop"
+        cache = {{ edge = "10s" }}
+        [[routes]]
+        path = "/account/*"
+        upstream = "account"
+        cache = {{ edge = "10s" }}
+    """
+    from gateway.configfile import load_text
+    gateway = Running(tmp_path, text)
+    try:
+        port = nginx([gateway.port], load_text(text, {}))
+        for _ in range(20):
+            assert exchange(port, get("/a")).endswith(b"\r\n\r\nok")
+            assert exchange(port, get("/account/a.css")).endswith(b"\r\n\r\nme")
+        assert len(upstream.heads) == 1 and len(private.heads) == 20
+        assert exchange(port, get("/a", "Cookie: a=1\r\n")).endswith(b"ok")
+        lines = [json.loads(line) for line in gateway.log.read_text().splitlines()]
+        assert sum(line["target"] == "/a" for line in lines if "target" in line) <= 2, "a hot answer never reaches Python"
+        status, head, _ = ask(gateway.port, b"GET /a HTTP/1.1\r\nHost: Shop.Test:8000\r\nConnection: close\r\n\r\n")
+        assert status == 200 and 0 < int(field(head, "X-Accel-Expires") or 0) <= 10
+    finally:
+        gateway.stop()
