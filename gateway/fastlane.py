@@ -50,8 +50,8 @@ class Judge(dict[str, int]):
 
 
 JUDGED = Judge({"host": HOST, "connection": CONNECTION, "content-length": LENGTH, "authorization": AUTHORIZATION,
-                "content-type": TYPE, "transfer-encoding": DOUBTFUL, "expect": DOUBTFUL, "upgrade": DOUBTFUL, "trailer": DOUBTFUL, "te": DOUBTFUL,
-                "http2-settings": DOUBTFUL})
+                "content-type": TYPE, "transfer-encoding": DOUBTFUL, "expect": DOUBTFUL, "upgrade": DOUBTFUL, "trailer": DOUBTFUL,
+                "te": DOUBTFUL, "http2-settings": DOUBTFUL})
 JUDGED.update(dict.fromkeys((
     "accept", "accept-encoding", "accept-language", "user-agent", "cookie", "referer", "origin", "x-forwarded-for",
     "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "x-request-id", "x-real-ip", "cache-control", "pragma",
@@ -209,4 +209,5 @@ class LaneConnection(Connection):
     def early_hints(self, headers: Headers) -> None:
         """Send 103 (RFC 8297), unless the answer has begun. Raises UnsafeField."""
         if not self.started:
-            self.socket.sendall(b"HTTP/1.1 103 Early Hints\r\n" + b"".join([WRITTEN[name, value] for name, value in headers]) + b"\r\n")
+            lines = b"".join([WRITTEN[name, value] for name, value in headers])
+            self.socket.sendall(b"HTTP/1.1 103 Early Hints\r\n" + lines + b"\r\n")

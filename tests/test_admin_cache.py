@@ -100,7 +100,8 @@ def test_purging(client, kept, asked):
 
 
 @pytest.mark.parametrize("body", ["", "nonsense", "[]", "null", '"t"', "{}", '{"soft": true}', '{"tag": ""}', '{"tag": 1}',
-                                  '{"tag": "t", "url": "/a"}', '{"everything": false}', '{"everything": "yes"}', '{"colour": "red"}',
+                                  '{"tag": "t", "url": "/a"}', '{"everything": false}',
+                                  '{"everything": "yes"}', '{"colour": "red"}',
                                   '{"tag": "t", "soft": 1}', '{"url": "shop.test/a"}', '{"tag": null}'])
 def test_what_is_no_purge(client, kept, body):
     answer = client.post("/cache/purge", data=body, content_type="application/json")
@@ -199,7 +200,8 @@ def test_the_command_purges_in_every_worker(serve, tmp_path, request, with_redis
 
 
 @pytest.mark.parametrize("arguments, code, output", [
-    ([], 2, "Purge one of"), (["--tag", "a", "--url", "/b"], 2, "Purge one of"), (["--everything", "--tag", "a"], 2, "Purge one of"),
+    ([], 2, "Purge one of"), (["--tag", "a", "--url", "/b"], 2, "Purge one of"),
+    (["--everything", "--tag", "a"], 2, "Purge one of"),
     (["--everything"], 1, "no gateway answers at 127.0.0.1:1"),
 ])
 def test_the_command_when_it_cannot(tmp_path, arguments, code, output):

@@ -10,6 +10,8 @@ Ages (RFC 9111 section 4.2.3) are kept as ``born``, the moment at which the answ
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from .flags import names_of
 
 MOST_VARIANTS = 32
@@ -49,7 +51,7 @@ class Entry:
         self.etag = etag
         self.last_modified = last_modified
         self.vary = vary
-        self.tags = tags
+        self.tags: Collection[str] = tags
         self.url = url
         self.stored_at = stored_at
 

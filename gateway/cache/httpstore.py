@@ -76,7 +76,7 @@ class Channel(Protocol):
     def stop(self) -> None: ...
 
 
-ENTRY = 700                     # bytes of an entry with its list and its numbers, but for what is counted below
+ENTRY = 360                     # bytes of an entry with its list and its numbers, but for what is counted below
 FIELD = 113                     # bytes of a header field but for its text: a pair, its place in the list, the head of its value
 COMMON = frozenset({"content-type", "cache-control", "server", "vary", "content-encoding", "accept-ranges", "date",
                     "x-content-type-options", "strict-transport-security", "content-security-policy", "surrogate-control"})
@@ -84,9 +84,9 @@ MOST_COMMON = 2048
 _common: dict[tuple[str, str], tuple[str, str]] = {}
 
 
-def compacted(entry: Entry) -> int:
-    """How many bytes an entry takes; names of fields, and common fields, it has in common with the others from now on."""
-    size, fields = ENTRY + len(entry.body) + len(entry.url) + sum(80 + len(tag) for tag in entry.tags), []
+def compacted(entry: Entry, key: str) -> int:
+    """How many bytes an entry takes. What it has in common with others, or with itself, it has once from now on."""
+    size, fields = ENTRY + len(entry.body), []
     for field in entry.headers:
         name, value = field
         if name.lower() in COMMON:
@@ -97,7 +97,18 @@ def compacted(entry: Entry) -> int:
         else:
             fields.append((intern(name), value))
             size += FIELD + len(value)
-    entry.headers = fields
+    entry.headers = fields[:]                            # a copy is no longer than it has to be
+    if entry.tags:
+        entry.tags = tuple(map(intern, entry.tags))
+        size += 50 + sum(60 + len(tag) for tag in entry.tags)
+    if entry.url == key:
+        entry.url = key
+    else:
+        size += 50 + len(entry.url)
+    if entry.stale_while_revalidate == entry.expires:
+        entry.stale_while_revalidate = entry.expires
+    if entry.stale_if_error == entry.expires:
+        entry.stale_if_error = entry.expires
     return size
 
 
@@ -233,7 +244,7 @@ class HttpStore:
         return True
 
     def _keep(self, key: str, variants: Variants) -> bool:
-        kept = self.memory.put(key, variants, sum(map(compacted, variants.entries)), self.marks.number)
+        kept = self.memory.put(key, variants, sum([compacted(entry, key) for entry in variants.entries]), self.marks.number)
         self._measure()
         return kept
 

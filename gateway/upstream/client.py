@@ -23,12 +23,12 @@ from ..values import Address, parse_instance
 from .balancer import RULES, Balancer
 from .connecting import Connector
 from .dns import Resolver
-from .exchange import Exchange, Stale, note
+from .exchange import Exchange, Stale, Upgraded, note
 from .limit import Limit
 from .pool import Pool, WaitOver
 from .rendering import render_head
 from .tls import build_context, check_name
-from .transport import Connection, Upgraded, small_body
+from .transport import Connection, small_body
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
 

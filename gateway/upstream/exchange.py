@@ -12,13 +12,14 @@ Content-Length) ends it too. It is reset if the request was not sent to its end.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from ..errors import GatewayError, UpstreamClosed, UpstreamError, UpstreamProtocolError, UpstreamTimeout
 from ..message import Attempt, Body
 from .framing import ByLength, Chunked, Framing, UntilClose
 from .head import CHUNKED, UNTIL_CLOSE, Head, parse_head
 from .limit import Limit, Silence
-from .transport import PIECE, BodyStream, Connection, Lost, Sender, Upgraded
+from .transport import PIECE, BodyStream, Connection, Lost, Sender
 
 IN_MEMORY = 65536                                        # bytes: an announced body up to this size is not streamed
 MAX_INTERIM = 100                                        # 1xx heads before an answer
@@ -158,3 +159,11 @@ class Exchange:
 
     def __repr__(self) -> str:
         return f"Exchange({self.connection!r}{', over' if self._release is None else ''})"
+
+
+class Upgraded:
+    """A connection that speaks another protocol now. ``sock`` belongs to the caller; ``leftover`` came behind the answer's head."""
+
+    def __init__(self, sock: Any, leftover: bytes) -> None:
+        self.sock = sock
+        self.leftover = leftover

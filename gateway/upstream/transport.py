@@ -306,7 +306,6 @@ class Owner(Protocol):
     limit: Limit
 
     def finish(self, reusable: bool, block: bool = True) -> None: ...
-
     def failed(self, error: GatewayError) -> None: ...
 
 
@@ -399,11 +398,3 @@ class BodyStream:
 
     def __repr__(self) -> str:
         return f"BodyStream({'complete' if self.complete else 'closed' if self.closed else 'open'})"
-
-
-class Upgraded:
-    """A connection that speaks another protocol now. ``sock`` belongs to the caller; ``leftover`` came behind the answer's head."""
-
-    def __init__(self, sock: Any, leftover: bytes) -> None:
-        self.sock = sock
-        self.leftover = leftover

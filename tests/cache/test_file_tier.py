@@ -101,7 +101,7 @@ def test_the_longest_unused_goes_first(tmp_path):
     assert 100_000 * (1 - FREE) * 0.7 < folder.bytes() <= 100_000 * (1 - FREE)
     assert all(folder.tier.get(str(number)) for number in (0, 1, 2, *range(46, 120)))
     assert not any(folder.tier.get(str(number)) for number in range(3, 8)), "of the oldest class"
-    assert 10 < sum(folder.tier.get(str(number)) is not None for number in range(8, 46)) < 20, "as many of the next as there is room"
+    assert 10 < sum(folder.tier.get(str(number)) is not None for number in range(8, 46)) < 20, "as many as there is room"
 
 
 @pytest.mark.parametrize("count, kept", [(99, 99), (100, 100), (101, 90)])

@@ -144,7 +144,7 @@ KINDS = st.sampled_from([("url", "/a"), ("url", "//shop.test/a"), ("prefix", "/"
 
 @given(st.lists(st.tuples(KINDS, st.booleans(), st.floats(1, 100)), max_size=20), st.floats(1, 100), st.sampled_from(["t", "u"]))
 def test_never_older_than_a_purge(made, at, tag):
-    """Whatever the order in which purges are heard, nothing that was asked for before a hard one is left, nor fresh after a soft."""
+    """Whatever the order in which purges are heard, nothing from before a hard one is left, nor fresh after a soft."""
     marks = marks_of(*(Purge(*what, soft, moment) for what, soft, moment in made))
     left = marks.apply(variants_of("http://shop.test/a", tags=[tag], at=at, lifetime=1000.0))
     about = [(soft, moment) for (kind, value), soft, moment in made if kind != "tag" or value == tag]

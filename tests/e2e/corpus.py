@@ -116,8 +116,8 @@ add("chunked", [
     body(b"0\r\n\r\n", b"Transfer-Encoding: "), body(b"0\r\n\r\n", b"Transfer-Encoding: identity"),
     body(b"0\r\n\r\n", b"Transfer-Encoding: xchunked"), body(b"0\r\n\r\n", b"Transfer-Encoding: chunked", b"Content-Length: 5"),
     body(b"0\r\n\r\n", b"Content-Length: 5", b"Transfer-Encoding: chunked"), body(b"0\r\n\r\n", b"Transfer-Encoding:\tchunked"),
-    body(b"0\r\n\r\n", b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked"), body(b"0\r\n\r\n",
-    b"Transfer_Encoding: chunked"),
+    body(b"0\r\n\r\n", b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked"),
+    body(b"0\r\n\r\n", b"Transfer_Encoding: chunked"),
     body(b"0\r\n\r\n", b"Transfer-Encoding : chunked"), body(b"0\r\n\r\n", b"Transfer-Encoding: \x0bchunked")])
 
 # Bodies that are broken: the gateway's worker answers 400 where Gunicorn's gives the application a short read or fails with 500.

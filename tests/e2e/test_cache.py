@@ -381,3 +381,24 @@ def test_it_is_counted_and_explained(origin, gateway, get):
     done = subprocess.run([sys.executable, "-m", "gateway.cli", "explain", "-c", str(gateway.config), "GET", "/ttl/a"], cwd=ROOT,
                           env=gateway.environ, capture_output=True, text=True, timeout=60)
     assert "cache: by url, query but utm_*, ttl 3600 s, stale_if_error 3600 s, edge 10 s, headers first, tags ttl" in done.stdout
+
+
+def test_a_change_is_known_to_every_worker(origin, tmp_path):
+    origin.answers["/shared"] = answered(body=b"old")
+    running = Running(tmp_path / "two", CONFIG.format(port=origin.port).replace('views = ["cached_views"]', "").replace(
+        '[[routes]]\npath = "/view"\nview = true\ncache = { ttl = "1h" }\n', "").replace(
+        '[[routes]]\npath = "/stale-view"\nview = true\ncache = {}\n', ""), workers=2)
+    try:
+        def get(method="GET"):
+            raw = f"{method} /shared HTTP/1.1\r\nHost: shop.test\r\nConnection: close\r\n\r\n"
+            return ask(running.port, raw.encode())[2]
+
+        assert {get() for _ in range(30)} == {b"old"}                    # each worker has it by now
+        origin.answers["/shared"] = answered(body=b"new")
+        get("POST")
+        began = time.monotonic()
+        while b"old" in {get() for _ in range(30)}:
+            assert time.monotonic() - began < 30, "a worker did not hear of it"
+        assert {get() for _ in range(30)} == {b"new"}
+    finally:
+        assert running.stop() == 0

@@ -31,7 +31,8 @@ VOLATILE = {"REMOTE_PORT", "SERVER_PORT", "HTTP_X_REQUEST_ID", "SERVER_SOFTWARE"
 @mirror.route("/", defaults={"path": ""}, methods=METHODS)
 @mirror.route("/<path:path>", methods=METHODS)
 def show(path):
-    environ = {key: value for key, value in request.environ.items() if isinstance(value, (str, bool, tuple)) and key not in VOLATILE}
+    environ = {key: value for key, value in request.environ.items()
+               if isinstance(value, (str, bool, tuple)) and key not in VOLATILE}
     environ["early"] = callable(request.environ.get("wsgi.early_hints"))
     lane = type(request.environ.get("gateway.connection")).__name__
     return {"environ": environ, "body": request.get_data().decode("latin-1")}, 200, {"X-Lane": lane}
@@ -41,8 +42,8 @@ CONFIG = '[gateway]\nviews = ["mirror"]\n'
 SENTINEL = b"GET /sentinel HTTP/1.1\r\nHost: sentinel\r\nConnection: close\r\n\r\n"
 
 # Where the gateway's worker is stricter, or nearer to the RFC, than Gunicorn's own; both lanes alike.
-OURS = re.compile(rb"(?i)\nconnection:[^\r]*,|\nconnection:[^\r]*\r\nconnection:|transfer-encoding: *(?!chunked\r)|chunked\r\ntransfer"
-                  rb"|\nauthorization:[^\r]*\r\nauthorization:|\nexpect:")
+OURS = re.compile(rb"(?i)\nconnection:[^\r]*,|\nconnection:[^\r]*\r\nconnection:|transfer-encoding: *(?!chunked\r)"
+                  rb"|chunked\r\ntransfer|\nauthorization:[^\r]*\r\nauthorization:|\nexpect:")
 
 
 class Started(Running):
@@ -141,7 +142,8 @@ def test_broken_bodies_are_refused_on_both_lanes(servers, name):
         assert [status for status, _ in lane] == [400]
 
 
-BYTES = st.sampled_from([b"\r", b"\n", b"\r\n", b" ", b"\t", b"\0", b":", b",", b"_", b"\x7f", b"\xff", b"a", b"0", b"/", b"#", b"?", b""])
+BYTES = st.sampled_from([b"\r", b"\n", b"\r\n", b" ", b"\t", b"\0", b":", b",", b"_", b"\x7f", b"\xff", b"a", b"0", b"/", b"#",
+                         b"?", b""])
 MUTATION = st.tuples(st.integers(0, 10 ** 6), st.integers(0, 2), BYTES)
 
 
