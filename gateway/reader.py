@@ -14,6 +14,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Iterator
+from time import monotonic
 from typing import Any
 
 from gunicorn.http import message
@@ -21,10 +22,12 @@ from gunicorn.http.body import ChunkedReader
 from gunicorn.http.errors import InvalidHeader, ParseException, UnsupportedTransferCoding
 
 from . import chunked
-from .errors import GatewayError, MalformedBody, TruncatedBody
+from .errors import BodyTimeout, GatewayError, MalformedBody, TruncatedBody
 from .message import Headers
 
 PIECE = 65536                   # bytes: the most read at once, and the most of an unread body read away to keep a connection
+SLOWEST = 240                   # bytes a second, on average over the time spent waiting for a body
+GRACE = 5.0                     # seconds of waiting before that counts
 FEW = 16384                     # bytes read at once of small chunks: so many take 3 ms at most, and then others have their turn
 RESET = struct.pack("ii", 1, 0)
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -80,6 +83,24 @@ class Chunked(chunked.Chunked):
     error = MalformedBody
 
 
+class Pace:
+    """How fast a body comes, counting only the time spent waiting for it. Too slow is an attack, or as bad as one: each such body
+    holds a request open for as long as its sender likes."""
+
+    __slots__ = ("waited", "received")
+
+    def __init__(self) -> None:
+        self.waited = 0.0                                    # seconds
+        self.received = 0                                    # bytes
+
+    def add(self, seconds: float, size: int) -> None:
+        """``size`` bytes came after ``seconds`` of waiting. Raises BodyTimeout."""
+        self.waited += seconds
+        self.received += size
+        if self.waited > GRACE and self.received < self.waited * SLOWEST:
+            raise BodyTimeout(f"{self.received} bytes in {self.waited:.0f} s; at least {SLOWEST} a second are asked for")
+
+
 class BodyReader:
     """The body of ``request``. ``read`` waits for all it was asked for, as files do; ``read1`` gives what has arrived.
 
@@ -94,6 +115,7 @@ class BodyReader:
         self._left: int = 0 if self._chunks else reader.length
         self._announce: Callable[[], None] | None = None
         self._kept = b""
+        self._pace = Pace()
         self.done = self._chunks is None and not self._left
         self.error: GatewayError | None = None
 
@@ -180,13 +202,19 @@ class BodyReader:
         except OSError as error:
             self.error = TruncatedBody(f"the body ended early: {error}")
             raise self.error from error
-        except MalformedBody as error:
+        except (MalformedBody, BodyTimeout) as error:
             self.error = error
             raise
 
+    def _receive(self, wanted: int) -> bytes:
+        began = monotonic()
+        data: bytes = self._unreader.read(None, read_ahead=wanted)
+        self._pace.add(monotonic() - began, len(data))
+        return data
+
     def _from_length(self, size: int) -> bytes:
         size = min(size, self._left)
-        data: bytes = self._unreader.read(None, read_ahead=size)
+        data = self._receive(size)
         if not data:
             raise OSError(f"{self._left} bytes are missing")
         if len(data) > size:
@@ -199,7 +227,7 @@ class BodyReader:
     def _from_chunks(self, chunks: Chunked) -> bytes:
         piece = b""
         while not piece and not chunks.complete:
-            data = self._unreader.read(None, read_ahead=max(chunks.left, FEW))
+            data = self._receive(max(chunks.left, FEW))
             if not data:
                 raise OSError("the last chunk is missing")
             piece = chunks.feed(data)

@@ -235,6 +235,11 @@ def test_header_values_are_kept_as_they_are_sent():
     (config.Gateway, {"admin": "10.0.0.1:1"}), (config.Gateway, {"trust": ["10.0.0.1/8"]}), (config.Gateway, {"via": "a b"}),
     (config.Gateway, {"views": ["a-b"]}), (config.Gateway, {"log": " "}), (config.Nginx, {"listen": "80;"}),
     (config.Nginx, {"listen": ""}),
+    *((config.CacheStorage, {"redis": url}) for url in (
+        "", "localhost", "http://a", "redis://", "redis://a:x", "redis:///0", "unix://run/redis.sock", "redis+sentinel://a:1",
+        "redis+sentinel://a:1/", "redis+cluster://a:1,", "redis+cluster://")),
+    (config.CacheStorage, {"memcached": "a"}), (config.CacheStorage, {"memcached": "a:1,"}), (config.CacheStorage, {"file": " "}),
+    (config.CacheStorage, {"prefix": "a b"}), (config.CacheStorage, {"timeout": "0s"}), (config.CacheStorage, {"memory": "-1"}),
 ])
 def test_values_that_a_model_refuses(model, settings):
     with pytest.raises(ValidationError):
@@ -242,6 +247,10 @@ def test_values_that_a_model_refuses(model, settings):
 
 
 @pytest.mark.parametrize("model, settings", [
+    *((config.CacheStorage, {"redis": url}) for url in (
+        "redis://a", "redis://:p%40ss@a:1/0?db=2", "rediss://user:p@[::1]:1", "unix:///run/redis.sock?db=1",
+        "redis+sentinel://a:1,b/m/0", "rediss+cluster://u:p@a:1,b:2")),
+    (config.CacheStorage, {"memcached": "a:1,[::1]:2"}), (config.CacheStorage, {"memory": 0}),
     (config.Gateway, {"admin": "localhost:1"}), (config.Gateway, {"admin": "[::1]:9901"}),
     (config.Gateway, {"admin": "127.9.9.9:1"}),
     (config.Gateway, {"trust": ["unix", "::/0", "10.0.0.1", "10.0.0.0/8"]}),
@@ -251,3 +260,9 @@ def test_values_that_a_model_refuses(model, settings):
 ])
 def test_values_that_a_model_accepts(model, settings):
     model(**settings)
+
+
+def test_a_redis_url_that_is_refused_is_not_repeated():
+    with pytest.raises(ValidationError) as caught:
+        config.CacheStorage(redis="http://:secret@a")
+    assert "secret" not in caught.value.errors()[0]["msg"]

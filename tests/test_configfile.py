@@ -785,3 +785,13 @@ def test_the_documentation_lists_every_setting():
     tables = {**made["$defs"], "Part": made["$defs"]["Part"]["anyOf"][1]}
     for name, node in tables.items():
         assert set(node["properties"]) <= listed, name
+
+
+@pytest.mark.parametrize("cache, said", [
+    ("", "stored answers are kept by each worker process for itself: cache.redis, cache.memcached and cache.file are not set"),
+    ('memcached = "a:1"', "cache.memcached carries no purges to other machines, and none over a restart; cache.redis does"),
+    ('redis = "redis://a"', None), ('file = "/tmp/x"', None)])
+def test_notices_about_the_storage_of_the_cache(cache, said):
+    text = f'[cache]\n{cache}\n[[routes]]\npath = "/*"\nview = true\ncache = {{}}\n'
+    found = [notice for notice in notices(load_text(text, {})) if "cache" in notice or "stored" in notice]
+    assert found == ([said] if said else [])

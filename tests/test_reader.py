@@ -11,8 +11,8 @@ from gunicorn.http.unreader import IterUnreader
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.errors import GatewayError, MalformedBody, TruncatedBody
-from gateway.reader import PIECE, BodyReader, Connection, Request, original_case
+from gateway.errors import BodyTimeout, GatewayError, MalformedBody, TruncatedBody
+from gateway.reader import PIECE, BodyReader, Connection, Pace, Request, original_case
 
 ADDRESS = ("127.0.0.1", 50000)
 
@@ -230,3 +230,17 @@ def test_no_takeover_once_the_answer_has_begun():
     connection.started = True
     with pytest.raises(RuntimeError):
         connection.take()
+
+
+@pytest.mark.parametrize("pieces, refused", [
+    ([(4.9, 1)], False), ([(5.1, 1)], True), ([(5.1, 1224)], False), ([(5.1, 1223)], True), ([(1.0, 100)] * 5, False),
+    ([(1.0, 100)] * 6, True), ([(0.0, 0)] * 100, False), ([(59.0, 14_160)], False), ([(4.0, 10_000), (50.0, 1)], True)])
+def test_a_body_has_to_keep_moving(pieces, refused):
+    pace = Pace()
+    try:
+        for seconds, size in pieces:
+            pace.add(seconds, size)
+    except BodyTimeout:
+        assert refused
+    else:
+        assert not refused

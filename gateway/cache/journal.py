@@ -11,10 +11,10 @@ import fcntl
 import json
 import logging
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO
+from time import sleep
+from typing import IO, Any
 
 from ..tasks import spawn
 from .purge import KINDS, Purge
@@ -34,23 +34,23 @@ class Journal:
         self.make = make
         self.limit = limit
         self._file: IO[bytes] | None = None              # held open, so that no other file gets its inode
-        self._stopped: threading.Event | None = None
+        self._greenlet: Any = None
 
     def start(self, heard: Callable[[Purge], None]) -> None:
         """Hear everything there is before this returns, and then whatever comes."""
         if self.make:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._deliver(heard)
-        self._stopped = threading.Event()
-        spawn(self._follow, self._stopped, heard)
+        self._greenlet = spawn(self._follow, heard)
 
     def stop(self) -> None:
-        if self._stopped is not None:
-            self._stopped.set()
+        if self._greenlet is not None:
+            self._greenlet.kill()
         self.close()
 
-    def _follow(self, stopped: threading.Event, heard: Callable[[Purge], None]) -> None:
-        while not stopped.wait(POLL):
+    def _follow(self, heard: Callable[[Purge], None]) -> None:
+        while True:
+            sleep(POLL)
             self._deliver(heard)
 
     def _deliver(self, heard: Callable[[Purge], None]) -> None:

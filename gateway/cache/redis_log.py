@@ -16,11 +16,10 @@ import json
 import logging
 import os
 import secrets
-import threading
 from collections import deque
 from collections.abc import Callable
 from math import inf
-from time import time
+from time import sleep, time
 from typing import Any
 
 from ..tasks import spawn
@@ -59,7 +58,6 @@ class RedisLog:
         self.own = ""                                    # who we are, in the log
         self._client: Any = None
         self._last = b"0-0"
-        self._stopped: threading.Event | None = None
         self._greenlet: Any = None
 
     def write(self, purge: Purge) -> bool:
@@ -80,28 +78,26 @@ class RedisLog:
         """Follow in a greenlet; Redis is not used before the whole log was read."""
         self.own = f"{os.getpid()}-{secrets.token_hex(6)}"
         self.tier.circuit.follow()
-        self._stopped = threading.Event()
-        self._greenlet = spawn(self._follow, self._stopped, heard)
+        self._greenlet = spawn(self._follow, heard)
 
     def stop(self) -> None:
-        if self._stopped is not None:
-            self._stopped.set()
+        if self._greenlet is not None:
             self._greenlet.kill()
             self._disconnect()
 
-    def _follow(self, stopped: threading.Event, heard: Callable[[Purge], None]) -> None:
+    def _follow(self, heard: Callable[[Purge], None]) -> None:
         circuit = self.tier.circuit
-        while not stopped.is_set():
+        while True:
             try:
                 self._catch_up(heard)
                 circuit.resume()
-                while circuit.usable and not self.waiting and not stopped.is_set():
+                while circuit.usable and not self.waiting:
                     self._read(heard, int(BLOCK * 1000))
             except circuit.errors as error:
                 self._disconnect()
                 circuit.failed(1.0)
                 circuit.pause(error)
-            stopped.wait(max(circuit.left(), 0.01))
+            sleep(max(circuit.left(), 0.01))
 
     def _catch_up(self, heard: Callable[[Purge], None]) -> None:
         """Read everything new, and write what waits. Raises the tier's errors."""
@@ -129,8 +125,9 @@ class RedisLog:
             after = time()
             if after - before < best:
                 best, ahead = after - before, seconds + micros / 1e6 - (before + after) / 2
-        tier.margin = max(0.0, best / 2)
-        tier.shift = ahead if abs(ahead) > tier.margin else 0.0
+        tier.shift, tier.margin = ahead, max(0.0, best / 2)
+        if abs(ahead) <= tier.margin:                    # most likely the same clock; it may be off by that, and by the margin
+            tier.shift, tier.margin = 0.0, tier.margin * 2
 
     def _read(self, heard: Callable[[Purge], None], block: int | None = None) -> int:
         """Hear what came after the last one; how many that were."""

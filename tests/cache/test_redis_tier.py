@@ -396,6 +396,29 @@ def test_clocks_that_differ(redis_server, follow, monkeypatch):
     assert abs(heard[-1].at - (time.time() + 3600)) < 5
 
 
+@pytest.mark.parametrize("late", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("takes, ahead, same", [
+    ([0.010, 0.002, 0.030], 100.0, False), ([0.010, 0.002, 0.030], -3600.0, False), ([0.010, 0.002], 0.0, True),
+    ([0.010], 0.0002, None), ([0.010], 0.016, False)])
+def test_what_is_known_of_another_clock(tier, monkeypatch, takes, ahead, same, late):
+    """The quickest answer tells most, wherever in its time Redis has looked; what may be nothing is nothing."""
+    now, calls = [10_000.0], iter(takes)
+
+    def asked():
+        seconds = next(calls)
+        moment = now[0] + seconds * late + ahead
+        now[0] += seconds
+        return int(moment), int(moment % 1 * 1e6)
+
+    monkeypatch.setattr(redis_log, "time", lambda: now[0])
+    monkeypatch.setattr(redis_log, "LOOKS", len(takes))
+    one = tier("redis://127.0.0.1:1/0")
+    RedisLog(one)._compare_clocks(asked)
+    assert same is None or (abs(one.shift) < 2e-6) is same or abs(one.margin - min(takes) / 2) < 1e-9
+    assert min(takes) / 2 - 1e-6 <= one.margin <= min(takes) + 1e-6
+    assert abs(one.shift - ahead) <= one.margin + 2e-6
+
+
 def test_stopping_closes_and_a_second_start_is_another_life(redis_server, tier):
     server = redis_server()
     heard: list[Purge] = []

@@ -160,4 +160,6 @@ def test_every_metric_is_documented():
     named = {name for row in table.splitlines() if row.startswith("| `gateway_")
              for name in re.findall(r"`(gateway_[a-z_]+)`", row.split(" | ")[0])}
     assert len(made) > 10
-    assert made == named
+    of_the_cache = {name for name in made if name.startswith("gateway_cache_")}
+    assert made - of_the_cache == named
+    assert [name for name in of_the_cache if f"`{name}`" not in (package.parent / "docs" / "cache.md").read_text()] == []
