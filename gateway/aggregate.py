@@ -2,8 +2,8 @@
 
 **Order.** Which part waits for which is read from the templates when the route is built. A part starts at the moment the last
 answer it needs is there, so the whole takes as long as the longest chain. A greenlet costs a good part of a call, so a chain
-runs in one: it goes on with the first part that its answer set free and starts others for the rest. As long as one part alone
-can run, that is the request's own greenlet.
+runs in one: it goes on with the first part that its answer set free and starts others for the rest. The first chain runs in the
+request's own greenlet, where the failure of another interrupts it.
 
 **Failure.** A part has failed when there is no answer in time, when its status is not 2xx, when it is not JSON, over 8 MB or of
 a form that ``pick``, ``drop``, ``rename`` or ``merge`` cannot work on, and when a value for its templates is missing. A required
@@ -206,6 +206,7 @@ class Composition:
         request.notes["parts"] = self.notes
         self._waits = waits.copy()
         self._forwarded: dict[frozenset[str], Headers] = {}
+        self._own = tasks.Interruptible()
         self._children: list[Any] = []
         self._error: Exception | None = None
 
@@ -213,9 +214,12 @@ class Composition:
         """Settle these parts and all that wait for them. No greenlet is left at any end. Raises the first error."""
         while len(ready) == 1:
             ready = self.settle(ready[0])
-        for part in ready:
+        for part in ready[1:]:
             self._spawn(part)
         try:
+            if ready:
+                with self._own:
+                    self._follow(ready[0])
             for child in self._children:                 # grows meanwhile
                 child.join()
         except BaseException:                            # this greenlet is told to end
@@ -279,6 +283,7 @@ class Composition:
                 self._cancel()
 
     def _cancel(self) -> None:
+        self._own.interrupt()
         for child in self._children:
             child.kill(block=False)
 

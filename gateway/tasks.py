@@ -49,6 +49,34 @@ def spawn(task: Callable[..., Any], *args: Any, **kwargs: Any) -> gevent.Greenle
     return gevent.spawn(copy_context().run, task, *args, **kwargs)
 
 
+class Interruption(gevent.GreenletExit):
+    """Thrown into a greenlet whose work is not needed any more. To the work it is like being killed."""
+
+
+class Interruptible:
+    """``with here: work()`` ends quietly, at the next wait of the work, when another greenlet calls ``here.interrupt()``.
+
+    The throwing runs in the hub, between the greenlets: what has left the block is never thrown at.
+    """
+
+    def __init__(self) -> None:
+        self._greenlet: Any = None
+
+    def __enter__(self) -> None:
+        self._greenlet = gevent.getcurrent()
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> bool:
+        self._greenlet = None
+        return isinstance(error, Interruption)
+
+    def interrupt(self) -> None:
+        gevent.get_hub().loop.run_callback(self._throw)
+
+    def _throw(self) -> None:
+        if self._greenlet is not None:
+            self._greenlet.throw(Interruption())
+
+
 def gather(*tasks: Callable[[], Any], timeout: float | None = None, limit: int | None = None,
            return_exceptions: bool = False) -> list[Any]:
     """What each of ``tasks`` returns, in their order, all run at once (at most ``limit`` at a time).

@@ -166,14 +166,14 @@ def test_parts_set_free_together_are_in_flight_together():
     ({"a": "a:/"}, 1),
     ({"a": "a:/", "b": "b:/{a.x}", "c": "c:/{b.x}"}, 1),
     ({"a": "a:/", "b": "b:/", "c": "c:/{b.x}"}, 2),
-    ({"a": "a:/", "b": "b:/{a.x}", "c": "c:/{a.x}", "d": "d:/{b.x}{c.x}"}, 3),
+    ({"a": "a:/", "b": "b:/{a.x}", "c": "c:/{a.x}", "d": "d:/{b.x}{c.x}"}, 2),
 ])
 def test_a_chain_runs_in_one_greenlet(declared, greenlets):
     stage = Stage(**dict.fromkeys(declared, {"x": 1}))
     stage.let(*declared)
     built(parts(**declared), stage)(request())
     assert len(set(stage.greenlets.values())) == greenlets
-    assert (stage.greenlets["a"] is gevent.getcurrent()) == (sum("{" not in url for url in declared.values()) == 1)
+    assert stage.greenlets["a"] is gevent.getcurrent()   # the request's own
 
 
 @st.composite
