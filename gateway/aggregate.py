@@ -36,6 +36,7 @@ MAX_BODY = 1024 ** 2
 NO_CONTENT = (204, 205)
 BOM = b"\xef\xbb\xbf"                                    # of UTF-8: PHP sends it when a source file begins with one
 JSON_TYPE = re.compile(r"(?:application|text)/(?:[^;\s]+\+)?json\s*(?:;|$)", re.IGNORECASE)
+NOT_SHARED = re.compile(r"\b(?:no-store|private)\b", re.IGNORECASE)
 TRACE_FIELDS = frozenset({"traceparent", "tracestate"})
 FAILURES = (UpstreamError, DeadlineExceeded, PartFailed, BadRequest)
 
@@ -45,13 +46,15 @@ Forwarding = Callable[[Request], Headers]
 
 class Aggregate:
     """``send(upstream, call)`` makes one exchange with an upstream, by its name. ``forwarding`` gives the fields that tell every
-    part who asked. ``params`` are the names of the route's path parameters, None when they are not known."""
+    part who asked. ``params`` are the names of the route's path parameters, None when they are not known. ``kept`` says that a cache
+    keeps the answers: one with a part that must not be shared then says ``Vary: *``, and is not kept."""
 
     def __init__(self, parts: dict[str, config.Part], send: Send, forwarding: Forwarding,
-                 params: Collection[str] | None = None) -> None:
+                 params: Collection[str] | None = None, kept: bool = False) -> None:
         self.send = send
         self.forwarding = forwarding
         self.parts = [PreparedPart(name, part, References(name, parts, params)) for name, part in parts.items()]
+        self.kept = kept
         for part in self.parts:
             part.feeds = [other for other in self.parts if part.name in other.after]
         self.first = [part for part in self.parts if not part.after]
@@ -60,7 +63,7 @@ class Aggregate:
         self.reads_body = any(hole.reference.partition(".")[0] == "body" for part in self.parts for hole in part.holes)
 
     def __call__(self, request: Request) -> Response:
-        run = Composition(request, self.send, self.waits, self.forwarding)
+        run = Composition(request, self.send, self.waits, self.forwarding, self.kept)
         if self.reads_body:
             run.inputs.body = json_body(request)
         for hole in self.needed:
@@ -82,6 +85,8 @@ class Aggregate:
             elif shown is not None:
                 body.update(shown)
         headers = [("Content-Type", "application/json"), ("Cache-Control", "no-store")]
+        if run.unshared:
+            headers.append(("Vary", "*"))
         if run.missing:
             headers.append(("X-Partial", ", ".join([part.name for part in self.parts if part.name in run.missing])))
         try:
@@ -139,7 +144,10 @@ class PreparedPart:
                 raise PartFailed(self.name, "the values for its body are nested too deeply") from None
         deadline = request.deadline.within(self.timeout, self.late)
         call = Call(self.method, self.target(inputs), headers, body, deadline=deadline, attempts=request.attempts)
-        return self.read(run.send(self.upstream, call), deadline)
+        response = run.send(self.upstream, call)
+        if run.kept and unshareable(response.headers):
+            run.unshared = True
+        return self.read(response, deadline)
 
     def read(self, response: Response, deadline: Deadline) -> Any:
         """The JSON value of an answer, None of one without content. Raises PartFailed, and what reading it raises."""
@@ -195,7 +203,7 @@ class Composition:
     """One request being answered: what templates read, what the client will see, and the greenlets at work on it."""
 
     def __init__(self, request: Request, send: Send, waits: dict[str, int],
-                 forwarding: Forwarding) -> None:
+                 forwarding: Forwarding, kept: bool) -> None:
         self.request = request
         self.forwarding = forwarding(request)
         self.send = send
@@ -206,6 +214,8 @@ class Composition:
         request.notes["parts"] = self.notes
         self._waits = waits.copy()
         self._forwarded: dict[frozenset[str], Headers] = {}
+        self.kept = kept
+        self.unshared = False                                # has a part an answer that must not be shared?
         self._own = tasks.Interruptible()
         self._children: list[Any] = []
         self._error: Exception | None = None
@@ -295,6 +305,15 @@ def json_body(request: Request) -> Any:
         return orjson.loads(data) if data else MISSING
     except ValueError:
         raise BadRequest("the body is not valid JSON") from None
+
+
+def unshareable(headers: Headers) -> bool:
+    """Does an answer say of itself that it is for one caller, or for nobody, to keep?"""
+    for name, value in headers:
+        name = name.lower()
+        if name == "set-cookie" or (name == "vary" and "*" in value) or (name == "cache-control" and NOT_SHARED.search(value)):
+            return True
+    return False
 
 
 def unusable(response: Response) -> str:

@@ -120,6 +120,7 @@ class Cache(Model):
         default=False, description="Refresh a little before the end, the earlier the longer it takes, at random.")
     edge: Duration | None = Field(
         default=None, description="How long nginx in front may keep an answer (X-Accel-Expires); unset: nothing is said to it.")
+    offload: Flag = Field(default=False, description="Let nginx in front send large stored bodies, from the folder cache.file.")
     explain: Flag = Field(default=False, description="Say in Cache-Status under which key, and why an answer was not stored.")
 
 

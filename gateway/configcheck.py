@@ -38,7 +38,10 @@ def check_gateway(gateway: Gateway) -> Iterator[str]:
         yield f"log: {mistake}"
 
 
-def check_storage(cache: CacheStorage) -> Iterator[str]:
+def check_storage(cache: CacheStorage, routes: Collection[Route] = ()) -> Iterator[str]:
+    if cache.file is None:
+        yield from (f'file: is needed, the route "{route.name}" has cache.offload' for route in routes
+                    if route.cache is not None and route.cache.offload)
     if cache.file is not None:
         there = os.path.abspath(cache.file)
         while not os.path.lexists(there):                # it is made, with what is missing above it
@@ -139,6 +142,10 @@ def _cache(route: Route, cache: Cache) -> Iterator[str]:
     keeping = {"vary_by_caller": cache.vary_by_caller, "key.headers": cache.key.headers, "key.cookies": cache.key.cookies,
                "header": route.header, "cookie": route.cookie}
     apart = [name for name, given in keeping.items() if given]
+    if cache.offload and cache.vary_by_caller:
+        yield "cache.offload: what belongs to one caller is not handed to nginx; vary_by_caller cannot be there too"
+    if cache.offload and cache.edge is not None:
+        yield "cache.offload: what nginx keeps by itself (edge) is not handed to it"
     if cache.edge is not None and apart:
         yield f"cache.edge: nginx knows the address alone; it must not keep what {' and '.join(apart)} keep apart"
 

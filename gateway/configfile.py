@@ -146,7 +146,7 @@ class Reader:
         routes = self.routes(data.get("routes", []), upstreams, trusting=gateway is None or bool(gateway.trust))
         cache = self.section(CacheStorage, data.get("cache", {}), "cache").model
         if cache is not None:
-            self.report("cache", check_storage(cache))
+            self.report("cache", check_storage(cache, routes))
         nginx = self.section(Nginx, data.get("nginx", {}), "nginx").model
         if self.problems:
             return None

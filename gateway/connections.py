@@ -89,6 +89,8 @@ class Serving(GeventWorker):
 
     def _serve_one(self, client: Client) -> bool:
         """Wait for a request and answer it; whether another may follow."""
+        if client.ahead:
+            gevent.sleep(0)                                  # a client that pipelines is not to keep the others waiting
         data, client.ahead = client.ahead or self._wait(client), b""
         if not data:
             return False
@@ -149,7 +151,11 @@ class Serving(GeventWorker):
         except OSError as error:
             self.log.debug("The client did not take the answer: %s", error)
             return False
-        except Exception as error:
+        except gevent.GreenletExit:                          # graceful_timeout is over
+            if writer is not None:
+                writer.cut()
+            return False
+        except BaseException as error:                       # SystemExit and gevent.Timeout of the application among them
             self._fail(client, plain, connection, writer, error)
             return False
         finally:

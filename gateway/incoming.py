@@ -35,6 +35,7 @@ REMEMBERED = 4096
 UNUSUAL = frozenset({"CONNECT", "TRACE", "OPTIONS"})         # methods that are looked at before any route
 ALLOW = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
+FORWARDED = re.compile(r"""(?:[,; \t]|[\w!#$%&'*+.^`|~-]+=(?:[\w!#$%&'*+.^`|~:\[\]-]+|"(?:[^"\\]|\\.)*"))*""", re.ASCII)
 SAID = ("x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "forwarded")
 SAID_KINDS = Kinds({name: kind for kind, name in enumerate(SAID, 1)})
 
@@ -131,7 +132,7 @@ class Incoming:
             if not trusted:
                 break
         port = _at(ports, distance)
-        if port.isascii() and port.isdigit() and len(port) <= 5:
+        if port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536:
             request.port = port
         proto = _at(protos, distance).lower()
         if proto in ("http", "https"):
@@ -228,8 +229,11 @@ def _listed(values: list[str]) -> list[str]:
 
 
 def _forwarded(values: list[str]) -> tuple[list[str], list[str], list[str]]:
-    """The for, proto and host of each element of Forwarded (RFC 7239 section 4); an element without one counts as empty."""
+    """The for, proto and host of each element of Forwarded (RFC 7239 section 4); an element without one counts as empty.
+    What does not follow the grammar says nothing."""
     chains: tuple[list[str], list[str], list[str]] = ([], [], [])
+    if not FORWARDED.fullmatch(", ".join(values)):           # an open quote would swallow what is added behind it
+        return chains
     for element in _listed(values):
         pairs = dict(pair.strip().partition("=")[::2] for pair in element.split(";"))
         lowered = {name.lower(): value.strip('"') for name, value in pairs.items()}

@@ -11,6 +11,8 @@ template says why each directive is there; the numbers come from here:
 - answers are kept by nginx only on the paths of routes with ``cache.edge``, only while the gateway says so, and under a key with
   every header field that such an answer may depend on: those in its route's key, those its parts are sent, and those by which
   any route is chosen. A request with a cookie or credentials never meets what is kept, nor leaves anything there;
+- large stored bodies of routes with ``cache.offload`` are sent by nginx from the gateway's folder. Only on the paths of those
+  routes is X-Accel-Redirect obeyed, and there the gateway takes out what an application says in it;
 - head limits are those of ``gunicorn.conf.py``: what passes here is accepted there.
 """
 
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -27,6 +30,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from .config import Config, Route
 from .errors import ConfigError
+from .handover import ANNOUNCED, CARRIED, LOCATION
 
 MARGIN = 5              # seconds that nginx waits longer than the gateway
 NEXT_WITHIN = 5         # seconds after which a request is not tried on another instance any more
@@ -34,6 +38,7 @@ KEEPALIVE = 60          # seconds nginx keeps an idle connection to an instance;
 IDLE_CONNECTIONS = 64   # to all instances together, for each nginx worker
 HEAD_BUFFER = 8192      # bytes of a request line or a header field with its line end: Gunicorn's 8190 and CRLF
 EDGE_SIZE = "1g"        # of what nginx keeps
+BODIES = "bodies"       # the folder of bodies in that of the file tier
 PROBLEMS = (
     (413, "body_too_large", "The request body is larger than this server accepts."),
     (502, "gateway_unavailable", "No instance of the gateway answers."),
@@ -65,6 +70,7 @@ def render(config: Config, *, instances: Sequence[str] | None = None, listen: st
         timeout=longest_wait(config) + MARGIN, upgrades=upgrade_pattern(config.routes),
         upgrade_timeout=longest_silence(config.routes) + MARGIN, next_within=NEXT_WITHIN, keepalive=KEEPALIVE,
         idle_connections=IDLE_CONNECTIONS, head_buffer=HEAD_BUFFER, problems=PROBLEMS, edges=edges_of(config.routes),
+        offloads=offloads_of(config.routes), bodies=bodies_of(config), offload_location=LOCATION, announced=ANNOUNCED, carried=CARRIED,
         edge_size=EDGE_SIZE, edge_stale=longest_edge(config.routes))
 
 
@@ -132,6 +138,18 @@ def edges_of(routes: Sequence[Route]) -> list[Edge]:
     return [Edge(quoted_pattern([pattern]), "$scheme://$http_host$request_uri" + "".join(
         f" $http_{name.replace('-', '_')}" for name in sorted(fields)), ", ".join(map(shown, names)))
         for pattern, (fields, names) in found.items()]
+
+
+def offloads_of(routes: Sequence[Route]) -> str:
+    """A quoted regular expression of the paths on which nginx sends large bodies for the gateway; empty without one."""
+    patterns = sorted({path_pattern(route.path) for route in routes if route.cache and route.cache.offload})
+    return quoted_pattern(patterns) if patterns else ""
+
+
+def bodies_of(config: Config) -> str:
+    """The quoted folder of those bodies, with a slash at its end."""
+    folder = os.path.join(os.path.abspath(config.cache.file or ""), BODIES, "")
+    return '"' + folder.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def fields_of(route: Route) -> set[str]:

@@ -4,6 +4,7 @@ A request meets the steps from the outside in; a step is there only when the rou
 
     observe      start the clock; whatever happens below is measured, logged, and becomes a response here
       accept     refuse what no route may see
+        handover a large stored body is sent by nginx in front
         match    find the route, start its deadline
           ------------------------------------------ from here on each route has its own
           bodylimit     refuse bodies that are too large
@@ -21,6 +22,7 @@ from collections.abc import Iterable, Iterator
 
 from .aggregate import Aggregate
 from .bodylimit import BodyLimit
+from .cache.file_tier import FileTier
 from .cache.invalidate import Invalidate
 from .cache.policy import policy_of
 from .cache.report import tier_numbers
@@ -29,6 +31,7 @@ from .cache.store import Counts, HttpStore, http_store
 from .config import Config, Part, Route
 from .errors import ConfigError
 from .forward import Forward, Forwarding
+from .handover import Handover
 from .headers import EditHeaders, edit_of
 from .incoming import Accept
 from .message import Call, Handler, Request, Response
@@ -69,7 +72,7 @@ class Pipeline:
             raise ConfigError(mistakes)
         self.handlers = {route.name: self.stack(route) for route in self.routes}
         self.table: Table[Served] = Table((route, (route, self.handlers[route.name])) for route in self.routes)
-        self.handle = Observe(Accept(Match(self.table)), log, registry)
+        self.handle = Observe(Accept(self.handover(Match(self.table))), log, registry)
 
     def stack(self, route: Route) -> Handler:
         """The steps of one route around its target, innermost first."""
@@ -110,7 +113,7 @@ class Pipeline:
                        edit=edit_of(route.request_headers), publish=publish)
 
     def aggregate(self, route: Route, parts: dict[str, Part]) -> Aggregate:
-        return Aggregate(parts, self.send, self.forwarding, parameters(route.path))
+        return Aggregate(parts, self.send, self.forwarding, parameters(route.path), kept=route.cache is not None)
 
     def websocket(self, handler: Handler, route: Route) -> WebSocket:
         assert isinstance(handler, Forward) and route.upstream, "the configuration allows websocket for upstream routes only"
@@ -124,6 +127,13 @@ class Pipeline:
         scope = route.name if route.header or route.query or route.cookie else ""
         return Cache(handler, policy_of(route, route.cache), self.store, counter=self.registry.counter, route=route.name,
                      scope=scope, name=self.config.gateway.via)
+
+    def handover(self, handler: Handler) -> Handler:
+        """Only where a route hands large bodies over, and there is a folder for them."""
+        folder = next((tier for tier in self.store.tiers if isinstance(tier, FileTier)), None)
+        if folder is None or not any(route.cache and route.cache.offload for route in self.routes):
+            return handler
+        return Handover(handler, folder.file_of)
 
     def send(self, upstream: str, call: Call) -> Response:
         """One exchange with an upstream by its name."""

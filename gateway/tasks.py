@@ -49,6 +49,9 @@ def spawn(task: Callable[..., Any], *args: Any, **kwargs: Any) -> gevent.Greenle
     return gevent.spawn(copy_context().run, task, *args, **kwargs)
 
 
+Killed = gevent.GreenletExit                             # what is raised in a greenlet that is told to end
+
+
 class Interruption(gevent.GreenletExit):
     """Thrown into a greenlet whose work is not needed any more. To the work it is like being killed."""
 

@@ -11,6 +11,7 @@ import io
 import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 from werkzeug.exceptions import HTTPException
@@ -22,7 +23,7 @@ from .config import Route
 from .errors import BodyTimeout
 from .fields import WRITTEN
 from .message import Body, Request, Response
-from .tasks import Guard, current_request, time_limit
+from .tasks import Guard, Killed, current_request, time_limit
 
 SMALL = 65536
 SILENCE = 30.0                  # seconds without a byte of the request's body, while the view reads it
@@ -55,8 +56,12 @@ class View:
                 if body_length(headers) <= SMALL or request.method == "HEAD":
                     body: Any = joined(result)
                 else:
-                    body = ViewBody(result, token)
-                    token = None
+                    body, token = ViewBody(result, token), None
+                    body.begin()
+        except BaseException as error:
+            if isinstance(error, (Exception, Killed)):
+                raise
+            raise RuntimeError(f"the view ended with {type(error).__name__}") from error     # sys.exit() ends no worker
         finally:
             if token is not None:
                 current_request.reset(token)
@@ -72,9 +77,19 @@ class ViewBody:
     def __init__(self, result: Iterable[bytes], token: Any) -> None:
         self._result = result
         self._token = token
+        self._pieces = iter(result)
+
+    def begin(self) -> None:
+        """Wait for the first piece, with which the head goes out: until it is there, a failure is an ordinary one."""
+        try:
+            first = next(self._pieces, b"")
+        except BaseException:
+            self.close()
+            raise
+        self._pieces = chain((first,), self._pieces)
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(self._result)
+        return self._pieces
 
     def close(self) -> None:
         token, self._token = self._token, None

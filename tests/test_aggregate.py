@@ -797,3 +797,16 @@ def test_an_upstream_is_left_when_another_failed(real):
     with pytest.raises(PartFailed, match="part 'bad': answered 500"):
         built(parts(slow="slow:/", bad="bad:/"), real(slow=waits, bad=fails))(request())
     assert left.wait(SAFETY)
+
+
+@pytest.mark.parametrize("fields, shared", [
+    ([], True), ([("Cache-Control", "max-age=60")], True), ([("cache-control", "max-age=60, Private")], False),
+    ([("Cache-Control", "no-store")], False), ([("Set-Cookie", "a=1")], False), ([("Vary", "Accept, *")], False),
+    ([("Vary", "Accept")], True), ([("Cache-Control", "x-private-y")], False)])
+def test_what_one_part_forbids_to_share_holds_for_the_whole(fields, shared):
+    def send(upstream, call):
+        return Response(200, [("Content-Type", "application/json"), *(fields if upstream == "a" else ())], b"1")
+
+    declared = parts(a="a:/", b="b:/")
+    assert Aggregate(declared, send, told, kept=True)(request()).header("Vary") == ("" if shared else "*")
+    assert Aggregate(declared, send, told)(request()).header("Vary") == ""

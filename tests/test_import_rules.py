@@ -30,6 +30,7 @@ LEVELS = {
 
 FAMILIES = {                                        # one feature, several files
     "admin_cache": "admin", "configcheck": "configfile", "mistakes": "configfile", "partcheck": "configfile",
+    "handover": "nginx",
     "clients": "worker", "connections": "worker", "fastlane": "worker", "reader": "worker", "writer": "worker",
 }
 

@@ -39,6 +39,8 @@ def test_trust(networks, address, trusted):
     ("10.0.0.9", {"HTTP_FORWARDED": 'for="[2001:db8::1]:44";proto=https;host=www.test'}, "2001:db8::1", "https", "www.test"),
     ("10.0.0.9", {"HTTP_FORWARDED": "for=1.1.1.1, for=10.0.0.4;proto=https"}, "1.1.1.1", "http", "shop.test"),
     ("10.0.0.9", {"HTTP_FORWARDED": "for=1.1.1.1", "HTTP_X_FORWARDED_FOR": "2.2.2.2"}, "2.2.2.2", "http", "shop.test"),
+    ("10.0.0.9", {"HTTP_FORWARDED": 'for="_x;host='}, "10.0.0.9", "http", "shop.test"),
+    ("10.0.0.9", {"HTTP_FORWARDED": 'for=1.1.1.1;host="a\\"b"'}, "1.1.1.1", "http", "shop.test"),
     ("10.0.0.9", {}, "10.0.0.9", "http", "shop.test")])
 def test_who_is_believed(peer, fields, client, scheme, host):
     request = Incoming(("10.0.0.0/8",), 5)(environ(REMOTE_ADDR=peer, **fields))

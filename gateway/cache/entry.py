@@ -2,8 +2,8 @@
 
 Everything that decides about an answer later was read from its header once, when it was stored, and stands here as numbers:
 a lookup compares, it does not parse. All times are wall clock seconds (Unix time), so that they mean the same to another worker
-and after a restart. Entries are shared between requests and never changed after they were stored, with one exception: a soft
-purge lowers ``expires``.
+and after a restart. Entries are shared between requests and never changed after they were stored, but that a soft
+purge lowers ``expires`` and ``digest`` is filled in.
 
 Ages (RFC 9111 section 4.2.3) are kept as ``born``, the moment at which the answer had the age 0: its age is ``now - born``.
 """
@@ -27,10 +27,11 @@ class Entry:
     there is no such window). ``flags`` are those of flags.py. ``last_modified`` is the parsed date, None without a usable one.
     ``vary`` are the header fields of the request that selected this answer: (lower-case name, normalised value or None).
     ``tags`` and ``url`` (``scheme://host/path?query``) are for purging; ``stored_at`` is when it was stored or last validated.
+    ``digest`` is the SHA-256 of the body in hexadecimal, once somebody needed it.
     """
 
     __slots__ = ("status", "reason", "headers", "body", "request_time", "response_time", "born", "expires",
-                 "stale_while_revalidate", "stale_if_error", "flags", "etag", "last_modified", "vary", "tags", "url", "stored_at")
+                 "stale_while_revalidate", "stale_if_error", "flags", "etag", "last_modified", "vary", "tags", "url", "stored_at", "digest")
 
     def __init__(self, status: int, reason: str, headers: list[tuple[str, str]], body: bytes, *, request_time: float,
                  response_time: float, born: float, expires: float, stale_while_revalidate: float, stale_if_error: float,
@@ -54,6 +55,7 @@ class Entry:
         self.tags: Collection[str] = tags
         self.url = url
         self.stored_at = stored_at
+        self.digest = ""
 
     @property
     def size(self) -> int:

@@ -351,6 +351,8 @@ class Fetch:
         """A stored answer for this request, with its age unless it is new."""
         now = self.clock()
         response = answer(entry, miss.asked, now)
+        if self.policy.offload:
+            response.whole = entry
         if aged or now - entry.born >= 1.0:
             response.headers.append(("Age", str(max(0, int(now - entry.born)))))
         response.headers.append(("Cache-Status", status))

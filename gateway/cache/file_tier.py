@@ -7,6 +7,9 @@ the file system's options). The disk may block: everything is done in native thr
 The folder is bounded by sweeping: a worker that has written a SHARE of ``limit`` sweeps, unless another does. A sweep removes
 what is useless, and what was not asked for the longest until a tenth is free; it looks at every file twice and sorts nothing.
 So between two sweeps the folder may be larger, by a SHARE for each worker.
+
+A body that nginx in front is to send is a file of its own too, named by what is in it, and made when it is first asked for. It is
+counted, and swept, like a record; who has it open, sends it to its end.
 """
 
 from __future__ import annotations
@@ -15,17 +18,21 @@ import fcntl
 import hashlib
 import logging
 import os
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import time
 
-from ..tasks import offload, spawn
+from ..tasks import native_thread, offload, spawn
+from .entry import Entry
 from .journal import private
 
 SHARE = 1 / 16
 FREE = 0.1
 REMEMBERED = 60.0               # seconds: within them, being asked for again is not written down
 ABANDONED = 3600.0              # seconds after which a file that was not finished belongs to nobody
+BODIES = "bodies"               # the folder for bodies that nginx sends, readable for the group
+BODY_KEPT = 86400.0             # seconds such a file is kept after it was last asked for, and room allows it
 AGES = 64                       # classes of age, each a half longer than the one before
 
 log = logging.getLogger("gateway")
@@ -61,13 +68,29 @@ class FileTier:
         if error is not None:
             self._report(error)
             return
-        self._written += len(data)
+        self._wrote(len(data))
+
+    def _wrote(self, size: int) -> None:
+        self._written += size
         if self._written > self.limit * SHARE and not self._sweeping:
             self._sweeping, self._written = True, 0
             spawn(self._swept)
 
     def delete(self, key: str) -> None:
         offload(remove, self._place(key))
+
+    def file_of(self, entry: Entry) -> str | None:
+        """The name, below BODIES, of a file with the body of ``entry``: made when it is not there, removed by sweeping like records.
+        None when the folder cannot take it."""
+        if len(entry.body) > self.limit * SHARE:
+            return None
+        made, error = offload(self._body, entry)
+        if error is not None:
+            self._report(error)
+            return None
+        if made:
+            self._wrote(len(entry.body))
+        return f"{entry.digest[:2]}/{entry.digest[2:]}"
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -98,11 +121,31 @@ class FileTier:
         except OSError as error:
             return None, error
 
-    def _write(self, place: Path, data: bytes, until: float) -> OSError | None:
-        temporary = place.with_name(f".{place.name}.{os.getpid()}")
+    def _body(self, entry: Entry) -> tuple[bool, OSError | None]:
+        """Whether the file of a body had to be made. Its name is its content: one of the right size is right."""
+        entry.digest = entry.digest or hashlib.sha256(entry.body).hexdigest()
+        place = self.path / BODIES / entry.digest[:2] / entry.digest[2:]
+        now, until = self.clock(), self.clock() + BODY_KEPT
         try:
+            found = place.stat(follow_symlinks=False)
+            if found.st_size == len(entry.body) and found.st_mtime > now and stat.S_ISREG(found.st_mode):
+                if found.st_atime < now - REMEMBERED:
+                    os.utime(place, (now, until), follow_symlinks=False)
+                return False, None
+        except FileNotFoundError:
+            pass                                         # it is made now
+        except OSError as error:
+            return False, error
+        return True, self._write(place, entry.body, until, grouped=True)
+
+    def _write(self, place: Path, data: bytes, until: float, grouped: bool = False) -> OSError | None:
+        """``grouped``: those of the folder's group may read it."""
+        temporary = place.with_name(f".{place.name}.{os.getpid()}.{native_thread()}")
+        try:
+            for folder in (place.parent.parent, place.parent) if grouped else ():
+                folder.mkdir(mode=0o750, parents=True, exist_ok=True)
             place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with open(temporary, "wb", opener=private) as file:
+            with open(temporary, "wb", opener=for_group if grouped else private) as file:
                 file.write(data)
                 file.flush()
                 os.utime(file.fileno(), (self.clock(), until))
@@ -170,7 +213,8 @@ class FileTier:
         return gone
 
     def _files(self) -> Iterator[tuple[os.DirEntry[str], os.stat_result]]:
-        for folder in os.scandir(self.path):
+        bodies = self.path / BODIES
+        for folder in [*os.scandir(self.path), *(os.scandir(bodies) if bodies.is_dir() else ())]:
             if folder.is_dir(follow_symlinks=False) and len(folder.name) == 2:
                 for entry in os.scandir(folder.path):
                     try:
@@ -180,6 +224,11 @@ class FileTier:
 
     def __repr__(self) -> str:
         return f"file {self.path}: at most {self.limit} bytes"
+
+
+def for_group(path: str, flags: int) -> int:
+    """Open for the owner, and for the group to read."""
+    return os.open(path, flags, 0o640)
 
 
 def remove(path: Path) -> None:

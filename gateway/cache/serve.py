@@ -60,6 +60,7 @@ class Cache:
         self._heeding = policy.client_directives
         self._hit = self.numbers.hit
         self._dress = policy.edge is not None
+        self._offload = policy.offload
 
     def __call__(self, request: Request) -> Response:
         method = request.method
@@ -133,6 +134,8 @@ class Cache:
         else:
             response = answer(entry, asked, now)
             headers = response.headers
+        if self._offload:
+            response.whole = entry
         headers.append(("Age", str(int(now - entry.born)) if now > entry.born else "0"))
         headers.append(("Cache-Status", self.report.hit(entry, now, key)))
         if self._dress:

@@ -165,3 +165,24 @@ def test_who_takes_which_lane(servers):
         fields = ask(server.port, SENTINEL)[1]
         taken[kind] = field(fields, "X-Lane")
     assert taken == {"lane": "LaneConnection", "parser": "Connection", "stock": "NoneType"}
+
+
+@pytest.mark.parametrize("kind", ["lane", "parser"])
+def test_a_client_that_pipelines_does_not_keep_others_waiting(servers, kind):
+    """Of a thousand requests sent at once, some are still to be answered when somebody else has had his answer."""
+    port = servers[kind].port
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as greedy:
+        greedy.sendall(SENTINEL.replace(b"close", b"keep-alive") * 1000)
+        data = greedy.recv(65536)
+        assert ask(port, SENTINEL)[0] == 200
+        greedy.setblocking(False)
+        try:
+            while piece := greedy.recv(1 << 20):
+                data += piece
+        except BlockingIOError:
+            pass
+        before = data.count(b"HTTP/1.1 200")
+        greedy.settimeout(20)
+        while data.count(b"HTTP/1.1 200") < 1000:
+            data += greedy.recv(1 << 20)
+    assert before < 1000

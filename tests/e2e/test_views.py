@@ -104,6 +104,24 @@ def stream():
             yield f"{n}{request.path}\\n"
     return Response(stream_with_context(pieces()), mimetype="text/plain")
 
+@shop.get("/shop/exit")
+def leave():
+    raise SystemExit(3)
+
+@shop.get("/shop/exit-in-stream")
+def leave_in_stream():
+    def pieces():
+        yield "x" * 70000
+        raise SystemExit(3)
+    return Response(pieces())
+
+@shop.get("/shop/broken-stream")
+def broken_stream():
+    def pieces():
+        raise RuntimeError("before the first piece")
+        yield "never"
+    return Response(pieces())
+
 @shop.post("/shop/echo")
 def echo():
     return {"json": request.get_json(), "form": request.form, "length": request.content_length}
@@ -302,6 +320,24 @@ def test_a_slow_upload_does_not_take_the_views_time(gateway):
         data = read_until(client, b"}")
     status, _, body = parse(data)
     assert (status, json.loads(body)) == (200, {"f": 200_000})
+
+
+def test_a_view_that_exits_ends_no_worker(gateway):
+    workers = gateway.workers()
+    status, fields, body = get(gateway, "/shop/exit")
+    assert (status, json.loads(body)["code"]) == (500, "internal_error")
+    assert len(get(gateway, "/shop/exit-in-stream")[2]) >= 70000         # begun, then cut
+    assert gateway.workers() == workers and get(gateway, "/shop/7")[0] == 200
+
+
+def test_a_stream_that_breaks_before_its_first_piece_is_one_answer_with_one_line(gateway):
+    status, fields, body = get(gateway, "/shop/broken-stream")
+    id = json.loads(body)["request_id"]
+    gevent.sleep(0.2)
+    lines = [json.loads(line) for line in gateway.log.read_text().splitlines()]
+    mine = [line for line in lines if line["path"] == "/shop/broken-stream"]
+    assert [(line["id"], line["status"], line["flag"]) for line in mine] == [(id, 500, "IE")]
+    assert status == 500 and lines[-1]["id"] == id
 
 
 WEBSOCKET = """
