@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import cache as cache
     from .app import create_app as create_app
+    from .app import static_url as static_url
     from .tasks import gather as gather
     from .upstream.requests_adapter import govern_requests as govern_requests
 
 __version__ = "0.1.0"
 
-HOMES = {"create_app": ".app", "gather": ".tasks", "govern_requests": ".upstream.requests_adapter"}
+HOMES = {"create_app": ".app", "gather": ".tasks", "govern_requests": ".upstream.requests_adapter",
+         "static_url": ".app"}
 
 
 def __getattr__(name: str) -> Any:
@@ -33,4 +35,4 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *HOMES, "cache"})
 
 
-__all__ = ["__version__", "cache", "create_app", "gather", "govern_requests"]
+__all__ = ["__version__", "cache", "create_app", "gather", "govern_requests", "static_url"]

@@ -46,8 +46,8 @@ Forwarding = Callable[[Request], Headers]
 
 class Aggregate:
     """``send(upstream, call)`` makes one exchange with an upstream, by its name. ``forwarding`` gives the fields that tell every
-    part who asked. ``params`` are the names of the route's path parameters, None when they are not known. ``kept`` says that a cache
-    keeps the answers: one with a part that must not be shared then says ``Vary: *``, and is not kept."""
+    part who asked. ``params`` are the names of the route's path parameters, None when they are not known. ``kept`` says that a
+    cache keeps the answers: one with a part that must not be shared then says ``Vary: *``, and is not kept."""
 
     def __init__(self, parts: dict[str, config.Part], send: Send, forwarding: Forwarding,
                  params: Collection[str] | None = None, kept: bool = False) -> None:

@@ -13,11 +13,11 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from flask import Blueprint, Flask
 from flask import Response as FlaskResponse
-from flask import got_request_exception, request
+from flask import current_app, got_request_exception, request
 from werkzeug.exceptions import HTTPException, InternalServerError
 from werkzeug.routing import RoutingException
 
@@ -55,6 +55,7 @@ class Gateway(Flask):
         self.request_log = RequestLog(config.gateway.log)
         self._pipeline: Pipeline | None = None
         self._kept: Pipeline | None = None               # the last one, whether it still knows all views or not
+        self.add_template_global(self.static_url, "static_url")
         self.register_views(*config.gateway.views)
 
     @property
@@ -73,6 +74,16 @@ class Gateway(Flask):
                               views=undeclared(rules, declared), upstreams=before.upstreams if before else None,
                               store=before.store if before else None)
         return self._kept
+
+    def static_url(self, name: str) -> str:
+        """The address, with a hash of its content, of a file below a route with ``files``; the first that has it.
+
+        Raises FileNotFoundError: an address that cannot be right is a mistake of the page.
+        """
+        for assets in self.pipeline.assets:
+            if (url := assets.url(name)) is not None:
+                return url
+        raise FileNotFoundError(f"no route with files has {name!r}")
 
     def add_url_rule(self, *args: Any, **kwargs: Any) -> None:
         super().add_url_rule(*args, **kwargs)
@@ -151,6 +162,11 @@ class Gateway(Flask):
         response = render_http(e.code, e.name, e.description or "", e.get_headers(), request.headers.get("Accept", ""),
                                request.environ["HTTP_X_REQUEST_ID"])
         return FlaskResponse(response.body, response.status, response.headers)
+
+
+def static_url(name: str) -> str:
+    """``static_url`` of the application whose view runs: ``static_url("app.css")`` is ``/static/app.<hash>.css``."""
+    return cast(Gateway, current_app).static_url(name)
 
 
 def blueprints_of(module: ModuleType) -> list[Blueprint]:
@@ -252,4 +268,4 @@ def stop_worker(app: Gateway) -> None:
     app.pipeline.close()
 
 
-__all__ = ["Gateway", "create_app", "start_worker", "stop_worker"]
+__all__ = ["Gateway", "create_app", "start_worker", "static_url", "stop_worker"]

@@ -168,6 +168,8 @@ class Route(Model):
     view: Flag = Field(default=False, description="A Flask view answers.")
     respond: Respond | None = Field(default=None, description="The answer itself.")
 
+    files: Filled | None = Field(default=None, description="The folder whose files answer; static_url() gives their addresses.")
+
     timeout: Duration | None = Field(default=None, description="The deadline of a request; unset: the gateway's.")
     max_body: Size | None = Field(default=None, description="The largest request body; unset: the gateway's.")
     strip_prefix: str | None = Field(default=None, description="Taken off the path before it is sent to the upstream.")
@@ -191,13 +193,13 @@ class Route(Model):
 
     @property
     def kind(self) -> str:
-        """What answers: upstream, aggregate, respond or view."""
-        return next((kind for kind in ("upstream", "aggregate", "respond") if getattr(self, kind)), "view")
+        """What answers: upstream, aggregate, respond, files or view."""
+        return next((kind for kind in ("upstream", "aggregate", "respond", "files") if getattr(self, kind)), "view")
 
     @property
     def target(self) -> str:
         """What answers, by name: ``upstream legacy``, ``aggregate user, team``, ``respond 410``, ``view``."""
-        name = self.upstream or ", ".join(self.aggregate or ()) or (str(self.respond.status) if self.respond else "")
+        name = self.upstream or ", ".join(self.aggregate or ()) or (str(self.respond.status) if self.respond else self.files or "")
         return f"{self.kind} {name}".rstrip()
 
     @property

@@ -20,7 +20,7 @@ from .partcheck import check_parts
 from .pattern import parameters, parse_path, takes
 from .values import did_you_mean, parse_instance, quoted
 
-TARGETS = ("upstream", "aggregate", "view", "respond")
+TARGETS = ("upstream", "aggregate", "view", "respond", "files")
 ONLY_WITH_UPSTREAM = ("strip_prefix", "rewrite", "rewrite_location", "rewrite_cookies", "websocket")
 UPSTREAM_NAME = re.compile(r"[a-z0-9](?:[a-z0-9_.-]*[a-z0-9])?")
 HOLE = re.compile(r"\{([^{}]*)\}")
@@ -111,6 +111,11 @@ def check_route(route: Route, given: Collection[str], upstreams: Collection[str]
         yield from _cache(route, route.cache)
     if route.respond is not None:
         yield from _respond(route)
+    if route.files is not None:
+        if not route.path.endswith("/*") or "{" in route.path:
+            yield f'files: the path of a route with files ends with "/*" and has no parameter, {quoted(route.path)} is not so'
+        if not os.path.isdir(route.files):
+            yield f"files: there is no folder {quoted(route.files)}"
     names = parameters(route.path)
     if names is not None:
         yield from _rewriting(route, names)
@@ -153,7 +158,7 @@ def _cache(route: Route, cache: Cache) -> Iterator[str]:
 def _target(route: Route, given: Collection[str]) -> Iterator[str]:
     targets = [name for name in TARGETS if name in given and (name != "view" or route.view)]
     if not targets:
-        yield "a route needs a target: one of upstream, aggregate, view, respond"
+        yield "a route needs a target: one of upstream, aggregate, view, respond, files"
     elif len(targets) > 1:
         yield f"a route has one target, this one has {len(targets)}: {', '.join(targets)}"
     if route.aggregate == {}:

@@ -25,6 +25,14 @@ TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
+# What applications take for the word of a proxy. From a stranger it is nobody's word, and goes no further.
+PROXY_WORDS = frozenset({
+    "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "forwarded", "x-real-ip", "x-forwarded-prefix",
+    "x-forwarded-ssl", "x-forwarded-server", "x-forwarded-scheme", "x-forwarded-protocol", "x-forwarded-path", "x-forwarded-uri",
+    "x-forwarded-method", "x-original-url", "x-original-uri", "x-original-host", "x-rewrite-url", "x-url-scheme", "x-script-name",
+    "x-http-host-override", "x-envoy-original-path", "front-end-https", "proxy"})
+
+
 class UnsafeField(ValueError):
     """A header field that must not be sent. The text names the field, never its value, which may be a secret."""
 

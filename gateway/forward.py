@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from .config import Route
 from .disconnect import Watched, unwatch, watch
-from .fields import Kinds
+from .fields import PROXY_WORDS, Kinds
 from .message import Call, Headers, Request, Response
 
 CONNECTION_FIELDS = frozenset({
@@ -26,12 +26,9 @@ CONNECTION_FIELDS = frozenset({
 REPLACED_FIELDS = frozenset({
     "host", "content-length", "expect", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port",
     "forwarded", "via", "x-request-id"})
-PROXY_FIELDS = frozenset({                               # applications take them for the word of a proxy
-    "x-real-ip", "x-forwarded-prefix", "x-forwarded-ssl", "x-forwarded-server", "x-forwarded-scheme", "x-original-url",
-    "x-rewrite-url"})
 KEPT, LEFT_OUT, CONNECTION = range(3)
 TRUSTED_KINDS = Kinds({**dict.fromkeys(CONNECTION_FIELDS | REPLACED_FIELDS, LEFT_OUT), "connection": CONNECTION})
-STRANGER_KINDS = Kinds({**TRUSTED_KINDS.table, **dict.fromkeys(PROXY_FIELDS, LEFT_OUT)})
+STRANGER_KINDS = Kinds({**TRUSTED_KINDS.table, **dict.fromkeys(PROXY_WORDS - REPLACED_FIELDS, LEFT_OUT)})
 RESPONSE_KINDS = Kinds({**dict.fromkeys(CONNECTION_FIELDS, LEFT_OUT), "connection": CONNECTION})
 REMEMBERED = 1024
 LONGEST = 200                   # characters of a chain remembered

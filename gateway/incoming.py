@@ -32,6 +32,8 @@ from .message import Body, Handler, Headers, Request, Response
 HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+(?::\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](?::\d{1,5})?")
 TARGET = re.compile(r"/[^\x00-\x20#\x7f-\U0010ffff]*")
 REMEMBERED = 4096
+STAYS = frozenset({"close", "keep-alive", "connection", "upgrade", "te", "trailer", "transfer-encoding", "content-length", "host",
+                   "expect", "content-type"})
 UNUSUAL = frozenset({"CONNECT", "TRACE", "OPTIONS"})         # methods that are looked at before any route
 ALLOW = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 
@@ -167,6 +169,8 @@ class Accept:
                 raise InvalidHost("the request has no Host")
             if host and len(self._hosts) < REMEMBERED:
                 self._hosts.add(host)
+        if environ is not None and environ.get("HTTP_CONNECTION", "").lower() not in ("", "close", "keep-alive"):
+            drop_nominated(request, environ)
         if environ is not None and "," in environ.get("HTTP_AUTHORIZATION", ""):
             if len(request.header_list("Authorization")) > 1:
                 raise DuplicateHeader("Authorization was sent more than once")
@@ -187,6 +191,17 @@ def _last_hop(request: Request) -> bool:
     if left >= 0:
         request.headers = [(name, str(left) if name.lower() == "max-forwards" else value) for name, value in request.headers]
     return left < 0
+
+
+def drop_nominated(request: Request, environ: dict[str, Any]) -> None:
+    """Take away what Connection names (RFC 9110 section 7.6.1), once and for all that look at the request: an answer must not be
+    kept under a field that the upstream never saw. What frames the message or belongs to the connection itself stays."""
+    options = {option.strip().lower() for value in request.header_list("Connection") for option in value.split(",")}
+    nominated = options - STAYS - {""}
+    if nominated:
+        request.headers = [field for field in request.headers if field[0].lower() not in nominated]
+        for name in nominated:
+            environ.pop("HTTP_" + name.upper().replace("-", "_"), None)
 
 
 def headers_of(environ: dict[str, Any]) -> Headers:

@@ -70,7 +70,8 @@ def render(config: Config, *, instances: Sequence[str] | None = None, listen: st
         timeout=longest_wait(config) + MARGIN, upgrades=upgrade_pattern(config.routes),
         upgrade_timeout=longest_silence(config.routes) + MARGIN, next_within=NEXT_WITHIN, keepalive=KEEPALIVE,
         idle_connections=IDLE_CONNECTIONS, head_buffer=HEAD_BUFFER, problems=PROBLEMS, edges=edges_of(config.routes),
-        offloads=offloads_of(config.routes), bodies=bodies_of(config), offload_location=LOCATION, announced=ANNOUNCED, carried=CARRIED,
+        offloads=offloads_of(config.routes), bodies=bodies_of(config), offload_location=LOCATION, announced=ANNOUNCED,
+        carried=CARRIED,
         edge_size=EDGE_SIZE, edge_stale=longest_edge(config.routes))
 
 

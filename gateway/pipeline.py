@@ -11,7 +11,7 @@ A request meets the steps from the outside in; a step is there only when the rou
             headers     the route's own header rules
               cache     a hit ends here; on a miss one request goes on, the others wait for it
                 websocket upgrades leave here
-                  target  forward to an upstream | aggregate | view | respond
+                  target  forward to an upstream | aggregate | view | respond | files
 
 A new step is one file with a class ``Step(next, <its settings>)`` and one line in ``Pipeline.stack``.
 """
@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from .aggregate import Aggregate
+from .assets import Assets
 from .bodylimit import BodyLimit
 from .cache.file_tier import FileTier
 from .cache.invalidate import Invalidate
@@ -70,6 +71,7 @@ class Pipeline:
         self.routes = (*config.routes, *views)
         if mistakes := problems(self.routes):
             raise ConfigError(mistakes)
+        self.assets: list[Assets] = []
         self.handlers = {route.name: self.stack(route) for route in self.routes}
         self.table: Table[Served] = Table((route, (route, self.handlers[route.name])) for route in self.routes)
         self.handle = Observe(Accept(self.handover(Match(self.table))), log, registry)
@@ -97,6 +99,9 @@ class Pipeline:
             return self.aggregate(route, route.aggregate)
         if route.respond:
             return Respond(route.respond)
+        if route.files:
+            self.assets.append(Assets(route.path, route.files))
+            return self.assets[-1]
         return self.view
 
     def forward(self, route: Route, name: str) -> Forward:

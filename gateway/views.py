@@ -21,11 +21,12 @@ from werkzeug.routing.rules import parse_converter_args
 from .conditions import as_text, decoded
 from .config import Route
 from .errors import BodyTimeout
-from .fields import WRITTEN
+from .fields import PROXY_WORDS, WRITTEN
 from .message import Body, Request, Response
 from .tasks import Guard, Killed, current_request, time_limit
 
 SMALL = 65536
+PROXY_KEYS = tuple("HTTP_" + name.upper().replace("-", "_") for name in PROXY_WORDS)
 SILENCE = 30.0                  # seconds without a byte of the request's body, while the view reads it
 STATUS = re.compile(r"([1-9][0-9]{2})(?: ([ \t\x21-\x7e\x80-\xff]*))?")
 NAME = re.compile(r"\{[^:}]+")
@@ -126,6 +127,9 @@ def environ_of(request: Request, guard: Guard) -> dict[str, Any]:
     environ = request.environ
     if environ is None:
         environ = request.environ = request.connection.environ(request)
+    if not request.trusted:
+        for key in PROXY_KEYS:
+            environ.pop(key, None)
     environ["REMOTE_ADDR"] = request.client
     environ["wsgi.url_scheme"] = request.scheme
     if request.host:

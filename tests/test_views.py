@@ -223,3 +223,21 @@ def test_a_streamed_answer_may_read_the_body_and_take_its_time():
     answer = view_of(view)(asked(pieces(lambda: b"piece", lambda: b"piece"), seconds=SAFETY))
     assert list(answer.body) == [b"piece", b"piece"]
     answer.body.close()
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_a_strangers_word_for_a_proxys_does_not_reach_a_view(trusted):
+    seen = {}
+
+    def wsgi(environ, start_response):
+        seen.update(environ)
+        start_response("200 OK", [("Content-Length", "0")])
+        return []
+
+    request = Request("GET", "/", [], host="shop.test", deadline=Deadline(5))
+    request.trusted = trusted
+    request.environ = {"HTTP_X_FORWARDED_HOST": "evil.test", "HTTP_X_ORIGINAL_URL": "/admin", "HTTP_FORWARDED": "for=1",
+                       "HTTP_X_MINE": "1"}
+    assert View(wsgi)(request).status == 200
+    assert ("HTTP_X_FORWARDED_HOST" in seen, "HTTP_X_ORIGINAL_URL" in seen, "HTTP_FORWARDED" in seen) == (trusted,) * 3
+    assert seen["HTTP_X_MINE"] == "1"

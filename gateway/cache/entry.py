@@ -11,6 +11,7 @@ Ages (RFC 9111 section 4.2.3) are kept as ``born``, the moment at which the answ
 from __future__ import annotations
 
 from collections.abc import Collection
+from sys import getsizeof
 
 from .flags import names_of
 
@@ -21,7 +22,8 @@ OVERHEAD = 600                                           # bytes an entry takes 
 class Entry:
     """One stored answer.
 
-    ``headers`` are ready to be sent: without Age, Cache-Status and what belongs to a connection, with Date and Content-Length.
+    ``headers``, for reading only, are ready to be sent: without Age, Cache-Status and what belongs to a connection, with Date and
+    Content-Length.
     ``born`` is when its age was 0; it is fresh before ``expires``, may be served stale while it is refreshed before
     ``stale_while_revalidate``, and in place of an error before ``stale_if_error`` (all absolute; equal to ``expires`` where
     there is no such window). ``flags`` are those of flags.py. ``last_modified`` is the parsed date, None without a usable one.
@@ -30,8 +32,9 @@ class Entry:
     ``digest`` is the SHA-256 of the body in hexadecimal, once somebody needed it.
     """
 
-    __slots__ = ("status", "reason", "headers", "body", "request_time", "response_time", "born", "expires",
-                 "stale_while_revalidate", "stale_if_error", "flags", "etag", "last_modified", "vary", "tags", "url", "stored_at", "digest")
+    __slots__ = ("status", "reason", "_fields", "body", "request_time", "response_time", "born", "expires",
+                 "stale_while_revalidate", "stale_if_error", "flags", "etag", "last_modified", "vary", "tags", "url", "stored_at",
+                 "digest")
 
     def __init__(self, status: int, reason: str, headers: list[tuple[str, str]], body: bytes, *, request_time: float,
                  response_time: float, born: float, expires: float, stale_while_revalidate: float, stale_if_error: float,
@@ -40,7 +43,7 @@ class Entry:
                  stored_at: float = 0.0) -> None:
         self.status = status
         self.reason = reason
-        self.headers = headers
+        self._fields: list[tuple[str, str]] | str = headers
         self.body = body
         self.request_time = request_time
         self.response_time = response_time
@@ -58,6 +61,36 @@ class Entry:
         self.digest = ""
 
     @property
+    def headers(self) -> list[tuple[str, str]]:
+        """The header fields: once packed, a new list each time."""
+        fields = self._fields
+        if not isinstance(fields, str):
+            return fields
+        pieces = iter(fields.split("\n"))
+        return list(zip(pieces, pieces))
+
+    @headers.setter
+    def headers(self, headers: list[tuple[str, str]]) -> None:
+        self._fields = headers
+
+    def copied(self) -> list[tuple[str, str]]:
+        """The header fields in a list that is the caller's own."""
+        fields = self._fields
+        return fields[:] if isinstance(fields, list) else self.headers
+
+    def pack(self) -> int:
+        """Keep the header fields as one text from now on, which takes a third of the room; its size in bytes. They never have a
+        line feed in them (RFC 9110 section 5.5); those that do stay as they are."""
+        fields = self._fields
+        if isinstance(fields, str):
+            return getsizeof(fields)
+        packed = "\n".join([text for field in fields for text in field])
+        if packed.count("\n") == 2 * len(fields) - 1:
+            self._fields = packed
+            return getsizeof(packed)
+        return sum(140 + len(name) + len(value) for name, value in fields)
+
+    @property
     def size(self) -> int:
         """Bytes it takes in memory, about."""
         return (OVERHEAD + len(self.body) + len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
@@ -68,17 +101,18 @@ class Entry:
         return f"Entry({self.status} {self.url}, {len(self.body)} bytes, {lifetime}, {names_of(self.flags) or 'no flags'})"
 
 
-class Variants:
-    """The entries under one key, the latest first, at most MOST_VARIANTS. A new list replaces the old one: readers keep theirs."""
+class Variants(tuple[Entry, ...]):
+    """The entries under one key, the latest first, at most MOST_VARIANTS. It never changes: readers keep theirs."""
 
-    __slots__ = ("entries",)
+    __slots__ = ()
 
-    def __init__(self, entries: list[Entry]) -> None:
-        self.entries = entries
+    @property
+    def entries(self) -> list[Entry]:
+        return list(self)
 
     @property
     def size(self) -> int:
-        return sum(entry.size for entry in self.entries)
+        return sum(entry.size for entry in self)
 
     def with_entry(self, entry: Entry) -> Variants:
         """These and ``entry``, which replaces the one of the same request fields."""
@@ -89,4 +123,4 @@ class Variants:
         return Variants([other for other in self.entries if other is not entry])
 
     def __repr__(self) -> str:
-        return f"Variants({self.entries!r})"
+        return f"Variants({list(self)!r})"

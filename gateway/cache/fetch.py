@@ -176,7 +176,6 @@ class Fetch:
         size = len(body) if isinstance(body, bytes) and response.status not in (204, 304) else None
         made = rules.entry_of(miss.request, response, self.policy, request_time=begun, response_time=self.clock(),
                               url=self.url_of(miss.request), personal=miss.personal, size=size)
-        response.headers = [field for field in response.headers if field[0].lower() != rules.OWN]
         if not isinstance(made, str) and not self._used_enough(miss.key):
             made = "uses"
         if isinstance(made, str):
@@ -361,6 +360,7 @@ class Fetch:
 
     def _dressed(self, miss: Miss, response: Response, entry: Entry | None, refusal: str) -> Response:
         """An answer of the upstream, with what the cache says about it."""
+        response.headers = [field for field in response.headers if field[0].lower() != rules.OWN]
         text = self.report.forwarded(miss.reason, response.status, miss.key, stored=entry is not None, detail=refusal)
         response.headers.append(("Cache-Status", text))
         self.tell_edge(response.headers, entry, self.clock())

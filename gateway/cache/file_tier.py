@@ -80,7 +80,7 @@ class FileTier:
         offload(remove, self._place(key))
 
     def file_of(self, entry: Entry) -> str | None:
-        """The name, below BODIES, of a file with the body of ``entry``: made when it is not there, removed by sweeping like records.
+        """The name, below BODIES, of a file with the body of ``entry``: made when it is not there, swept like a record.
         None when the folder cannot take it."""
         if len(entry.body) > self.limit * SHARE:
             return None

@@ -76,31 +76,17 @@ class Channel(Protocol):
     def stop(self) -> None: ...
 
 
-ENTRY = 360                     # bytes of an entry with its list and its numbers, but for what is counted below
-FIELD = 113                     # bytes of a header field but for its text: a pair, its place in the list, the head of its value
-COMMON = frozenset({"content-type", "cache-control", "server", "vary", "content-encoding", "accept-ranges", "date",
-                    "x-content-type-options", "strict-transport-security", "content-security-policy", "surrogate-control"})
-MOST_COMMON = 2048
-_common: dict[tuple[str, str], tuple[str, str]] = {}
+ENTRY = 400                     # bytes of an entry with its list and its numbers, but for what is counted below
 
 
 def compacted(entry: Entry, key: str) -> int:
     """How many bytes an entry takes. What it has in common with others, or with itself, it has once from now on."""
-    size, fields = ENTRY + len(entry.body), []
-    for field in entry.headers:
-        name, value = field
-        if name.lower() in COMMON:
-            if len(_common) > MOST_COMMON:
-                _common.clear()
-            fields.append(_common.setdefault(field, field))
-            size += 8
-        else:
-            fields.append((intern(name), value))
-            size += FIELD + len(value)
-    entry.headers = fields[:]                            # a copy is no longer than it has to be
+    size = ENTRY + len(entry.body) + entry.pack()
     if entry.tags:
         entry.tags = tuple(map(intern, entry.tags))
         size += 50 + sum(60 + len(tag) for tag in entry.tags)
+    else:
+        entry.tags = ()                                  # an empty set takes 216 bytes
     if entry.url == key:
         entry.url = key
     else:
@@ -162,7 +148,7 @@ class HttpStore:
         if node is None or node.seen != self.marks.number and not self._still_there(node):
             return self._fetch(key, None)
         variants: Variants = node.value
-        if self.tiers and variants.entries[0].expires <= time():
+        if self.tiers and variants[0].expires <= time():
             return self._renewed(key, node)
         self._hit(1.0)
         return variants
@@ -223,7 +209,7 @@ class HttpStore:
     def put(self, key: str, variants: Variants, keep: float, begun: float) -> bool:
         """Store ``variants``, whose first is new, for ``keep`` seconds. ``begun`` is the wall clock time at which the request
         for it was sent: an answer to a request that began before a purge is not stored. Whether no purge refused it."""
-        newest = variants.entries[0]
+        newest = variants[0]
         if self.marks.number:
             hard, _ = self.marks.purged(newest)
             left = self.marks.apply(variants) if begun > hard else None
@@ -244,7 +230,7 @@ class HttpStore:
         return True
 
     def _keep(self, key: str, variants: Variants) -> bool:
-        kept = self.memory.put(key, variants, sum([compacted(entry, key) for entry in variants.entries]), self.marks.number)
+        kept = self.memory.put(key, variants, sum([compacted(entry, key) for entry in variants]), self.marks.number)
         self._measure()
         return kept
 

@@ -22,6 +22,8 @@ def invalidated(request: Request, response: Response) -> list[str]:
     """The addresses whose stored answers are no longer right after this exchange. Not after an error: it changed nothing."""
     if request.method in SAFE or not 200 <= response.status < 400:
         return []
+    if not request.host:                                 # HTTP/1.0: whatever host it may have meant
+        return [request.target]
     own = f"{request.scheme}://{request.host.lower()}{request.target}"
     found = [own]
     for name, value in response.headers:

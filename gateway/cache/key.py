@@ -135,7 +135,7 @@ def normal(name: str, lines: Iterable[str]) -> str | None:
 def select(variants: Variants, request: Request) -> Entry | None:
     """The entry whose Vary this request meets, the latest of several."""
     values: dict[str, str | None] = {}
-    for entry in variants.entries:
+    for entry in variants:
         for name, value in entry.vary:
             if name not in values:
                 values[name] = normal(name, [given for key, given in request.headers if key.lower() == name])

@@ -129,7 +129,7 @@ class Cache:
     def _serve(self, request: Request, asked: Asked | None, entry: Entry, now: float, key: str) -> Response:
         """The stored answer, with its age."""
         if asked is None:
-            headers = entry.headers[:]
+            headers = entry.copied()
             response = Response(entry.status, headers, entry.body, entry.reason)
         else:
             response = answer(entry, asked, now)
@@ -159,6 +159,7 @@ class Cache:
         return self._passed(response, "method", request.method)
 
     def _passed(self, response: Response, reason: str, detail: str) -> Response:
+        response.headers = [field for field in response.headers if field[0].lower() != rules.OWN]
         response.headers.append(("Cache-Status", self.report.forwarded(reason, response.status, "", detail=detail)))
         self.fetch.tell_edge(response.headers, None, 0.0)
         return response

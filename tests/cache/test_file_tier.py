@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from stored import until
+from stored import entry_of, until
 
 from gateway.cache import file_tier
 from gateway.cache.file_tier import ABANDONED, AGES, FREE, SHARE, FileTier, age_class
@@ -192,3 +192,34 @@ def test_a_reader_sees_whole_records_while_processes_write(folder):
             seen.add(data[0])
     assert [writer.returncode for writer in writers] == [0, 0]
     assert len(seen) > 1 and len(folder.files()) == 1
+
+
+# -- bodies that nginx sends
+
+def test_a_body_is_a_file_named_by_its_content(folder):
+    one, same, other = entry_of(body=b"a" * 1000), entry_of("http://shop.test/b", b"a" * 1000), entry_of(body=b"b" * 1000)
+    names = [folder.tier.file_of(entry) for entry in (one, same, other, one)]
+    assert names[0] == names[1] == names[3] != names[2]
+    assert [path.read_bytes() for path in folder.files()].count(one.body) == 1 and len(folder.files()) == 2
+    file = folder.path / file_tier.BODIES / names[0]
+    assert file.read_bytes() == one.body and file.stat().st_mode & 0o777 == 0o640 and folder.tier._written == 2000
+    file.write_bytes(b"cut")
+    assert folder.tier.file_of(one) == names[0] and file.read_bytes() == one.body, "one of another size is made anew"
+
+
+def test_bodies_are_within_the_bound_and_go_like_records(folder):
+    for number in range(40):
+        folder.now += 10
+        folder.tier.file_of(entry_of(body=bytes([number]) * 50_000))
+    until(lambda: not folder.tier._sweeping)             # those that began by themselves
+    folder.tier.sweep()
+    assert 0 < folder.bytes() <= folder.tier.limit
+    folder.now += file_tier.BODY_KEPT + 1000
+    folder.tier.sweep()
+    assert folder.files() == []
+
+
+def test_a_body_that_is_too_large_or_cannot_be_written_has_no_file(folder):
+    assert folder.tier.file_of(entry_of(body=bytes(int(folder.tier.limit * SHARE) + 1))) is None
+    (folder.path / file_tier.BODIES).write_bytes(b"not a folder")
+    assert folder.tier.file_of(entry_of(body=bytes(1000))) is None and folder.failures == [1.0]

@@ -556,6 +556,22 @@ def test_our_own_targeted_field_stays_with_us(world):
     assert len(world.seen) == 1
 
 
+@pytest.mark.parametrize("control, stored", [("max-age=60", True), ("no-store", False), ("private", False)])
+@pytest.mark.parametrize("asks", [{}, {"method": "HEAD"}, {"method": "DELETE"}, {"field": ("Upgrade", "x")},
+                                  {"field": ("Cache-Control", "no-store")}])
+def test_what_is_for_a_cdn_in_front_reaches_it_whatever_way_an_answer_takes(world, asks, control, stored):
+    """Surrogate-Control is the next one's to heed and to take off; ours alone ends here, also on what goes past the cache."""
+    given = {"Surrogate-Control": "max-age=9", "CDN-Cache-Control": control, "Surrogate-Key": "a", "Vary": "Accept",
+             "ETag": '"v"', "Last-Modified": "Wed, 01 Jan 2020 00:00:00 GMT"}
+    world.answer = ok("max-age=3", Greengate_Cache_Control=control,
+                      **{name.replace("-", "_"): value for name, value in given.items()})
+    fields = [asks["field"]] if "field" in asks else []
+    for response in [world.ask(*fields, method=asks.get("method", "GET")) for _ in range(2)]:
+        assert {name: response.header(name) for name in given} == given
+        assert response.header("Cache-Control") == "max-age=3" and not response.header("Greengate-Cache-Control")
+    assert len(world.seen) == (1 if stored and not asks else 2)
+
+
 @pytest.mark.parametrize("policy, answer, asked, served", [
     ({"ttl": "30s"}, ok(""), [], True),
     ({"ttl": "30s"}, ok(""), [("Cookie", "sid=1")], False),

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 
 import pytest
 from running import Recorder, Running, ask
 
-from gateway.config import Config
 from gateway.configfile import load_text
+from gateway.errors import ConfigError
 from gateway.handover import CARRIED, LOCATION
 from gateway.nginx import render
 from tests.e2e.test_nginx import config, exchange, fields, folder, get, nginx  # noqa: F401
@@ -70,11 +69,6 @@ def asked(port: int, headers: str = "", target: str = "/files/a", method: str = 
     return int(head.split()[1]), head, body
 
 
-def sent_by_gateway(gateway: Running) -> list[int]:
-    """Bytes of bodies that the gateway itself sent, for each request."""
-    return [line["bytes_sent"] for line in map(json.loads, gateway.log.read_text().splitlines()) if "target" in line]
-
-
 def test_nginx_moves_the_bytes_and_the_client_sees_no_difference(world):
     gateway, port, upstream, bodies = world()
     _, first, _ = asked(port)
@@ -89,7 +83,9 @@ def test_nginx_moves_the_bytes_and_the_client_sees_no_difference(world):
     [file] = [path for path in bodies.rglob("*") if path.is_file()]
     assert file.read_bytes() == BODY
     changed = bytes(len(BODY))
+    kept = file.stat()
     file.write_bytes(changed)
+    os.utime(file, ns=(kept.st_atime_ns, kept.st_mtime_ns))
     assert asked(port)[2] == changed, "the bytes are those of the file: nginx sends it"
     assert b"x-greengate-offload" not in upstream.heads[0].lower()
 
@@ -187,10 +183,18 @@ def test_an_address_that_is_not_trusted(tmp_path, serve):
 
 
 def test_the_rendering(require, folder):  # noqa: F811
-    text = render(Config.model_validate({**config([ROUTE]).model_dump(by_alias=True), "cache": {"file": '/srv/a "b'}}))
+    text = render(config([ROUTE], cache={"file": '/srv/a "b'}))
     assert text.count("proxy_ignore_headers X-Accel-Expires") == 1 and all(f"add_header {name} " in text for name in CARRIED)
     (folder / "nginx.conf").write_text(text)
     result = subprocess.run([require("nginx"), "-t", "-p", folder, "-e", "error.log", "-c", folder / "nginx.conf"],
                             capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert LOCATION not in render(config([{**ROUTE, "cache": {}}]))
+
+
+@pytest.mark.parametrize("cache, storage, mistake", [
+    ("offload = true", "", "file: is needed"), ("offload = true, vary_by_caller = true", 'file = "/tmp"', "belongs to one caller"),
+    ('offload = true, edge = "1s"', 'file = "/tmp"', "nginx keeps by itself")])
+def test_mistakes(cache, storage, mistake):
+    with pytest.raises(ConfigError, match=mistake):
+        load_text(f"[cache]\n{storage}\n[[routes]]\npath = '/*'\nrespond = {{}}\ncache = {{ {cache} }}", {})

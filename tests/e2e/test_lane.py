@@ -106,6 +106,9 @@ def answers(data: bytes, head: bool):
             data = rest
             yield 100, None
             continue
+        if status >= 400 and fields.get(b"connection") == b"close":      # the last one, whatever follows
+            yield status, None
+            return
         # The answer to HEAD has no body, though it names a length: only the sentinel's does.
         length = 0 if head and not rest.startswith(b"{") else int(fields.get(b"content-length", b"0"))
         body, data = rest[:length], rest[length:]

@@ -104,6 +104,10 @@ def stream():
             yield f"{n}{request.path}\\n"
     return Response(stream_with_context(pieces()), mimetype="text/plain")
 
+@shop.get("/shop/words")
+def words():
+    return dict(request.headers)
+
 @shop.get("/shop/exit")
 def leave():
     raise SystemExit(3)
@@ -338,6 +342,11 @@ def test_a_stream_that_breaks_before_its_first_piece_is_one_answer_with_one_line
     mine = [line for line in lines if line["path"] == "/shop/broken-stream"]
     assert [(line["id"], line["status"], line["flag"]) for line in mine] == [(id, 500, "IE")]
     assert status == 500 and lines[-1]["id"] == id
+
+
+def test_a_view_sees_no_field_that_connection_names(gateway):
+    seen = json.loads(get(gateway, "/shop/words", "Connection: X-Team", "X-Team: red", "X-Other: 1")[2])
+    assert "X-Team" not in seen and seen["X-Other"] == "1"
 
 
 WEBSOCKET = """

@@ -1,0 +1,194 @@
+"""Target: the files of a folder, each with an address that changes with its content.
+
+==========================  =====================================================================================
+address                     answer
+==========================  =====================================================================================
+``app.<hash>.css``          the file, for a year and immutable (RFC 8246): another content has another address
+the same, an older hash     302 to the address of today
+``app.css``                 the file, to be validated each time by its ETag
+anything else               404: no file, a folder, a name that begins with a dot, a way out of the folder
+==========================  =====================================================================================
+
+``url("app.css")`` gives the first of these. The hash is of the bytes themselves, taken once for each state of a file. A file is
+opened step by step below the folder, following no link on the way: links are resolved before, and must stay inside. The disk may
+block: everything is done in native threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mimetypes
+import os
+import re
+import stat
+from collections.abc import Iterator
+from email.utils import formatdate
+from urllib.parse import quote, unquote_to_bytes
+
+from .errors import MethodNotAllowed, NoRoute
+from .message import Headers, Request, Response
+from .tasks import offload
+
+IMMUTABLE = "public, max-age=31536000, immutable"
+HASHED = re.compile(r"(.+)\.([0-9a-f]{16})(\.[^./]+)?", re.DOTALL)
+PIECE = 65536
+IN_MEMORY = 1024 ** 2           # bytes: a larger file is streamed
+OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+Stamp = tuple[int, ...]
+
+
+class File:
+    """One opened file: its descriptor and hash."""
+
+    def __init__(self, descriptor: int, digest: str, found: os.stat_result) -> None:
+        self.descriptor = descriptor
+        self.digest = digest
+        self.found = found
+
+    def __iter__(self) -> Iterator[bytes]:
+        while piece := offload(os.read, self.descriptor, PIECE):
+            yield piece
+        if stamp(os.fstat(self.descriptor)) != stamp(self.found):
+            raise OSError("a file was changed while it was sent")    # its beginning may be of another content than its hash
+
+    def close(self) -> None:
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __repr__(self) -> str:
+        return f"File({self.digest}, {self.found.st_size} bytes)"
+
+
+class Assets:
+    """The files of ``folder`` below the route's ``path``, which ends with ``/*``."""
+
+    def __init__(self, path: str, folder: str) -> None:
+        self.prefix = path[:-1]
+        self.folder = folder
+        self._segments = self.prefix.count("/")
+        self._digests: dict[Stamp, str] = {}
+
+    def __call__(self, request: Request) -> Response:
+        if request.method not in ("GET", "HEAD"):
+            raise MethodNotAllowed(["GET", "HEAD"])
+        name = safe_name(request.path.split("/")[self._segments:])
+        file, wanted = self._open(name) if name else None, ""
+        if file is None and name and (hashed := HASHED.fullmatch(name)):
+            name, wanted = hashed[1] + (hashed[3] or ""), hashed[2]
+            file = self._open(name)
+        if file is None:
+            raise NoRoute("no such file")
+        if wanted and wanted != file.digest:
+            file.close()
+            location = ("Location", self.prefix + quote(with_digest(name, file.digest)))
+            return Response(302, [location, ("Cache-Control", "no-cache"), ("Content-Length", "0")])
+        return answer(request, file, name, IMMUTABLE if wanted else "no-cache")
+
+    def url(self, name: str) -> str | None:
+        """The address of a file with its hash; None when there is no such file."""
+        safe = safe_name(quote(name).split("/"))
+        file = self._open(safe) if safe else None
+        if file is None:
+            return None
+        file.close()
+        return self.prefix + quote(with_digest(name, file.digest))
+
+    def _open(self, name: str) -> File | None:
+        return offload(self._opened, name)
+
+    def _opened(self, name: str) -> File | None:
+        """In a native thread."""
+        try:
+            descriptor = open_inside(self.folder, name)
+        except (OSError, ValueError):                    # not there, not to be read, or outside: all the same to a client
+            return None
+        try:
+            found = os.fstat(descriptor)
+            if stat.S_ISREG(found.st_mode):
+                digest = self._digests.get(stamp(found)) or self._digest(descriptor, found)
+                file, descriptor = File(descriptor, digest, found), -1
+                return file
+            return None
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    def _digest(self, descriptor: int, found: os.stat_result) -> str:
+        with os.fdopen(os.dup(descriptor), "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        if len(self._digests) >= 10_000:
+            self._digests.clear()
+        self._digests[stamp(found)] = digest
+        return digest
+
+    def __repr__(self) -> str:
+        return f"files of {self.folder}"
+
+
+def answer(request: Request, file: File, name: str, caching: str) -> Response:
+    """The file, or 304. It has the file from here on."""
+    kind, coding = mimetypes.guess_type(name)
+    kind = "application/octet-stream" if kind is None or coding else kind
+    tag = f'"{file.digest}"'
+    about: Headers = [("Cache-Control", caching), ("ETag", tag), ("X-Content-Type-Options", "nosniff"),
+                      ("Last-Modified", formatdate(file.found.st_mtime, usegmt=True))]
+    if unchanged(request, about):
+        file.close()
+        return Response(304, about)
+    about += [("Content-Type", f"{kind}; charset=utf-8" if kind.startswith("text/") else kind),
+              ("Content-Length", str(file.found.st_size))]
+    if request.method == "GET" and file.found.st_size > IN_MEMORY:
+        return Response(200, about, file)
+    try:
+        return Response(200, about, b"".join(file) if request.method == "GET" else b"")
+    finally:
+        file.close()
+
+
+def unchanged(request: Request, about: Headers) -> bool:
+    """RFC 9110 section 13.2.2; a date counts when it is the one that was given (section 13.1.3 leaves that open)."""
+    given = dict(about)
+    if lines := request.header_list("If-None-Match"):
+        tags = [tag.strip().removeprefix("W/") for line in lines for tag in line.split(",")]
+        return "*" in tags or given["ETag"] in tags
+    return request.header("If-Modified-Since") == given["Last-Modified"]
+
+
+def open_inside(folder: str, name: str) -> int:
+    """A descriptor. Raises OSError for what is not there, ValueError for what a link leads out of ``folder``."""
+    base = os.path.realpath(folder)
+    real = os.path.relpath(os.path.realpath(os.path.join(base, name)), base).split(os.sep)
+    if real[0] in (os.pardir, os.curdir):
+        raise ValueError("outside")
+    descriptor = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    for step in real:
+        above = descriptor
+        try:
+            descriptor = os.open(step, OPEN, dir_fd=above)
+        finally:
+            os.close(above)
+    return descriptor
+
+
+def safe_name(segments: list[str]) -> str:
+    """The decoded name below the folder; empty for one that is none, or is hidden."""
+    names = [unquote_to_bytes(segment.encode("latin-1", "replace")) for segment in segments]
+    if any(not name or name[:1] == b"." or b"/" in name or b"\\" in name or b"\0" in name for name in names):
+        return ""
+    try:
+        return b"/".join(names).decode()
+    except UnicodeDecodeError:
+        return ""
+
+
+def with_digest(name: str, digest: str) -> str:
+    """``css/app.css`` as ``css/app.<hash>.css``."""
+    stem, suffix = os.path.splitext(name)
+    return f"{stem}.{digest}{suffix}"
+
+
+def stamp(found: os.stat_result) -> Stamp:
+    """What changes with a file's content."""
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
