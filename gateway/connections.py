@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -52,9 +53,7 @@ class Serving(GeventWorker):
     _heads: Waiting
     _lane: Lane | None
     _tls: ssl.SSLContext | None
-
-    def _count(self) -> None:
-        raise NotImplementedError
+    _count: Callable[[], None]                               # one request more; worker.py
 
     def handle(self, listener: Any, sock: Any, addr: Any) -> None:
         """Serve one connection until it ends. ``listener`` is the address it was accepted on."""

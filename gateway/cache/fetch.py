@@ -12,7 +12,7 @@ from collections.abc import Callable
 from copy import copy
 
 from ..config import Cache as Policy
-from ..errors import ClientDisconnected, DeadlineExceeded, GatewayError, UpstreamError
+from ..errors import ClientDisconnected, ConnectFailed, ConnectTimeout, DeadlineExceeded, GatewayError, PoolExhausted, UpstreamError
 from ..message import Headers, Request, Response
 from ..tasks import current_request, spawn
 from . import flags, rules
@@ -29,6 +29,7 @@ from .tee import Tee
 
 TAKEN_OFF = CONDITIONS | {"range", "if-range"}
 SAYS_NOTHING = frozenset({"uses", "partial", "request", "method", "cut", "changed"})     # the next may well be kept
+UNREACHED = (ConnectFailed, ConnectTimeout, PoolExhausted)          # failures that have nothing to do with the request
 MOST_FLIGHTS = 2                                         # flights a request waits for before it asks alone
 MOST_COUNTED = 10_000                                    # keys whose uses are counted for min_uses
 LEASE = 10.0                                             # seconds; another worker is waited for at most half the time left, too
@@ -56,7 +57,8 @@ class Fetch:
             return self._nothing(miss)
         if miss.request.method == "HEAD":
             return self._head(miss)
-        for _ in range(MOST_FLIGHTS):
+        flights = failures = 0
+        while flights < MOST_FLIGHTS:
             if miss.entry is not None and self._rests(miss):
                 return self._stale(miss, miss.entry, "the upstream failed a moment ago")
             if not self._shares(miss):
@@ -65,9 +67,14 @@ class Fetch:
             if flight is None:
                 return self._lead(miss)
             state = flight.wait(miss.request.deadline)
+            if state != ABANDONED:                       # a leader that left says nothing: one of those who wait leads
+                flights += 1
             if state == STORED and (response := self._shared(miss, flight.value)) is not None:
                 return response
             if state == FAILED:
+                failures += 1
+                if failures == 1 and not isinstance(flight.value, UNREACHED):
+                    continue                             # the leader's own request may have provoked it: one other tries
                 return self._failed(miss, flight.value.with_traceback(None))
             if state == UNCACHEABLE:
                 break

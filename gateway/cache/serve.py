@@ -111,7 +111,10 @@ class Cache:
             return f"{SEPARATOR}POST"
         if body.length is None or body.length > LARGEST_KEY_BODY:
             return None
-        return f"{SEPARATOR}POST {sha256(body.buffer(LARGEST_KEY_BODY)).hexdigest()}"
+        digest = sha256(body.buffer(LARGEST_KEY_BODY))
+        for name in ("content-type", "content-encoding"):    # the same bytes mean something else as another type
+            digest.update(f"\n{name}:{request.header(name)}".encode("latin-1"))
+        return f"{SEPARATOR}POST {digest.hexdigest()}"
 
     def _miss(self, request: Request, asked: Asked | None, key: str, entry: Entry | None, reason: str,
               variants: Variants | None = None) -> Miss:

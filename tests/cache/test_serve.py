@@ -17,7 +17,8 @@ from gateway.cache.memory import Memory
 from gateway.cache.serve import Cache
 from gateway.config import Cache as Policy
 from gateway.deadline import Deadline
-from gateway.errors import ClientDisconnected, ConnectFailed, DeadlineExceeded, InternalError, UpstreamTimeout, UpstreamTruncated
+from gateway.errors import (ClientDisconnected, ConnectFailed, DeadlineExceeded, InternalError, UpstreamClosed, UpstreamTimeout,
+                            UpstreamTruncated)
 from gateway.message import Body, Request, Response
 from gateway.telemetry.metrics import Registry
 
@@ -500,6 +501,15 @@ def test_post_by_its_body(world):
 
 # -- Policy
 
+def test_the_same_bytes_of_another_type_are_another_question(world):
+    world.cache({"methods": ["GET", "POST"], "ttl": "60s"})
+    kinds = ("application/json", "text/plain", "application/json")
+    for number, kind in enumerate(kinds):
+        world.answer = ok("", str(number).encode())
+        answer = world.ask(("Content-Type", kind), method="POST", body=Body.of(b"{}"))
+        assert answer.text == str(number if number < 2 else 0).encode()
+
+
 def test_ttl_and_negative_ttl(world):
     world.cache({"ttl": "30s", "negative_ttl": "5s"})
     world.answer = ok("")
@@ -717,6 +727,41 @@ def test_an_error_is_for_all_who_waited(world):
     answers = at_once(world, 10)
     assert [type(answer) for answer in answers] == [ConnectFailed] * 10
     assert len(world.seen) == 1 and world.step.fetch.flights.flying == {}
+
+
+def test_an_error_that_one_client_may_have_provoked_is_his_alone(world):
+    def resetting(request):
+        gevent.sleep(0.01)
+        if len(world.seen) == 1:
+            raise UpstreamClosed("reset")
+        return ok()
+
+    world.answer = resetting
+    answers = at_once(world, 10)
+    assert [type(answer) for answer in answers].count(UpstreamClosed) == 1
+    assert [answer.text for answer in answers[1:]] == [b"hello"] * 9 and len(world.seen) == 2
+
+
+def test_an_upstream_that_fails_twice_is_asked_no_more_for_those_who_waited(world):
+    def resetting(request):
+        gevent.sleep(0.01)
+        raise UpstreamClosed("reset")
+
+    world.answer = resetting
+    assert [type(answer) for answer in at_once(world, 100)] == [UpstreamClosed] * 100
+    assert len(world.seen) == 2
+
+
+def test_leaders_that_leave_do_not_set_the_herd_free(world):
+    def leaving(request):
+        gevent.sleep(0.01)
+        if len(world.seen) <= 4:
+            raise ClientDisconnected("gone")
+        return ok()
+
+    world.answer = leaving
+    answers = at_once(world, 100)
+    assert [type(answer) for answer in answers].count(ClientDisconnected) == 4 and len(world.seen) == 5
 
 
 def test_an_unexpected_error_lets_another_try(world):
