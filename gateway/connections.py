@@ -49,6 +49,7 @@ class Serving(GeventWorker):
     """The half of the worker that serves connections; worker.py is the other."""
 
     draining: bool
+    parting: bool
     _waiting: Waiting
     _heads: Waiting
     _lane: Lane | None
@@ -108,7 +109,7 @@ class Serving(GeventWorker):
 
     def _wait(self, client: Client) -> bytes:
         """The first bytes of the next request; none when there will be no other."""
-        if self.draining and client.served and client.quiet():
+        if self.parting and client.served and client.quiet():
             return b""
         client.begun = False
         self._waiting.enter(client)

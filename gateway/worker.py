@@ -10,8 +10,8 @@ Leaving (TERM, HUP, TTOU, ``max_requests``)::
                 +-- its successor failed to start
 
 A worker that is leaving serves on until another one does, when one is starting: so HUP and ``max_requests`` leave no gap, and a
-broken deployment no hole. Draining: what the kernel has queued is accepted, the listeners are closed, idle connections end with
-a FIN and nothing else, requests that have begun are answered with ``Connection: close``. The worker exits when the last one is
+broken deployment no hole. Draining: what the kernel has queued is accepted, the listeners are closed, requests are answered with
+``Connection: close``, and what stays idle for a moment ends with a FIN and nothing else. The worker exits when the last one is
 over, or cuts what is left after ``graceful_timeout``.
 
 HTTP/1 only: it stands behind nginx, which speaks HTTP/2 and TLS to the world. TLS listeners and the PROXY protocol work.
@@ -42,7 +42,8 @@ from .connections import HEAD_TIMEOUT, IO_TIMEOUT, Serving
 from .errors import ConfigError
 from .fastlane import Lane, possible
 
-FRESH = 0.5                     # seconds a connection without any request yet gets for its first one when the worker drains
+PARTING = 0.5                   # seconds a connection gets for one more request when the worker drains: a busy one ends with its
+                                # answer, and the closing of an idle one seldom meets a request on its way
 RETRY = 2.0                     # seconds before a worker that could not start gives way to the next try
 
 
@@ -55,6 +56,7 @@ class GatewayWorker(Serving):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.draining = False
+        self.parting = False                                 # draining, and idle connections are closed now
         self.orphaned: Callable[[], None] | None = None      # called when the master has died
         self._told = False                                   # by a signal, not by max_requests
         self._waiting = Waiting()                            # for a request, or for a handshake
@@ -222,8 +224,8 @@ class GatewayWorker(Serving):
         for server in servers:
             self._accept_queued(server)
             server.close()
-        self._waiting.dismiss_idle()
-        if not self._emptied(min(FRESH, until - monotonic())):
+        if not self._emptied(min(PARTING, until - monotonic())):
+            self.parting = True
             self._waiting.dismiss_idle(fresh=True)
         while not self._emptied(min(1.0, until - monotonic())):
             if monotonic() >= until:

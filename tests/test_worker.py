@@ -613,7 +613,7 @@ def test_what_has_arrived_unnoticed_is_served(run):
         read_until(client, b"hi")
         waiting(running)
         client.sendall(GET)                                  # loopback: it is there when this returns; no greenlet has run since
-        running.worker.draining = True
+        running.worker.draining = running.worker.parting = True
         running.worker._waiting.dismiss_idle()
         assert undated(read_all(client)) == b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi"
 
@@ -632,7 +632,7 @@ def test_what_has_arrived_before_the_draining_is_seen_is_served(run):
         client.sendall(GET)
         assert b"Connection: keep-alive" in read_until(client, b"hi")
         client.sendall(GET)
-        running.worker.draining = True
+        running.worker.draining = running.worker.parting = True
         go_on.set()
         assert undated(read_all(client)) == b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi"
 
@@ -649,7 +649,7 @@ def test_a_draining_worker_closes_after_the_answer(run):
     with running.connect() as client:
         client.sendall(GET + GET)
         begun.wait()
-        running.worker.draining = True
+        running.worker.draining = running.worker.parting = True
         go_on.set()
         assert undated(read_all(client)) == b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi"
 

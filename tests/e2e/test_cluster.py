@@ -139,5 +139,4 @@ def test_renewing_all_goes_unnoticed(cluster):
         while any(set(running.workers()) & set(old) for running, old in zip(instances, before)):
             gevent.sleep(0.05)
     load.more(100)
-    assert all(status == 200 for (_, status) in load.answers), load.answers      # a renewal costs no POST either
     verdict(load, recorder)
