@@ -42,8 +42,9 @@ from .connections import HEAD_TIMEOUT, IO_TIMEOUT, Serving
 from .errors import ConfigError
 from .fastlane import Lane, possible
 
-PARTING = 0.5                   # seconds a connection gets for one more request when the worker drains: a busy one ends with its
-                                # answer, and the closing of an idle one seldom meets a request on its way
+# Seconds a connection gets for one more request when the worker drains: a busy one then ends with its answer, and the closing of an
+# idle one seldom meets a request on its way.
+PARTING = 0.5
 RETRY = 2.0                     # seconds before a worker that could not start gives way to the next try
 
 
