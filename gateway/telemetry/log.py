@@ -57,8 +57,8 @@ class RequestLog:
         self._fd = opened(destination) if self._own else {"stdout": 1, "stderr": 2}.get(destination, -1)
         self._lines: list[bytes] = []
         self._size = 0                          # bytes in _lines
-        self._hurry = False                     # somebody waits for the lines to be written
-        self._wake = Event()
+        self._wake = Event()                    # there is a line
+        self._full = Event()                    # there is no point in waiting for more
         self._idle = Event()                    # every line taken is written or lost
         self._idle.set()
         self._writer: gevent.Greenlet | None = None
@@ -80,7 +80,7 @@ class RequestLog:
         self._lines.append(line)
         self._size += len(line)
         if self._size >= BATCH:
-            self._wake.set()
+            self._full.set()
         elif self._idle.is_set():
             self._idle.clear()
             self.start()
@@ -89,12 +89,11 @@ class RequestLog:
     def _run(self) -> None:
         while True:
             if not self._lines:
-                self._hurry = False
                 self._idle.set()
                 self._wake.wait()
-            self._wake.clear()
-            if self._size < BATCH and not self._hurry:
-                self._wake.wait(INTERVAL)
+                self._wake.clear()
+            self._full.wait(INTERVAL)           # an event of its own: whoever waits again for one that has just woken him, does not
+            self._full.clear()
             lines, self._lines, self._size = self._lines, [], 0
             assert self._pool is not None
             lost, reason = self._pool.apply(self._write_out, (lines,))
@@ -118,8 +117,7 @@ class RequestLog:
 
     def flush(self, timeout: float = 2.0) -> bool:
         """Wait until every line taken so far is written or lost, at most ``timeout`` seconds. Says whether it came to that."""
-        self._hurry = True
-        self._wake.set()
+        self._full.set()
         return bool(self._idle.wait(timeout))
 
     def reopen(self) -> None:
