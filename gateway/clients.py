@@ -16,6 +16,7 @@ import gevent
 from gevent import get_hub, getcurrent, monkey
 from gunicorn.http.unreader import SocketUnreader
 
+from .readable import Readable
 from .reader import PIECE
 
 LINGER = 2.0                    # seconds a client that is still sending gets to read the answer before the connection is closed
@@ -42,7 +43,7 @@ class Client:
         self.unreader.max_body_chunk = PIECE
         self.ahead = b""                                     # what came behind the last request
         self.native = getattr(sock, "_sock", None)                             # for reading and writing where nothing needs to wait
-        self.readable = get_hub().loop.io(sock.fileno(), 1)
+        self.readable = Readable(sock.fileno())
         self.since = 0.0                                     # when it began to wait
         self.begun = False                                   # has something of the next head arrived?
         self.served = 0                                      # requests
@@ -54,7 +55,7 @@ class Client:
         if self.native is None:
             return self.sock.recv(PIECE)
         while True:
-            get_hub().wait(self.readable)
+            self.readable.wait()
             try:
                 return self.native.recv(PIECE)
             except BlockingIOError:
@@ -80,6 +81,7 @@ class Client:
 
     def close(self) -> None:
         """End it. A client still sending is heard for a moment first, else the reset would destroy the answer (RFC 9112, 9.6)."""
+        self.readable.close()
         try:
             if self.lingers and self.sock.fileno() >= 0:
                 self.sock.shutdown(socket.SHUT_WR)
@@ -90,7 +92,6 @@ class Client:
         except OSError:                                      # it has gone: then there is nothing to hear
             pass
         finally:
-            self.readable.close()
             self.sock.close()
 
     def __repr__(self) -> str:

@@ -100,6 +100,7 @@ class Serving(GeventWorker):
             client.served += 1
             client.ahead = data[plain.size:]
             return self._serve_plain(client, plain, lane)
+        client.readable.unwatch()                            # from here on others wait for the socket, and may close it
         client.unreader.unread(data)
         request = self._read_head(client)
         client.served += 1
@@ -144,6 +145,7 @@ class Serving(GeventWorker):
                 connection.started = True
                 client.send(data)
                 return not closing
+            client.readable.unwatch()
             writer = ResponseWriter(plain, client.sock, self.cfg, connection, None, lambda: self.draining)
             writer.start_response(f"{response.status} {response.reason}", response.headers)
             self._deliver(body, writer, plain)

@@ -200,6 +200,10 @@ class LaneConnection(Connection):
         self.lane = lane
         self.client = client
 
+    def abort(self) -> None:
+        self.client.readable.unwatch()
+        super().abort()
+
     def environ(self, request: Request) -> dict[str, Any]:
         environ = self.lane.environ(request, self.client.listener, self.client.addr, self.socket)
         environ["gateway.connection"] = self

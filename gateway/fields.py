@@ -1,8 +1,8 @@
 """Header fields that were met before: taken apart, checked and written out once, then looked up.
 
 Most header lines of a connection, and of a site, repeat themselves letter for letter: Host, Accept, User-Agent, Server,
-Content-Type, Connection. Two tables remember them. Neither keeps what is secret (Authorization, cookies) nor anything long, and
-each starts anew when it is full: lines that are different each time cost one look-up more, and never memory.
+Content-Type, Connection. Two tables remember them. Neither keeps what is secret (Authorization, cookies), what is different each
+time (ids of requests and traces) or anything long, and each starts anew when it is full.
 
 - ``READ[line]`` is ``(field, name in lower case)`` of a line as received, bytes without CRLF, strictly by RFC 9110 section 5: a
   token, a colon without space before it, a value without control characters but HTAB, white space around it taken off.
@@ -19,6 +19,8 @@ Field = tuple[str, str]
 MOST = 2048                     # lines remembered
 LONGEST = 200                   # characters of a line remembered
 SECRET = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key"})
+EACH_NEW = frozenset({"x-request-id", "x-correlation-id", "traceparent", "x-amzn-trace-id", "x-b3-traceid", "x-b3-spanid"})
+NOT_KEPT = SECRET | EACH_NEW
 
 LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*((?:[^\x00-\x20\x7f][^\x00-\x08\x0a-\x1f\x7f]*)?)")
 TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -37,6 +39,10 @@ class UnsafeField(ValueError):
     """A header field that must not be sent. The text names the field, never its value, which may be a secret."""
 
 
+class ReservedField(ValueError):
+    """A header field that somebody else writes."""
+
+
 class Read(dict[bytes, "tuple[Field, str] | None"]):
     """See ``READ``."""
 
@@ -46,7 +52,7 @@ class Read(dict[bytes, "tuple[Field, str] | None"]):
             return None
         name = match[1].decode("ascii")
         known = (name, match[2].rstrip(b" \t").decode("latin-1")), name.lower()
-        if len(line) <= LONGEST and known[1] not in SECRET:
+        if len(line) <= LONGEST and known[1] not in NOT_KEPT:
             if len(self) >= MOST:
                 self.clear()
             self[line] = known
@@ -54,23 +60,41 @@ class Read(dict[bytes, "tuple[Field, str] | None"]):
 
 
 class Written(dict[Field, bytes]):
-    """See ``WRITTEN``."""
+    """See ``WRITTEN``. ``refused`` are names, in lower case, that may not be written: ReservedField."""
+
+    def __init__(self, refused: frozenset[str] = frozenset()) -> None:
+        super().__init__()
+        self.refused = refused
+        self._names: dict[str, bool] = {}                # is a line of that name kept?
 
     def __missing__(self, field: Field) -> bytes:
         name, value = field
-        if not TOKEN.fullmatch(name):
-            raise UnsafeField(f"{name[:100]!r} is not a field name")
-        if CONTROL.search(value):
+        kept = self._names.get(name)
+        if kept is None:
+            kept = self._checked(name)
+        if not (value.isascii() and value.isprintable()) and CONTROL.search(value):
             raise UnsafeField(f"a control character in the value of {name}")
         try:
             line = f"{name}: {value}\r\n".encode("latin-1")
         except UnicodeEncodeError:
             raise UnsafeField(f"a character beyond latin-1 in the value of {name}") from None
-        if len(line) <= LONGEST and name.lower() not in SECRET:
+        if kept and len(line) <= LONGEST:
             if len(self) >= MOST:
                 self.clear()
             self[field] = line
         return line
+
+    def _checked(self, name: str) -> bool:
+        if not TOKEN.fullmatch(name):
+            raise UnsafeField(f"{name[:100]!r} is not a field name")
+        if name.lower() in self.refused:
+            raise ReservedField(name)
+        kept = name.lower() not in NOT_KEPT
+        if len(name) <= LONGEST:
+            if len(self._names) >= MOST:
+                self._names.clear()
+            self._names[name] = kept
+        return kept
 
 
 READ = Read()

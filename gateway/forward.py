@@ -29,6 +29,7 @@ REPLACED_FIELDS = frozenset({
 KEPT, LEFT_OUT, CONNECTION = range(3)
 TRUSTED_KINDS = Kinds({**dict.fromkeys(CONNECTION_FIELDS | REPLACED_FIELDS, LEFT_OUT), "connection": CONNECTION})
 STRANGER_KINDS = Kinds({**TRUSTED_KINDS.table, **dict.fromkeys(PROXY_WORDS - REPLACED_FIELDS, LEFT_OUT)})
+VIA = Kinds({"via": 1})
 RESPONSE_KINDS = Kinds({**dict.fromkeys(CONNECTION_FIELDS, LEFT_OUT), "connection": CONNECTION})
 REMEMBERED = 1024
 LONGEST = 200                   # characters of a chain remembered
@@ -119,7 +120,7 @@ class Forwarding:
                 if len(self._known) >= REMEMBERED:
                     self._known.clear()
                 self._known[key] = fields
-        via = request.header_list("Via")
+        via = [value for name, value in request.headers if VIA[name]]
         environ = request.environ
         version = "1.0" if environ is not None and environ.get("SERVER_PROTOCOL") == "HTTP/1.0" else "1.1"
         if via or version == "1.0":
@@ -148,13 +149,11 @@ class Forwarding:
 
 def end_to_end(headers: Headers, kinds: Kinds) -> Headers:
     """The fields that go on: not those of the connection, nor what Connection nominates."""
-    kept: Headers = []
-    for field in headers:
-        kind = kinds[field[0]]
-        if not kind:
-            kept.append(field)
-        elif kind == CONNECTION and field[1] not in ("close", "keep-alive"):
-            return without_nominated(headers, kinds)
+    kept = [field for field in headers if not kinds[field[0]]]
+    if len(kept) < len(headers):
+        for name, value in [field for field in headers if kinds[field[0]]]:
+            if kinds[name] == CONNECTION and value not in ("close", "keep-alive"):
+                return without_nominated(headers, kinds)
     return kept
 
 

@@ -116,11 +116,12 @@ class Incoming:
 
     def _believe(self, request: Request) -> None:
         """Take client, scheme, host and port from what a trusted proxy says."""
+        fields = [field for field in request.headers if SAID_KINDS[field[0]]]
+        if not fields:
+            return
         said: list[list[str]] = [[], [], [], [], [], []]
-        for name, value in request.headers:
-            kind = SAID_KINDS[name]
-            if kind:
-                said[kind].append(value)
+        for name, value in fields:
+            said[SAID_KINDS[name]].append(value)
         chain, protos, hosts, ports = [_listed(values) for values in said[1:5]]
         name, values = "X-Forwarded-For", said[1]
         if not (chain or protos or hosts or ports):

@@ -26,6 +26,7 @@ from time import perf_counter, time
 from typing import Any
 
 from ..errors import ClientDisconnected, GatewayError, InternalError
+from ..fields import Kinds
 from ..message import Attempt, Handler, Request, Response, Stream
 from ..problem import render
 from .log import RequestLog, line_of
@@ -35,6 +36,7 @@ FINE = "-"
 KILLED = "KL"
 OTHER = "OTHER"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
+OWN = Kinds({"x-request-id": 1})
 SANE_ID = re.compile(r"[A-Za-z0-9._-]{8,128}")
 MOST_INSTANCES = 2000
 
@@ -276,17 +278,15 @@ def defect(caught: Exception, request: Request) -> InternalError:
 def set_id(response: Response, id: str) -> None:
     """Exactly one X-Request-Id, ours."""
     headers = response.headers
-    for name, _ in headers:
-        if len(name) == 12 and name.lower() == "x-request-id":
-            headers = response.headers = [field for field in headers if field[0].lower() != "x-request-id"]
-            break
+    if [1 for name, _ in headers if OWN[name]]:
+        headers = response.headers = [field for field in headers if not OWN[field[0]]]
     headers.append(("X-Request-Id", id))
 
 
 def client_id(request: Request) -> str:
     """The id a trusted client gave, when it is sane, else a new one."""
     for name, value in request.headers:
-        if len(name) == 12 and name.lower() == "x-request-id":
+        if OWN[name]:
             return value if SANE_ID.fullmatch(value) else new_id()
     return new_id()
 

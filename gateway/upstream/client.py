@@ -28,7 +28,8 @@ from .limit import Limit
 from .pool import Pool, WaitOver
 from .rendering import render_head
 from .tls import build_context, check_name
-from .transport import Connection, small_body
+from .sending import small_body
+from .transport import Connection
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
 
@@ -45,8 +46,10 @@ class Instance:
         self.pool_timeout = pool_timeout
         self.in_flight = 0
 
-    def connection(self, limit: Limit, fresh: bool) -> Connection:
+    def connection(self, limit: Limit, fresh: bool, careful: bool) -> Connection:
         """A connection of the pool's, or a new one. Raises PoolExhausted, ConnectFailed, ConnectTimeout, what ``limit`` does."""
+        if not fresh and (unused := self.pool.unused(careful)) is not None:
+            return unused
         left = limit.left()
         patience = self.pool_timeout if left is None or self.pool_timeout < left else left
         try:
@@ -123,7 +126,9 @@ class Upstream:
         return context
 
     def _make(self, call: Call, upgrade: bool) -> tuple[Response, Upgraded | None]:
-        body = small_body(call, self.settings.read_timeout)
+        body = call.body
+        if body is not None:
+            body = small_body(call, self.settings.read_timeout)
         instance = self.balancer.pick()
         request = render_head(call, body, instance.authority)
         fresh = False
@@ -151,7 +156,7 @@ class Upstream:
         exchange = None
         instance.in_flight += 1
         try:
-            connection = instance.connection(limit, fresh)
+            connection = instance.connection(limit, fresh, isinstance(body, Body) or call.method not in IDEMPOTENT)
             attempt.reused = connection.served > 0
             exchange = Exchange(connection, limit, self.settings.read_timeout, instance.release, attempt)
             exchange.send(request, body)

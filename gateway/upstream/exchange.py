@@ -19,7 +19,9 @@ from ..message import Attempt, Body
 from .framing import ByLength, Chunked, Framing, UntilClose
 from .head import CHUNKED, UNTIL_CLOSE, Head, parse_head
 from .limit import Limit, Silence
-from .transport import PIECE, BodyStream, Connection, Lost, Sender
+from .sending import Sender
+from .stream import BodyStream
+from .transport import PIECE, Connection, Lost
 
 IN_MEMORY = 65536                                        # bytes: an announced body up to this size is not streamed
 MAX_INTERIM = 100                                        # 1xx heads before an answer

@@ -1,6 +1,7 @@
 """How long the next wait of an exchange may last, and what it means when that time is over.
 
-A wait asks ``left()`` for its seconds and, when they have passed, raises ``over()``. While a streamed request body is still
+A wait says ``begin()``, then asks ``left()`` for its seconds and, when they have passed, raises ``over()``. One whose time is looked
+at only when an alarm rings takes from ``begin()`` when that is to be. While a streamed request body is still
 moving (``sender.moving``) nothing but the sender's own limit holds: a slow upload is bounded by its progress. What has gone wrong
 in the sender is raised by ``left()``, so that it ends the wait of whoever reads the answer.
 """
@@ -8,6 +9,7 @@ in the sender is raised by ``left()``, so that it ends the wait of whoever reads
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from time import monotonic
 from typing import Protocol
 
@@ -56,6 +58,15 @@ class Limit:
         self._own = True
         return own
 
+    def begin(self) -> float:
+        """When a wait that begins now is to look again, on the monotonic clock."""
+        if self.sender is not None:
+            left = self.left()
+            return inf if left is None else monotonic() + left
+        own = inf if self.until is None else self.until
+        deadline = self.deadline
+        return own if deadline is None or own < deadline.at else deadline.at
+
     def over(self) -> Exception:
         """The error for a wait that lasted as long as it might."""
         if self._own or self.deadline is None:
@@ -79,6 +90,6 @@ class Silence(Limit):
 
     __slots__ = ()
 
-    def left(self) -> float | None:
+    def begin(self) -> float:
         self.restart()
-        return super().left()
+        return super().begin()

@@ -2,7 +2,8 @@
 
 - At most ``maximum`` are open. Unused ones are lent last in, first out, so that in quiet times the cold end grows old.
 - An unused one is dropped when it is older than ``idle_timeout`` (or than its server promised to keep it), looked at whenever one
-  is taken, from the cold end; and when it was closed or holds stray bytes, looked at when it would be lent.
+  is taken, from the cold end; and when it was closed or holds stray bytes, looked at when it would be lent. The loop sees
+  that by itself, if late by what it is just doing: good enough where a request may be sent again, else the system is asked.
 - Who waits is served in order. What becomes free is handed to the first in line: a connection, or a place to open one. Who is
   killed or times out while something is handed to it passes it on, so no place is ever lost.
 
@@ -28,7 +29,7 @@ class WaitOver(Exception):
 
 
 class Pool:
-    """``take`` and then ``give`` or ``drop``, each exactly once. ``open`` counts the connections unused and lent."""
+    """``unused``, or else ``take``, and then ``give`` or ``drop``, each exactly once. ``open`` counts the connections unused and lent."""
 
     def __init__(self, maximum: int, idle_timeout: float, clock: Callable[[], float] = monotonic) -> None:
         self.maximum = maximum
@@ -40,23 +41,31 @@ class Pool:
         self.closed = False
         self._hub: object = None
 
+    def unused(self, careful: bool) -> Connection | None:
+        """The warmest connection that is unused and fit to serve, if there is one. ``careful``: asks the system whether it is; else
+        what the loop has seen of it is enough."""
+        idle = self.idle
+        if not idle:
+            return None
+        if self._hub is not get_hub():
+            self._own()
+        now = self.clock()
+        while idle and idle[0].expires <= now:
+            self._close(idle.popleft())
+        while idle:
+            connection = idle.pop()
+            if connection.readable.watched and not careful or connection.alive():
+                return connection
+            self._close(connection)
+        return None
+
     def take(self, seconds: float | None, fresh: bool = False) -> Connection | None:
-        """An unused connection, or None: there is a place, open one. ``fresh``: surely not one that was used before.
+        """A connection that was handed over, or None: there is a place, open one. ``fresh``: surely not one that was used before.
         Waits up to ``seconds``; raises WaitOver."""
         if self._hub is not get_hub():
             self._own()
-        idle = self.idle
-        if idle:
-            now = self.clock()
-            while idle and idle[0].expires <= now:
-                self._close(idle.popleft())
-            while idle and not fresh:
-                connection = idle.pop()
-                if connection.alive():
-                    return connection
-                self._close(connection)
-        if self.open >= self.maximum and idle:
-            self._close(idle.popleft())
+        if self.open >= self.maximum and self.idle:
+            self._close(self.idle.popleft())
         if self.open < self.maximum:
             self.open += 1
             return None
@@ -75,6 +84,7 @@ class Pool:
         else:
             keep = self.idle_timeout if connection.keep is None else min(self.idle_timeout, connection.keep * MARGIN)
             connection.expires = self.clock() + keep
+            connection.readable.watch()
             self.idle.append(connection)
 
     def drop(self) -> None:

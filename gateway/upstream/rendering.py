@@ -10,13 +10,14 @@ from __future__ import annotations
 import re
 
 from ..errors import BadRequest, InternalError, InvalidHost, InvalidTarget
-from ..fields import WRITTEN, Kinds, UnsafeField
+from ..fields import ReservedField, UnsafeField, Written
 from ..message import Body, Call
 
 TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 TARGET = re.compile(r"[\x21-\x7e\x80-\xff]+")
 HOST = re.compile(r"[\x21-\x7e\x80-\xff]*")
-RESERVED = Kinds({"host": 1, "content-length": 1, "transfer-encoding": 1})
+RESERVED = frozenset({"host", "content-length", "transfer-encoding"})
+LINE = Written(RESERVED).__getitem__
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})      # need no second look
 
 
@@ -32,21 +33,17 @@ def render_head(call: Call, body: bytes | Body | None, host: str) -> bytes:
         host = call.host
         if not HOST.fullmatch(host):
             raise InvalidHost(f"white space or control characters in {host[:200]!r}")
-    lines = [f"{method} {call.target} HTTP/1.1\r\nHost: {host}\r\n".encode("latin-1")]
+    first = f"{method} {call.target} HTTP/1.1\r\nHost: {host}\r\n".encode("latin-1")
     try:
-        for field in call.headers:
-            if RESERVED[field[0]]:
-                raise InternalError(f"{field[0]} is set by the transport, not by the caller")
-            lines.append(WRITTEN[field])
+        fields = b"".join(map(LINE, call.headers))
     except UnsafeField as error:
         raise BadRequest(str(error)) from None
-    lines.append(_framing(body))
-    return b"".join(lines)
+    except ReservedField as error:
+        raise InternalError(f"{error} is set by the transport, not by the caller") from None
+    return first + fields + (b"\r\n" if body is None else _framing(body))
 
 
-def _framing(body: bytes | Body | None) -> bytes:
+def _framing(body: bytes | Body) -> bytes:
     """The field that announces the body, and the empty line."""
-    if body is None:
-        return b"\r\n"
     length = len(body) if isinstance(body, bytes) else body.length
     return b"Transfer-Encoding: chunked\r\n\r\n" if length is None else b"Content-Length: %d\r\n\r\n" % length

@@ -160,7 +160,7 @@ class TlsConnection(Connection):
             self.tls.feed()
             self.tls.handshake()
         except ssl.SSLWantReadError:
-            return self._wait_readable
+            return self.wait_for_data
         except BlockingIOError:
             return self.wait_writable
         except OSError as error:
@@ -170,7 +170,7 @@ class TlsConnection(Connection):
     def receive(self, limit: Limit) -> bytes:
         data = self._read()
         while data is None:
-            self._wait_readable(limit)
+            self.wait_for_data(limit)
             data = self._read(feed=True)
         return data
 
@@ -194,6 +194,7 @@ class TlsConnection(Connection):
 
     def alive(self) -> bool:
         """Session tickets and the like may have come, and do no harm; data and an end do."""
+        self.readable.watch()
         while not super().alive():
             try:
                 self.tls.feed()

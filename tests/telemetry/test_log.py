@@ -132,6 +132,24 @@ def test_lines_arrive_in_order_and_in_few_writes(tmp_path, log_to):
     assert (tmp_path / "log").read_bytes() == b"".join(lines)
 
 
+def test_lines_are_written_many_at_a_time(tmp_path, log_to, monkeypatch):
+    """Also when the loop turns after each of them."""
+    written: list[int] = []
+
+    def write_all(fd: int, data: bytes) -> None:
+        written.append(data.count(b"\n"))
+
+    monkeypatch.setattr("gateway.telemetry.log.write_all", write_all)
+    monkeypatch.setattr("gateway.telemetry.log.INTERVAL", 3600)
+    log = log_to(tmp_path / "log")
+    for _ in range(3):                                   # from rest, and just after a writing
+        for number in range(50):
+            log.write(b"%d\n" % number)
+            gevent.sleep(0)
+        assert log.flush()
+    assert written == [50, 50, 50]
+
+
 def test_flush_with_nothing_to_write(tmp_path, log_to):
     assert log_to(tmp_path / "log").flush()
     assert log_to("off").flush()

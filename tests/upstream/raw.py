@@ -8,7 +8,7 @@ from typing import Any
 from gateway.deadline import Deadline
 from gateway.message import Body, Call
 from gateway.upstream.client import Upstream
-from gateway.upstream.transport import BodyStream
+from gateway.upstream.stream import BodyStream
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 

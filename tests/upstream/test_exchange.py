@@ -10,7 +10,7 @@ from raw import OK, Peer, Service, body_of, content, get, pool_of, post, stall
 from gateway.errors import (BadRequest, BodyTimeout, DeadlineExceeded, InvalidTarget, TruncatedBody, UpstreamProtocolError,
                             UpstreamTimeout, UpstreamTruncated)
 from gateway.message import Body
-from gateway.upstream.transport import BodyStream
+from gateway.upstream.stream import BodyStream
 
 
 def test_a_call_and_its_answer_are_exact(serve, upstream):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from math import inf
+from time import monotonic
+
 import pytest
 
 from gateway.deadline import Deadline
@@ -73,8 +76,17 @@ def test_restart_gives_the_seconds_again():
 def test_silence_counts_from_each_wait():
     limit = Silence(None, 10, late)
     limit.until = 0
-    assert 9 < (limit.left() or 0) <= 10
+    with pytest.raises(UpstreamTimeout):
+        limit.left()
+    assert 9 < limit.begin() - monotonic() <= 10 and 9 < (limit.left() or 0) <= 10
     assert isinstance(limit.over(), UpstreamTimeout)
+
+
+@pytest.mark.parametrize("deadline, seconds, soonest", [(5, 10, 5), (10, 5, 5), (None, 5, 5), (5, None, 5), (None, None, inf)])
+def test_a_wait_looks_again_when_the_earlier_one_is_over(deadline, seconds, soonest):
+    begun = monotonic()
+    assert soonest <= Limit(deadline and Deadline(deadline), seconds, late).begin() - begun < soonest + 1 or soonest == inf
+    assert (Limit(deadline and Deadline(deadline), seconds, late).begin() == inf) is (soonest == inf)
 
 
 def test_silence_ends_with_the_deadline():

@@ -18,9 +18,16 @@ class Line:
         self.closed = False
         self.keep: float | None = None
         self.expires = 0.0
+        self.readable = self                             # of which only this is looked at:
+        self.watched = False
+        self.asked = 0
+
+    def watch(self) -> None:
+        self.watched = True
 
     def alive(self) -> bool:
         assert not self.closed
+        self.asked += 1
         return self.healthy
 
     def close(self) -> None:
@@ -36,7 +43,7 @@ class Clock:
 
 def lend(pool: Pool, seconds: float = 5.0, fresh: bool = False) -> Line:
     """A connection of the pool's, opened if need be."""
-    return pool.take(seconds, fresh) or Line()
+    return (None if fresh else pool.unused(True)) or pool.take(seconds, fresh) or Line()
 
 
 def filled(pool: Pool, number: int) -> list[Line]:
@@ -77,6 +84,18 @@ def test_one_that_was_closed_meanwhile_is_dropped():
     assert lend(pool) is a
     assert b.closed and c.closed
     assert state(pool) == (1, 0, 0)
+
+
+def test_what_the_loop_has_seen_is_enough_for_who_is_not_careful():
+    pool = Pool(3, 50)
+    a, b, c = filled(pool, 3)
+    assert pool.unused(careful=False) is c and not c.asked
+    b.watched = False                                    # something has come
+    b.healthy = False
+    assert pool.unused(careful=False) is a and b.closed and b.asked and not a.asked
+    assert pool.unused(careful=False) is None
+    pool.give(c)
+    assert pool.unused(careful=True) is c and c.asked
 
 
 @pytest.mark.parametrize("keep, lasts", [(None, 50), (100, 50), (10, 8), (0, 0)])

@@ -15,7 +15,8 @@ from raw import OK, Peer, Service, body_of, content, get, pool_of, post
 from gateway.errors import (BodyTimeout, ClientDisconnected, DeadlineExceeded, InternalError, MalformedBody, TruncatedBody,
                             UpstreamClosed, UpstreamTimeout, UpstreamTruncated)
 from gateway.message import Body
-from gateway.upstream.transport import PIECE, RESET, BodyStream
+from gateway.upstream.stream import BodyStream
+from gateway.upstream.transport import PIECE, RESET
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 

@@ -1,0 +1,105 @@
+"""Waiting until a native socket has something to read: one switch to the event loop and back, and nothing to start or stop.
+
+The socket is watched from its first wait on. What comes while nobody waits ends the watching, until somebody waits again: a peer
+that sends more than is read costs nothing. So ``watched`` also says, of a connection at rest, that nothing has come since the loop
+last looked: neither bytes nor an end. A time limit is an alarm that is set once and then left alone, unless a wait is to end before
+it: when it rings, whoever waits looks at its own clock.
+
+::
+
+    unwatched --wait, watch()--> watched --it is ready and nobody waits, unwatch()--> unwatched
+
+Whoever waits is switched to by the loop only, and only while it waits: as ``reader`` it is looked up at that moment. Anything may be
+thrown at it meanwhile, which ends the wait.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from time import monotonic
+from typing import Any
+
+from gevent.hub import get_hub
+from greenlet import getcurrent
+
+
+READY, WOKEN, RANG = range(3)
+
+
+class Readable:
+    """The reading side of a socket; at most one greenlet waits for it. It belongs to the event loop of the thread that made it.
+
+    The loop holds on to it, so it must not refer to the connection it is for, which must ``close`` it when it is no longer used.
+    """
+
+    __slots__ = ("hub", "watched", "reader", "_watcher", "_alarm", "_rings")
+
+    def __init__(self, descriptor: int) -> None:
+        self.hub = get_hub()
+        self.watched = False
+        self.reader: Any = None
+        self._watcher = self.hub.loop.io(descriptor, 1)
+        self._alarm: Any = None
+        self._rings = inf                                # when the alarm does, on the monotonic clock
+
+    def watch(self) -> None:
+        if not self.watched:
+            self.watched = True
+            self._watcher.start(self._ready)
+
+    def unwatch(self) -> None:
+        """Before somebody else waits for the socket, or closes it."""
+        if self.watched:
+            self.watched = False
+            self._watcher.stop()
+
+    def wait(self, until: float = inf) -> int:
+        """READY: there is something to read. RANG: ``until`` may have come. WOKEN: somebody has called ``wake``."""
+        if not self.watched:
+            self.watched = True
+            self._watcher.start(self._ready)
+        if until < self._rings:
+            self._set_alarm(until)
+        self.reader = getcurrent()
+        try:
+            event: int = self.hub.switch()
+            return event
+        finally:
+            self.reader = None
+
+    def wake(self) -> None:
+        """Let whoever waits look around. From any greenlet."""
+        if self.reader is not None:
+            self.hub.loop.run_callback(self._tell, WOKEN)
+
+    def close(self) -> None:
+        """It is not used any more."""
+        self.watched = False
+        self._watcher.close()
+        if self._alarm is not None:
+            self._alarm.close()
+
+    def _set_alarm(self, at: float) -> None:
+        if self._alarm is not None:
+            self._alarm.close()
+        self._rings = at
+        self._alarm = self.hub.loop.timer(max(0.0, at - monotonic()), ref=False)
+        self._alarm.start(self._ring, update=True)
+
+    # In the hub
+
+    def _ready(self) -> None:
+        reader = self.reader
+        if reader is None:
+            self.watched = False
+            self._watcher.stop()
+        else:
+            reader.switch(READY)
+
+    def _ring(self) -> None:
+        self._rings = inf
+        self._tell(RANG)
+
+    def _tell(self, event: int) -> None:
+        if self.reader is not None:
+            self.reader.switch(event)

@@ -1,0 +1,100 @@
+"""Sending the body of a request, beside the reading of its answer: both may flow at once, and an early answer is heard."""
+
+from __future__ import annotations
+
+import gevent
+
+from ..errors import BodyTimeout, ClientDisconnected, GatewayError, InternalError, TruncatedBody, UpstreamTimeout
+from ..message import Body, Call
+from .limit import Limit, Silence
+from .transport import PIECE, Connection, Lost
+
+
+def small_body(call: Call, silence: float) -> bytes | Body | None:
+    """The call's body, in memory if it is small. That takes up to ``silence`` seconds, which do not count against the deadline.
+    Raises BodyTimeout, and what reading the body raises."""
+    body = call.body
+    if not isinstance(body, Body) or body.length is None or body.length > PIECE or body.started:
+        return body
+    deadline = call.deadline
+    begun = deadline.clock()
+    with gevent.Timeout(silence, BodyTimeout(f"the body did not come within {silence:g} s")):
+        data = body.buffer(PIECE)
+    deadline.at += deadline.clock() - begun
+    return data
+
+
+class Sender:
+    """Sends the rest of a request in a greenlet of its own, while the answer is read.
+
+    ``rest`` are bytes of the request not yet sent, ``body`` what follows them. ``moving`` is true while a ``body`` is on its way;
+    when it has been sent, the time for the answer (``limit``) starts anew. ``sent`` is true once everything has been sent.
+    ``failure`` is what went wrong on the client's side, or that the upstream took nothing for ``silence`` seconds. An upstream
+    that no longer takes the body is no failure here: it may have answered, and if it has not, the reader finds that out.
+    """
+
+    def __init__(self, connection: Connection, rest: list[memoryview], body: Body | None, limit: Limit, silence: float) -> None:
+        self.moving = body is not None
+        self.sent = False
+        self.failure: BaseException | None = None
+        self._connection = connection
+        self._limit = limit
+        self._silence = silence
+        limit.sender = self
+        self._greenlet = gevent.spawn(self._run, rest, body)
+
+    def stop(self, block: bool = True) -> None:
+        """End it; when this returns (``block``) it reads the client's body no more."""
+        self._greenlet.kill(block=block)
+
+    def _run(self, rest: list[memoryview], body: Body | None) -> None:
+        limit = Silence(None, self._silence, self._stalled)
+        try:
+            for data in rest:
+                self._connection.send_all(data, limit)
+            if body is not None:
+                self._send_body(body, limit)
+            self.sent = self.failure is None
+        except Lost:
+            self.sent = False                            # see above: the reader finds out why
+        except GatewayError as error:
+            self.failure = error
+        finally:
+            self.moving = False
+            self._connection.wake()
+
+    def _send_body(self, body: Body, limit: Limit) -> None:
+        left = body.length
+        while left != 0 and (piece := self._read(body)):
+            if left is None:
+                piece = b"%x\r\n%b\r\n" % (len(piece), piece)
+            elif len(piece) <= left:
+                left -= len(piece)
+            else:
+                raise InternalError(f"the body is longer than its {body.length} bytes")
+            self._connection.wait_writable(limit)        # others' turn: with both sockets ready nothing else here waits
+            self._connection.send_all(piece, limit)
+        if self.failure is not None:
+            return
+        if left:
+            raise TruncatedBody(f"{left} of {body.length} bytes are missing")
+        if left is None:
+            self._connection.send_all(b"0\r\n\r\n", limit)
+        if self._limit.deadline is not None:
+            self._limit.deadline.restart()
+        self._limit.restart()
+
+    def _read(self, body: Body) -> bytes:
+        """The client's next piece; b"" at the end, and when that failed."""
+        try:
+            with gevent.Timeout(self._silence, BodyTimeout(f"no byte of the body came for {self._silence:g} s")):
+                return body.read(PIECE)
+        except OSError as error:                         # the client's connection failed
+            self.failure = ClientDisconnected(str(error))
+            self.failure.__cause__ = error
+        except Exception as error:
+            self.failure = error
+        return b""
+
+    def _stalled(self) -> UpstreamTimeout:
+        return UpstreamTimeout(f"the upstream took no byte of the body for {self._silence:g} s")

@@ -1,0 +1,112 @@
+"""The body of an answer while it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from ..errors import GatewayError, UpstreamTruncated
+from .framing import Framing
+from .limit import Limit
+from .transport import Connection, Lost
+
+
+class Owner(Protocol):
+    """The exchange a stream belongs to."""
+
+    connection: Connection
+    limit: Limit
+
+    def finish(self, reusable: bool, block: bool = True) -> None: ...
+    def failed(self, error: GatewayError) -> None: ...
+
+
+class BodyStream:
+    """The body of an answer, piece by piece as it comes.
+
+    Iterate over it, or ``read``. ``complete`` is true once all of it has come in order; the connection is then free again, without
+    waiting for ``close``. ``close`` before that closes the connection. Raises UpstreamTruncated, UpstreamTimeout,
+    UpstreamProtocolError, and what the request's body raised. ``first`` is what the framing has given already.
+    """
+
+    def __init__(self, owner: Owner, framing: Framing, first: bytes, keep_alive: bool) -> None:
+        self.closed = False
+        self._owner = owner
+        self._framing = framing
+        self._keep_alive = keep_alive
+        self._kept = first                               # taken from the framing, given out up to ``_start``
+        self._start = 0
+
+    @property
+    def complete(self) -> bool:
+        return self._framing.complete
+
+    @property
+    def ready(self) -> bool:
+        """Has something come that was not given out yet, or will nothing more come?"""
+        return bool(self._kept) or self._framing.complete
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        piece = self._next()
+        if not piece:
+            raise StopIteration
+        return piece
+
+    def read(self, size: int | None = -1) -> bytes:
+        """At most ``size`` bytes, as soon as there are any, and b"" at the end. -1 or None: everything to the end."""
+        if size is None or size < 0:
+            return b"".join(self)
+        if self._start == len(self._kept):
+            self._kept, self._start = self._next() if size else b"", 0
+        piece = self._kept[self._start:self._start + size]
+        self._start += len(piece)
+        return piece
+
+    def close(self) -> None:
+        self.closed = True
+        self._owner.finish(False)
+
+    def __del__(self) -> None:
+        self._owner.finish(False, block=False)
+
+    def _next(self) -> bytes:
+        """The next bytes, b"" at the end."""
+        if self._start < len(self._kept):
+            piece = self._kept[self._start:]
+            self._kept, self._start = b"", 0
+            return piece
+        piece = b""
+        while not piece and not self._framing.complete:
+            if self.closed:
+                raise ValueError("the stream is closed")
+            try:
+                piece = self._feed(self._receive())
+            except BaseException as error:
+                self.close()
+                if isinstance(error, GatewayError):
+                    self._owner.failed(error)
+                raise
+        return piece
+
+    def _receive(self) -> bytes:
+        try:
+            return self._owner.connection.receive(self._owner.limit)
+        except Lost as error:
+            raise UpstreamTruncated(f"the connection failed within the body: {error}") from error.problem
+
+    def _feed(self, data: bytes) -> bytes:
+        framing = self._framing
+        piece = b""
+        if data:
+            piece = framing.feed(data)
+        else:
+            framing.eof()
+        if framing.complete:
+            self._owner.finish(self._keep_alive and not framing.excess)
+        return piece
+
+    def __repr__(self) -> str:
+        return f"BodyStream({'complete' if self.complete else 'closed' if self.closed else 'open'})"
