@@ -1,7 +1,8 @@
 """Ordinary ``requests`` over our upstreams: ``govern_requests()`` takes over every session of the process.
 
-It replaces ``HTTPAdapter.send``, which sessions made before, sessions inside libraries and bare ``requests.get`` all come to, and
-lets new sessions make adapters that cost nothing. A call then goes one of three ways:
+It replaces ``HTTPAdapter.send``, which sessions made before, sessions inside libraries and bare ``requests.get`` all come to; lets
+new sessions make adapters that cost nothing; and puts the shortcuts in place (requests_shortcuts.py). A call then goes one of three
+ways:
 
 - ``http://<upstream>/path`` to that upstream, balanced over its instances;
 - any other http or https URL to an upstream made for its place and TLS settings, with connections shared by the whole process;
@@ -24,7 +25,6 @@ from collections.abc import Mapping
 from http.client import BadStatusLine, HTTPException, IncompleteRead, RemoteDisconnected
 from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import getproxies, getproxies_environment
 from weakref import WeakKeyDictionary
 
 import requests.sessions
@@ -42,11 +42,12 @@ from ..errors import (BadRequest, ConnectFailed, ConnectTimeout, DeadlineExceede
                       UpstreamProtocolError, UpstreamTimeout)
 from ..message import Body, Call, Headers, Request
 from ..tasks import current_request, event_loop, give_way, native_thread
+from . import requests_shortcuts
 from .client import Upstream
 from .dns import LookupFailed
 from .requests_call import Fixed, NotOurs, take_apart, target_of, timeouts_of
 from .requests_places import NEVER, Place, Places
-from .requests_response import RawResponse
+from .requests_response import RawResponse, WholeResponse
 
 TRACE = ("traceparent", "tracestate")
 FRESH = {"config", "proxy_manager", "_pool_connections", "_pool_maxsize", "_pool_block"}
@@ -54,7 +55,6 @@ STOCK_RETRIES = vars(Retry(0, read=False))
 STOCK_POOL = {"maxsize": DEFAULT_POOLSIZE, "block": DEFAULT_POOLBLOCK}
 
 stock_send = HTTPAdapter.send
-stock_environ_proxies = requests.sessions.get_environ_proxies
 
 
 class DeadlineTimeout(exceptions.ReadTimeout, DeadlineExceeded):
@@ -72,7 +72,7 @@ def govern_requests(upstreams: Mapping[str, Upstream] | None = None) -> None:
         governor.active = True
         HTTPAdapter.send = governed_send  # type: ignore[method-assign]
         requests.sessions.HTTPAdapter = LazyAdapter
-        requests.sessions.get_environ_proxies = environ_proxies
+        requests_shortcuts.install()
 
 
 def ungovern_requests() -> None:
@@ -80,7 +80,7 @@ def ungovern_requests() -> None:
     governor.active = False
     governor.use({})
     requests.sessions.HTTPAdapter = HTTPAdapter
-    requests.sessions.get_environ_proxies = stock_environ_proxies
+    requests_shortcuts.remove()
     if HTTPAdapter.send is governed_send:                # else somebody has wrapped it, and it goes on as stock
         HTTPAdapter.send = stock_send  # type: ignore[method-assign]
 
@@ -202,8 +202,9 @@ def exchange(adapter: HTTPAdapter, place: Place, request: PreparedRequest, strea
     finally:
         if current is not None:
             current.attempts.extend(call.attempts)
-    raw = RawResponse(response, call.method, target, place.label, silence=read if upload else None, late=DeadlineTimeout,
-                      deadline=None if stream or current is None else call.deadline)
+    kind = WholeResponse if WholeResponse.suits(response) else RawResponse
+    raw = kind(response, call.method, target, place.label, silence=read if upload else None, late=DeadlineTimeout,
+               deadline=None if stream or current is None else call.deadline)
     return adapter.build_response(request, raw)
 
 
@@ -256,13 +257,6 @@ class LazyAdapter(HTTPAdapter):
     def close(self) -> None:
         if vars(self).keys() != FRESH or self.proxy_manager:
             super().close()
-
-
-def environ_proxies(url: Any, no_proxy: Any = None) -> Any:
-    """``get_environ_proxies``, which spends 100 us on finding that the environment has none, where that can be seen at once."""
-    if getproxies is getproxies_environment and not any(name[-6:].lower() == b"_proxy" for name in os.environb):
-        return {}
-    return stock_environ_proxies(url, no_proxy=no_proxy)
 
 
 def requests_error(error: GatewayError, place: Place, call: Call, request: PreparedRequest) -> exceptions.RequestException:

@@ -28,6 +28,7 @@ from ..tasks import time_limit
 from .requests_places import NEVER
 
 PIECE = 65536
+NOT_PLAIN = frozenset({"content-encoding", "transfer-encoding", "set-cookie", "set-cookie2"})
 
 
 class BodyFile:
@@ -131,18 +132,26 @@ def translated(error: GatewayError) -> Exception:
 
 
 class RawResponse(HTTPResponse):
-    """``raw`` of a response. ``label`` names the place in errors; ``late`` makes the error to raise of a DeadlineExceeded."""
+    """``raw`` of a response. ``label`` names the place in errors; ``late`` makes the error to raise of a DeadlineExceeded.
+
+    ``fields`` are the header fields as they came.
+    """
 
     def __init__(self, response: Response, method: str, target: str, label: str, *, silence: float | None,
                  deadline: Deadline | None, late: Callable[[DeadlineExceeded], Exception]) -> None:
         headers = HTTPHeaderDict()
         for name, value in response.headers:
             headers.add(name, value)
+        self.fields = response.headers
+        self.sets_cookies = "set-cookie" in headers or "set-cookie2" in headers
         body: Any = BodyFile(response.body, headers, silence, deadline)
         pool: Any = label
         self._late = late
         super().__init__(body, headers, response.status, 11, "HTTP/1.1", response.reason, preload_content=False,
                          decode_content=False, original_response=body, pool=pool, request_method=method, request_url=target)
+
+    def release_conn(self) -> None:
+        """There is no connection of urllib3 to give back."""
 
     def _raw_read(self, amt: int | None = None, *, read1: bool = False) -> bytes:
         try:
@@ -172,4 +181,50 @@ class RawResponse(HTTPResponse):
             raise
 
 
-__all__ = ["BodyFile", "RawResponse"]
+class WholeResponse(RawResponse):
+    """``raw`` of a plain answer that is all here. ``requests`` only reads it once, so it is made when somebody asks for more.
+
+    States: untouched; taken, since ``requests`` has read the body; made, and then it is a RawResponse, which is read if this was.
+    """
+
+    def __init__(self, response: Response, *given: Any, **settings: Any) -> None:
+        vars(self).update(status=response.status, reason=response.reason, fields=response.headers, sets_cookies=False,
+                          _made_of=(response, given, settings), _taken=None)
+
+    @staticmethod
+    def suits(response: Response) -> bool:
+        """Is there nothing to wait for, to decode or to remember?"""
+        return type(response.body) is bytes and not any(name.lower() in NOT_PLAIN for name, _ in response.headers)
+
+    def stream(self, amt: int | None = PIECE, decode_content: bool | None = None) -> Generator[bytes, None, None]:
+        own = vars(self)
+        body = own["_made_of"][0].body if type(self) is WholeResponse and not own["_taken"] else None
+        if body is None or not amt or amt < len(body):
+            yield from RawResponse.stream(self, amt, decode_content)
+            return
+        own["_taken"] = amt, decode_content
+        if body:
+            yield body
+
+    @property
+    def closed(self) -> bool:
+        return vars(self)["_taken"] is not None
+
+    def __getattr__(self, name: str) -> Any:
+        self._make()
+        return getattr(self, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._make()
+        setattr(self, name, value)
+
+    def _make(self) -> None:
+        own = vars(self)
+        (response, given, settings), taken = own.pop("_made_of"), own.pop("_taken")
+        object.__setattr__(self, "__class__", RawResponse)
+        RawResponse.__init__(self, response, *given, **settings)
+        if taken:
+            b"".join(self.stream(*taken))
+
+
+__all__ = ["BodyFile", "RawResponse", "WholeResponse"]

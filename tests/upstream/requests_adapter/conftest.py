@@ -16,7 +16,7 @@ from scenarios import Web, upstream
 from gateway.deadline import Deadline
 from gateway.message import Request
 from gateway.tasks import current_request
-from gateway.upstream import requests_adapter
+from gateway.upstream import requests_adapter, requests_shortcuts
 from gateway.upstream.requests_adapter import govern_requests, ungovern_requests
 
 SAFETY = 20.0
@@ -28,6 +28,7 @@ def clean(monkeypatch):
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NETRC"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
+    assert not any(shortcut.stands for shortcut in requests_shortcuts.SHORTCUTS), "a test has left one behind"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

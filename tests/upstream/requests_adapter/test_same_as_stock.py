@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import requests
+from customized import CUSTOMIZED
 from odd_service import End, answer, chunked
 from scenarios import GOVERNED, STOCK, describe, describe_error, without_nonce
 
@@ -22,15 +23,18 @@ def outcome(scenario, web, services):
     return result, [(one.method, one.target, without_nonce(one.headers), one.body) for each in services for one in each.seen]
 
 
+OURS = GOVERNED | CUSTOMIZED
+
+
 def groups(names: list[str], size: int) -> list[list[str]]:
     """Some scenarios at a time: making the services for each costs more than the scenario."""
     return [names[at:at + size] for at in range(0, len(names), size)]
 
 
-@pytest.mark.parametrize("names", groups([*GOVERNED, *STOCK], 16), ids=lambda names: f"{names[0]} ... {names[-1]}")
+@pytest.mark.parametrize("names", groups([*OURS, *STOCK], 16), ids=lambda names: f"{names[0]} ... {names[-1]}")
 def test_the_same_as_stock(names, web, service, stock_calls, monkeypatch):
     monkeypatch.setenv("NETRC", str(web.folder / ("netrc" if "netrc" in names else "none")))
-    table = {name: GOVERNED.get(name) or STOCK[name] for name in names}
+    table = {name: OURS.get(name) or STOCK[name] for name in names}
     expected = {name: outcome(scenario, web, service.all) for name, scenario in table.items()}
     assert stock_calls == []
     govern_requests()
