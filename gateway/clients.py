@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import select
 import socket
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -16,6 +17,7 @@ import gevent
 from gevent import get_hub, getcurrent, monkey
 from gunicorn.http.unreader import SocketUnreader
 
+from .outbox import LARGEST, outbox
 from .readable import Readable
 from .reader import PIECE
 
@@ -31,7 +33,7 @@ class Client:
     """One accepted connection. ``listener`` and ``addr`` are the addresses of its two ends."""
 
     __slots__ = ("listener", "sock", "addr", "peer", "greenlet", "unreader", "ahead", "native", "readable", "since", "begun",
-                 "served", "proxied", "lingers")
+                 "served", "proxied", "lingers", "_outbox", "_posted", "_rest")
 
     def __init__(self, listener: Any, sock: Any, addr: Any) -> None:
         self.listener = listener
@@ -49,6 +51,9 @@ class Client:
         self.served = 0                                      # requests
         self.proxied: dict[str, Any] = {}                    # what the PROXY protocol said of the connection
         self.lingers = False                                 # may the client still be sending?
+        self._outbox = outbox()
+        self._posted = False                                 # has an answer not left yet?
+        self._rest: gevent.Greenlet | None = None            # what sends an answer that the client is slow to take
 
     def wait(self) -> bytes:
         """What the client sends next, b"" at the end."""
@@ -60,6 +65,44 @@ class Client:
                 return self.native.recv(PIECE)
             except BlockingIOError:
                 continue
+
+    def post(self, data: bytes) -> None:
+        """Send a small answer at the end of this turn of the loop; wait only for the one before it. Raises what ``send`` does for a
+        large one."""
+        if self._posted or self._rest is not None:
+            self.settle()
+        if self.native is None or len(data) > LARGEST:
+            self.send(data)
+            return
+        self._posted = True
+        self._outbox.post(self._deliver, data)
+
+    def settle(self) -> None:
+        """Return once what was posted has been sent, or cannot be: before somebody else writes, or the connection is closed."""
+        if self._posted:
+            self._outbox.flush()
+        rest, self._rest = self._rest, None
+        if rest is not None:
+            rest.join()
+
+    def _deliver(self, data: bytes) -> None:
+        self._posted = False
+        assert self.native is not None
+        try:
+            sent = self.native.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:                                      # the client has gone, as its reader finds out
+            return
+        if sent < len(data):
+            self._rest = gevent.spawn(self._send_rest, data[sent:])
+
+    def _send_rest(self, data: bytes) -> None:
+        try:
+            self.sock.sendall(data)
+        except OSError:                                      # it does not take it: nothing else may be sent to it
+            with suppress(OSError):
+                self.sock.shutdown(socket.SHUT_RDWR)
 
     def send(self, data: bytes) -> None:
         """Send all of it. Raises OSError, a timeout among them."""
@@ -83,6 +126,7 @@ class Client:
         """End it. A client still sending is heard for a moment first, else the reset would destroy the answer (RFC 9112, 9.6)."""
         self.readable.close()
         try:
+            self.settle()
             if self.lingers and self.sock.fileno() >= 0:
                 self.sock.shutdown(socket.SHUT_WR)
                 with gevent.Timeout(LINGER, False):

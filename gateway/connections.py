@@ -100,7 +100,8 @@ class Serving(GeventWorker):
             client.served += 1
             client.ahead = data[plain.size:]
             return self._serve_plain(client, plain, lane)
-        client.readable.unwatch()                            # from here on others wait for the socket, and may close it
+        client.settle()                                      # from here on others write to the socket, wait for it and close it
+        client.readable.unwatch()
         client.unreader.unread(data)
         request = self._read_head(client)
         client.served += 1
@@ -143,8 +144,13 @@ class Serving(GeventWorker):
             if isinstance(body, bytes):
                 data, closing = lane.rendered(plain, response, body, self.draining)
                 connection.started = True
-                client.send(data)
-                return not closing
+                if closing:
+                    client.settle()
+                    client.send(data)
+                    return False
+                client.post(data)
+                return True
+            client.settle()
             client.readable.unwatch()
             writer = ResponseWriter(plain, client.sock, self.cfg, connection, None, lambda: self.draining)
             writer.start_response(f"{response.status} {response.reason}", response.headers)
@@ -272,6 +278,7 @@ class Serving(GeventWorker):
             cause, error = error, kind(str(error))
             error.__cause__ = cause
         try:
+            client.settle()
             client.send(closing_answer(self.wsgi.refuse(error, client.peer)))
         except OSError as gone:
             self.log.debug("The client did not take the answer: %s", gone)

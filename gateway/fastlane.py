@@ -201,6 +201,7 @@ class LaneConnection(Connection):
         self.client = client
 
     def abort(self) -> None:
+        self.client.settle()
         self.client.readable.unwatch()
         super().abort()
 
@@ -213,5 +214,6 @@ class LaneConnection(Connection):
     def early_hints(self, headers: Headers) -> None:
         """Send 103 (RFC 8297), unless the answer has begun. Raises UnsafeField."""
         if not self.started:
+            self.client.settle()
             lines = b"".join([WRITTEN[name, value] for name, value in headers])
             self.socket.sendall(b"HTTP/1.1 103 Early Hints\r\n" + lines + b"\r\n")

@@ -9,8 +9,8 @@ it: when it rings, whoever waits looks at its own clock.
 
     unwatched --wait, watch()--> watched --it is ready and nobody waits, unwatch()--> unwatched
 
-Whoever waits is switched to by the loop only, and only while it waits: as ``reader`` it is looked up at that moment. Anything may be
-thrown at it meanwhile, which ends the wait.
+Whoever waits is switched to by the loop only, and only while it waits: as ``reader`` it is looked up at that moment. Anything may
+be thrown at it meanwhile, which ends the wait.
 """
 
 from __future__ import annotations
@@ -19,9 +19,7 @@ from math import inf
 from time import monotonic
 from typing import Any
 
-from gevent.hub import get_hub
-from greenlet import getcurrent
-
+from gevent import get_hub, getcurrent
 
 READY, WOKEN, RANG = range(3)
 

@@ -27,8 +27,8 @@ from .exchange import Exchange, Stale, Upgraded, note
 from .limit import Limit
 from .pool import Pool, WaitOver
 from .rendering import render_head
-from .tls import build_context, check_name
 from .sending import small_body
+from .tls import build_context, check_name
 from .transport import Connection
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
@@ -156,10 +156,11 @@ class Upstream:
         exchange = None
         instance.in_flight += 1
         try:
-            connection = instance.connection(limit, fresh, isinstance(body, Body) or call.method not in IDEMPOTENT)
+            repeatable = call.method in IDEMPOTENT and not isinstance(body, Body)
+            connection = instance.connection(limit, fresh, not repeatable)
             attempt.reused = connection.served > 0
             exchange = Exchange(connection, limit, self.settings.read_timeout, instance.release, attempt)
-            exchange.send(request, body)
+            exchange.send(request, body, repeatable)
             head = exchange.read_head(call.method, upgrade)
             attempt.status = head.status
             attempt.seconds = monotonic() - begun

@@ -16,6 +16,7 @@ from typing import Any
 
 from ..errors import GatewayError, UpstreamClosed, UpstreamError, UpstreamProtocolError, UpstreamTimeout
 from ..message import Attempt, Body
+from ..outbox import LARGEST
 from .framing import ByLength, Chunked, Framing, UntilClose
 from .head import CHUNKED, UNTIL_CLOSE, Head, parse_head
 from .limit import Limit, Silence
@@ -60,14 +61,19 @@ class Exchange:
         self._release: Release | None = release
         self._rest = b""                                 # what came behind the head
 
-    def send(self, head: bytes, body: bytes | Body | None) -> None:
-        """Send the request, or begin to. Raises Stale, UpstreamClosed."""
+    def send(self, head: bytes, body: bytes | Body | None, repeatable: bool) -> None:
+        """Send the request, or begin to. Raises Stale, UpstreamClosed. One that is ``repeatable`` may leave a little later: if it
+        cannot be sent, there is another attempt."""
+        connection = self.connection
+        if repeatable and body is None and connection.served and connection.plain and len(head) <= LARGEST:
+            connection.post(head)
+            return
         data, more = head, b""
         if isinstance(body, bytes):
             data = head + body[:PIECE]
             more = body[PIECE:]
         try:
-            sent = self.connection.send(data)
+            sent = connection.send(data)
         except Lost as error:
             raise self._ended(str(error), unsent=True) from error.problem
         if sent < len(data) or more or isinstance(body, Body):
@@ -144,7 +150,8 @@ class Exchange:
         try:
             piece = self.connection.receive(self.limit)
         except Lost as error:
-            raise self._ended(str(error), heard=heard) from error.problem
+            unsent = self.connection.undelivered is not None
+            raise self._ended(str(error), heard=heard, unsent=unsent) from error.problem
         if not piece:
             raise self._ended("the connection was closed within the head" if heard else "the connection was closed", heard=heard)
         return piece

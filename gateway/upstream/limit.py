@@ -1,9 +1,9 @@
 """How long the next wait of an exchange may last, and what it means when that time is over.
 
-A wait says ``begin()``, then asks ``left()`` for its seconds and, when they have passed, raises ``over()``. One whose time is looked
-at only when an alarm rings takes from ``begin()`` when that is to be. While a streamed request body is still
-moving (``sender.moving``) nothing but the sender's own limit holds: a slow upload is bounded by its progress. What has gone wrong
-in the sender is raised by ``left()``, so that it ends the wait of whoever reads the answer.
+A wait says ``begin()``, then asks ``left()`` for its seconds and, when they have passed, raises ``over()``. One whose time is
+looked at only when an alarm rings takes from ``begin()`` when that is to be. While a streamed request body is still moving
+(``sender.moving``) nothing but the sender's own limit holds: a slow upload is bounded by its progress. What has gone wrong in the
+sender is raised by ``left()``, so that it ends the wait of whoever reads the answer.
 """
 
 from __future__ import annotations

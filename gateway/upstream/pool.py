@@ -29,7 +29,7 @@ class WaitOver(Exception):
 
 
 class Pool:
-    """``unused``, or else ``take``, and then ``give`` or ``drop``, each exactly once. ``open`` counts the connections unused and lent."""
+    """``unused``, or else ``take``, and then ``give`` or ``drop``, each exactly once. ``open`` counts what is unused or lent."""
 
     def __init__(self, maximum: int, idle_timeout: float, clock: Callable[[], float] = monotonic) -> None:
         self.maximum = maximum

@@ -143,6 +143,7 @@ class TlsStream:
 class TlsConnection(Connection):
     """A connection with TLS on it."""
 
+    plain = False
     __slots__ = ("tls",)
 
     def __init__(self, socket: Any, context: ssl.SSLContext, server_name: str) -> None:

@@ -25,6 +25,7 @@ from gevent import monkey
 from gevent.hub import Waiter
 from gevent.socket import socket as GeventSocket
 
+from ..outbox import outbox
 from ..readable import READY, WOKEN, Readable
 from .dns import Place
 from .limit import Limit
@@ -62,7 +63,10 @@ def native_socket(family: int) -> Any:
 class Connection:
     """A TCP or unix connection. ``served`` counts its answers; ``keep`` and ``expires`` are seconds for the pool."""
 
-    __slots__ = ("socket", "readable", "served", "keep", "expires", "closed", "_writable", "_writer", "_poll", "_eager")
+    plain = True                                         # what is given to the socket is what is sent
+
+    __slots__ = ("socket", "readable", "served", "keep", "expires", "closed", "undelivered", "_writable", "_writer", "_poll",
+                 "_eager", "_outbox")
 
     def __init__(self, socket: Any) -> None:
         self.closed = True                               # until there is something to close
@@ -72,8 +76,10 @@ class Connection:
         self.served = 0
         self.keep: float | None = None
         self.expires = 0.0
+        self.undelivered: OSError | None = None          # why what was posted did not leave
         self._writable = self.readable.hub.loop.io(descriptor, 2)
         self._writer: Waiter | None = None
+        self._outbox = outbox()
         self._eager = 0                                  # how many more reads need not wait
         self._poll = NativePoll()
         self._poll.register(descriptor, select.POLLIN)
@@ -117,6 +123,11 @@ class Connection:
         except OSError as error:
             raise Lost(error) from error
 
+    def post(self, data: bytes) -> None:
+        """Send a small piece at the end of this turn of the loop. Who then reads gets Lost when it could not be sent;
+        ``undelivered`` says so when nothing of it has left."""
+        self._outbox.post(self._deliver, data)
+
     def send_all(self, data: bytes | memoryview, limit: Limit) -> None:
         """Send everything. Raises Lost, and what ``limit`` raises."""
         sent = self.send(data)
@@ -146,6 +157,21 @@ class Connection:
         """The connection as a gevent socket, which then owns it."""
         self._stop_watching()
         return GeventSocket(self.socket.family, SOCK_STREAM, fileno=self.socket.detach())
+
+    def _deliver(self, data: bytes) -> None:
+        """For a connection that was at rest: if it has something to read, or will not take it all, it is not well."""
+        if self.closed:
+            return
+        try:
+            if not self.alive():
+                raise ConnectionResetError(errno.ECONNRESET, "it was closed, or had bytes nobody asked for")
+            sent = self.socket.send(data)
+        except OSError as error:
+            self.undelivered = error
+            self.close()
+            return
+        if sent < len(data):
+            self.abort()
 
     def wake(self) -> None:
         """Let whoever reads look at its limit again."""
@@ -177,7 +203,7 @@ class Connection:
             else:
                 left = limit.left()
                 until = inf if left is None else monotonic() + left
-        raise Lost(ConnectionAbortedError(errno.ECONNABORTED, CLOSED_HERE))
+        raise Lost(self.undelivered or ConnectionAbortedError(errno.ECONNABORTED, CLOSED_HERE))
 
     def wait_writable(self, limit: Limit) -> None:
         """Return once some bytes can be sent, and not before the loop has looked at all the other sockets too."""

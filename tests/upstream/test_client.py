@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from socket import SHUT_WR
+
 import gevent
 import pytest
 from gevent.event import Event
@@ -47,6 +49,41 @@ def test_nobody_waits_for_a_connection_for_ever(serve, upstream, settings, error
     go.set()
     assert first.get(timeout=5).body == b"ok"
     assert pool_of(one) == (1, 1, 0)
+
+
+@pytest.mark.parametrize("harm", [
+    lambda connection: connection.socket.shutdown(SHUT_WR), lambda connection: connection.close()])
+def test_a_request_that_could_not_leave_is_sent_on_a_fresh_connection(serve, upstream, harm):
+    """It is posted, and fails at the end of the turn."""
+    service, call = Service(), get()
+    one = upstream(serve(service))
+    one.send(get())
+    connection = one.instances[0].pool.idle[0]
+    sending = gevent.spawn(one.send, call)
+    gevent.get_hub().loop.run_callback(harm, connection)     # after the greenlet has begun to wait, before what it posted leaves
+    assert sending.get(timeout=5).status == 200
+    assert [attempt.flag for attempt in call.attempts] == ["UC", ""] and len(service.seen) == 2 and service.connections == 2
+    assert pool_of(one) == (1, 1, 0)
+
+
+def test_bytes_that_come_before_a_posted_request_leaves_are_no_answer_to_it(serve, upstream):
+    def handle(sock, address):
+        peer = Peer(sock)
+        while peer.request():
+            sock.sendall(OK)
+            if not stray.is_set():
+                stray.wait()
+                sock.sendall(b"HTTP/1.1 408 Late\r\nContent-Length: 0\r\n\r\n")
+
+    stray, call = Event(), get()
+    one = upstream(serve(handle))
+    one.send(get())
+    connection = one.instances[0].pool.idle[0]
+    connection.readable.unwatch()
+    connection.readable.watched = True                   # the loop has not looked yet
+    stray.set()
+    gevent.sleep(0.01)
+    assert one.send(call).status == 200 and [attempt.flag for attempt in call.attempts] == ["UC", ""]
 
 
 def test_stray_bytes_never_reach_the_next_client(serve, upstream):
