@@ -21,6 +21,7 @@ from . import __version__
 if TYPE_CHECKING:
     from .aggregate import PreparedPart
     from .app import Gateway
+    from .cache.entry import Variants
     from .config import Config, Route
     from .message import Request
     from .pipeline import Pipeline
@@ -124,7 +125,8 @@ def explain(path: str | None, headers: tuple[str, ...], method: str, url: str) -
         click.echo("steps, outermost first:")
         for step in pipeline.steps(explanation.route):
             click.echo(f"  {printable(repr(step))}")
-        for line in destinations(app, pipeline, explanation.route, request):
+        for line in (*cache_lines(config, pipeline, explanation.route, request),
+                     *destinations(app, pipeline, explanation.route, request)):
             click.echo(printable(line))
     except GatewayError as error:
         click.echo(printable(f"answered {error.status} {error.code}: {error}"))
@@ -183,7 +185,9 @@ def purge(path: str | None, url: str | None, prefix: str | None, tag: str | None
     if len(given) != 1:
         raise click.UsageError("Purge one of --url, --prefix, --tag, --everything.")
     config, _ = loaded(path)
-    answer = posted(config, "/cache/purge", {**given, "soft": soft})
+    status, answer = told(config, "POST", "/cache/purge", {**given, "soft": soft})
+    if status != 200:
+        raise click.ClickException(printable(answer.get("detail") or answer.get("title") or str(status)))
     [(kind, value)] = given.items()
     click.echo(printable(f"purged {kind}{'' if everything else f' {value}'}{', softly' if soft else ''}"))
     if answer["waiting"]:
@@ -199,8 +203,8 @@ def demo(port: int, nginx: bool) -> None:
     sys.exit(run_demo(port=port, nginx=nginx))
 
 
-def posted(config: Config, path: str, document: dict[str, Any]) -> dict[str, Any]:
-    """What the admin listener of a running instance on this machine answers. Raises ClickException."""
+def told(config: Config, method: str, path: str, document: dict[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
+    """Status and JSON that the admin listener of a running instance on this machine answers. Raises ClickException."""
     import http.client
 
     from .values import parse_authority
@@ -209,17 +213,50 @@ def posted(config: Config, path: str, document: dict[str, Any]) -> dict[str, Any
     host, port = parse_authority(config.gateway.admin)
     connection = http.client.HTTPConnection(host, port, timeout=10)
     try:
-        connection.request("POST", path, json.dumps(document), {"Content-Type": "application/json"})
+        connection.request(method, path, json.dumps(document) if document else None, {"Content-Type": "application/json"})
         answer = connection.getresponse()
         text = answer.read()
     except (OSError, http.client.HTTPException) as error:
         raise click.ClickException(f"no gateway answers at {config.gateway.admin}: {error}") from None
     finally:
         connection.close()
-    found: dict[str, Any] = json.loads(text)
-    if answer.status != 200:
-        raise click.ClickException(printable(found.get("detail") or found.get("title") or str(answer.status)))
-    return found
+    return answer.status, json.loads(text)
+
+
+def cache_lines(config: Config, pipeline: Pipeline, route: Route, request: Request) -> list[str]:
+    """What the route's cache makes of the request, and what is stored for it, as far as that can be seen from here."""
+    from .cache.serve import Cache
+    from .headers import EditHeaders
+    for step in pipeline.steps(route):
+        if isinstance(step, EditHeaders) and step.request is not None:
+            request.headers = step.request(request.headers)
+        if isinstance(step, Cache):
+            lines = step.explain(request)
+            if lines[0].startswith("key: "):
+                stored, where = stored_under(config, pipeline, step.key_of(request))
+                lines += [f"stored: {where}", *(step.explain(request, stored) if stored else ())]
+            return ["cache, for this request:", *(f"  {line}" for line in lines)]
+    return []
+
+
+def stored_under(config: Config, pipeline: Pipeline, key: str) -> tuple[Variants | None, str]:
+    """What a running instance says that it has stored, else what is in the tiers that are shared; and where that was found."""
+    from time import time
+    from urllib.parse import quote
+
+    from .cache.entry import Variants
+    from .cache.explain import entry_of
+    where = "gateway.admin is not set"
+    if config.gateway.admin:
+        try:
+            status, answer = told(config, "GET", f"/cache?key={quote(key, safe='')}")
+            found = Variants(entry_of(each, time()) for each in answer["entries"]) if status == 200 else None
+            return found, f"{'' if found else 'nothing '}in the worker that answers at {config.gateway.admin}"
+        except click.ClickException as error:
+            where = error.message
+    stored = pipeline.store.look(key)
+    shared = ", ".join(tier.name for tier in pipeline.store.tiers)
+    return stored, f"{'' if stored else 'nothing '}in {shared} ({where})" if shared else f"not known ({where})"
 
 
 def loaded(path: str | None) -> tuple[Config, str]:

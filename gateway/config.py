@@ -90,7 +90,7 @@ class CacheKey(Model):
     headers: tuple[FieldName, ...] = Field(default=(), description="Header fields of the request that count.")
     cookies: tuple[Filled, ...] | None = Field(
         default=None, description="The cookies that count, and no others do. Unset: an answer to a request with a cookie is kept"
-                                  " only when it says itself for how long.")
+                                  " only when it says that it is for everybody (public, s-maxage), or varies by Cookie.")
 
 
 class Cache(Model):

@@ -6,6 +6,8 @@ on what is about to be sent, after the gateway's own fields, so that they have t
 
 from __future__ import annotations
 
+from typing import Any
+
 from .config import HeaderRules
 from .message import Handler, Headers, Request, Response
 
@@ -21,6 +23,14 @@ class Edit:
     def __call__(self, headers: Headers) -> Headers:
         return [field for field in headers if field[0].lower() not in self._gone] + self._new
 
+    def change(self, environ: dict[str, Any]) -> None:
+        """The same in a WSGI environ."""
+        for name in self._gone:
+            environ.pop(variable(name), None)
+        for name, value in self._new:
+            before = environ.get(variable(name))
+            environ[variable(name)] = value if before is None else f"{before},{value}"
+
     def __repr__(self) -> str:
         rules = self.rules
         return ", ".join([*(f"-{name}" for name in rules.remove), *(f"{name}={value}" for name, value in rules.set.items()),
@@ -30,6 +40,12 @@ class Edit:
 def edit_of(rules: HeaderRules) -> Edit | None:
     """The edit, or None when the rules are empty."""
     return Edit(rules) if rules.add or rules.set or rules.remove else None
+
+
+def variable(name: str) -> str:
+    """A header field's name in a WSGI environ (PEP 3333)."""
+    name = name.upper().replace("-", "_")
+    return name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{name}"
 
 
 class EditHeaders:
@@ -43,6 +59,8 @@ class EditHeaders:
     def __call__(self, request: Request) -> Response:
         if self.request is not None:
             request.headers = self.request(request.headers)
+            if request.environ is not None:              # a view reads that: it must not see what the steps before it do not
+                self.request.change(request.environ)
         response = self.next(request)
         if self.response is not None:
             response.headers = self.response(response.headers)

@@ -18,12 +18,13 @@ otherwise never let anybody else run, the timer that is to end it among them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextvars import ContextVar, copy_context
+from contextvars import Context, ContextVar, copy_context
 from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent import monkey
 from gevent.event import Event
+from gevent.lock import Semaphore
 from gevent.queue import Empty, SimpleQueue
 
 from .deadline import Deadline
@@ -36,6 +37,7 @@ _thread_id = monkey.get_original("_thread", "get_ident")
 _allocate_lock = monkey.get_original("_thread", "allocate_lock")
 
 GRACE = 1.0                     # seconds after its deadline in which code may clean up, or answer after all
+TICKS = 10                      # of a LoopLimit
 PAUSE = 0.01                    # seconds: what is refused a hundred times a second costs the worker nothing
 
 current_request: ContextVar[Request | None] = ContextVar("current_request", default=None)
@@ -47,6 +49,11 @@ def spawn(task: Callable[..., Any], *args: Any, **kwargs: Any) -> gevent.Greenle
     Nothing ends it when the request ends: it is for work that may go on. Its calls still have only the request's time.
     """
     return gevent.spawn(copy_context().run, task, *args, **kwargs)
+
+
+def spawn_apart(task: Callable[..., Any], *args: Any) -> gevent.Greenlet:
+    """Like ``spawn``, for work that belongs to no request: its context is empty, and it keeps nothing of its maker's alive."""
+    return gevent.spawn(Context().run, task, *args)
 
 
 Killed = gevent.GreenletExit                             # what is raised in a greenlet that is told to end
@@ -116,6 +123,47 @@ def gather(*tasks: Callable[[], Any], timeout: float | None = None, limit: int |
 def time_limit(seconds: float, error: Exception) -> gevent.Timeout:
     """``with time_limit(2.0, Late()): ...`` raises that error in this greenlet when the block has not ended in time."""
     return gevent.Timeout(seconds, error)
+
+
+class LoopLimit:
+    """``with LoopLimit(0.05, Late()):`` raises that error in this greenlet when the block has not ended in time, as the loop sees
+    it: in TICKS. While the loop is busy with others none passes, however long that takes: what the block waits for may be there
+    already, and nobody has looked.
+    """
+
+    __slots__ = ("seconds", "error", "_greenlet", "_timer", "_left")
+
+    def __init__(self, seconds: float, error: Exception) -> None:
+        self.seconds = seconds
+        self.error = error
+        self._greenlet: Any = None
+        self._timer: Any = None
+        self._left = TICKS
+
+    def __enter__(self) -> None:
+        self._greenlet = gevent.getcurrent()
+        self._start()
+
+    def __exit__(self, *error: object) -> None:
+        if self._timer is not None:
+            self._timer.close()
+
+    def _start(self) -> None:
+        self._timer = gevent.get_hub().loop.timer(self.seconds / TICKS, priority=-1)         # what came meanwhile goes first
+        self._timer.start(self._ticked, update=True)
+
+    def _ticked(self) -> None:
+        """In the hub."""
+        self._timer.close()
+        self._timer = None
+        self._left -= 1
+        if self._left > 0:
+            self._start()
+        else:
+            self._greenlet.throw(self.error)
+
+    def __repr__(self) -> str:
+        return f"LoopLimit({self.seconds:g} s)"
 
 
 def give_way(deadline: Deadline) -> None:
@@ -291,5 +339,5 @@ class Guard:
         return f"Guard({self.deadline!r}{', over' if self._over else ''})"
 
 
-__all__ = ["Event", "Guard", "Overdue", "current_request", "event_loop", "gather", "give_way", "native_lock", "native_thread",
-           "offload", "spawn", "time_limit"]
+__all__ = ["Event", "Guard", "LoopLimit", "Overdue", "Semaphore", "current_request", "event_loop", "gather", "give_way",
+           "native_lock", "native_thread", "offload", "spawn", "spawn_apart", "time_limit"]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from running import Running, ask
 
 from gateway import cli, create_app, demo
 from gateway.errors import ConfigError
@@ -304,6 +305,83 @@ def test_explain_says_what_the_gateway_answers_itself(command):
     result = command("explain", "OPTIONS", "*")
     assert result.stdout.splitlines()[1:] == ["answered 200 by the gateway itself"]
     assert result.exit_code == 0
+
+
+CACHED = """
+[gateway]
+admin = "127.0.0.1:{port}"
+[upstreams.shop]
+instances = ["http://127.0.0.1:{upstream}"]
+[cache]
+file = "kept"
+[[routes]]
+path = "/*"
+upstream = "shop"
+cache = {{ key = {{ ignore_query = ["utm_*"] }} }}
+[[routes]]
+path = "/plain"
+upstream = "shop"
+[[routes]]
+path = "/fixed"
+respond = {{ text = "x" }}
+request_headers = {{ remove = ["X-Host"] }}
+cache = {{ ttl = "1m" }}
+"""
+
+
+def cache_part(result):
+    lines = result.stdout.splitlines()
+    assert result.exit_code == 0, result.output
+    return [line[2:] for line in lines[lines.index("cache, for this request:") + 1:] if line.startswith("  ")][:-1]
+
+
+def test_explain_says_what_the_cache_makes_of_the_request(command):
+    write(CACHED.format(port=1, upstream=1))
+    result = command("explain", "GET", "http://shop.test/a?utm_x=1&q=2", "-H", "Cookie: sid=1")
+    lines = cache_part(result)
+    assert lines[:2] == ["key: http://shop.test/a?q=2", "not in the key: query utm_x=1"]
+    assert lines[-1].startswith("stored: nothing in file (no gateway answers at 127.0.0.1:1")
+    assert any("key.cookies" in line for line in lines)
+    assert cache_part(command("explain", "POST", "http://shop.test/a"))[0] == "goes past the cache: the method POST"
+    assert "cache, for this request:" not in command("explain", "GET", "http://shop.test/plain").stdout
+    fixed = command("explain", "GET", "http://shop.test/fixed", "-H", "X-Host: y").stdout
+    assert "key: http://shop.test/fixed\n" in fixed and "goes past" not in fixed
+
+
+def test_explain_says_what_is_stored(command, tmp_path, serve):
+    """By a running instance, whose memory nobody else sees; without one, in a tier that is shared."""
+    answers = iter(["max-age=60", "public, max-age=60, stale-while-revalidate=9"])
+
+    def shop(sock, address):
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += sock.recv(65536)
+        sock.sendall(f"HTTP/1.1 200 OK\r\nCache-Control: {next(answers)}\r\nVary: Accept-Language\r\n"
+                     "Content-Length: 2\r\nConnection: close\r\n\r\nok".encode())
+        sock.close()
+
+    upstream = serve(shop)
+    gateway = Running(tmp_path, CACHED.format(port=1, upstream=upstream).replace('"kept"', f'"{tmp_path}/kept"'))
+    write(CACHED.format(port=gateway.admin, upstream=upstream))
+    try:
+        ask(gateway.port, b"GET /a HTTP/1.1\r\nHost: shop.test\r\nConnection: close\r\n\r\n")
+        ask(gateway.port, b"GET /a HTTP/1.1\r\nHost: shop.test\r\nAccept-Language: de\r\nConnection: close\r\n\r\n")
+        german = cache_part(command("explain", "GET", "http://shop.test/a", "-H", "Accept-Language: de", "-H", "Cookie: a=1"))
+        plain = cache_part(command("explain", "GET", "http://shop.test/a"))
+        cookie = cache_part(command("explain", "GET", "http://shop.test/a", "-H", "Cookie: a=1"))
+        french = cache_part(command("explain", "GET", "http://shop.test/a", "-H", "Accept-Language: fr"))
+        nothing = cache_part(command("explain", "GET", "http://shop.test/b"))
+    finally:
+        gateway.stop()
+    assert german[-4].startswith("stored: in the worker that answers at 127.0.0.1:")
+    assert re.fullmatch(r"> 200, \d+ s old, fresh for \d+ s, accept-language: de, public", german[-3])
+    assert german[-1] == plain[-1] == "fresh: it is served"
+    assert re.fullmatch(r"> 200, \d+ s old, fresh for \d+ s, accept-language: not sent", plain[-2])
+    assert cookie[-1].startswith("not for this request") and "(cookie)" in cookie[-1]
+    assert french[-1].startswith("none of them is for this request")
+    assert nothing[-1].startswith("stored: nothing in the worker")
+    alone = cache_part(command("explain", "GET", "http://shop.test/a"))
+    assert alone[-1] == "fresh: it is served" and alone[-4].startswith("stored: in file (no gateway answers at")
 
 
 def test_explain_knows_the_host_of_the_url_as_a_field(command):

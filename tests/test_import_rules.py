@@ -21,8 +21,8 @@ PACKAGE = Path(__file__).parent.parent / "gateway"
 FEATURE = 2
 LEVELS = {
     "errors": 0,
-    "chunked": 1, "readable": 1, "conditions": 1, "config": 1, "deadline": 1, "disconnect": 1, "fields": 1, "message": 1,
-    "pattern": 1, "problem": 1, "rundir": 1, "tasks": 1, "template": 1, "values": 1,
+    "chunked": 1, "conditions": 1, "config": 1, "deadline": 1, "disconnect": 1, "fields": 1, "message": 1, "outbox": 1,
+    "readable": 1, "pattern": 1, "problem": 1, "rundir": 1, "tasks": 1, "template": 1, "values": 1,
     "pipeline": 3,
     "admin": 4, "app": 4, "worker": 4,
     "__init__": 5, "gunicorn_conf": 5, "probe": 5, "demo": 6, "cli": 7,
@@ -38,11 +38,11 @@ DOORS = {
     "flask": {"app", "admin", "admin_cache", "cache/store"},
     "werkzeug": {"app", "admin", "admin_cache", "views"},
     "flask_caching": {"cache/store"},
-    "redis": {"cache/redis_tier"},
+    "redis": {"cache/redis_pool", "cache/redis_tier"},
     "pymemcache": {"cache/memcached_tier"},
-    "requests": {"upstream/requests_adapter"},
+    "requests": {"upstream/requests_adapter", "upstream/requests_shortcuts"},
     "urllib3": {"upstream/requests_adapter", "upstream/requests_call", "upstream/requests_response"},
-    "gevent": {"tasks", "websocket", "disconnect", "readable", "upstream/dns", "upstream/pool", "upstream/sending",
+    "gevent": {"tasks", "websocket", "disconnect", "outbox", "readable", "upstream/dns", "upstream/pool", "upstream/sending",
                "upstream/transport", "telemetry/log", "admin", "worker", "clients", "connections", "gunicorn_conf"},
     "gunicorn": {"worker", "clients", "connections", "fastlane", "probe", "reader", "writer", "gunicorn_conf"},
     "pydantic": {"config", "configfile", "mistakes", "values"},
@@ -55,9 +55,9 @@ APPLICATIONS = {"demo/services", "demo/views"}      # code of users, as an examp
 
 WAITING = {"asyncio", "concurrent", "gevent", "http", "multiprocessing", "queue", "random", "requests", "select", "selectors",
            "socket", "ssl", "subprocess", "threading", "time", "urllib3"}
-PURE = ("cache/asked", "cache/conditional", "cache/directives", "cache/entry", "cache/fields", "cache/flags", "cache/invalidate",
-        "cache/key", "cache/report", "cache/rules", "cache/tee", "conditions", "config", "errors", "headers", "message", "pattern",
-        "rewrite", "routing", "template", "upstream/balancer", "upstream/framing", "upstream/head", "values")
+PURE = ("cache/asked", "cache/conditional", "cache/directives", "cache/entry", "cache/explain", "cache/fields", "cache/flags",
+        "cache/invalidate", "cache/key", "cache/report", "cache/rules", "cache/tee", "conditions", "config", "errors", "headers",
+        "message", "pattern", "rewrite", "routing", "template", "upstream/balancer", "upstream/framing", "upstream/head", "values")
 
 
 class Import(NamedTuple):

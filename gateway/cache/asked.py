@@ -1,10 +1,11 @@
 """What a request asks of a cache beyond its URL: directives, conditions, ranges, and what keeps the cache out of it. Pure.
 
-Most requests ask nothing: ``asked_of`` is then None after one look at the names of the fields.
+Most requests ask nothing and show nothing of their user: ``seen`` finds that with one look at the names of the fields.
 """
 
 from __future__ import annotations
 
+from ..fields import Kinds
 from ..message import Headers
 from .fields import delta_seconds, directives
 
@@ -12,10 +13,13 @@ from .fields import delta_seconds, directives
 # request must never stand for others, and stored ones are not for it.
 CONFUSING = frozenset({"x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-original-uri",
                        "x-rewrite-url", "x-original-host", "x-host", "x-forwarded-server", "x-forwarded-scheme",
-                       "x-forwarded-prefix", "x-forwarded-path", "x-forwarded-uri"})
+                       "x-forwarded-prefix", "x-forwarded-path", "x-forwarded-uri", "x-forwarded-method", "x-original-method",
+                       "x-override-url", "x-http-destinationurl", "x-http-host-override"})
 FOR_ORIGIN = frozenset({"if-match", "if-unmodified-since", "upgrade"})    # only the origin may judge these (section 4.3.2)
 CONDITIONS = frozenset({"if-none-match", "if-modified-since"})
 HEEDED = frozenset({"cache-control", "pragma", "range", "if-range"}) | CONDITIONS | FOR_ORIGIN | CONFUSING
+ASKS, COOKIE, AUTHORIZATION = 1, 2, 4                    # what seen() finds
+KINDS = Kinds(dict.fromkeys(HEEDED, ASKS) | {"cookie": COOKIE, "authorization": AUTHORIZATION})
 
 
 class Asked:
@@ -60,12 +64,17 @@ class Asked:
         return f"Asked({', '.join(f'{name}={value!r}' for name, value in said.items() if value not in (None, '', False, []))})"
 
 
+def seen(headers: Headers) -> int:
+    """ASKS where the request asks something of a cache, COOKIE and AUTHORIZATION where it shows who its user is; together."""
+    found = 0
+    for name, _ in headers:
+        found |= KINDS[name]
+    return found
+
+
 def asked_of(headers: Headers, heeding: bool = True) -> Asked | None:
     """None when the request asks nothing. ``heeding`` False: the client's directives count for nothing on this route."""
-    for name, _ in headers:
-        if name.lower() in HEEDED:
-            break
-    else:
+    if not seen(headers) & ASKS:
         return None
     asked = Asked()
     lines: list[str] = []

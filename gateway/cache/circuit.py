@@ -8,7 +8,10 @@
                                                                                      | has found it well (redis_log.py)
 
 A circuit that is followed never ends a pause by itself: no request pays for finding out. The first pause is FIRST seconds long,
-each that follows soon twice as long, up to MOST. A refusal concerns one operation only, such as a full memory: it pauses nothing.
+each that follows soon twice as long, up to MOST.
+
+Nothing is paused for what is not the tier's fault: a refusal concerns one operation only, such as a full memory; Busy is one that
+was never sent, because as many as may be were under way; and an operation's time runs as the loop sees it (tasks.LoopLimit).
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from math import inf
 from time import monotonic
 from typing import TypeVar
 
-from ..tasks import time_limit
+from ..tasks import LoopLimit, Semaphore
 
 FIRST, MOST = 1.0, 15.0         # seconds
 CALM = 60.0                     # seconds without a failure after which the next pause is a first one again
@@ -34,6 +37,26 @@ class Slow(Exception):
 
 class Refused(Exception):
     """The tier is well, and will not do this one thing."""
+
+
+class Busy(Exception):
+    """As many operations as may be are under way: the tier was not asked."""
+
+
+class Slots:
+    """At most ``count`` operations at once; the others wait for ``patience`` seconds. ``run`` raises Busy."""
+
+    def __init__(self, count: int, patience: float) -> None:
+        self.patience = patience
+        self._free = Semaphore(count)
+
+    def run(self, operation: Callable[[], T]) -> T:
+        if not self._free.acquire(timeout=self.patience):
+            raise Busy
+        try:
+            return operation()
+        finally:
+            self._free.release()
 
 
 class Circuit:
@@ -55,11 +78,13 @@ class Circuit:
         return not self._paused or not self._followed and self.clock() >= self._until
 
     def attempt(self, operation: Callable[[], T]) -> T | None:
-        """The result, or None when the tier is paused or the operation fails."""
+        """The result, or None when the tier is paused, busy, or the operation fails. It limits its time itself (``limited``)."""
         if self._paused and not self.usable:
             return None
         try:
-            result = self.limited(operation)
+            result = operation()
+        except Busy:
+            return None
         except Refused as error:
             self.failed(1.0)
             if str(error) != self.failure:
@@ -74,9 +99,10 @@ class Circuit:
             self.resume()
         return result
 
-    def limited(self, operation: Callable[[], T]) -> T:
-        """The result, within the time that an operation has. Raises what it raises, and Slow."""
-        with time_limit(self.timeout, Slow(f"no answer within {self.timeout * 1000:.0f} ms")):
+    def limited(self, operation: Callable[[], T], seconds: float | None = None) -> T:
+        """The result, within ``seconds``, or the time that an operation has. Raises what it raises, and Slow."""
+        seconds = seconds or self.timeout
+        with LoopLimit(seconds, Slow(f"no answer within {seconds * 1000:.0f} ms")):
             return operation()
 
     def pause(self, error: Exception) -> None:

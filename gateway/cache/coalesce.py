@@ -5,18 +5,31 @@ The first request that misses leads a Flight; those that come meanwhile wait for
     flying --> STORED       they get the entry, when it is one that they may have
            --> UNCACHEABLE  each asks for itself, all at once; the key is remembered, so that the next ones do not wait at all
            --> FAILED       they get the error
-           --> ABANDONED    the leader was the problem (its client left, its own time was over): one of them leads the next flight
+           --> ABANDONED    it says nothing about the next one (the leader's client left, its own time was over, what it got was
+                            purged meanwhile): one of them leads the next flight
 
-A leader whose answer is streamed lands when it has sent it to its client, which may be slow: after PATIENCE a follower leads a
-flight of its own, and after two of those it asks alone.
+A leader whose answer is streamed lands when it has sent it to its client, which may be slow: PATIENCE after the head of that
+answer a follower leads a flight of its own, and after two of those it asks alone.
+
+Whether an answer is for several is only known when it is here. Waiting for one that is not costs its time twice, not waiting for
+one that is costs as many requests. What is known decides:
+
+===================================  ==========================================================================================
+a key whose answer was for one       nobody waits
+a key that is new, of a kind ...
+... of which one was for several     they wait
+... of which nothing is known        they wait
+... of which all were for one        they wait for DOUBT; then COMPANY of them ask beside the leader, and the rest waits on
+===================================  ==========================================================================================
 
 Nothing here knows of HTTP. One Flights belongs to one route in one worker; across workers the store's leases do the same.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
+from math import inf
 from time import monotonic
 from typing import Any
 
@@ -25,38 +38,52 @@ from ..tasks import Event
 
 FLYING, STORED, UNCACHEABLE, FAILED, ABANDONED = range(5)
 PATIENCE = 1.0                                           # seconds a follower waits for the rest of a streamed answer
-UNCACHEABLE_FOR = 10.0                                   # seconds
+DOUBT = 0.25                                             # seconds it waits for an answer that is most likely for one only
+COMPANY = 64                                             # followers that then ask beside the leader
+UNCACHEABLE_FOR = 120.0                                  # seconds
 RESTING_FOR = 1.0                                        # seconds after a failure in which a stale answer is given at once
+RECENT = 32                                              # new keys whose answers are remembered of each kind
 MOST_REMEMBERED = 10_000
 
 
 class Flight:
-    """``value`` is the entry when STORED, the error when FAILED. ``streaming``: the head of the answer is here. ``lease`` is what
-    keeps other workers waiting meanwhile."""
+    """``value`` is the entry when STORED, the error when FAILED. ``lease`` is what keeps other workers waiting meanwhile,
+    ``company`` how many ask beside the leader."""
 
-    __slots__ = ("key", "state", "value", "streaming", "lease", "_landed")
+    __slots__ = ("key", "state", "value", "lease", "company", "_landed", "_until")
 
     def __init__(self, key: Any) -> None:
         self.key = key
         self.state = FLYING
         self.value: Any = None
-        self.streaming = False
         self.lease: Any = None
+        self.company = 0
         self._landed = Event()
+        self._until = inf
 
-    def land(self, state: int, value: Any) -> None:
+    @property
+    def streaming(self) -> bool:
+        """Is the head of the answer here, and the rest on its way to the leader's client?"""
+        return self._until != inf
+
+    def stream(self) -> None:
+        """From now on it depends on the leader's client how long this takes: nobody waits for that longer than PATIENCE."""
+        self._until = monotonic() + PATIENCE
+        if self.lease is not None:
+            self.lease.extend(PATIENCE)
+
+    def land(self, state: int, value: Any = None) -> None:
         self.state, self.value = state, value
         self._landed.set()
         lease, self.lease = self.lease, None
         if lease is not None:
             lease.release()
 
-    def wait(self, deadline: Deadline) -> int:
-        """The state after waiting. FLYING: a streamed answer takes too long. Raises DeadlineExceeded."""
-        while self.state == FLYING:
-            self._landed.wait(min(deadline.left(), PATIENCE))
-            if self.streaming:
-                break
+    def wait(self, deadline: Deadline, patience: float = inf) -> int:
+        """The state after waiting. FLYING: ``patience`` is over, or a streamed answer takes too long. Raises DeadlineExceeded."""
+        until = monotonic() + patience
+        while self.state == FLYING and (left := min(until, self._until) - monotonic()) > 0:
+            self._landed.wait(min(deadline.left(), left, PATIENCE))
         return self.state
 
     def __repr__(self) -> str:
@@ -64,27 +91,32 @@ class Flight:
 
 
 class Flights:
-    """What is being fetched, and what was learned: keys that are not worth waiting for, and keys whose upstream just failed."""
+    """What is being fetched, and what was learned: keys that are not worth waiting for, keys whose upstream just failed, and how
+    new keys of each kind turned out."""
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self.clock = clock
         self.flying: dict[Any, Flight] = {}
         self._uncacheable: OrderedDict[Any, float] = OrderedDict()
         self._resting: OrderedDict[Any, float] = OrderedDict()
+        self._recent: dict[Any, deque[bool]] = {}
 
     def lead(self, key: Any) -> Flight:
         """A new flight, which must land. It takes the place of one that takes too long."""
         flight = self.flying[key] = Flight(key)
         return flight
 
-    def land(self, flight: Flight, state: int, value: Any = None) -> None:
-        """Let the followers go. Only the first call counts."""
-        if flight.state == FLYING:
+    def land(self, flight: Flight | None, state: int, value: Any = None) -> None:
+        """Let the followers go. Only the first call counts. None: there are none."""
+        if flight is not None and flight.state == FLYING:
             if self.flying.get(flight.key) is flight:
                 del self.flying[flight.key]
             flight.land(state, value)
 
-    def learn(self, key: Any, cacheable: bool) -> None:
+    def learn(self, key: Any, cacheable: bool, kind: Any = None) -> None:
+        """What the answer was like. ``kind`` is that of a key of which nothing was stored; there are few kinds."""
+        if kind is not None and not self._holds(self._uncacheable, key):     # each key counts once, however often it is asked for
+            self._recent.setdefault(kind, deque(maxlen=RECENT)).append(cacheable)
         if cacheable:
             self._uncacheable.pop(key, None)
             for reached in (True, False):
@@ -99,6 +131,14 @@ class Flights:
     def worth_waiting(self, key: Any) -> bool:
         """May the answer be one that several can have?"""
         return not self._holds(self._uncacheable, key)
+
+    def hopeful(self, kind: Any) -> bool:
+        """Was one of the last new keys of this kind for several?"""
+        return any(self._recent.get(kind, ()))
+
+    def doubtful(self, kind: Any) -> bool:
+        """Were all of the last new keys of this kind for one only?"""
+        return kind in self._recent and not any(self._recent[kind])
 
     def resting(self, key: Any, reached: bool) -> bool:
         return bool(self._resting) and self._holds(self._resting, (key, reached))

@@ -16,12 +16,13 @@ QUALIFIED = ("private", "no-cache")                      # these take a list of 
 
 class Directives:
     """Seconds are None where the answer does not say. ``expires`` is the date of Expires where that field counts, 0.0 for one
-    that cannot be read. ``private`` and ``no_cache`` are the unqualified forms; ``fields`` those that the qualified ones name."""
+    that cannot be read. ``private`` and ``no_cache`` are the unqualified forms; ``fields`` those that the qualified ones name.
+    ``targeted``: they come from a field for caches like this one (RFC 9213)."""
 
     __slots__ = ("no_store", "private", "no_cache", "fields", "public", "must_revalidate", "proxy_revalidate", "must_understand",
-                 "immutable", "max_age", "s_maxage", "expires", "stale_while_revalidate", "stale_if_error")
+                 "immutable", "max_age", "s_maxage", "expires", "stale_while_revalidate", "stale_if_error", "targeted")
 
-    def __init__(self, given: dict[str, Value], expires: float | None = None) -> None:
+    def __init__(self, given: dict[str, Value], expires: float | None = None, targeted: bool = False) -> None:
         self.no_store = flag(given, "no-store")
         self.private = flag(given, "private")
         self.no_cache = flag(given, "no-cache")
@@ -35,6 +36,7 @@ class Directives:
         self.max_age = seconds(given, "max-age")
         self.s_maxage = seconds(given, "s-maxage")
         self.expires = expires
+        self.targeted = targeted
         self.stale_while_revalidate = window(given, "stale-while-revalidate")
         self.stale_if_error = window(given, "stale-if-error")
 
@@ -42,6 +44,23 @@ class Directives:
     def explicit(self) -> bool:
         """Does the answer say how long it is fresh?"""
         return self.max_age is not None or self.s_maxage is not None or self.expires is not None
+
+    @property
+    def forbids(self) -> bool:
+        """Does it forbid a shared cache to keep it at all? A route may ignore that, but then it permits nothing either."""
+        return self.private or self.no_store and not self.must_understand
+
+    @property
+    def for_callers(self) -> bool:
+        """May a shared cache give it to others although the request named its caller (section 3.5)?
+        must-revalidate permits that too, but only where its demand is heeded."""
+        return (self.public or self.s_maxage is not None) and not self.forbids
+
+    @property
+    def for_everybody(self) -> bool:
+        """Does it say that it is for all, whatever cookies the request had? A middleware writes max-age and must-revalidate on
+        personal pages, too; s-maxage and a lifetime in a field for shared caches nobody writes by accident."""
+        return self.for_callers or self.targeted and self.max_age is not None and not self.forbids
 
     def lifetime(self, date: float) -> float | None:
         """Seconds of freshness, counted from ``date``, when it was made; None when it does not say (section 4.2.1)."""
@@ -57,7 +76,7 @@ def directives_of(fields: dict[str, list[str]], now: float) -> Directives:
     for name in TARGETED:
         if name in fields and (given := dictionary(fields[name])) is not None:
             return Directives({key: None if isinstance(value, str) and key not in QUALIFIED else value
-                               for key, value in given.items()})
+                               for key, value in given.items()}, targeted=True)
     lines = fields.get("expires")
     expires = None if lines is None else http_date(lines[0], now) or 0.0
     return Directives(directives(fields.get("cache-control", ())), expires)

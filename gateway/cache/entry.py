@@ -26,14 +26,15 @@ class Entry:
     Content-Length.
     ``born`` is when its age was 0; it is fresh before ``expires``, may be served stale while it is refreshed before
     ``stale_while_revalidate``, and in place of an error before ``stale_if_error`` (all absolute; equal to ``expires`` where
-    there is no such window). ``flags`` are those of flags.py. ``last_modified`` is the parsed date, None without a usable one.
+    there is no such window, the latter before it where it is forbidden). ``flags`` are those of flags.py. ``last_modified`` is the
+    parsed date, None without a usable one.
     ``vary`` are the header fields of the request that selected this answer: (lower-case name, normalised value or None).
     ``tags`` and ``url`` (``scheme://host/path?query``) are for purging; ``stored_at`` is when it was stored or last validated.
     ``digest`` is the SHA-256 of the body in hexadecimal, once somebody needed it.
     """
 
     __slots__ = ("status", "reason", "_fields", "body", "request_time", "response_time", "born", "expires",
-                 "stale_while_revalidate", "stale_if_error", "flags", "etag", "last_modified", "vary", "tags", "url", "stored_at",
+                 "stale_while_revalidate", "stale_if_error", "flags", "_etag", "last_modified", "vary", "tags", "url", "stored_at",
                  "digest")
 
     def __init__(self, status: int, reason: str, headers: list[tuple[str, str]], body: bytes, *, request_time: float,
@@ -52,7 +53,7 @@ class Entry:
         self.stale_while_revalidate = stale_while_revalidate
         self.stale_if_error = stale_if_error
         self.flags = flags
-        self.etag = etag
+        self._etag: str | bool | None = etag             # True: it is that of the packed header
         self.last_modified = last_modified
         self.vary = vary
         self.tags: Collection[str] = tags
@@ -73,6 +74,11 @@ class Entry:
     def headers(self, headers: list[tuple[str, str]]) -> None:
         self._fields = headers
 
+    @property
+    def etag(self) -> str | None:
+        etag = self._etag
+        return etag if etag is None or isinstance(etag, str) else first_etag(self.headers)
+
     def copied(self) -> list[tuple[str, str]]:
         """The header fields in a list that is the caller's own."""
         fields = self._fields
@@ -86,6 +92,8 @@ class Entry:
             return getsizeof(fields)
         packed = "\n".join([text for field in fields for text in field])
         if packed.count("\n") == 2 * len(fields) - 1:
+            if self._etag and self._etag == first_etag(fields):
+                self._etag = True
             self._fields = packed
             return getsizeof(packed)
         return sum(140 + len(name) + len(value) for name, value in fields)
@@ -101,6 +109,10 @@ class Entry:
         return f"Entry({self.status} {self.url}, {len(self.body)} bytes, {lifetime}, {names_of(self.flags) or 'no flags'})"
 
 
+def first_etag(headers: list[tuple[str, str]]) -> str | None:
+    return next((value.strip() for name, value in headers if name.lower() == "etag"), None)
+
+
 class Variants(tuple[Entry, ...]):
     """The entries under one key, the latest first, at most MOST_VARIANTS. It never changes: readers keep theirs."""
 
@@ -114,9 +126,10 @@ class Variants(tuple[Entry, ...]):
     def size(self) -> int:
         return sum(entry.size for entry in self)
 
-    def with_entry(self, entry: Entry) -> Variants:
-        """These and ``entry``, which replaces the one of the same request fields."""
-        kept = [other for other in self.entries if other.vary != entry.vary]
+    def with_entry(self, entry: Entry, instead: Entry | None = None) -> Variants:
+        """These and ``entry``, which replaces the one of the same request fields, and the one it was asked for ``instead`` of."""
+        gone = {entry.vary, entry.vary if instead is None else instead.vary}
+        kept = [other for other in self.entries if other.vary not in gone]
         return Variants([entry, *kept[:MOST_VARIANTS - 1]])
 
     def without(self, entry: Entry) -> Variants:

@@ -19,13 +19,14 @@ import hashlib
 import logging
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from time import time
 
 from ..tasks import native_thread, offload, spawn
 from .entry import Entry
 from .journal import private
+from .tiers import Operation
 
 SHARE = 1 / 16
 FREE = 0.1
@@ -43,6 +44,7 @@ class FileTier:
 
     name = "file"
     shift = margin = 0.0
+    usable = True
 
     def __init__(self, path: str | os.PathLike[str], limit: int, *, failed: Callable[[float], None] = lambda number: None,
                  evicted: Callable[[float], None] = lambda number: None, clock: Callable[[], float] = time) -> None:
@@ -78,6 +80,11 @@ class FileTier:
 
     def delete(self, key: str) -> None:
         offload(remove, self._place(key))
+
+    def write(self, operations: Sequence[Operation]) -> None:
+        """``put`` and ``delete`` by name."""
+        for name, *arguments in operations:
+            getattr(self, name)(*arguments)
 
     def file_of(self, entry: Entry) -> str | None:
         """The name, below BODIES, of a file with the body of ``entry``: made when it is not there, swept like a record.

@@ -8,9 +8,14 @@
                v
              held against the purges made since it was last looked at
 
-An entry goes into every tier. The memory is asked without waiting; a shared tier may cost at most what it allows itself
-(redis_tier.py), and one that fails is a miss. What memory holds may be out of date when another worker has got a newer answer:
-so when it has expired, the shared tiers are asked once more, at most every AGAIN seconds.
+    put ---> memory, and beside the request (writer.py) every tier
+
+The memory is asked without waiting. A request waits for shared tiers for ``patience`` seconds, the look-up and the lease together,
+and for nothing that is written; for each key one request looks and the others wait for what it finds. A tier that fails is a
+miss.
+
+What memory holds may be out of date when another worker has got a newer answer: so when it has expired, the shared tiers are asked
+once more, at most every AGAIN seconds.
 
 Nothing runs before ``start``: no connection, no greenlet. Without it, purges made elsewhere are not heard.
 """
@@ -18,103 +23,43 @@ Nothing runs before ``start``: no connection, no greenlet. Without it, purges ma
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from sys import intern
+from collections.abc import Callable, Iterable, Sequence
+from contextvars import ContextVar
+from functools import partial
 from time import monotonic, sleep, time
-from typing import Protocol
 
+from ..tasks import Event, spawn_apart
 from . import format
-from .entry import Entry, Variants
-from .memory import Memory, Node
+from .compact import compacted
+from .entry import Variants
+from .lease import Lease, leased
+from .memory import Memory, Node, Owner, whole_steps
 from .purge import Marks, Purge, parsed_purge
+from .tiers import Channel, Counts, Leasing, Operation, Shared, ignore
+from .writer import Writer, Written
 
 AGAIN = 1.0                     # seconds
 POLL_FIRST, POLL_MOST = 0.005, 0.05     # seconds between two looks for what another worker is fetching
+PATIENCE = 0.05                 # seconds
+RECENT = 1.0                    # seconds after a look-up in which it belongs to the same request
+DRAIN = 0.5                     # seconds that a worker which ends takes for what is still to be written
+FLUSH = 20.0                    # seconds
 
 log = logging.getLogger("gateway")
+_looked: ContextVar[tuple[float, float]] = ContextVar("cache_looked", default=(0.0, 0.0))    # when the last look-up ended, its time
 
 
-class Lease(Protocol):
-    """The right to fetch what is under a key, until it is released or its time is over."""
+class Look:
+    """A look-up of one key in the shared tiers. ``number`` is that of the purges that were heard when it was ``done``; one that is
+    over and not done is that of a request that was ended."""
 
-    def release(self) -> None: ...
+    __slots__ = ("found", "number", "done", "over")
 
-
-class Shared(Protocol):
-    """A tier of bytes by key. It never raises: a failure is counted, and is None or nothing done."""
-
-    name: str
-    shift: float                # seconds that the tier's clock, in which it keeps times, is ahead of ours
-    margin: float               # seconds by which that may be wrong: what is written down is not younger than it is
-
-    def get(self, key: str) -> bytes | None: ...
-
-    def put(self, key: str, data: bytes, seconds: float) -> None: ...
-
-    def delete(self, key: str) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class Leases(Protocol):
-    """Who gives leases. ``leased`` is whether somebody has one."""
-
-    def lease(self, key: str, seconds: float) -> Lease | None: ...
-
-    def leased(self, key: str) -> bool: ...
-
-
-class Channel(Protocol):
-    """A way on which purges travel. ``write`` is whether it is on its way; after ``start`` those of others are heard."""
-
-    def write(self, purge: Purge) -> bool: ...
-
-    def waiting_purges(self) -> int: ...
-
-    def start(self, heard: Callable[[Purge], None]) -> None: ...
-
-    def stop(self) -> None: ...
-
-
-ENTRY = 400                     # bytes of an entry with its list and its numbers, but for what is counted below
-
-
-def compacted(entry: Entry, key: str) -> int:
-    """How many bytes an entry takes. What it has in common with others, or with itself, it has once from now on."""
-    size = ENTRY + len(entry.body) + entry.pack()
-    if entry.tags:
-        entry.tags = tuple(map(intern, entry.tags))
-        size += 50 + sum(60 + len(tag) for tag in entry.tags)
-    else:
-        entry.tags = ()                                  # an empty set takes 216 bytes
-    if entry.url == key:
-        entry.url = key
-    else:
-        size += 50 + len(entry.url)
-    if entry.stale_while_revalidate == entry.expires:
-        entry.stale_while_revalidate = entry.expires
-    if entry.stale_if_error == entry.expires:
-        entry.stale_if_error = entry.expires
-    return size
-
-
-class Counts:
-    """What is counted, each a function of a number. ``tier`` is memory, redis, memcached or file."""
-
-    def __init__(self, counter: Callable[[str, str], Callable[[float], None]] = lambda name, tier: ignore) -> None:
-        self._counter = counter
-        self._made: dict[tuple[str, str], Callable[[float], None]] = {}
-
-    def of(self, name: str, tier: str) -> Callable[[float], None]:
-        """``name`` is hits, misses, stored, evicted, corrupt, refused or errors; bytes and entries are gauges."""
-        made = self._made.get((name, tier))
-        if made is None:
-            made = self._made[name, tier] = self._counter(name, tier)
-        return made
-
-
-def ignore(what: object) -> None:
-    """Does nothing."""
+    def __init__(self) -> None:
+        self.found: Variants | None = None
+        self.number = 0
+        self.done = False
+        self.over = Event()
 
 
 class HttpStore:
@@ -125,33 +70,55 @@ class HttpStore:
     """
 
     def __init__(self, memory: Memory, tiers: Sequence[Shared] = (), channels: Sequence[Channel] = (), *,
-                 leases: Leases | None = None, compress: bool = False, counts: Counts | None = None) -> None:
+                 leases: Leasing | None = None, compress: bool = False, counts: Counts | None = None,
+                 patience: float = PATIENCE) -> None:
         self.memory = memory
         self.tiers = tuple(tiers)
         self.channels = tuple(channels)
         self.leases = leases
         self.compress = compress
         self.counts = counts or Counts()
+        self.patience = patience
+        self._writers: dict[str, Writer] = {}
         self.marks = Marks()
         self.views_cleared = 0.0                         # the cache of view code, whose purges travel along: when last
         self.view_purged: Callable[[Purge], None] = ignore
+        self._looks: dict[str, Look] = {}
+        self._queries: dict[object, Callable[[str], str | None]] = {}
         self._hit = self.counts.of("hits", "memory")
         self._bytes = self.counts.of("bytes", "memory")
         self._entries = self.counts.of("entries", "memory")
         memory.evicted = self.counts.of("evicted", "memory")
 
+    def owner(self, route: str) -> Owner:
+        """Whose the entries are that a route stores, for the numbers."""
+        return Owner(self.counts.of("bytes", "memory", route), self.counts.of("entries", "memory", route),
+                     self.counts.of("evicted", "memory", route))
+
     # Answers
 
-    def get(self, key: str) -> Variants | None:
+    def get(self, key: str, owner: Owner | None = None) -> Variants | None:
         """What is stored under ``key``, the object itself, for reading only; None when there is nothing, or it was purged."""
         node = self.memory.find(key)
         if node is None or node.seen != self.marks.number and not self._still_there(node):
-            return self._fetch(key, None)
+            return self._fetch(key, None, owner)
         variants: Variants = node.value
         if self.tiers and variants[0].expires <= time():
-            return self._renewed(key, node)
+            return self._renewed(key, node, owner)
         self._hit(1.0)
         return variants
+
+    def held(self, key: str) -> Variants | None:
+        """What memory has under ``key``, without what was purged. Nobody is asked, and nothing is counted."""
+        node = self.memory.nodes.get(key)
+        if node is None or node.seen != self.marks.number and not self._still_there(node):
+            return None
+        return node.value
+
+    @property
+    def number(self) -> int:
+        """How many purges were heard: while it stays the same, nothing was purged."""
+        return self.marks.number
 
     def _still_there(self, node: Node) -> bool:
         """Hold what is in memory against the purges that it has not seen."""
@@ -164,73 +131,126 @@ class HttpStore:
         node.value, node.seen = left, number
         return True
 
-    def _renewed(self, key: str, node: Node) -> Variants:
+    def _renewed(self, key: str, node: Node, owner: Owner | None) -> Variants:
         """What memory has has expired: another worker may have put a newer one into a shared tier."""
         now = monotonic()
         if node.asked + AGAIN <= now:
             node.asked = now
-            if (found := self._fetch(key, node)) is not None:
+            if (found := self._fetch(key, node, owner)) is not None:
                 return found
         self._hit(1.0)
         return node.value
 
-    def _fetch(self, key: str, known: Node | None) -> Variants | None:
-        """From the first shared tier that has it, kept in memory from now on. With ``known``, only what is newer than that."""
+    def _fetch(self, key: str, known: Node | None, owner: Owner | None = None) -> Variants | None:
+        """From the shared tiers, kept in memory from now on. With ``known``, only what is newer than that."""
+        found = self._looked_up(key, known, owner) if self.tiers else None
+        if found is None and known is None:
+            self.counts.of("misses", "memory")(1.0)
+        return found
+
+    def _looked_up(self, key: str, known: Node | None, owner: Owner | None) -> Variants | None:
+        """The first that asks for a key looks; the others wait, as long as that may take, and get the same."""
+        while (look := self._looks.get(key)) is not None:
+            look.over.wait()
+            if look.done:
+                found = look.found
+                return found if found is None or look.number == self.marks.number else self.marks.apply(found)
+        look = self._looks[key] = Look()
+        began = monotonic()
+        try:
+            look.found = self._look_up(key, known, owner)
+            look.number, look.done = self.marks.number, True
+        finally:
+            del self._looks[key]
+            look.over.set()
+            ended = monotonic()
+            _looked.set((ended, ended - began))
+        return look.found
+
+    def _look_up(self, key: str, known: Node | None, owner: Owner | None) -> Variants | None:
         for tier in self.tiers:
-            data = tier.get(key)
-            found = self._read(tier, key, data) if data is not None else None
+            found = self._read(tier, key)
             node = self.memory.nodes.get(key)
             if node is not None and node is not known:   # it was stored here while the tier was waited for
                 return node.value if node.seen == self.marks.number or self._still_there(node) else None
             if found is None:
                 self.counts.of("misses", tier.name)(1.0)
                 continue
-            if node is not None and found.entries[0].stored_at <= node.value.entries[0].stored_at:
+            if node is not None and found[0].stored_at <= node.value[0].stored_at:
                 return None
             self.counts.of("hits", tier.name)(1.0)
-            self._keep(key, found)
+            self._keep(key, found, owner)
             return found
-        if known is None:
-            self.counts.of("misses", "memory")(1.0)
         return None
 
-    def _read(self, tier: Shared, key: str, data: bytes) -> Variants | None:
-        """A record without what was purged. A record that is none is removed."""
+    def _read(self, tier: Shared, key: str, forget: bool = True) -> Variants | None:
+        """What a tier has, or is about to have, without what was purged. A record that is none is removed."""
+        queued = self._writer(tier).waiting(key)
+        if queued is not None:
+            return self.marks.apply(queued.held) if queued.held is not None else None
+        data = tier.get(key)
+        if data is None:
+            return None
+        found = None
         try:
             found = self.marks.apply(format.decode(key, data, tier.shift))
         except format.Corrupt as error:
-            log.warning("the cache tier %s has an unusable record: %s", tier.name, error)
-            self.counts.of("corrupt", tier.name)(1.0)
-            found = None
-        if found is None:
-            tier.delete(key)
+            if forget:
+                log.warning("the cache tier %s has an unusable record: %s", tier.name, error)
+                self.counts.of("corrupt", tier.name)(1.0)
+        if found is None and forget:
+            self._write(tier, key, Written(lambda: ("delete", key)))
         return found
 
-    def put(self, key: str, variants: Variants, keep: float, begun: float) -> bool:
+    def put(self, key: str, variants: Variants, keep: float, begun: float, owner: Owner | None = None) -> Variants | None:
         """Store ``variants``, whose first is new, for ``keep`` seconds. ``begun`` is the wall clock time at which the request
-        for it was sent: an answer to a request that began before a purge is not stored. Whether no purge refused it."""
-        newest = variants[0]
+        for it was sent: an answer to a request that began before a purge is not stored. What is kept now, made stale where a
+        soft purge says so; None when a purge refused it."""
         if self.marks.number:
-            hard, _ = self.marks.purged(newest)
+            hard, _ = self.marks.purged(variants[0])
             left = self.marks.apply(variants) if begun > hard else None
             if left is None:
                 self.counts.of("refused", "memory")(1.0)
-                return False
+                return None
             variants = left
-        if self._keep(key, variants):
+        if self._keep(key, variants, owner):
             self.counts.of("stored", "memory")(1.0)
-        for tier in self.tiers:
-            try:
-                data = format.encode(key, variants, tier.shift - tier.margin, self.compress)
-            except ValueError as error:
-                log.warning("the cache cannot write down %s: %s", newest.url, error)
-                self.counts.of("errors", tier.name)(1.0)
-                continue
-            tier.put(key, data, keep)
-        return True
+        if self.tiers:
+            self._put_behind(key, variants, time() + keep)
+        return variants
 
-    def _keep(self, key: str, variants: Variants) -> bool:
-        kept = self.memory.put(key, variants, sum([compacted(entry, key) for entry in variants]), self.marks.number)
+    def _put_behind(self, key: str, variants: Variants, until: float) -> None:
+        size = sum([entry.size for entry in variants])
+        for tier in self.tiers:
+            if tier.usable:
+                make = partial(self._record, tier, key, variants, until)
+                self._write(tier, key, Written(make, variants, size))
+
+    def _record(self, tier: Shared, key: str, variants: Variants, until: float) -> Operation | None:
+        """What is written down, now that it is; nothing when it was purged, or is of no use to anybody any more."""
+        left, seconds = self.marks.apply(variants), until - time()
+        if left is None or seconds <= 0:
+            return None
+        try:
+            data = format.encode(key, left, tier.shift - tier.margin, self.compress)
+        except ValueError as error:
+            log.warning("the cache cannot write down %s: %s", variants[0].url, error)
+            self.counts.of("errors", tier.name)(1.0)
+            return None
+        return "put", key, data, seconds
+
+    def _write(self, tier: Shared, key: str, written: Written) -> None:
+        self._writer(tier).add(key, written)
+
+    def _writer(self, tier: Shared) -> Writer:
+        writer = self._writers.get(tier.name)
+        if writer is None:
+            writer = self._writers[tier.name] = Writer(tier.write, self.counts.of("dropped", tier.name))
+        return writer
+
+    def _keep(self, key: str, variants: Variants, owner: Owner | None) -> bool:
+        size = whole_steps(sum([compacted(entry, key) for entry in variants]), key)
+        kept = self.memory.put(key, variants, size, self.marks.number, owner)
         self._measure()
         return kept
 
@@ -242,25 +262,23 @@ class HttpStore:
         """Forget one key, in every worker. What is stored under it afterwards is not affected; a purge is."""
         self.memory.delete(key)
         self._measure()
-        for tier in self.tiers:
-            tier.delete(key)
-        self.announce(Purge("key", key, False, time()))
+        purge = Purge("key", key, False, time())
+        for tier in self.tiers:                          # the others hear of it when they would not find it any more
+            self._write(tier, key, Written(lambda: ("delete", key), after=partial(spawn_apart, self.announce, purge)))
+        if not self.tiers:
+            self.announce(purge)
 
     def look(self, key: str) -> Variants | None:
         """What ``get`` would give, for an operator: nothing is counted, kept or removed."""
         if (node := self.memory.nodes.get(key)) is not None:
             return self.marks.apply(node.value)
-        for tier in self.tiers:
-            data = tier.get(key)
-            try:
-                found = self.marks.apply(format.decode(key, data, tier.shift)) if data is not None else None
-            except format.Corrupt:
-                continue
-            if found is not None:
-                return found
-        return None
+        return next((found for tier in self.tiers if (found := self._read(tier, key, forget=False)) is not None), None)
 
     # Purges
+
+    def counts_query(self, what: object, query_of: Callable[[str], str | None]) -> None:
+        """Some routes store under addresses without parts of the query: a purge of a URL is one of what it becomes there, too."""
+        self._queries[what] = query_of
 
     def purge(self, *, url: str | None = None, prefix: str | None = None, tag: str | None = None, everything: bool = False,
               soft: bool = False) -> int:
@@ -268,12 +286,35 @@ class HttpStore:
 
         Raises ValueError when it is not one of them, or is no address.
         """
-        purge = parsed_purge(url, prefix, tag, everything, soft, time())
-        self.heard(purge)
-        return self.announce(purge)
+        if url is not None and prefix is tag is None and not everything:
+            return self.purge_urls([url], soft)
+        return self._purge({parsed_purge(url, prefix, tag, everything, soft, time())})
+
+    def purge_urls(self, urls: Iterable[str], soft: bool = False) -> int:
+        """Purge all of these. Raises ValueError when one is no address, and then purges none."""
+        now = time()
+        purges = set()
+        for url in urls:
+            purges.add(parsed_purge(url, None, None, False, soft, now))
+            address, mark, query = url.partition("#")[0].partition("?")
+            for query_of in self._queries.values() if mark else ():
+                left = query_of(query)
+                purges.add(parsed_purge(address if left is None else f"{address}?{left}", None, None, False, soft, now))
+        return self._purge(purges)
+
+    def _purge(self, purges: set[Purge]) -> int:
+        for purge in purges:
+            self.heard(purge)
+        if len(purges) == 1:
+            return self.announce(purges.pop())
+        telling = [spawn_apart(self.announce, purge) for purge in purges]        # together they take as long as one
+        for each in telling:
+            each.join()
+        return min([each.value or 0 for each in telling], default=0)
 
     def announce(self, purge: Purge) -> int:
         """Tell the other workers; how many ways it has gone."""
+        purge = purge.short()
         return sum(channel.write(purge) for channel in self.channels)
 
     def waiting(self) -> int:
@@ -298,19 +339,31 @@ class HttpStore:
     # One fetch for all workers
 
     def lease(self, key: str, seconds: float) -> Lease | None:
-        """The right to fetch what is under ``key``, for at most that long; None when another worker has it, or nobody gives it."""
-        return self.leases.lease(key, seconds) if self.leases is not None else None
+        """The right to fetch what is under ``key``, for at most that long; None when another worker has it, or nobody gives it.
+        Waits for what the look-up of this request has left of its time."""
+        if self.leases is None or not self.leases.usable:
+            return None
+        ended, spent = _looked.get()
+        patience = self.patience - (spent if monotonic() < ended + RECENT else 0.0)
+        return leased(self.leases, self._writer(self.leases), key, seconds, patience)
 
-    def wait(self, key: str, seconds: float) -> Variants | None:
-        """What the worker that has the lease gets, as soon as it is there; None after ``seconds``, or when it got nothing."""
+    def leased(self, key: str) -> bool:
+        """Has somebody the lease of ``key``?"""
+        return self.leases is not None and bool(self.leases.leased(key))
+
+    def wait(self, key: str, seconds: float, lease: str = "") -> Variants | None:
+        """What the worker that has the lease gets, as soon as it is there; None after ``seconds``, or when it got nothing.
+        ``lease`` is the lease's own key, where it is not that of the answer."""
         if self.leases is None:
             return None
         until, pause = monotonic() + seconds, POLL_FIRST
-        while self.leases.leased(key):
+        while held := self.leases.leased(lease or key):
             if (left := until - monotonic()) <= 0:
                 return None
             sleep(min(pause, left))
             pause = min(pause * 1.5, POLL_MOST)
+        if held is None:                                 # nobody can be asked, nor for the answer
+            return None
         node = self.memory.nodes.get(key)
         found = self._fetch(key, node)
         return found if found is not None or node is None else node.value
@@ -322,7 +375,15 @@ class HttpStore:
         for channel in self.channels:
             channel.start(self.heard)
 
+    def flush(self, seconds: float = FLUSH) -> bool:
+        """Wait until all is written that was put, for at most that long; whether it is."""
+        until = monotonic() + seconds
+        return all([writer.flush(max(0.0, until - monotonic())) for writer in self._writers.values()])
+
     def stop(self) -> None:
+        until = monotonic() + DRAIN
+        for writer in self._writers.values():
+            writer.stop(max(0.0, until - monotonic()))
         for channel in self.channels:
             channel.stop()
         for tier in self.tiers:

@@ -1,5 +1,8 @@
 """What a successful unsafe request makes invalid: its own address, and those its answer names (RFC 9111 section 4.4).
 
+That is so whether or not the cache has anything to do with the request: also with ``no-store``, with a body that is not looked at,
+and for a POST that the route would have kept the answer of.
+
 ``Invalidate`` is the step for routes that have no cache of their own beside routes that do: a POST there may change what those
 keep. Location and Content-Location count when they are of the same origin: nobody purges what belongs to another host.
 """
@@ -15,7 +18,7 @@ SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PROPFIND", "REPORT", "SEAR
 
 
 class Purgeable(Protocol):
-    def purge(self, *, url: str) -> int: ...
+    def purge_urls(self, urls: list[str]) -> int: ...
 
 
 def invalidated(request: Request, response: Response) -> list[str]:
@@ -30,6 +33,12 @@ def invalidated(request: Request, response: Response) -> list[str]:
         if name.lower() in ("location", "content-location") and (other := resolved(own, value)) not in (None, *found):
             found.append(other)  # type: ignore[arg-type]
     return found
+
+
+def forget(store: Purgeable, request: Request, response: Response) -> None:
+    """Purge what this exchange has made invalid. The store knows as what the routes keep these addresses."""
+    if gone := invalidated(request, response):
+        store.purge_urls(gone)
 
 
 def resolved(base: str, reference: str) -> str | None:
@@ -52,9 +61,7 @@ class Invalidate:
 
     def __call__(self, request: Request) -> Response:
         response = self.next(request)
-        if request.method not in SAFE:
-            for url in invalidated(request, response):
-                self.store.purge(url=url)
+        forget(self.store, request, response)
         return response
 
     def __repr__(self) -> str:

@@ -1,8 +1,11 @@
 """How the workers of one machine hear of each other's purges: a file to which each appends, and which each looks at.
 
 One JSON list a line. A worker that starts reads all of it, then every POLL seconds what was added. A file that has become too
-long is replaced by its newer half, under a purge of everything at the time of the last one dropped. Writers hold its lock
-(flock(2)), so that none writes into a file that was replaced.
+long is replaced by one that says the same: of several purges of one thing the latest, and no keys that were forgotten before its
+newer half. URLs and tags are numbers of buckets by then (purge.py), of which there are so many and no more. Only when that is still
+too long, for about 100,000 prefixes, half of it is dropped, under a purge of everything at the time of the last one dropped.
+
+Writers hold the lock of the file (flock(2)), so that none writes into one that was replaced.
 """
 
 from __future__ import annotations
@@ -20,7 +23,9 @@ from ..tasks import spawn
 from .purge import KINDS, Purge
 
 POLL = 0.25                     # seconds
-LONGEST = 4 * 1024 ** 2         # bytes
+LONGEST = 8 * 1024 ** 2         # bytes
+SHORTER = 3 / 4                 # of that, a file that says the same has to have to be worth it
+FLEETING = (b'["key"', b'["view"')      # about what living workers have in memory
 
 log = logging.getLogger("gateway")
 
@@ -93,14 +98,18 @@ class Journal:
             file.close()
 
     def _shorten(self, file: IO[bytes]) -> None:
-        """Keep the newer half, under a floor at the time of the last one dropped."""
+        """Say the same in fewer lines, else keep the newer half, under a floor at the time of the last one dropped."""
         file.flush()
         lines = self.path.read_bytes().splitlines(keepends=True)
         half = len(lines) // 2
-        floor = max((purge.at for purge in parsed(lines[:half])), default=0.0)
+        kept = latest([line for line in lines[:half] if not line.startswith(FLEETING)] + lines[half:])
+        if sum(map(len, kept)) > self.limit * SHORTER:
+            half = len(kept) // 2
+            floor = max((purge.at for purge in parsed(kept[:half])), default=0.0)
+            kept[:half] = [line_of(Purge("everything", "", False, floor))]
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         with open(temporary, "wb", opener=private) as shorter:
-            shorter.write(line_of(Purge("everything", "", False, floor)) + b"".join(lines[half:]))
+            shorter.write(b"".join(kept))
         temporary.replace(self.path)
 
     def read(self) -> list[Purge]:
@@ -136,6 +145,20 @@ def private(path: str, flags: int) -> int:
 
 def line_of(purge: Purge) -> bytes:
     return json.dumps(purge, separators=(",", ":")).encode() + b"\n"
+
+
+def latest(lines: Iterable[bytes]) -> list[bytes]:
+    """Of those lines that differ in their time alone, the one with the latest, where it first stood."""
+    found: dict[bytes, tuple[float, bytes]] = {}
+    for line in lines:
+        what, _, at = line.rpartition(b",")
+        try:
+            moment = float(at.strip(b"] \n"))
+        except ValueError:                               # no purge
+            continue
+        if what not in found or found[what][0] < moment:
+            found[what] = moment, line
+    return [line for _, line in found.values()]
 
 
 def parsed(lines: Iterable[bytes]) -> Iterator[Purge]:

@@ -1,7 +1,11 @@
 """Under which key an answer is kept, and which of its variants a request selects. Pure.
 
 The key is the address as the client asked for it: scheme, host, path and query, and what the route adds. Only what is the same to
-every server is made the same: the case of the host. Everything else that changes the answer has to be in the key or in Vary.
+every server is made the same: the case of the host. Everything else that changes the answer has to be in the key or in Vary. So
+is a public port that a trusted proxy says and the address does not: upstreams are told, and make links of it.
+
+Where only some parameters or cookies count, what an upstream could take for one of them counts as well (``folded``): else a client
+would choose the answer that is kept for others by a spelling that only the upstream understands.
 
 Vary (RFC 9111 section 4.1) compares the request's fields in a normal form: several lines are one list, white space around commas
 does not count, and of the Accept family nor do case and order.
@@ -9,8 +13,10 @@ does not count, and of the Accept family nor do case and order.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from hashlib import sha256
+from urllib.parse import unquote_plus
 
 from ..config import Cache, CacheKey
 from ..message import Request
@@ -18,6 +24,8 @@ from .entry import Entry, Variants
 from .fields import names
 
 PREFERENCES = frozenset({"accept", "accept-language", "accept-encoding", "accept-charset"})
+MARKS = re.compile(r"[. ]")
+Vary = tuple[tuple[str, str | None], ...]
 SEPARATOR = "\n"                                         # cannot be in a URL or a header field
 
 
@@ -35,6 +43,9 @@ class KeyOf:
 
     def __call__(self, request: Request) -> str:
         key = self.scope + self.url(request)
+        port = request.port
+        if port and port != implied_port(request):
+            key = f"{key}{SEPARATOR}port {port}"
         if self.more:
             key = SEPARATOR.join((key, *self.rest(request)))
         return key
@@ -54,7 +65,9 @@ class KeyOf:
         if self.cookies:
             given = cookies(request)
             for name in self.cookies:
-                yield f"cookie {name}={given[name]}" if name in given else f"no cookie {name}"
+                pairs = given.get(folded(name), ())
+                values = [value if as_sent == name else f"{as_sent}={value}" for as_sent, value in pairs]
+                yield f"cookie {name}={'; '.join(values)}" if values else f"no cookie {name}"
         if self.policy.vary_by_caller:
             yield f"caller {caller(request)}"
 
@@ -68,26 +81,43 @@ class KeyOf:
         return ", ".join(parts + (["caller"] if self.policy.vary_by_caller else []))
 
 
+def implied_port(request: Request) -> str:
+    """The port that the address itself says, in digits."""
+    host, colon, port = request.host.rpartition(":")
+    return port if colon and not port.endswith("]") else "443" if request.scheme == "https" else "80"
+
+
 class QueryOf:
-    """``query_of(query) -> query``, None when nothing that counts is left. Names are compared as they are sent."""
+    """``query_of(query) -> query``, None when nothing that counts is left. What counts stays as it was sent. A semicolon is to some
+    upstreams what an ampersand is: a piece with one counts."""
 
     def __init__(self, key: CacheKey) -> None:
         self.sort = key.sort_query
-        self.counts = matcher(key.query) if key.query is not None else None
+        self.counts = matcher(map(folded, key.query)) if key.query is not None else None
         self.ignored = matcher(key.ignore_query)
 
     def __call__(self, query: str) -> str | None:
-        kept = [piece for piece in query.split("&") if self._counts(piece.partition("=")[0])]
+        kept = [piece for piece in query.split("&") if self._counts(piece)]
         if self.sort:
             kept.sort(key=lambda piece: piece.partition("=")[0])         # of one name the order stays: it may mean something
         return "&".join(kept) if kept else None
 
-    def _counts(self, name: str) -> bool:
-        return (self.counts is None or self.counts(name)) and not self.ignored(name)
+    def _counts(self, piece: str) -> bool:
+        name = piece.partition("=")[0]
+        return ";" in piece or (self.counts is None or self.counts(folded(name))) and not self.ignored(name)
+
+
+def folded(name: str) -> str:
+    """The name of a parameter or cookie as the most lenient of upstreams reads it: decoded, without space around it, in any case,
+    with an underscore for a dot or a space, without the index of an array (PHP does the last two)."""
+    if name.isalnum() and name.islower():
+        return name
+    return MARKS.sub("_", unquote_plus(name).strip().partition("\0")[0].partition("[")[0]).lower()
 
 
 def matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
     """``matches(name)``: is it one of these? ``utm_*`` is every name that begins so."""
+    patterns = tuple(patterns)
     whole = frozenset(pattern for pattern in patterns if not pattern.endswith("*"))
     starts = tuple(pattern[:-1] for pattern in patterns if pattern.endswith("*"))
     return lambda name: name in whole or name.startswith(starts)
@@ -102,21 +132,23 @@ def caller(request: Request) -> str:
     return sha256(proof.encode("latin-1")).hexdigest() if proof else ""
 
 
-def cookies(request: Request) -> dict[str, str]:
-    """The first value of each cookie."""
-    found: dict[str, str] = {}
+def cookies(request: Request) -> dict[str, list[tuple[str, str]]]:
+    """The cookies by their folded name: each as it was sent, name and value. Upstreams differ in which of several they take."""
+    found: dict[str, list[tuple[str, str]]] = {}
     for line in request.header_list("Cookie"):
         for piece in line.split(";"):
             name, _, value = piece.strip().partition("=")
-            found.setdefault(name, value)
+            if piece.strip():
+                found.setdefault(folded(name), []).append((name, value))
     return found
 
 
 # Vary
 
-def selecting(vary: Iterable[str], asked: dict[str, list[str]]) -> tuple[tuple[str, str | None], ...]:
-    """What an answer with these Vary lines is selected by; ``asked`` are the request's fields, lower-case name to lines."""
-    return tuple((name, normal(name, asked.get(name, ()))) for name in sorted(set(names(vary))))
+def selecting(vary: Iterable[str], asked: dict[str, list[str]], known: Iterable[str] = ()) -> Vary:
+    """What an answer with these Vary lines is selected by; ``asked`` are the request's fields, lower-case name to lines. ``known``
+    are fields of which the key already has all that counts."""
+    return tuple((name, normal(name, asked.get(name, ()))) for name in sorted(set(names(vary)) - set(known)))
 
 
 def normal(name: str, lines: Iterable[str]) -> str | None:
@@ -133,8 +165,10 @@ def normal(name: str, lines: Iterable[str]) -> str | None:
 
 
 def select(variants: Variants, request: Request) -> Entry | None:
-    """The entry whose Vary this request meets, the latest of several."""
+    """The entry whose Vary this request meets. Of several one that has a Vary at all, since an upstream may forget it in its
+    default answer, and of those the most recently made (section 4.1)."""
     values: dict[str, str | None] = {}
+    found: Entry | None = None
     for entry in variants:
         for name, value in entry.vary:
             if name not in values:
@@ -142,8 +176,9 @@ def select(variants: Variants, request: Request) -> Entry | None:
             if values[name] != value and not (name == "accept-language" and speaks(entry, values[name])):
                 break
         else:
-            return entry
-    return None
+            if found is None or (bool(entry.vary), entry.born) > (bool(found.vary), found.born):
+                found = entry
+    return found
 
 
 def speaks(entry: Entry, accepted: str | None) -> bool:

@@ -7,13 +7,17 @@ without Redis, purge where that is enough. What it may cost, and how it is pause
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from ..errors import ConfigError
-from .circuit import Circuit, Refused
+from ..tasks import gather
+from .circuit import Circuit, Refused, Slots
+from .tiers import Operation
 
-CONNECTIONS = 32                # of one worker
+CONNECTIONS = 32                # of one worker to each host; more wait, half as long as a look may take
+AT_ONCE = 8                     # writes beside the requests
 LONGEST = 30 * 24 * 3600        # seconds: memcached takes more for a date
 
 
@@ -32,8 +36,13 @@ class MemcachedTier:
         self.hosts = hosts
         self.prefix = prefix
         self.circuit = Circuit("Memcached", timeout, (MemcacheError,), failed=failed)
+        self.slots = Slots(CONNECTIONS, timeout / 2)
         self._refusal = MemcacheServerError              # too large, out of memory
         self._client: Any = None
+
+    @property
+    def usable(self) -> bool:
+        return self.circuit.usable
 
     @property
     def client(self) -> Any:
@@ -54,12 +63,16 @@ class MemcachedTier:
     def delete(self, key: str) -> None:
         self._attempt(lambda: self.client.delete(self._name(key), noreply=False))
 
+    def write(self, operations: Sequence[Operation]) -> None:
+        """``put`` and ``delete`` by name, each of another key."""
+        gather(*(partial(getattr(self, name), *arguments) for name, *arguments in operations), limit=AT_ONCE)
+
     def _name(self, key: str) -> str:
         """Memcached's keys have no spaces and at most 250 bytes."""
         return self.prefix + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
     def _attempt(self, operation: Callable[[], Any]) -> Any:
-        return self.circuit.attempt(lambda: self._told_apart(operation))
+        return self.circuit.attempt(lambda: self.slots.run(lambda: self.circuit.limited(lambda: self._told_apart(operation))))
 
     def _told_apart(self, operation: Callable[[], Any]) -> Any:
         try:

@@ -22,17 +22,51 @@ from collections.abc import Callable
 from heapq import nlargest
 from typing import Any
 
+Told = Callable[[float], None]
+
 SMALL = 0.1                     # part of the bytes that new keys share
 MOST_COUNTED = 3                # hits that count for staying
 CHANCES = 32                    # entries that one eviction may spare
 LARGEST = 8                     # an entry takes at most this part of the whole: 1/8
-NODE = 232                      # bytes of a node, its place in the dictionary and its ghost, about
+NODE = 240                      # bytes of a node, its place in the dictionary and its ghost, about
+STEP, SMALL_SIZE = 32, 16_384    # bytes; the sizes below that which are whole steps are numbers that many entries share
+SIZES = tuple(range(0, SMALL_SIZE, STEP))
+
+
+def whole_steps(size: int, key: str) -> int:
+    """A size that is no smaller, and with what ``put`` adds to it whole steps."""
+    return size - (size + NODE + len(key)) % -STEP
+
+
+class Owner:
+    """Whose entries some are: how many there are, what they take, and how many had to go. Each is told as a number."""
+
+    __slots__ = ("bytes", "entries", "_bytes", "_entries", "_evicted")
+
+    def __init__(self, told_bytes: Told, told_entries: Told, told_evicted: Told) -> None:
+        self.bytes = self.entries = 0
+        self._bytes, self._entries, self._evicted = told_bytes, told_entries, told_evicted
+
+    def changed(self, size: int, entries: int) -> None:
+        """So many bytes and entries more, or less."""
+        self.bytes += size
+        self.entries += entries
+        self._bytes(self.bytes)
+        self._entries(self.entries)
+
+    def lost(self, size: int) -> None:
+        """An entry had to go."""
+        self.changed(-size, -1)
+        self._evicted(1.0)
+
+    def __repr__(self) -> str:
+        return f"Owner({self.entries} entries, {self.bytes} bytes)"
 
 
 class Node:
-    """One entry in a queue. ``hits`` is for people, ``chances`` for the queues; ``seen`` and ``asked`` belong to the owner."""
+    """One entry in a queue. ``hits`` is for people, ``chances`` for the queues; ``seen`` and ``asked`` belong to the store."""
 
-    __slots__ = ("key", "value", "size", "hits", "chances", "main", "older", "newer", "seen", "asked")
+    __slots__ = ("key", "value", "size", "hits", "chances", "main", "older", "newer", "seen", "asked", "owner")
 
     key: str
     value: Any
@@ -46,6 +80,7 @@ class Node:
         self.main = False
         self.seen = 0
         self.asked = 0.0
+        self.owner: Owner | None = None
 
 
 class Queue:
@@ -109,9 +144,12 @@ class Memory:
                 node.chances += 1
         return node
 
-    def put(self, key: str, value: Any, size: int, seen: int = 0) -> bool:
-        """Keep ``value``, which takes ``size`` bytes; False when it is too large to be kept, and then nothing is under ``key``."""
+    def put(self, key: str, value: Any, size: int, seen: int = 0, owner: Owner | None = None) -> bool:
+        """Keep ``value``, which takes ``size`` bytes; False when it is too large to be kept, and then nothing is under ``key``.
+        It stays its first owner's."""
         size += NODE + len(key)
+        if size < SMALL_SIZE and not size % STEP:
+            size = SIZES[size // STEP]
         node = self.nodes.get(key)
         if size * LARGEST > self.limit:
             if node is not None:
@@ -119,12 +157,16 @@ class Memory:
             return False
         if node is None:
             node = self.nodes[key] = Node()
-            node.key, node.size, node.seen = key, size, seen
+            node.key, node.size, node.seen, node.owner = key, size, seen, owner
+            if owner is not None:
+                owner.changed(size, 1)
             node.main = self.ghosts.pop(hash(key), self) is None
             (self.main if node.main else self.small).add(node)
         else:
             queue = self.main if node.main else self.small
             queue.bytes += size - node.size
+            if node.owner is not None:
+                node.owner.changed(size - node.size, 0)
             node.size, node.seen = size, seen
         node.value = value
         if self.small.bytes + self.main.bytes > self.limit:
@@ -140,6 +182,9 @@ class Memory:
         return True
 
     def clear(self) -> None:
+        for node in self.nodes.values():
+            if node.owner is not None:
+                node.owner.changed(-node.size, -1)
         self.nodes.clear()
         self.ghosts.clear()
         self.small, self.main = Queue(), Queue()
@@ -151,6 +196,8 @@ class Memory:
     def _drop(self, node: Node) -> None:
         (self.main if node.main else self.small).remove(node)
         del self.nodes[node.key]
+        if node.owner is not None:
+            node.owner.changed(-node.size, -1)
 
     def _make_room(self) -> None:
         share, before, promoted = int(self.limit * SMALL), len(self.nodes), 0
@@ -170,6 +217,8 @@ class Memory:
             self.main.add(node)
             return True
         del self.nodes[node.key]
+        if node.owner is not None:
+            node.owner.lost(node.size)
         ghosts = self.ghosts
         ghosts[hash(node.key)] = None
         if len(ghosts) > self.main.count:
@@ -186,7 +235,11 @@ class Memory:
             node.chances -= 1
             main.remove(node)
             main.add(node)
-        self._drop(main.end.newer)
+        node = main.end.newer
+        main.remove(node)
+        del self.nodes[node.key]
+        if node.owner is not None:
+            node.owner.lost(node.size)
 
     def __repr__(self) -> str:
         return f"Memory({len(self.nodes)} entries, {self.bytes} of {self.limit} bytes)"

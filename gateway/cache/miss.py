@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from copy import copy
+from hashlib import sha256
 from typing import Any, Protocol
 
 from ..deadline import Deadline
 from ..message import Headers, Request
+from . import rules
 from .asked import Asked
 from .entry import Entry, Variants
-from .key import normal
+from .key import SEPARATOR, normal, select
 
 OF_THE_CLIENT = frozenset({"gateway.connection", "gunicorn.socket", "wsgi.early_hints"})         # variables of an environ
 
@@ -18,27 +21,38 @@ OF_THE_CLIENT = frozenset({"gateway.connection", "gunicorn.socket", "wsgi.early_
 class HttpStore(Protocol):
     """What is needed of the store (httpstore.py)."""
 
-    def get(self, key: str) -> Variants | None: ...
+    def get(self, key: str, owner: Any = None) -> Variants | None: ...
 
-    def put(self, key: str, variants: Variants, keep: float, begun: float) -> bool: ...
+    @property
+    def number(self) -> int: ...
+
+    def held(self, key: str) -> Variants | None: ...
+
+    def put(self, key: str, variants: Variants, keep: float, begun: float, owner: Any = None) -> Variants | None: ...
+
+    def owner(self, route: str) -> Any: ...
+
+    def counts_query(self, what: object, query_of: Callable[[str], str | None]) -> None: ...
 
     def delete(self, key: str) -> None: ...
 
-    def purge(self, *, url: str) -> int: ...
+    def purge_urls(self, urls: list[str]) -> int: ...
 
     def lease(self, key: str, seconds: float) -> Any: ...
 
-    def wait(self, key: str, seconds: float) -> Variants | None: ...
+    def leased(self, key: str) -> bool: ...
+
+    def wait(self, key: str, seconds: float, lease: str = "") -> Variants | None: ...
 
 
 class Miss:
     """One request that goes on, with what was found for it. ``lane`` is the key for waiting: those that show who they are wait
-    only for each other. ``reason`` is the fwd of Cache-Status."""
+    only for each other. ``reason`` is the fwd of Cache-Status. ``shown`` is what it shows of its user (asked.py)."""
 
-    __slots__ = ("request", "asked", "key", "lane", "entry", "reason", "personal", "variants", "alone", "beside")
+    __slots__ = ("request", "asked", "key", "lane", "entry", "reason", "personal", "variants", "shown", "number", "alone", "beside")
 
     def __init__(self, request: Request, asked: Asked | None, key: str, lane: Any, entry: Entry | None, reason: str,
-                 personal: bool, variants: Variants | None = None) -> None:
+                 personal: bool, variants: Variants | None = None, shown: int = 0) -> None:
         self.request = request
         self.asked = asked
         self.key = key
@@ -47,6 +61,8 @@ class Miss:
         self.reason = reason
         self.personal = personal
         self.variants = variants
+        self.shown = shown
+        self.number = 0                                  # the store's when it was last looked up
         self.alone = False                               # it waits for nobody, and nobody for it
         self.beside = False                              # it refreshes what is stored, and no client waits
 
@@ -56,6 +72,22 @@ class Miss:
         if self.variants is None or not self.variants.entries[0].vary:
             return self.lane
         return self.lane, *(normal(name, self.request.header_list(name)) for name, _ in self.variants.entries[0].vary)
+
+    @property
+    def lease(self) -> str:
+        """The name of the flight's key among all workers."""
+        key = self.flight_key
+        return self.key if key is self.key else f"{self.key}{SEPARATOR}{sha256(repr(key).encode()).hexdigest()}"
+
+    def look_again(self, store: HttpStore) -> None:
+        """It waited: what was found before may have been purged meanwhile."""
+        if self.number != store.number:
+            self.number = store.number
+            self.variants = store.held(self.key)
+            found = select(self.variants, self.request) if self.variants is not None else None
+            self.entry = found if found is None or not rules.withheld(found, self.shown) else None
+            if self.entry is None:
+                self.reason = "uri-miss" if self.variants is None else "vary-miss"
 
 
 def resent(request: Request, dropped: frozenset[str], added: Headers) -> Request:

@@ -3,7 +3,7 @@
 A composition says ``no-store`` about itself, for those who would keep it without being told. A route with a ``ttl`` has been told:
 there the route's word is the one that counts. What the composition sends on of the client's request colours its answer, and it
 names none of that in Vary: so it is in the key. A cookie that is sent on keeps the answer out of the cache, as everywhere, unless
-the route says which cookies count.
+the route says which cookies count. Where no cookie reaches what makes the answer, none counts.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ NOT_IN_KEY = frozenset({"cookie", "authorization"})      # the rules look after 
 
 def policy_of(route: Route, cache: Cache) -> Cache:
     """``cache`` as it holds for ``route``."""
+    if cache.key.cookies is None and not sees_cookies(route):
+        cache = cache.model_copy(update={"key": cache.key.model_copy(update={"cookies": ()})})
     if route.aggregate is None:
         return cache
     used = {name.lower(): name for part in route.aggregate.values() for name in headers_of(part)}
@@ -29,6 +31,17 @@ def policy_of(route: Route, cache: Cache) -> Cache:
         "cookies": with_cookies(cache, route.aggregate)})
     respect = cache.respect if cache.ttl is None else "policy"
     return cache.model_copy(update={"key": key, "respect": respect})
+
+
+def sees_cookies(route: Route) -> bool:
+    """Does what makes the answer get to see the client's cookies?"""
+    if route.respond or route.files:
+        return False
+    if route.upstream:
+        return not any(name.lower() == "cookie" for name in route.request_headers.remove)
+    parts = (route.aggregate or {}).values()
+    return not parts or any(name.lower() == "cookie" for part in parts for name in part.forward_headers) or any(
+        kind == "cookie" or name.lower() == "cookie" for part in parts for kind, name in references(part))
 
 
 def with_cookies(cache: Cache, parts: dict[str, Part]) -> tuple[str, ...] | None:

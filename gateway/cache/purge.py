@@ -4,6 +4,9 @@ A purge is not a search for entries. It is a mark with a time: whatever a reques
 served any more, in whichever tier it lies, also when it arrives after the purge. An entry is held against the marks when it is
 looked at for the first time after a new one, and by no more than its URL, its tags and the few lengths of purged prefixes.
 
+Marks of URLs and tags are kept in BUCKETS, each with the time of the latest purge in it: so there is room for any number of them,
+and they push out nothing. That something else is in a purged bucket costs it one more request to its upstream.
+
 ====================  =====================================================================================================
 ``url``               the URL as clients ask for it: ``https://shop.test/a?b=1``, ``//shop.test/a``, or ``/a`` on every host
 ``prefix``            every URL that begins so, written in the same three ways
@@ -11,36 +14,146 @@ looked at for the first time after a new one, and by no more than its URL, its t
 ``everything``        every entry
 ``key``               one key of the store, forgotten by all; not a mark: what is stored under it afterwards counts
 ``view``              one key of the cache of view code, or with an empty value all of it (store.py)
+``urls``, ``tags``    whatever is in one bucket: how a purge of a URL or a tag travels
 ====================  =====================================================================================================
 
 Hard: the entry is gone. Soft: it is stale from the time of the purge on, with the windows for stale answers that it had.
 
+Addresses are compared in one form (``normal``), in which the order of query parameters does not count. It is wider than the key of
+an entry (key.py): one purge is about all that a client might mean.
+
 Purges travel between the workers of one machine through a file (journal.py), between machines through a log in Redis
-(redis_log.py). Neither those nor the marks grow without bound: what falls out at the old end leaves a ``floor``, everything
-before which counts as purged.
+(redis_log.py). Neither those nor the marks of prefixes grow without bound: what falls out at the old end leaves a ``floor``,
+everything before which counts as purged.
 """
 
 from __future__ import annotations
 
+import re
+from array import array
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Collection, Sequence
 from copy import copy
 from typing import NamedTuple
+from zlib import crc32
 
 from .entry import Entry, Variants
 
-KINDS = ("url", "prefix", "tag", "everything", "key", "view")
-MARKED = ("url", "prefix", "tag")
-MOST_MARKS = 50_000
+KINDS = ("url", "prefix", "tag", "everything", "key", "view", "urls", "tags")
+BUCKETS = 65_536
+MOST_PREFIXES = 50_000
+PORTS = {"http:": ":80", "https:": ":443"}
+ESCAPE = re.compile("%[0-9a-fA-F]{2}")
+BUCKET = re.compile("([0-2]):([0-9]{1,6})")
+UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
 
 class Purge(NamedTuple):
-    """``at`` is in wall clock seconds. ``value`` is the address, the tag or the key."""
+    """``at`` is in wall clock seconds. ``value`` is the address, the tag, the key, or the number of a bucket."""
 
     kind: str
     value: str
     soft: bool
     at: float
+
+    def short(self) -> Purge:
+        """The same for those who hold entries against it: an address or a tag as the number of its bucket."""
+        if self.kind == "url":
+            return self._replace(kind="urls", value=f"{form_of(self.value)}:{bucket_of(self.value)}")
+        if self.kind == "tag":
+            return self._replace(kind="tags", value=str(bucket_of(self.value)))
+        return self
+
+
+class Times:
+    """The latest purge in each bucket. It takes half a megabyte from the first one on."""
+
+    __slots__ = ("_times",)
+
+    def __init__(self) -> None:
+        self._times: array[float] | None = None
+
+    def __bool__(self) -> bool:
+        return self._times is not None
+
+    def mark(self, bucket: int, at: float) -> None:
+        if self._times is None:
+            self._times = array("d", bytes(8 * BUCKETS))
+        self._times[bucket] = max(self._times[bucket], at)
+
+    def at(self, bucket: int) -> float:
+        return 0.0 if self._times is None else self._times[bucket]
+
+
+class Prefixes:
+    """The latest purge of each prefix, the oldest of MOST_PREFIXES first. ``lengths`` is how many there are of each length."""
+
+    __slots__ = ("_times", "lengths")
+
+    def __init__(self) -> None:
+        self._times: OrderedDict[str, float] = OrderedDict()
+        self.lengths: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._times)
+
+    def mark(self, prefix: str, at: float) -> float:
+        """The time of what fell out at the old end, 0 when nothing did."""
+        before = self._times.pop(prefix, None)
+        self._times[prefix] = at if before is None else max(at, before)
+        if before is None:
+            self.lengths[len(prefix)] = self.lengths.get(len(prefix), 0) + 1
+        if len(self._times) <= MOST_PREFIXES:
+            return 0.0
+        oldest, at = self._times.popitem(last=False)
+        self.lengths[len(oldest)] -= 1
+        if not self.lengths[len(oldest)]:
+            del self.lengths[len(oldest)]
+        return at
+
+    def latest(self, addresses: Collection[str]) -> float:
+        return max([self._times.get(address[:length], 0.0) for address in addresses for length in self.lengths
+                    if length <= len(address)], default=0.0)
+
+
+class Side:
+    """The marks of the hard purges, or of the soft ones. ``urls`` has one for each way to write an address."""
+
+    __slots__ = ("floor", "urls", "tags", "prefixes")
+
+    def __init__(self) -> None:
+        self.floor = 0.0
+        self.urls, self.tags, self.prefixes = (Times(), Times(), Times()), Times(), Prefixes()
+
+    def add(self, purge: Purge) -> None:
+        kind, value, _, at = purge
+        if kind == "everything":
+            self.floor = max(self.floor, at)
+        elif kind == "prefix":
+            self.floor = max(self.floor, self.prefixes.mark(value, at))
+        elif kind in ("url", "tag"):
+            self.add(purge.short())
+        elif kind == "tags" and value.isdecimal():
+            self.tags.mark(int(value) % BUCKETS, at)
+        elif kind == "urls" and (found := BUCKET.fullmatch(value)) is not None:
+            self.urls[int(found[1])].mark(int(found[2]) % BUCKETS, at)
+
+    def latest(self, entry: Entry) -> float:
+        """When what this entry is was last purged, 0 for never."""
+        found = self.floor
+        if self.tags and entry.tags:
+            found = max(found, *[self.tags.at(bucket_of(tag)) for tag in entry.tags])
+        if any(self.urls):
+            for address in addresses(normal(entry.url)):
+                times = self.urls[form_of(address)]
+                if times:
+                    found = max(found, times.at(bucket_of(address)))
+        if self.prefixes:
+            found = max(found, self.prefixes.latest(addresses(normal(entry.url, whole=False))))
+        return found
+
+    def __repr__(self) -> str:
+        return f"Side({len(self.prefixes)} prefixes, floor {self.floor:.3f})"
 
 
 class Marks:
@@ -48,62 +161,20 @@ class Marks:
 
     def __init__(self) -> None:
         self.number = 0
-        self.floor, self.soft_floor = 0.0, 0.0
-        self._hard: OrderedDict[str, float] = OrderedDict()
-        self._soft: OrderedDict[str, float] = OrderedDict()
-        self._lengths: dict[int, int] = {}               # of the prefixes, and how many there are of each
+        self.hard, self.soft = Side(), Side()
 
     def add(self, purge: Purge) -> None:
         self.number += 1
-        if purge.kind == "everything":
-            if purge.soft:
-                self.soft_floor = max(self.soft_floor, purge.at)
-            else:
-                self.floor = max(self.floor, purge.at)
-        elif purge.kind in MARKED:
-            self._mark(self._soft if purge.soft else self._hard, f"{purge.kind} {purge.value}", purge.at)
-
-    def _mark(self, marks: OrderedDict[str, float], name: str, at: float) -> None:
-        before = marks.pop(name, None)
-        marks[name] = at if before is None else max(at, before)
-        if before is None and name.startswith("prefix "):
-            length = len(name) - 7
-            self._lengths[length] = self._lengths.get(length, 0) + 1
-        if len(marks) > MOST_MARKS:
-            name, at = marks.popitem(last=False)
-            if marks is self._hard:
-                self.floor = max(self.floor, at)
-            else:
-                self.soft_floor = max(self.soft_floor, at)
-            if name.startswith("prefix "):
-                length = len(name) - 7
-                self._lengths[length] -= 1
-                if not self._lengths[length]:
-                    del self._lengths[length]
+        (self.soft if purge.soft else self.hard).add(purge)
 
     def purged(self, entry: Entry) -> tuple[float, float]:
         """When what this entry is was last purged: hard and soft, 0 for never."""
-        hard, soft = self.floor, self.soft_floor
-        if self._hard or self._soft:
-            for name in self._names(entry):
-                hard = max(hard, self._hard.get(name, 0.0))
-                soft = max(soft, self._soft.get(name, 0.0))
-        return hard, soft
-
-    def _names(self, entry: Entry) -> Iterator[str]:
-        """Every mark that would be about this entry."""
-        for tag in entry.tags:
-            yield f"tag {tag}"
-        for address in addresses(entry.url):
-            yield f"url {address}"
-            for length in self._lengths:
-                if length <= len(address):
-                    yield f"prefix {address[:length]}"
+        return self.hard.latest(entry), self.soft.latest(entry)
 
     def apply(self, variants: Variants) -> Variants | None:
         """What is left of these: the same object when all is, a shorter one, or None. What is purged softly is made stale."""
         kept, changed = [], False
-        for entry in variants.entries:
+        for entry in variants:
             hard, soft = self.purged(entry)
             if entry.request_time <= hard:
                 changed = True
@@ -116,7 +187,7 @@ class Marks:
         return Variants(kept) if kept else None
 
     def __repr__(self) -> str:
-        return f"Marks({len(self._hard)} hard, {len(self._soft)} soft, floor {self.floor:.3f})"
+        return f"Marks({self.number} purges, hard {self.hard!r}, soft {self.soft!r})"
 
 
 def stale_from(entry: Entry, moment: float) -> Entry:
@@ -128,13 +199,31 @@ def stale_from(entry: Entry, moment: float) -> Entry:
     return stale
 
 
-def addresses(url: str) -> tuple[str, ...]:
-    """The three ways to write a URL: whole, without its scheme, without its host."""
+def form_of(address: str) -> int:
+    """The place in ``addresses`` of one that is written so."""
+    return 0 if not address.startswith("/") else 1 if address.startswith("//") else 2
+
+
+def bucket_of(text: str) -> int:
+    """The same in every process. Sums of texts that are alike are alike: multiplying spreads them (Knuth)."""
+    return (crc32(text.encode("utf-8", "surrogatepass")) * 0x9E3779B1 & 0xFFFFFFFF) * BUCKETS >> 32
+
+
+def addresses(url: str) -> Sequence[str]:
+    """The three ways to write a normal address: whole, without its scheme, without its host."""
     _, mark, rest = url.partition("://")
     if not mark:
         return (url,)
-    slash = rest.find("/")
-    return (url, f"//{rest}", rest[slash:]) if slash >= 0 else (url, f"//{rest}")
+    host, slash, path = rest.partition("/")
+    bare = f"//{portless(host)}{slash}{path}"
+    return (url, bare, slash + path) if slash else (url, bare)
+
+
+def portless(host: str) -> str:
+    """Without a port that some scheme has by default: an address without its scheme does not tell which."""
+    for port in PORTS.values():
+        host = host.removesuffix(port)
+    return host
 
 
 def parsed_purge(url: str | None, prefix: str | None, tag: str | None, everything: bool, soft: bool, at: float) -> Purge:
@@ -148,17 +237,46 @@ def parsed_purge(url: str | None, prefix: str | None, tag: str | None, everythin
     if kind != "everything" and not value:
         raise ValueError(f"{kind} is empty")
     if kind in ("url", "prefix"):
-        value = normal(value)
+        value = normal(checked(value), whole=kind == "url")
     return Purge(kind, value, soft, at)
 
 
-def normal(address: str) -> str:
-    """The address without a fragment, its scheme and host in lower case. Raises ValueError when it is none."""
+def checked(address: str) -> str:
+    """The address without a fragment. Raises ValueError when it is none."""
     address = address.partition("#")[0]
     if address.startswith("/") and not address.startswith("//"):
         return address
     scheme, mark, rest = address.partition("//")
-    host, slash, path = rest.partition("/")
-    if not mark or scheme.lower() not in ("http:", "https:", "") or not host:
+    if not mark or scheme.lower() not in (*PORTS, "") or not rest.partition("/")[0]:
         raise ValueError(f"{address!r} is not an address: write https://host/path, //host/path, or /path for every host")
-    return f"{scheme.lower()}//{host.lower()}{slash}{path}"
+    return address
+
+
+def normal(address: str, whole: bool = True) -> str:
+    """The form in which addresses are compared (RFC 3986 section 6.2): scheme and host in lower case, without a default port,
+    characters not escaped that need not be. That of a ``whole`` one has a path, and its query is in order; else it is a prefix."""
+    start, query = address, ""
+    if "?" in address:
+        start, _, query = address.partition("?")
+        query = f"?{'&'.join(sorted(unescaped(query).split('&'))) if whole else unescaped(query)}"
+    scheme, mark, rest = start.partition("//")
+    if start.startswith("/") and not start.startswith("//") or not mark:
+        return unescaped(start) + query
+    scheme = scheme.lower()
+    host, slash, path = rest.partition("/")
+    host = host.lower()
+    host = host.removesuffix(PORTS[scheme]) if scheme in PORTS else portless(host)
+    return f"{scheme}//{host}{'/' if whole else slash}{unescaped(path)}{query}"
+
+
+def unescaped(text: str) -> str:
+    """Characters that need no escape as they are, the others as UTF-8 in upper case."""
+    if not text.isascii():
+        text = "".join(char if char.isascii() else "".join(f"%{byte:02X}" for byte in char.encode("utf-8", "surrogatepass"))
+                       for char in text)
+    return ESCAPE.sub(lambda found: plain(found[0]), text) if "%" in text else text
+
+
+def plain(escape: str) -> str:
+    char = chr(int(escape[1:], 16))
+    return char if char in UNRESERVED else escape.upper()

@@ -4,10 +4,14 @@ A purge is one entry, with the time of Redis's clock; ``XREAD BLOCK`` brings it 
 soon as it is back. Only a worker that has read everything uses Redis (RedisTier.resume), so a record that was purged meanwhile
 is never served.
 
+Of several purges of one bucket (purge.py) the log has the latest, so that it does not grow with what is purged again and again;
+a hash beside it knows where that is. Worth reading are KEPT; beyond that the oldest go.
+
 The log begins with an entry that everything older is purged, and the oldest one in it counts as such: so a log that was trimmed,
 or lost with the rest of Redis (FLUSHALL, eviction, a restart without a disk), brings nothing back.
 
-A purge that cannot be written waits here and is written before Redis is used again.
+A purge that cannot be written waits here and is written before Redis is used again. When too many different ones wait, one of
+everything takes their place.
 """
 
 from __future__ import annotations
@@ -16,7 +20,6 @@ import json
 import logging
 import os
 import secrets
-from collections import deque
 from collections.abc import Callable
 from math import inf
 from time import sleep, time
@@ -24,19 +27,27 @@ from typing import Any
 
 from ..tasks import spawn
 from .purge import KINDS, Purge
-from .redis_tier import RedisTier, connect, disconnect
+from .redis_pool import connect, disconnect
+from .redis_tier import RedisTier
 
 BLOCK = 0.4                     # seconds that one XREAD waits for something new
 PATIENCE = 1.0                  # seconds that its end may be late: Redis looks ten times a second, and may be busy
-KEPT = 50_000                   # purges in the log, about
-MOST_WAITING = 10_000           # purges that wait for Redis
+KEPT = 300_000                  # purges in the log, about; more than there are buckets of marks (purge.py)
+MOST_WAITING = 100_000          # purges that wait for Redis
 BATCH = 1000
+BUCKETED = ("urls", "tags")
 LOOKS = 5                       # at Redis's clock
 
 WRITE = """
 local now = redis.call('TIME')
-return redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', 'at', now[1] .. '.' .. string.format('%06d', now[2]),
-                  'purge', ARGV[2], 'by', ARGV[3])
+local added = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', 'at', now[1] .. '.' .. string.format('%06d', now[2]),
+                         'purge', ARGV[2], 'by', ARGV[3])
+if ARGV[4] == '1' then
+    local before = redis.call('HGET', KEYS[2], ARGV[2])
+    if before then redis.call('XDEL', KEYS[1], before) end
+    redis.call('HSET', KEYS[2], ARGV[2], added)
+end
+return added
 """
 BEGIN = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return false end
@@ -54,7 +65,8 @@ class RedisLog:
     def __init__(self, tier: RedisTier) -> None:
         self.tier = tier
         self.name = f"{tier.prefix}purges"
-        self.waiting: deque[Purge] = deque(maxlen=MOST_WAITING)
+        self.latest = f"{self.name}:latest" if "{" in self.name else f"{{{self.name}}}:latest"       # on the same node of a Cluster
+        self.waiting: dict[tuple[str, str, bool], Purge] = {}
         self.own = ""                                    # who we are, in the log
         self._client: Any = None
         self._last = b"0-0"
@@ -62,17 +74,19 @@ class RedisLog:
 
     def write(self, purge: Purge) -> bool:
         """Tell all workers; whether that was possible. If not, they hear of it when Redis is back."""
-        tier = self.tier
-        if not self.waiting and tier.attempt(lambda: self._add(tier.client, purge)) is not None:
+        if not self.waiting and self.tier.ask("EVAL", *self._line(purge)) is not None:
             return True
-        self.waiting.append(purge)
+        if len(self.waiting) >= MOST_WAITING and purge[:3] not in self.waiting:
+            self.waiting.clear()
+            purge = Purge("everything", "", False, purge.at)
+        self.waiting[purge[:3]] = purge
         return False
 
     def waiting_purges(self) -> int:
         return len(self.waiting)
 
-    def _add(self, client: Any, purge: Purge) -> Any:
-        return client.eval(WRITE, 1, self.name, KEPT, json.dumps(purge[:3]), self.own)
+    def _line(self, purge: Purge) -> tuple[Any, ...]:
+        return WRITE, 2, self.name, self.latest, KEPT, json.dumps(purge[:3]), self.own, int(purge.kind in BUCKETED)
 
     def start(self, heard: Callable[[Purge], None]) -> None:
         """Follow in a greenlet; Redis is not used before the whole log was read."""
@@ -113,8 +127,9 @@ class RedisLog:
         while self._read(heard):
             pass
         while self.waiting:
-            self._add(client, self.waiting[0])
-            self.waiting.popleft()
+            what, purge = next(iter(self.waiting.items()))
+            client.eval(*self._line(purge))
+            self.waiting.pop(what, None)
 
     def _compare_clocks(self, asked: Callable[[], tuple[int, int]]) -> None:
         """How far Redis's clock is ahead of ours, and how wrong that may be: half of the quickest answer's time."""

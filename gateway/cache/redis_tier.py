@@ -5,23 +5,33 @@
     redis://host:6379/0    rediss://host    unix:///run/redis.sock?db=0
     redis+sentinel://host:26379,host:26379/mymaster/0        redis+cluster://host:6379,host:6379
 
-What it may cost, and how it is paused, is in circuit.py. A Redis that came back is used only after the purges that were missed
-meanwhile were read: that is why RedisLog (redis_log.py), and no request, finds out.
+What it may cost, and how it is paused, is in circuit.py. A question has ``timeout`` from when it is sent; half as long it may wait
+for a connection (redis_pool.py). What is written beside the requests (writer.py) goes in batches, each one round trip.
+
+A Redis that came back is used only after the purges that were missed meanwhile were read: that is why RedisLog (redis_log.py),
+and no request, finds out.
 """
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
-from urllib.parse import unquote
 
 from ..errors import ConfigError
-from .circuit import Circuit, Refused
+from ..tasks import gather
+from .circuit import Busy, Circuit, Refused, Slots
+from .redis_pool import CONNECT, Connections, connect, connections_of, disconnect, is_cluster, place_of
+from .tiers import Operation
 
 CONNECTIONS = 32                # of one worker; more wait
+AT_ONCE = 8                     # writes to a Cluster
+WRITING = 1.0                   # seconds for a batch, for which no request waits
+TAKE = "if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end return 0"
 RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+EXTEND = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0"
 
+Command = tuple[Any, ...]
 T = TypeVar("T")
 
 
@@ -38,48 +48,111 @@ class RedisTier:
             raise ConfigError(["cache.redis: needs the extra redis: pip install 'greengate[redis]'"]) from None
         self.url = url
         self.prefix = prefix
+        self.timeout = timeout
         self.shift = self.margin = 0.0
         self.circuit = Circuit("Redis", timeout, (redis.RedisError, redis.RedisClusterException), failed=failed)
+        self.slots = Slots(CONNECTIONS, timeout / 2)     # of a Cluster
         self._refusals = redis.ResponseError
         self._failures = (redis.ReadOnlyError, redis.exceptions.ClusterDownError)
         self._client: Any = None
+        self._connections: Connections | None = None
 
     @property
-    def client(self) -> Any:
-        if self._client is None:
-            self._client = connect(self.url, self.circuit.timeout)
-        return self._client
+    def usable(self) -> bool:
+        return self.circuit.usable
 
     # Records
 
     def get(self, key: str) -> bytes | None:
-        return self.attempt(lambda: self.client.get(self.prefix + key))
+        return self.ask("GET", self.prefix + key)
 
     def put(self, key: str, data: bytes, seconds: float) -> None:
-        self.attempt(lambda: self.client.set(self.prefix + key, data, px=max(1, int(seconds * 1000))))
+        self.ask(*self._command(("put", key, data, seconds)))
 
     def delete(self, key: str) -> None:
-        self.attempt(lambda: self.client.delete(self.prefix + key))
+        self.ask(*self._command(("delete", key)))
 
     # Leases
 
-    def lease(self, key: str, seconds: float) -> RedisLease | None:
-        """The lease of ``key`` for at most that long; None when another has it, or Redis cannot be asked."""
-        name, token = f"{self.prefix}lease:{key}", secrets.token_hex(8)
-        if self.attempt(lambda: self.client.set(name, token, nx=True, px=max(1, int(seconds * 1000)))):
-            return RedisLease(self, name, token)
-        return None
+    def lease(self, key: str, token: str, seconds: float) -> bool | None:
+        """Take the lease of ``key`` for at most that long. False when another has it, None when Redis cannot be asked."""
+        taken = self.ask(*self._command(("lease", key, token, seconds)))
+        return None if taken is None else bool(taken)
 
-    def leased(self, key: str) -> bool:
-        """Does anybody have the lease of ``key``? False when Redis cannot be asked: there is no use in waiting."""
-        return bool(self.attempt(lambda: self.client.exists(f"{self.prefix}lease:{key}")))
+    def leased(self, key: str) -> bool | None:
+        """Does anybody have the lease of ``key``? None when Redis cannot be asked."""
+        found = self.ask("EXISTS", self._lease(key))
+        return None if found is None else bool(found)
 
-    def release(self, name: str, token: str) -> None:
-        self.attempt(lambda: self.client.eval(RELEASE, 1, name, token))
+    def _lease(self, key: str) -> str:
+        return f"{self.prefix}lease:{key}"
 
-    def attempt(self, operation: Callable[[], T]) -> T | None:
-        """The result, or None when Redis is paused or the operation fails."""
-        return self.circuit.attempt(lambda: self._told_apart(operation))
+    # Beside the requests
+
+    def write(self, operations: Sequence[Operation]) -> None:
+        """Records and leases, in this order under each key; leases end after the records before them were written."""
+        commands = [self._command(operation) for operation in operations]
+        if not is_cluster(self.url):
+            self.circuit.attempt(lambda: self._written(commands))
+            return
+        for some in ([c for c in commands if c[0] != "EVAL"], [c for c in commands if c[0] == "EVAL"]):
+            gather(*(partial(self.ask, *command) for command in some), limit=AT_ONCE)
+
+    def _command(self, operation: Operation) -> Command:
+        match operation:
+            case ("put", key, data, seconds):
+                return "SET", self.prefix + key, data, "PX", milliseconds(seconds)
+            case ("delete", key):
+                return "DEL", self.prefix + key
+            case ("lease", key, token, seconds):
+                return "EVAL", TAKE, 1, self._lease(key), token, milliseconds(seconds)
+            case ("extend", key, token, seconds):
+                return "EVAL", EXTEND, 1, self._lease(key), token, milliseconds(seconds)
+            case ("release", key, token):
+                return "EVAL", RELEASE, 1, self._lease(key), token
+        raise ValueError(operation[0])
+
+    def _written(self, commands: list[Command]) -> None:
+        """One batch. One that is refused leaves the others as they are."""
+        try:
+            refused = self._with_connection(lambda connection: exchange(connection, commands, self._refusals), WRITING, WRITING)
+        except Busy:
+            self.circuit.failed(float(len(commands)))
+            raise
+        for error in refused:
+            if isinstance(error, self._failures):
+                raise error
+        for error in refused[1:]:
+            self.circuit.failed(1.0)
+        if refused:
+            raise Refused(str(refused[0]))
+
+    # Asking
+
+    def ask(self, *command: Any) -> Any:
+        """The answer, or None when Redis is paused, busy, or the command fails."""
+        return self.circuit.attempt(lambda: self._told_apart(lambda: self._asked(command)))
+
+    def _asked(self, command: Command) -> Any:
+        if is_cluster(self.url):
+            return self.slots.run(lambda: self.circuit.limited(lambda: self.client.execute_command(*command)))
+        return self._with_connection(lambda connection: answer(connection, command), self.timeout / 2, self.timeout)
+
+    def _with_connection(self, operation: Callable[[Any], T], patience: float, seconds: float) -> T:
+        connections = self.connections
+        connection = connections.take(patience)
+        try:
+            if not self.usable:                          # it became so while a connection was waited for
+                raise Busy
+            result = self.circuit.limited(lambda: operation(connection), seconds)
+        except (Busy, self._refusals):
+            connections.give(connection)
+            raise
+        except BaseException:                            # what comes next on it may be the answer to this
+            connections.drop(connection)
+            raise
+        connections.give(connection)
+        return result
 
     def _told_apart(self, operation: Callable[[], T]) -> T:
         try:
@@ -89,7 +162,22 @@ class RedisTier:
                 raise
             raise Refused(str(error)) from error
 
+    @property
+    def client(self) -> Any:
+        if self._client is None:
+            self._client = connect(self.url, CONNECT, CONNECTIONS)
+        return self._client
+
+    @property
+    def connections(self) -> Connections:
+        if self._connections is None:
+            self._connections = connections_of(self.client, CONNECTIONS, self.circuit.errors)
+        return self._connections
+
     def close(self) -> None:
+        if self._connections is not None:
+            self._connections.close()
+            self._connections = None
         if self._client is not None:
             disconnect(self._client)
             self._client = None
@@ -98,83 +186,22 @@ class RedisTier:
         return f"redis {place_of(self.url)}: {self.circuit!r}"
 
 
-class RedisLease:
-    """Holds until it is released, or Redis lets it go when its time is over. Only its own holder releases it."""
-
-    __slots__ = ("tier", "name", "token")
-
-    def __init__(self, tier: RedisTier, name: str, token: str) -> None:
-        self.tier = tier
-        self.name = name
-        self.token = token
-
-    def release(self) -> None:
-        self.tier.release(self.name, self.token)
-
-    def __repr__(self) -> str:
-        return f"RedisLease({self.name})"
+def answer(connection: Any, command: Command) -> Any:
+    connection.send_command(*command)
+    return connection.read_response()
 
 
-def place_of(url: str) -> str:
-    """The URL without user and password."""
-    scheme, _, rest = url.partition("://")
-    before, at, after = rest.rpartition("@")
-    return f"{scheme}://{after if at else rest}"
+def exchange(connection: Any, commands: list[Command], refusals: type[Exception]) -> list[Exception]:
+    """Send all, then read all answers: those that are refusals."""
+    connection.send_packed_command(connection.pack_commands(commands))
+    refused: list[Exception] = []
+    for _ in commands:
+        try:
+            connection.read_response()
+        except refusals as error:
+            refused.append(error)
+    return refused
 
 
-def connect(url: str, timeout: float, connections: int = CONNECTIONS) -> Any:
-    """A client that connects when it is first used. Nothing is tried twice: whoever asks decides."""
-    import redis
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
-    options: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout, "retry": Retry(NoBackoff(), 0)}
-    scheme, _, rest = url.partition("://")
-    kind = scheme.partition("+")[2]
-    if not kind:
-        pool = redis.BlockingConnectionPool.from_url(url, max_connections=connections, timeout=timeout, **options)
-        return redis.Redis(connection_pool=pool)
-    if scheme.startswith("rediss"):
-        options["ssl"] = True
-    login, _, place = rest.rpartition("@")
-    user, _, password = login.partition(":")
-    if login:
-        options.update(username=unquote(user) or None, password=unquote(password))
-    hosts, _, path = place.partition("/")
-    addresses = [address_of(each, 6379 if kind == "cluster" else 26379) for each in hosts.split(",")]
-    if kind == "cluster":
-        nodes = [redis.cluster.ClusterNode(host, port) for host, port in addresses]
-        return redis.RedisCluster(startup_nodes=nodes, max_connections=connections, **options)
-    name, _, database = path.partition("/")
-    timeouts = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
-    sentinel = redis.Sentinel(addresses, sentinel_kwargs=timeouts, db=int(database or 0), **options)
-    return sentinel.master_for(name, connection_pool_class=blocking_sentinel_pool(), max_connections=connections, timeout=timeout)
-
-
-def disconnect(client: Any) -> None:
-    """Close every connection of a client."""
-    pool = getattr(client, "connection_pool", None)
-    if pool is None:                                     # a Cluster's, which has pools of its own
-        client.close()
-        return
-    pool.disconnect()
-    for sentinel in getattr(getattr(pool, "sentinel_manager", None), "sentinels", ()):
-        sentinel.connection_pool.disconnect()
-
-
-def blocking_sentinel_pool() -> type:
-    """Sentinel's pool that waits for a free connection instead of raising."""
-    import redis
-    from redis.sentinel import SentinelConnectionPool
-
-    class BlockingSentinelPool(SentinelConnectionPool, redis.BlockingConnectionPool):
-        """SentinelConnectionPool chooses the address, BlockingConnectionPool hands connections out."""
-
-    return BlockingSentinelPool
-
-
-def address_of(text: str, port: int) -> tuple[str, int]:
-    """Host and port of ``host``, ``host:port``, ``[::1]:port``."""
-    host, colon, number = text.rpartition(":")
-    if not colon or text.endswith("]"):
-        return text.strip("[]"), port
-    return host.strip("[]"), int(number)
+def milliseconds(seconds: float) -> int:
+    return max(1, int(seconds * 1000))

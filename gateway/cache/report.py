@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 from .entry import Entry
+from .memory import Owner
 
 OUTCOMES = "Requests of routes with a cache: hit, stale (served while it is refreshed, or instead of an error), collapsed (waited" \
            " for another's answer), else why it went to the upstream (RFC 9211)."
+TOKEN = re.compile(r"[A-Za-z*][A-Za-z0-9!#$%&'*+.^_`|~:/-]*")           # of a Structured Field (RFC 9651 section 3.3.4)
 Count = Callable[[], None]
 
 
@@ -18,6 +21,7 @@ class Numbers:
     def __init__(self, counter: Callable[..., Any], route: str) -> None:
         self.counter = counter
         self.route = route
+        self.owner: Owner | None = None                  # of what it stores
         self.hit: Count = counter("gateway_cache_requests_total", OUTCOMES, {"route": route, "outcome": "hit"}).inc
         self.stored: Count = counter(
             "gateway_cache_stored_total", "Answers stored, or kept after a validation.", {"route": route}).inc
@@ -39,30 +43,42 @@ class Numbers:
         made()
 
 
-def tier_numbers(registry: Any) -> Callable[[str, str], Callable[[float], None]]:
-    """What counts for a tier: ``made(name, tier)`` is the function that takes the number."""
-    def made(name: str, tier: str) -> Callable[[float], None]:
+def tier_numbers(registry: Any) -> Callable[[str, str, str], Callable[[float], None]]:
+    """What counts for a tier: ``made(name, tier, route)`` is the function that takes the number. ``route`` is empty for all."""
+    def made(name: str, tier: str, route: str) -> Callable[[float], None]:
+        kind, labels = ("route", {"route": route}) if route else ("tier", {"tier": tier})
         if name in ("bytes", "entries"):
-            return registry.gauge(f"gateway_cache_{name}", f"Stored answers in a tier, in {name}.", {"tier": tier}).set
-        help = f"What a tier of the cache counts as {name}."
-        return registry.counter(f"gateway_cache_tier_{name}_total", help, {"tier": tier}).inc
+            of = "route_" if route else ""
+            help = f"Stored answers of a route in memory, in {name}." if route else f"Stored answers in a tier, in {name}."
+            return registry.gauge(f"gateway_cache_{of}{name}", help, labels).set
+        help = f"What memory counts as {name} for a route." if route else f"What a tier of the cache counts as {name}."
+        return registry.counter(f"gateway_cache_{kind}_{name}_total", help, labels).inc
     return made
 
 
 class Report:
-    """The Cache-Status of one route; ``explain`` adds the key, and why an answer was not stored."""
+    """The Cache-Status of one route; ``explain`` adds the key, and why an answer was not stored.
+
+    ``hit`` and ``fwd`` exclude each other: an answer for which the upstream was asked is none of the former, whatever came back.
+    """
 
     def __init__(self, name: str, explain: bool = False) -> None:
-        self.name = name
+        self.name = name if TOKEN.fullmatch(name) else quoted(name)
         self.explain = explain
-        self._hit = f"{name}; hit; ttl="
+        self._hit = f"{self.name}; hit; ttl="
 
     def hit(self, entry: Entry, now: float, key: str, detail: str = "") -> str:
         """A stored answer was served; its ttl is below 0 when it is stale."""
-        text = f"{self._hit}{int(entry.expires - now)}" if entry.expires >= now else f"{self._hit}{-int(now - entry.expires)}"
+        text = f"{self._hit}{ttl(entry, now)}"
         if self.explain or detail:
             text += self.more(key, detail)
         return text
+
+    def replaced(self, reason: str, status: int, entry: Entry, now: float, key: str, detail: str) -> str:
+        """A stale answer was served in place of what came back. Where that was no answer, the detail tells what it was:
+        without a fwd-status it would count as what was served."""
+        text = f"{self.name}; fwd={reason}" + (f"; fwd-status={status}" if status else "") + f"; ttl={ttl(entry, now)}"
+        return text + (f"; key={quoted(key)}" if self.explain else "") + f"; detail={quoted(detail)}"
 
     def forwarded(self, reason: str, status: int, key: str, *, stored: bool = False, collapsed: bool = False,
                   detail: str = "") -> str:
@@ -79,6 +95,11 @@ class Report:
         if not self.explain:
             return ""
         return (f"; key={quoted(key)}" if key else "") + (f"; detail={quoted(detail)}" if detail else "")
+
+
+def ttl(entry: Entry, now: float) -> int:
+    """Seconds that it is fresh, below 0 since when it is stale; whole ones, nearer to 0."""
+    return int(entry.expires - now) if entry.expires >= now else -int(now - entry.expires)
 
 
 def quoted(text: str) -> str:

@@ -14,8 +14,8 @@ refused as            because
 ``no-store``          (5.2.2.5), unless must-understand says otherwise of a status known here (5.2.2.3)
 ``private``           (5.2.2.7), unless the key tells callers apart
 ``authorization``     the request was authenticated, and the answer does not say public, s-maxage or must-revalidate (3.5)
-``cookie``            the request carried a cookie, the answer does not say for how long it is fresh, and the route does not say
-                      which cookies count: it may be personal
+``cookie``            the request carried a cookie, so it may be personal: neither does the answer say that it is for everybody or
+                      varies by Cookie, nor the route which cookies count
 ``status``            not cacheable by itself and without freshness of its own (3)
 ``useless``           stale at once, and nothing to validate it with
 ``length``            not as long as its Content-Length
@@ -33,7 +33,7 @@ from math import log
 from ..config import Cache
 from ..message import Headers, Request, Response
 from . import flags
-from .asked import Asked
+from .asked import AUTHORIZATION, COOKIE, Asked
 from .directives import OWN, Directives, directives_of
 from .entry import Entry
 from .fields import delta_seconds, directives, http_date, names
@@ -46,12 +46,14 @@ UNDERSTOOD = HEURISTIC_STATUSES | {201, 202, 302, 303, 307, 400, 401, 403, 406, 
 ERRORS = frozenset({500, 502, 503, 504})                 # RFC 5861 section 4
 HOP_BY_HOP = frozenset({"connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authentication-info",
                         "proxy-authorization", "te", "trailer", "transfer-encoding", "upgrade"})
+COOKIES = frozenset({"set-cookie", "set-cookie2"})
 NOT_STORED = HOP_BY_HOP | {"age", "x-request-id", "x-accel-expires", OWN}
 # A 304 does not change what the stored body is (sections 3.2 and 4.3.4)
 NOT_UPDATED = frozenset({"content-length", "content-encoding", "content-range", "content-md5", "etag"})
 HEURISTIC_PART, HEURISTIC_MOST = 0.1, 86400.0            # of the time since Last-Modified (section 4.2.2)
 UNREACHABLE = 60.0                                       # seconds a stale answer serves while the upstream is gone (4.2.4)
 NGINX_ROUND = 10.0                                       # seconds between two rounds of nginx's cache manager, at most
+NEVER = -1.0                                             # the window of stale-if-error=0: not even while the upstream is gone
 KEPT_STALE = 3600.0                                      # seconds a stale answer is kept to be validated
 
 LENGTH = re.compile(r"[0-9]{1,18}")
@@ -82,19 +84,18 @@ def entry_of(request: Request, response: Response, policy: Cache, *, request_tim
     expires = (response_time if source & flags.POLICY else born) + seconds
     if policy.respect == "stricter" and (limit := policy_ttl(response.status, policy)) is not None:
         expires = min(expires, response_time + limit)
-    if not ruled.explicit and policy.key.cookies is None and "cookie" in asked and not personal:
-        return "cookie"
     refusal = misfit(fields, size, policy)
     if refusal:
         return refusal
-    marks = source | marks_of(ruled)
+    marks = source | marks_of(ruled) | (flags.PUBLIC if given.for_everybody else 0)
     etag = fields["etag"][0].strip() if "etag" in fields else None
     modified = http_date(fields["last-modified"][0], response_time) if "last-modified" in fields else None
     refresh, error = windows(expires, ruled, marks, policy)
     entry = Entry(
         response.status, response.reason, sendable(response.headers, given, dated, date is None, size), b"",
         request_time=request_time, response_time=response_time, born=born, expires=expires, stale_while_revalidate=refresh,
-        stale_if_error=error, flags=marks, etag=etag or None, last_modified=modified, vary=selecting(fields.get("vary", ()), asked),
+        stale_if_error=error, flags=marks, etag=etag or None, last_modified=modified,
+        vary=selecting(fields.get("vary", ()), asked, () if policy.key.cookies is None else ("cookie",)),
         tags=tags_of(fields, policy), url=url, stored_at=response_time)
     if isinstance(response.body, bytes):
         entry.body = response.body
@@ -110,9 +111,10 @@ def forbidden(request: Request, asked: dict[str, list[str]], status: int, fields
         return "request"
     if status in (206, 304) or status < 200 or "x-partial" in fields:
         return "partial"
-    if "*" in names(fields.get("vary", ())):
+    varies = names(fields.get("vary", ()))
+    if "*" in varies:
         return "vary"
-    if ("set-cookie" in fields or "set-cookie2" in fields) and not policy.share_cookies:
+    if not policy.share_cookies and not given.fields.issuperset(COOKIES.intersection(fields)):
         return "set-cookie"
     if ruled.must_understand:
         if status not in UNDERSTOOD:
@@ -121,9 +123,13 @@ def forbidden(request: Request, asked: dict[str, list[str]], status: int, fields
         return "no-store"
     if ruled.private and not personal:
         return "private"
-    if "authorization" in asked and not personal and not (
-            given.public or given.must_revalidate or given.s_maxage is not None):
+    if personal:
+        return ""
+    if "authorization" in asked and not (given.for_callers or ruled.must_revalidate):
         return "authorization"
+    if "cookie" in asked and policy.key.cookies is None and not (
+            given.for_everybody or "cookie" in varies):
+        return "cookie"
     return ""
 
 
@@ -170,7 +176,7 @@ def windows(expires: float, ruled: Directives, marks: int, policy: Cache) -> tup
     if not marks & flags.MUST_REVALIDATE:
         refresh = ruled.stale_while_revalidate if refresh is None else refresh
         error = ruled.stale_if_error if error is None else error
-    return expires + (refresh or 0.0), expires + (error or 0.0)
+    return expires + (refresh or 0.0), expires + (0.0 if error is None else error or NEVER)
 
 
 def marks_of(ruled: Directives) -> int:
@@ -243,6 +249,16 @@ def keep(entry: Entry, now: float) -> float:
 
 # Using a stored answer
 
+def withheld(entry: Entry, shown: int) -> str:
+    """Why a request does not get the entry that carries what is ``shown`` (COOKIE, AUTHORIZATION) and not told apart by the key.
+    Its user may have an answer of his own. Empty when he gets it: it is for everybody, or selected by that."""
+    if entry.flags & flags.PUBLIC:
+        return ""
+    if shown & COOKIE and not any(name == "cookie" for name, _ in entry.vary):
+        return "cookie"
+    return "authorization" if shown & AUTHORIZATION and entry.flags & flags.GUESSED else ""
+
+
 def judge(entry: Entry, asked: Asked | None, now: float) -> int:
     """FRESH: serve it. REFRESH: serve it, and refresh it beside that. STALE: the client takes it so. VALIDATE: ask first."""
     fresh = now < entry.expires and not entry.flags & flags.NO_CACHE
@@ -269,14 +285,18 @@ def may_replace_error(entry: Entry, now: float, *, reached: bool, window: int | 
     ``window`` is the request's own stale-if-error."""
     if entry.flags & flags.NO_CACHE:
         return False
-    if now < max(entry.expires, entry.stale_if_error):
+    if now < entry.expires:
         return True
-    if entry.flags & flags.MUST_REVALIDATE:
+    if window == 0:                                      # the client does not want it
+        return False
+    if now < entry.stale_if_error:
+        return True
+    own = round(entry.stale_if_error - entry.expires, 3)
+    if entry.flags & flags.MUST_REVALIDATE or own < 0:
         return False
     if window is not None and now < entry.expires + window:
         return True
-    return (not reached and once_fresh(entry) and entry.stale_if_error <= entry.expires
-            and now < entry.expires + UNREACHABLE)
+    return not reached and own == 0 and once_fresh(entry) and now < entry.expires + UNREACHABLE
 
 
 def once_fresh(entry: Entry) -> bool:
@@ -285,13 +305,13 @@ def once_fresh(entry: Entry) -> bool:
 
 
 def edge_seconds(entry: Entry, policy: Cache, edge: float, now: float) -> float:
-    """How long nginx in front may keep it; 0: not at all. nginx selects by the address alone and asks nobody who they are.
+    """How long nginx in front may keep it; 0: not at all. nginx selects by the address alone and asks nobody who they are;
+    the generated configuration sends whoever has a cookie past it.
 
     It serves what expired until that was renewed, or was not asked for since ``edge`` and its cache manager has come round: that
     time is kept free, so that it stays within what the answer allows.
     """
-    cookies = policy.key.cookies
-    if policy.vary_by_caller or policy.key.headers or cookies or cookies is None and entry.flags & flags.GUESSED:
+    if policy.vary_by_caller or policy.key.headers or policy.key.cookies:
         return 0.0
     if judge(entry, None, now) != FRESH:
         return 0.0

@@ -11,7 +11,8 @@ nothing                        the request goes on; the others wait (coalesce.py
 =============================  ==============================================================================================
 
 Out of the cache's business (``bypass``): other methods, a GET with a body, conditions that only the origin may judge, fields that
-frameworks take for another method or address. What an unsafe method changed is purged (invalidate.py).
+frameworks take for another method or address; and who shows who he is, where what is stored is for strangers. What an unsafe
+method changed is purged (invalidate.py).
 
 Here is what every request meets; fetch.py is what only a miss does.
 """
@@ -26,12 +27,12 @@ from typing import Any
 
 from ..config import Cache as Policy
 from ..message import Handler, Request, Response
-from . import flags, rules
-from .asked import Asked, asked_of
+from . import explain, flags, rules
+from .asked import ASKS, AUTHORIZATION, COOKIE, Asked, asked_of, seen
 from .conditional import answer
 from .entry import Entry, Variants
 from .fetch import Fetch
-from .invalidate import SAFE, invalidated
+from .invalidate import SAFE, forget
 from .key import SEPARATOR, KeyOf, caller, select
 from .miss import HttpStore, Miss
 from .report import Numbers, Report
@@ -54,8 +55,11 @@ class Cache:
         self.key_of = KeyOf(policy, scope)
         self.report = Report(name, policy.explain)
         self.numbers = Numbers(counter, route)
+        self.owner = self.numbers.owner = store.owner(route) if route else None
+        if self.key_of.query is not None:
+            store.counts_query((policy.key.query, policy.key.ignore_query), self.key_of.query)
         self.fetch = Fetch(next, policy, store, self.report, self.numbers, clock, self.key_of.url)
-        self._proofs = frozenset({"authorization"} if policy.key.cookies is not None else {"authorization", "cookie"})
+        self._proofs = AUTHORIZATION | (COOKIE if policy.key.cookies is None else 0)
         self._posts = "POST" in policy.methods
         self._heeding = policy.client_directives
         self._hit = self.numbers.hit
@@ -66,7 +70,9 @@ class Cache:
         method = request.method
         if method != "GET" and method != "HEAD" and not (method == "POST" and self._posts):
             return self._other(request)
-        asked = asked_of(request.headers, self._heeding)
+        kinds = seen(request.headers)
+        asked = asked_of(request.headers, self._heeding) if kinds & ASKS else None
+        shown = kinds & self._proofs and self.shown(kinds, request)
         if asked is not None and asked.bypass:
             return self._bypass(request, "request" if asked.bypass == "no-store" else "bypass", asked.bypass)
         if asked is not None and method == "HEAD":
@@ -77,27 +83,27 @@ class Cache:
             if told_apart is None:
                 return self._bypass(request, "bypass", "body")
             key += told_apart
-        variants = self.store.get(key)
+        variants = self.store.get(key, self.owner)
         if variants is None:
-            return self.fetch(self._miss(request, asked, key, None, "uri-miss"))
+            return self.fetch(self._miss(request, asked, shown, key, None, "uri-miss"))
         entry = select(variants, request)
         if entry is None:
-            return self.fetch(self._miss(request, asked, key, None, "vary-miss", variants))
-        if entry.flags & flags.GUESSED and self._shows_itself(request):
-            return self._bypass(request, "bypass", "cookie or authorization")
+            return self.fetch(self._miss(request, asked, shown, key, None, "vary-miss", variants))
+        if shown and (own := rules.withheld(entry, shown)):
+            return self._past(request, asked, shown, key, own)
         now = self.clock()
         verdict = rules.judge(entry, asked, now)
         if verdict == rules.FRESH:
             if self.policy.early_refresh and rules.due_early(entry, now, 1.0, 1.0 - self.draw()):
-                self.fetch.refresh(self._miss(request, asked, key, entry, "stale", variants))
+                self.fetch.refresh(self._miss(request, asked, shown, key, entry, "stale", variants))
             self._hit()
             request.notes["cache"] = "hit"
         elif verdict == rules.VALIDATE:
             reason = "stale" if now >= entry.expires or entry.flags & flags.NO_CACHE else "request"
-            return self.fetch(self._miss(request, asked, key, entry, reason, variants))
+            return self.fetch(self._miss(request, asked, shown, key, entry, reason, variants))
         else:
             if verdict == rules.REFRESH:
-                self.fetch.refresh(self._miss(request, asked, key, entry, "stale", variants))
+                self.fetch.refresh(self._miss(request, asked, shown, key, entry, "stale", variants))
             self.numbers.outcome("stale")
             request.notes["cache"] = "stale"
         return self._serve(request, asked, entry, now, key)
@@ -116,18 +122,14 @@ class Cache:
             digest.update(f"\n{name}:{request.header(name)}".encode("latin-1"))
         return f"{SEPARATOR}POST {digest.hexdigest()}"
 
-    def _miss(self, request: Request, asked: Asked | None, key: str, entry: Entry | None, reason: str,
+    def _miss(self, request: Request, asked: Asked | None, shown: int, key: str, entry: Entry | None, reason: str,
               variants: Variants | None = None) -> Miss:
         personal = self.policy.vary_by_caller and bool(caller(request))
-        lane = (key, "own") if self._shows_itself(request) else key
-        return Miss(request, asked, key, lane, entry, reason, personal, variants)
+        return Miss(request, asked, key, (key, shown) if shown else key, entry, reason, personal, variants, shown)
 
-    def _shows_itself(self, request: Request) -> bool:
-        """Does it carry something of one user that the key does not tell apart?"""
-        for name, _ in request.headers:
-            if name.lower() in self._proofs:
-                return not (self.policy.vary_by_caller and caller(request))
-        return False
+    def shown(self, kinds: int, request: Request) -> int:
+        """What it carries of one user that the key does not tell apart: COOKIE, AUTHORIZATION; 0 for a stranger."""
+        return 0 if self.policy.vary_by_caller and caller(request) else kinds & self._proofs
 
     def _serve(self, request: Request, asked: Asked | None, entry: Entry, now: float, key: str) -> Response:
         """The stored answer, with its age."""
@@ -147,18 +149,29 @@ class Cache:
 
     def _bypass(self, request: Request, reason: str, detail: str) -> Response:
         self.numbers.outcome(reason)
-        return self._passed(self.next(request), reason, detail)
+        request.notes["cache"] = reason
+        response = self.next(request)
+        if request.method not in SAFE:
+            forget(self.store, request, response)
+        return self._passed(response, reason, detail)
+
+    def _past(self, request: Request, asked: Asked | None, shown: int, key: str, own: str) -> Response:
+        """What is stored is for strangers, and this user may have an answer of his own, which must not take its place."""
+        if asked is not None and asked.only_if_cached:
+            return self.fetch(self._miss(request, asked, shown, key, None, "bypass"))
+        self.numbers.outcome(own)
+        request.notes["cache"] = own
+        return self._passed(self.next(request), "bypass", own)
 
     def _other(self, request: Request) -> Response:
         """A method that is not served from the cache. Some of them change what is in it."""
         self.numbers.outcome("method")
+        request.notes["cache"] = "method"
         response = self.next(request)
         if request.method not in SAFE:
-            if gone := invalidated(request, response):
-                for url in {self.key_of.url(request), *gone}:
-                    self.store.purge(url=url)
+            forget(self.store, request, response)
             if request.method == "POST":
-                self.fetch.keep_posted(self._miss(request, None, self.key_of(request), None, "method"), response)
+                self.fetch.keep_posted(self._miss(request, None, 0, self.key_of(request), None, "method"), response)
         return self._passed(response, "method", request.method)
 
     def _passed(self, response: Response, reason: str, detail: str) -> Response:
@@ -166,6 +179,15 @@ class Cache:
         response.headers.append(("Cache-Status", self.report.forwarded(reason, response.status, "", detail=detail)))
         self.fetch.tell_edge(response.headers, None, 0.0)
         return response
+
+    def explain(self, request: Request, stored: Variants | None = None) -> list[str]:
+        """What happens to ``request``, a line for each reason; with what is ``stored`` under its key, what that means for it."""
+        kinds = seen(request.headers)
+        asked = asked_of(request.headers, self._heeding)
+        shown = self.shown(kinds, request)
+        if stored is not None:
+            return list(explain.of_stored(stored, request, asked, shown, self.clock()))
+        return list(explain.of_request(request, asked, shown, self.policy, self.key_of))
 
     def __repr__(self) -> str:
         policy = self.policy

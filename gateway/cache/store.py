@@ -28,13 +28,14 @@ from ..config import CacheStorage, Config
 from ..tasks import native_lock, native_thread
 from . import objects
 from .file_tier import FileTier
-from .httpstore import Channel, Counts, HttpStore, Shared
+from .httpstore import HttpStore
 from .journal import Journal
 from .memcached_tier import MemcachedTier
 from .memory import Memory
 from .purge import Purge
 from .redis_log import RedisLog
 from .redis_tier import RedisTier
+from .tiers import Channel, Counts, Shared
 
 NEAR = 1.0                      # seconds that memory goes without asking the tier behind it
 FOREVER = 10 * 365 * 86400.0    # seconds
@@ -70,7 +71,8 @@ def store_of(settings: CacheStorage, counts: Counts | None = None) -> HttpStore:
         journal = Journal(Path(settings.file) / "purges", make=True)     # they have to last as long as what they purge
     if journal is not None:
         channels.append(journal)
-    return HttpStore(Memory(settings.memory), tiers, channels, leases=leases, compress=settings.compress, counts=counts)
+    return HttpStore(Memory(settings.memory), tiers, channels, leases=leases, compress=settings.compress, counts=counts,
+                     patience=settings.timeout)
 
 
 def init(app: Flask, store: HttpStore | None = None) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import socket
 import subprocess
 
+import gevent
 import pytest
+from asking import SAFETY, World
 from redis_server import RedisServer
 from running import free_port
 from stored import until
@@ -43,3 +45,12 @@ def memcached(require):  # noqa: F811
 def connects(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture
+def world():
+    """The step, its store and its upstream; see asking.py."""
+    with gevent.Timeout(SAFETY, AssertionError("the test hangs")):
+        world = World()
+        world.cache()
+        yield world

@@ -34,13 +34,15 @@ def until(condition, seconds: float = SAFETY) -> float:
 
 
 class Counted:
-    """What was counted: ``numbers[name, tier]``."""
+    """What was counted: ``numbers[name, tier]``, and ``numbers[name, tier, route]`` of routes."""
 
     def __init__(self) -> None:
-        self.numbers: dict[tuple[str, str], float] = {}
+        self.numbers: dict[tuple[str, ...], float] = {}
 
-    def __call__(self, name: str, tier: str):
+    def __call__(self, name: str, tier: str, route: str = ""):
+        place = (name, tier, route) if route else (name, tier)
+
         def count(number: float) -> None:
-            before = 0.0 if name in ("bytes", "entries") else self.numbers.get((name, tier), 0.0)
-            self.numbers[name, tier] = before + number
+            before = 0.0 if name in ("bytes", "entries") else self.numbers.get(place, 0.0)
+            self.numbers[place] = before + number
         return count

@@ -51,8 +51,40 @@ def test_nobody_waits_longer_than_its_own_deadline():
 def test_patience_with_a_streamed_answer_ends(monkeypatch):
     monkeypatch.setattr(coalesce, "PATIENCE", 0.001)
     flight = Flights().lead("k")
-    flight.streaming = True
+    flight.stream()
     assert flight.wait(Deadline(5)) == FLYING
+
+
+def test_patience_begins_with_the_head_also_for_who_waited_before(monkeypatch):
+    """The follower looks at it at its next round, and then waits for what is left."""
+    monkeypatch.setattr(coalesce, "PATIENCE", 0.05)
+    waited = []
+    flight = Flights().lead("k")
+
+    class Landed:
+        def wait(self, seconds):
+            waited.append(seconds)
+            if not flight.streaming:
+                gevent.sleep(seconds / 2)
+                flight.stream()
+            gevent.sleep(seconds / 2)
+
+    flight._landed = Landed()
+    assert flight.wait(Deadline(5)) == FLYING
+    assert len(waited) >= 2 and waited[0] == 0.05 and waited[1] <= 0.05
+
+
+def test_the_lease_lasts_no_longer_than_the_patience_with_a_streamed_answer():
+    extended = []
+    flight = Flights().lead("k")
+    flight.stream()                                      # without a lease there is nothing to do
+    flight.lease = type("Lease", (), {"extend": lambda self, seconds: extended.append(seconds)})()
+    flight.stream()
+    assert extended == [coalesce.PATIENCE]
+
+
+def test_doubt_is_over_before_the_flight():
+    assert Flights().lead("k").wait(Deadline(5), 0.001) == FLYING
 
 
 def test_uncacheable_keys_are_not_waited_for_until_it_is_forgotten():
@@ -95,3 +127,28 @@ def test_what_is_remembered_is_bounded(monkeypatch):
     for key in "abc":
         flights.rest(key, True)
     assert [flights.resting(key, True) for key in "abc"] == [False, True, True]
+
+
+@pytest.mark.parametrize("outcomes, hopeful, doubtful", [
+    ([], False, False),
+    ([False], False, True),
+    ([True], True, False),
+    ([True, False], True, False),
+    ([False] * coalesce.RECENT + [True], True, False),
+    ([True] + [False] * (coalesce.RECENT - 1), True, False),
+    ([True] + [False] * coalesce.RECENT, False, True)])
+def test_what_new_keys_were_like(outcomes, hopeful, doubtful):
+    flights = Flights()
+    for key, outcome in enumerate(outcomes):
+        flights.learn(key, outcome, "kind")
+    assert (flights.hopeful("kind"), flights.doubtful("kind")) == (hopeful, doubtful)
+    assert (flights.hopeful("other"), flights.doubtful("other")) == (False, False)
+
+
+def test_an_uncacheable_key_counts_once_and_a_known_one_not_at_all():
+    flights = Flights()
+    flights.learn("hot", True, "kind")
+    for _ in range(coalesce.RECENT):
+        flights.learn("a", False, "kind")
+        flights.learn("b", False)
+    assert flights.hopeful("kind")

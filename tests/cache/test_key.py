@@ -10,8 +10,9 @@ from gateway.config import Cache
 from gateway.message import Request
 
 
-def asking(target="/a", headers=(), host="shop.test", scheme="http", caller=None):
+def asking(target="/a", headers=(), host="shop.test", scheme="http", caller=None, port=""):
     request = Request("GET", target, list(headers), host=host, scheme=scheme)
+    request.port = port
     if caller is not None:
         request.notes["caller"] = caller
     return request
@@ -46,6 +47,25 @@ COOKIE = {"headers": [("Cookie", "a=1; b=2")]}
     ({"key": {"query": ["page"]}}, {"target": "/a?page=1&x=2"}, {"target": "/a?page=1&x=3"}, True),
     ({"key": {"query": ["page"]}}, {"target": "/a?page=1"}, {"target": "/a?page=2"}, False),
     ({"key": {"query": []}}, {"target": "/a?page=1"}, {"target": "/a"}, True),
+    # What an upstream may take for a parameter that counts, counts
+    *[({"key": {"query": ["page", "user_id"]}}, {"target": "/a?page=1"}, {"target": f"/a?page=1&{other}"}, False)
+      for other in ("page=2", "%70age=2", "Page=2", "+page=2", "%20page=2", "page[]=2", "page%5Bx%5D=2", "x=1;page=2", "page%00=2",
+                    "user.id=2", "user%20id=2")],
+    *[({"key": {"query": ["page"]}}, {"target": "/a?page=1"}, {"target": f"/a?page=1&{other}"}, True)
+      for other in ("x=2", "%78=page", "x[page]=2", "")],
+    ({"key": {"query": ["utm_*"]}}, {"target": "/a"}, {"target": "/a?UTM.x=1"}, False),
+    ({"key": {"ignore_query": ["utm_*"]}}, {"target": "/a?page=1&utm_x=1;page=2"}, {"target": "/a?page=1"}, False),
+    ({"key": {"ignore_query": ["utm_*"]}}, {"target": "/a?page=1&utm_x=1%3Bpage=2"}, {"target": "/a?page=1"}, True),
+    *[({"key": {"cookies": ["my_a"]}}, {"headers": [("Cookie", "my_a=1")]}, {"headers": [("Cookie", other)]}, False)
+      for other in ("my_a=1; my_a=2", "my_a=2; my_a=1", "my_a=1; my_a =2", "my_a=1; my.a=2", "my.a=1", "MY_A=1", "%6dy_a=1",
+                    "my_a[]=1")],
+    ({"key": {"cookies": ["a"]}}, {"headers": [("Cookie", "a=1"), ("Cookie", "a=2")]}, {"headers": [("Cookie", "a=1; a=2")]}, True),
+    ({}, {"port": "8443"}, {}, False),
+    ({}, {"port": "80"}, {}, True),
+    ({}, {"port": "80", "scheme": "https"}, {"scheme": "https"}, False),
+    ({}, {"port": "443", "scheme": "https"}, {"scheme": "https"}, True),
+    ({}, {"port": "81", "host": "shop.test:81"}, {"host": "shop.test:81"}, True),
+    ({}, {"port": "80", "host": "[::1]"}, {"host": "[::1]"}, True),
     ({}, {"headers": [("X-Team", "a")]}, {"headers": [("X-Team", "b")]}, True),
     ({"key": {"headers": ["X-Team"]}}, {"headers": [("x-team", "a")]}, {"headers": [("X-Team", "b")]}, False),
     ({"key": {"headers": ["X-Team"]}}, {"headers": [("x-team", "a , b")]}, {"headers": [("X-Team", "a"), ("X-TEAM", "b")]}, True),
@@ -70,6 +90,10 @@ def test_the_same_key(policy, one, other, expected):
 def test_what_is_missing_is_like_no_value(value):
     assert not same({"key": {"cookies": ["a"]}}, {}, {"headers": [("Cookie", f"a={value}")]})
     assert not same({"key": {"headers": ["X-A"]}}, {}, {"headers": [("X-A", value)]})
+
+
+def test_an_address_is_purged_whatever_its_port():
+    assert KeyOf(Cache()).url(asking(port="8443")) == "http://shop.test/a"
 
 
 def test_nothing_a_client_sends_can_look_like_another_part_of_a_key():
@@ -133,7 +157,13 @@ def test_the_latest_of_several_is_taken_and_one_of_the_same_fields_is_replaced()
     variants = Variants([first]).with_entry(second).with_entry(third)
     assert variants.entries == [third, second]
     plain = entry("", {})
-    assert select(variants.with_entry(plain), asking(headers=[("Foo", "2")])) is plain
+    assert select(variants.with_entry(plain), asking(headers=[("Foo", "2")])) is second       # section 4.1: one with a Vary
+    assert select(variants.with_entry(plain), asking(headers=[("Foo", "3")])) is plain
+    assert select(variants.with_entry(plain, second), asking(headers=[("Foo", "2")])) is plain       # asked for in its stead
+    newer = entry("Bar", {})
+    newer.born = 1.0
+    for both in (Variants([second]).with_entry(newer), Variants([newer]).with_entry(second)):
+        assert select(both, asking(headers=[("Foo", "2")])) is newer     # section 4: by Date, not by when it came
     assert variants.without(third).entries == [second]
 
 

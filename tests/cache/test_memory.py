@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.cache.memory import CHANCES, LARGEST, NODE, Memory
+from gateway.cache.memory import CHANCES, LARGEST, NODE, SMALL_SIZE, STEP, Memory, Owner, whole_steps
 
 KEY = 2                         # length of the keys below
 
@@ -195,3 +195,33 @@ def test_more_is_found_than_with_lru_when_scans_come_in_between():
             if len(lru) > room:
                 lru.popitem(last=False)
     assert hits[0] > hits[1] * 1.02
+
+
+def test_an_owner_is_told_what_it_has():
+    told: dict[str, float] = {}
+    owner = Owner(*(lambda number, name=name: told.__setitem__(name, number) for name in ("bytes", "entries", "evicted")))
+    memory = Memory(100_000)
+    memory.put("a", 1, 1000, owner=owner)
+    memory.put("b", 1, 1000)
+    assert told == {"bytes": memory.nodes["a"].size, "entries": 1}
+    memory.put("a", 1, 5000)
+    assert told["bytes"] == memory.nodes["a"].size and told["entries"] == 1, "it stays its first owner's"
+    memory.put("c", 1, 100, owner=owner)
+    memory.delete("a")
+    assert told == {"bytes": memory.nodes["c"].size, "entries": 1}
+    memory.put("c", 1, 50_000, owner=owner)
+    assert told == {"bytes": 0, "entries": 0}, "too large to be kept"
+    memory.put("d", 1, 100, owner=owner)
+    memory.clear()
+    assert told == {"bytes": 0, "entries": 0} and repr(owner) == "Owner(0 entries, 0 bytes)"
+
+
+@pytest.mark.parametrize("size", [0, 1, 1000, 1001, SMALL_SIZE - NODE - 1, SMALL_SIZE - NODE, 50_001])
+def test_sizes_are_shared_numbers(size):
+    memory = Memory(10 ** 6)
+    for key in ("a", "b", "long"):
+        memory.put(key, 1, whole_steps(size, key))
+        whole = memory.nodes[key].size
+        assert size + NODE + len(key) <= whole < size + NODE + len(key) + STEP and whole % STEP == 0
+    one, other, _ = memory.nodes.values()
+    assert (one.size is other.size) is (one.size < SMALL_SIZE)

@@ -17,7 +17,7 @@ from stored import entry_of, until, variants_of
 from gateway.cache import journal as journals
 from gateway.cache import purge as purges
 from gateway.cache.entry import Variants
-from gateway.cache.journal import Journal
+from gateway.cache.journal import Journal, latest, line_of
 from gateway.cache.purge import Marks, Purge, addresses, normal, parsed_purge
 
 ROOT = Path(__file__).parents[2]
@@ -100,9 +100,29 @@ def test_the_ways_to_write_an_address(url, expected):
 
 @pytest.mark.parametrize("address, expected", [
     ("HTTPS://Shop.Test/A?b#c", "https://shop.test/A?b"), ("//Shop.Test/A", "//shop.test/A"), ("/A#x", "/A"), ("/", "/"),
-    ("http://shop.test", "http://shop.test"), ("http://[::1]:80/a", "http://[::1]:80/a")])
+    ("http://shop.test", "http://shop.test/"), ("http://[::1]:80/a", "http://[::1]/a"), ("http://h:443/", "http://h:443/"),
+    ("https://h:443/", "https://h/"), ("//h:80/a", "//h/a"), ("//h:443/a", "//h/a"), ("//h:8080/a", "//h:8080/a"),
+    ("/%7euser/%2f%c3%a9", "/~user/%2F%C3%A9"), ("/caf\u00e9", "/caf%C3%A9"), ("/a%zz%4", "/a%zz%4"), ("/a//b", "/a//b"),
+    ("http://h/?b=1&a=2&a=1", "http://h/?a=1&a=2&b=1"), ("http://h?b&%61", "http://h/?a&b"), ("/a?", "/a?"),
+    ("/a?u=http://h:80/", "/a?u=http://h:80/")])
 def test_addresses_are_read(address, expected):
-    assert normal(address) == expected
+    assert parsed_purge(address, None, None, False, False, 0.0).value == expected
+    assert normal(expected) == expected
+
+
+@pytest.mark.parametrize("address, expected", [
+    ("http://shop.test", "http://shop.test"), ("HTTP://Shop.test:80/A?b=1&a", "http://shop.test/A?b=1&a"), ("/%7e", "/~")])
+def test_prefixes_are_read(address, expected):
+    assert parsed_purge(None, address, None, False, False, 0.0).value == expected
+
+
+@pytest.mark.parametrize("stored, purged", [
+    ("http://h/p?a=2&b=1", "http://h/p?b=1&a=2"), ("http://h/p?b=1&a=2", "http://h/p?a=2&b=1"), ("http://h/p", "http://h:80/p"),
+    ("http://h:80/p", "http://h/p"), ("https://h:443/p", "//h/p"), ("http://h:443/p", "//h/p"), ("http://h/%7eu", "http://h/~u"),
+    ("http://h/caf%c3%a9", "/caf\u00e9"), ("http://h/", "http://h")])
+def test_one_purge_is_about_all_ways_to_write_an_address(stored, purged):
+    marks = marks_of(parsed_purge(purged, None, None, False, False, 100.0))
+    assert hit(marks, url=stored) and not hit(marks, url=stored + "x")
 
 
 @pytest.mark.parametrize("address", ["", "shop.test/a", "ftp://shop.test/a", "a b", "http:/a", "//", "https://", "///a", "#"])
@@ -122,20 +142,45 @@ def test_one_thing_at_a_time(given_):
 # -- marks stay small
 
 @pytest.mark.parametrize("soft", [False, True])
-@pytest.mark.parametrize("kind", ["tag", "url", "prefix"])
-def test_the_oldest_marks_become_a_floor(monkeypatch, kind, soft):
-    monkeypatch.setattr(purges, "MOST_MARKS", 10)
-    marks = marks_of(*(Purge(kind, f"/{number}", soft, float(number)) for number in range(1, 31)))
-    assert len(marks._hard) + len(marks._soft) == 10
-    assert (marks.soft_floor if soft else marks.floor) == 20.0
-    assert sum(marks._lengths.values()) == (10 if kind == "prefix" else 0)
+def test_the_oldest_prefixes_become_a_floor(monkeypatch, soft):
+    monkeypatch.setattr(purges, "MOST_PREFIXES", 10)
+    marks = marks_of(*(Purge("prefix", f"/{number}", soft, float(number)) for number in range(1, 31)))
+    side = marks.soft if soft else marks.hard
+    assert (len(side.prefixes), side.floor, sum(side.prefixes.lengths.values())) == (10, 20.0, 10)
     assert soft or hit(marks, url="http://other.test/", tags=(), at=20.0) and not hit(marks, url="http://x/", tags=(), at=20.1)
 
 
-def test_a_mark_made_again_stays_longer(monkeypatch):
-    monkeypatch.setattr(purges, "MOST_MARKS", 2)
-    marks = marks_of(*(Purge("tag", tag, False, at) for tag, at in (("a", 1.0), ("b", 2.0), ("a", 3.0), ("c", 4.0))))
-    assert marks.floor == 2.0 and list(marks._hard) == ["tag a", "tag c"]
+def test_a_prefix_purged_again_stays_longer(monkeypatch):
+    monkeypatch.setattr(purges, "MOST_PREFIXES", 2)
+    marks = marks_of(*(Purge("prefix", prefix, False, at) for prefix, at in (("/a", 1.0), ("/b", 2.0), ("/a", 3.0), ("/c", 4.0))))
+    assert marks.hard.floor == 2.0
+    assert [hit(marks, url=f"http://h{path}", at=2.5) for path in ("/a", "/b", "/c")] == [True, False, True]
+
+
+@pytest.mark.parametrize("kind", ["url", "tag"])
+def test_many_purges_push_out_nothing(kind):
+    """However many addresses and tags are purged, what is not meant stays, but for the few that share a bucket."""
+    marks = marks_of(*(Purge(kind, f"http://h/{number}", False, 50.0) for number in range(20_000)))
+    assert marks.hard.floor == 0.0
+    stays = sum(not hit(marks, url=f"http://h/other/{number}", tags=[f"other-{number}"], at=10.0) for number in range(1000))
+    assert 600 < stays < 1000, "about three quarters"
+    assert all(hit(marks, url=f"http://h/{number}", tags=[f"http://h/{number}"], at=10.0)
+               for number in range(0, 20_000, 100))
+
+
+@pytest.mark.parametrize("purge", [
+    Purge("url", "/a", True, 5.0), Purge("tag", "t", False, 5.0), Purge("prefix", "/a", False, 5.0), Purge("key", "k", False, 5.0)])
+def test_what_travels_says_the_same(purge):
+    short = purge.short()
+    assert len(short.value) <= 7 and short.soft == purge.soft and short.short() == short
+    for where, tags in (("http://h/a", ()), ("http://h/b", ("t",)), ("http://h/b", ())):
+        entry = entry_of(where, tags=tags)
+        assert marks_of(short).purged(entry) == marks_of(purge).purged(entry)
+
+
+@pytest.mark.parametrize("value", ["", "x", "-1", "70000", "1.5", "3:1", "1:", "1:70000", "2:9999999"])
+def test_odd_buckets_do_no_harm(value):
+    marks_of(Purge("urls", value, False, 5.0), Purge("tags", value, False, 5.0))
 
 
 KINDS = st.sampled_from([("url", "/a"), ("url", "//shop.test/a"), ("prefix", "/"), ("prefix", "//shop.test"), ("tag", "t"),
@@ -201,6 +246,26 @@ def test_a_long_journal_is_replaced_by_its_newer_half(tmp_path):
     tags = [each for each in late if each.kind == "tag"]
     assert late[0] == Purge("everything", "", False, tags[0].at - 1) and tags[-1].value == "499"
     assert [path.name for path in tmp_path.iterdir()] == ["purges"]
+
+
+def test_a_journal_of_the_same_things_says_them_once(tmp_path):
+    """It is replaced by one that says the same, and nothing counts as purged that was not."""
+    writer = Journal(tmp_path / "purges", limit=4000)
+    for number in range(1000):
+        for value in "abcdefgh":
+            assert writer.write(Purge("urls", value, False, float(number)))
+        writer.write(Purge("key", str(number), False, float(number)))
+    late = Journal(tmp_path / "purges").read()
+    assert not [each for each in late if each.kind == "everything"]
+    assert {each.value: each.at for each in late if each.kind == "urls"} == dict.fromkeys("abcdefgh", 999.0)
+    keys = [int(each.value) for each in late if each.kind == "key"]
+    assert keys == list(range(keys[0], 1000)) and len(keys) > 5, "keys of the newer half are still there"
+    assert os.stat(tmp_path / "purges").st_size <= 4000
+
+
+def test_the_latest_of_each_is_left():
+    lines = [line_of(each) for each in (purge("a", 5.0), purge("b", 1.0), purge("a", 4.5), purge("b", 2.0))]
+    assert latest([*lines, b"nonsense\n", b"[1,x]\n"]) == [lines[0], lines[3]]
 
 
 def test_many_writers_lose_nothing(tmp_path):

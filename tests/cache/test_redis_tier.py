@@ -15,7 +15,8 @@ from gateway.cache import redis_log
 from gateway.cache.circuit import Circuit, Refused, Slow
 from gateway.cache.purge import Purge
 from gateway.cache.redis_log import RedisLog
-from gateway.cache.redis_tier import RedisTier, address_of, place_of
+from gateway.cache.redis_pool import address_of, place_of
+from gateway.cache.redis_tier import RedisTier
 from gateway.errors import ConfigError
 
 LONGEST = 0.05                  # seconds that one operation may cost
@@ -98,21 +99,31 @@ def test_prefixes_keep_gateways_apart(redis_server, tier):
 def test_one_lease_at_a_time(redis_server, tier):
     server = redis_server()
     one, other = tier(server.url), tier(server.url)
-    lease = one.lease("key", 10)
-    assert lease is not None and other.leased("key") and not other.leased("else")
-    assert other.lease("key", 10) is None and one.lease("key", 10) is None
-    lease.release()
-    assert not one.leased("key")
-    assert other.lease("key", 10) is not None
+    assert one.lease("key", "a", 10) is True
+    assert other.leased("key") is True and other.leased("else") is False
+    assert other.lease("key", "b", 10) is False and one.lease("key", "c", 10) is False
+    other.write([("release", "key", "b")])
+    assert one.leased("key"), "only by its holder"
+    one.write([("release", "key", "a")])
+    assert one.leased("key") is False
+    assert other.lease("key", "d", 10) is True
+
+
+def test_a_lease_that_is_extended(redis_server, tier):
+    server = redis_server()
+    one = tier(server.url)
+    one.lease("key", "a", 10)
+    one.write([("extend", "key", "a", 30), ("extend", "key", "b", 50), ("extend", "else", "a", 50)])
+    assert 29_000 < server.client.pttl("greengate:lease:key") <= 30_000 and not one.leased("else")
 
 
 def test_a_lease_that_is_over_is_not_released_for_its_successor(redis_server, tier):
     server = redis_server()
     one, other = tier(server.url), tier(server.url)
-    late = one.lease("key", 0.02)
+    one.lease("key", "a", 0.02)
     until(lambda: not one.leased("key"))
-    assert other.lease("key", 10) is not None
-    late.release()
+    assert other.lease("key", "b", 10)
+    one.write([("release", "key", "a")])
     assert one.leased("key")
 
 
@@ -121,6 +132,7 @@ def test_many_at_once_share_the_connections(redis_server, tier):
     one = tier(server.url, timeout=SAFETY)
     one.put("key", b"x" * 1000, 30)
     assert gather(*[lambda: one.get("key")] * 300) == [b"x" * 1000] * 300
+    assert one.connections.open <= 32
     assert server.client.info("clients")["connected_clients"] <= 34
 
 
@@ -144,7 +156,7 @@ def test_a_redis_that_is_gone_costs_once_and_comes_back(redis_server, tier):
 def test_a_redis_that_never_was(tier):
     one = tier("redis://127.0.0.1:1/0")
     assert seconds_of(lambda: one.get("key")) < LONGEST + SLACK
-    assert one.lease("key", 1) is None and not one.leased("key")
+    assert one.lease("key", "a", 1) is None and one.leased("key") is None
     assert "paused" in repr(one)
 
 
@@ -368,6 +380,38 @@ def test_a_log_that_was_trimmed_has_a_floor(redis_server, follow, monkeypatch):
     assert floor.at >= next(purge.at for purge in heard if purge.kind == "tag") - 0.001
 
 
+@pytest.mark.parametrize("prefix", ["greengate:", "{shop}:"])
+def test_a_log_of_the_same_things_says_them_once(redis_server, prefix):
+    """What is purged again and again takes no room, and a worker that starts reads little."""
+    server = redis_server()
+    one, late = RedisTier(server.url, prefix), RedisTier(server.url, prefix)
+    log, reader = RedisLog(one), RedisLog(late)
+    log.start(lambda purge: None)
+    until(lambda: one.circuit.usable)
+    for _ in range(50):
+        for value in "1234":
+            assert log.write(Purge("urls", f"0:{value}", False, time.time()))
+    log.write(Purge("prefix", "/a", False, time.time()))
+    assert server.client.xlen(log.name) == 1 + 4 + 1
+    heard: list[Purge] = []
+    reader.start(heard.append)
+    until(lambda: late.circuit.usable)
+    assert [purge.value for purge in heard if purge.kind != "everything"] == ["0:1", "0:2", "0:3", "0:4", "/a"]
+    for each in (log, reader):
+        each.stop()
+        each.tier.close()
+
+
+def test_too_many_purges_that_wait_become_one_of_everything(tier, monkeypatch):
+    monkeypatch.setattr(redis_log, "MOST_WAITING", 3)
+    log = RedisLog(tier("redis://127.0.0.1:1/0"))
+    for value in "aabbcc":
+        assert not log.write(Purge("tags", value, False, 1.0))
+    assert [purge.value for purge in log.waiting.values()] == ["a", "b", "c"]
+    log.write(Purge("tags", "c", True, 2.0))
+    assert list(log.waiting.values()) == [Purge("everything", "", False, 2.0)]
+
+
 def test_what_is_no_purge_is_passed_over_and_counted(redis_server, follow):
     server = redis_server()
     log, heard = follow(server.url)
@@ -458,9 +502,9 @@ def test_a_cluster(redis_server, tier, follow):
     for number in range(20):
         one.put(f"key{number}", b"x", 100)
         assert one.get(f"key{number}") == b"x"
-    lease = one.lease("key", 10)
-    assert lease is not None and one.leased("key")
-    lease.release()
+    one.write([("put", "key1", b"y", 100), ("lease", "key", "a", 10), ("delete", "key2")])
+    assert (one.get("key1"), one.get("key2"), one.leased("key"), one.lease("key", "b", 10)) == (b"y", None, True, False)
+    one.write([("extend", "key", "a", 20), ("release", "key", "a")])
     assert not one.leased("key")
     (log, _), (_, heard) = follow(url), follow(url)
     until(lambda: log.tier.circuit.usable)

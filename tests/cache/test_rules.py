@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.cache import flags, rules
-from gateway.cache.asked import asked_of
+from gateway.cache.asked import AUTHORIZATION, COOKIE, asked_of
 from gateway.cache.entry import Entry, Variants
 from gateway.cache.key import select
 from gateway.config import Cache, CacheKey
@@ -91,7 +91,34 @@ CC = "Cache-Control"
     ("safety", [], {"asked": [("Cookie", "sid=1")], "ttl": "30s", "respect": "policy"}, "cookie"),
     ("safety", [(CC, "max-age=9")], {"asked": [("Cookie", "sid=1")], "ttl": "30s", "respect": "policy"}, "cookie"),
     ("safety", [], {"asked": [("Cookie", "sid=1")], "ttl": "30s", "key": CacheKey(cookies=())}, None),
-    ("3", [(CC, "max-age=60")], {"asked": [("Cookie", "sid=1")]}, None),
+    ("safety", [(CC, "max-age=60")], {"asked": [("Cookie", "sid=1")]}, "cookie"),
+    ("safety", [("Expires", date(60))], {"asked": [("COOKIE", "")]}, "cookie"),
+    ("safety", [(CC, "max-age=60, must-revalidate")], {"asked": [("Cookie", "sid=1")]}, "cookie"),   # a middleware writes that, too
+    ("safety", [(CC, "max-age=60, proxy-revalidate, immutable")], {"asked": [("Cookie", "sid=1")]}, "cookie"),
+    ("safety", [(CC, "max-age=60, public")], {"asked": [("Cookie", "sid=1")]}, None),
+    ("safety", [(CC, "s-maxage=60")], {"asked": [("Cookie", "sid=1")]}, None),
+    ("safety", [("CDN-Cache-Control", "max-age=60")], {"asked": [("Cookie", "sid=1")]}, None),
+    ("safety", [("Greengate-Cache-Control", "max-age=60")], {"asked": [("Cookie", "sid=1")]}, None),
+    ("safety", [("CDN-Cache-Control", "no-cache"), (CC, "public")], {"asked": [("Cookie", "sid=1")]}, "cookie"),
+    ("safety", [("CDN-Cache-Control", "max-age=60")], {"asked": [("Authorization", "x")]}, "authorization"),   # 3.5 names three
+    ("safety", [(CC, "max-age=60"), ("Vary", "Accept, cookie")], {"asked": [("Cookie", "sid=1")]}, None),
+    ("safety", [(CC, "max-age=60"), ("Vary", "X-Cookie")], {"asked": [("Cookie", "sid=1")]}, "cookie"),
+    ("safety", [(CC, "max-age=60"), ("Vary", "Cookie")], {"asked": [("Cookie", "a"), ("Authorization", "x")]}, "authorization"),
+    ("safety", [(CC, "max-age=60")], {"asked": [("Cookie", "sid=1")], "personal": True}, None),
+    ("safety", [(CC, "max-age=60")], {"asked": [("Cookie", "sid=1")], "key": CacheKey(cookies=("x",))}, None),
+    ("safety", [(CC, "public")], {"asked": [("Cookie", "sid=1")], "ttl": "30s"}, None),
+    ("safety", [(CC, "public")], {"asked": [("Cookie", "sid=1")], "ttl": "30s", "respect": "policy"}, None),
+    # What the route ignores permits nothing: PHP writes no-store, must-revalidate on every page with a session
+    ("safety", [(CC, "no-store, no-cache, must-revalidate")],
+     {"asked": [("Authorization", "x")], "ttl": "30s", "respect": "policy"}, "authorization"),
+    ("safety", [(CC, "private, s-maxage=60")], {"asked": [("Authorization", "x")], "ttl": "30s", "respect": "policy"},
+     "authorization"),
+    ("safety", [(CC, "private, public")], {"asked": [("Cookie", "x")], "ttl": "30s", "respect": "policy"}, "cookie"),
+    ("safety", [("CDN-Cache-Control", "no-store, max-age=9")], {"asked": [("Cookie", "x")], "ttl": "30s", "respect": "policy"},
+     "cookie"),
+    ("5.2.2.4", [(CC, 'max-age=60, no-cache="Set-Cookie"'), ("Set-Cookie", "a=b")], {}, None),       # kept without that field
+    ("5.2.2.7", [(CC, 'max-age=60, private="set-cookie"'), ("Set-Cookie", "a=b")], {}, None),
+    ("5.2.2.7", [(CC, 'max-age=60, private="set-cookie"'), ("Set-Cookie2", "a=b")], {}, "set-cookie"),
     ("safety", [(CC, "max-age=60"), ("Content-Length", "11")], {}, "length"),
     ("safety", [(CC, "max-age=60"), ("Content-Length", "9" * 5000)], {}, "length"),
     ("safety", [(CC, "max-age=60"), ("Content-Length", "10"), ("Content-Length", "11")], {}, "length"),
@@ -191,6 +218,8 @@ def test_freshness(section, headers, given, left):
     ("RFC 5861 3", "max-age=60, stale-while-revalidate=10", {}, 10, 0),
     ("RFC 5861 4", "max-age=60, stale-if-error=20", {}, 0, 20),
     ("RFC 5861", "max-age=60, stale-while-revalidate=x, stale-if-error=-1", {}, 0, 0),
+    ("RFC 5861", "max-age=60, stale-while-revalidate=0, stale-if-error=0", {}, 0, rules.NEVER),
+    ("policy", "max-age=60, stale-if-error=0", {"stale_if_error": "2m"}, 0, 120),
     ("4.2.4", "max-age=60, stale-while-revalidate=10, must-revalidate", {}, 0, 0),
     ("4.2.4", "max-age=60, stale-if-error=10, proxy-revalidate", {}, 0, 0),
     ("5.2.2.10", "s-maxage=60, stale-while-revalidate=10, stale-if-error=10", {}, 0, 0),
@@ -211,7 +240,7 @@ def test_what_is_stored_of_the_header():
                     ("Greengate-Cache-Control", 'max-age=60, private="X-Mine", no-cache="x-own, x-other"'), ("X-Mine", "1"),
                     ("X-Own", "1"), ("X-Other", "1"), ("X-Kept", "1"), ("Link", "a"), ("Link", "b"), ("Date", "broken")])
     assert made.headers == [("X-Kept", "1"), ("Link", "a"), ("Link", "b"), ("Date", date(0)), ("Content-Length", "10")]
-    assert made.flags == 0 and made.body is BODY and made.born == NOW - 5
+    assert made.flags == flags.PUBLIC and made.body is BODY and made.born == NOW - 5
 
 
 def test_tags_come_from_the_route_and_the_upstream():
@@ -262,6 +291,11 @@ def test_use(section, headers, asked, later, expected):
     ("RFC 5861 4", "max-age=60", 61.0, True, 5, True),
     ("RFC 5861 4", "max-age=60", 66.0, True, 5, False),
     ("RFC 5861 4", "max-age=60, must-revalidate", 61.0, True, 5, False),
+    ("RFC 5861 4", "max-age=60, stale-if-error=0", 61.0, False, None, False),         # it forbids that
+    ("RFC 5861 4", "max-age=60, stale-if-error=0", 61.0, True, 5, False),
+    ("RFC 5861 4", "max-age=60, stale-if-error=10", 61.0, True, 0, False),           # the client does
+    ("RFC 5861 4", "max-age=60", 61.0, False, 0, False),
+    ("RFC 5861 4", "max-age=60, stale-if-error=0", 59.0, True, 0, True),             # it is not stale yet
     ("4.2.4", "max-age=60", 61.0, True, None, False),
     ("4.2.4", "max-age=60", 61.0, False, None, True),                    # disconnected
     ("4.2.4", "max-age=60", 60.0 + rules.UNREACHABLE, False, None, False),
@@ -321,6 +355,36 @@ def test_head_tells_whether_the_stored_answer_is_still_right(section, headers, e
 def test_validators_are_sent_as_they_came():
     made = arrived([("ETag", 'W/"v"'), ("last-modified", "Sunday, 06-Nov-94 08:49:37 GMT"), (CC, "no-cache")])
     assert list(rules.validators(made)) == [("If-None-Match", 'W/"v"'), ("If-Modified-Since", "Sunday, 06-Nov-94 08:49:37 GMT")]
+
+
+C, A = COOKIE, AUTHORIZATION
+
+
+@pytest.mark.parametrize("headers, policy, shown, expected", [
+    ([(CC, "max-age=60")], {}, C, "cookie"),
+    ([(CC, "max-age=60")], {}, A, ""),                                   # section 3.5 is about what was stored for a caller
+    ([(CC, "max-age=60")], {}, C | A, "cookie"),
+    ([(CC, "max-age=60, must-revalidate")], {}, C, "cookie"),
+    ([(CC, "max-age=60, public")], {}, C | A, ""),
+    ([(CC, "s-maxage=60")], {}, C, ""),
+    ([("CDN-Cache-Control", "max-age=60")], {}, C, ""),
+    ([(CC, "max-age=60"), ("Vary", "Cookie")], {}, C, ""),               # who has the same cookie, see select()
+    ([(CC, "max-age=60"), ("Vary", "Cookie")], {"ttl": "9s"}, A, ""),
+    ([], {"ttl": "9s"}, C, "cookie"),
+    ([], {"ttl": "9s"}, A, "authorization"),
+    ([("Vary", "Cookie")], {"ttl": "9s"}, C | A, "authorization"),
+    ([(CC, "public")], {"ttl": "9s"}, C | A, ""),
+    ([("Last-Modified", date(-10 ** 6))], {}, A, "authorization"),
+])
+def test_who_shows_himself_gets_what_is_for_everybody(headers, policy, shown, expected):
+    assert rules.withheld(arrived([*headers, ("ETag", '"v"')], **policy), shown) == expected
+
+
+@pytest.mark.parametrize("cookies, expected", [(None, (("accept", None), ("cookie", "a=1"))), ((), (("accept", None),)),
+                                               (("a",), (("accept", None),))])
+def test_where_the_route_says_which_cookies_count_the_others_do_not_vary_an_answer(cookies, expected):
+    made = arrived([(CC, "max-age=60"), ("Vary", "Cookie, Accept")], asked=[("Cookie", "a=1")], key=CacheKey(cookies=cookies))
+    assert made.vary == expected
 
 
 @pytest.mark.parametrize("left, took, draw, expected", [
@@ -398,7 +462,7 @@ def test_never_shared_when_private(exchanged):
         assert any(has(headers, name, word) for word in ("public", "s-maxage", "must-revalidate")
                    for name in ("cache-control", "cdn-cache-control", "greengate-cache-control"))
     if any(name == "Cookie" for name, _ in asked):
-        assert not made.flags & (flags.POLICY | flags.HEURISTIC)
+        assert made.flags & flags.PUBLIC or any(name == "cookie" for name, _ in made.vary)
     assert not has(asked, "cache-control", "no-store")
     assert status not in (206, 304)
     assert not any(name == "Vary" and "*" in value for name, value in headers)

@@ -5,118 +5,17 @@ from __future__ import annotations
 import io
 import time
 
-import gevent
 import pytest
+from asking import SAFETY, Stream, World, ok, settle, status_of
 from gevent.event import Event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.cache.httpstore import HttpStore
+from gateway.cache.asked import COOKIE
 from gateway.cache.invalidate import Invalidate
-from gateway.cache.memory import Memory
-from gateway.cache.serve import Cache
-from gateway.config import Cache as Policy
-from gateway.deadline import Deadline
-from gateway.errors import (ClientDisconnected, ConnectFailed, DeadlineExceeded, InternalError, UpstreamClosed, UpstreamTimeout,
-                            UpstreamTruncated)
+from gateway.errors import ConnectFailed, InternalError, UpstreamTimeout, UpstreamTruncated
 from gateway.message import Body, Request, Response
-from gateway.telemetry.metrics import Registry
 
-SAFETY = 20.0
-
-
-class Stream:
-    """A body that comes in pieces; an exception among them is raised."""
-
-    def __init__(self, *pieces):
-        self.pieces = pieces
-        self.closed = False
-
-    def __iter__(self):
-        for piece in self.pieces:
-            if isinstance(piece, Exception):
-                raise piece
-            yield piece
-
-    def close(self):
-        self.closed = True
-
-
-class Got(Response):
-    """An answer whose body was taken: ``text``."""
-
-    def __init__(self, response):
-        super().__init__(response.status, response.headers, response.body, response.reason)
-        self.text = response.body
-        if not isinstance(response.body, bytes):
-            try:
-                self.text = b"".join(response.body)
-            finally:
-                response.body.close()
-
-
-class World:
-    """``answer`` is a function of the request, or a Response to be copied; ``seen`` are the requests that went upstream."""
-
-    def __init__(self):
-        self.offset = 0.0
-        self.base = time.time()
-        self.seen = []
-        self.answer = ok()
-        self.store = HttpStore(Memory(2 ** 22))
-        self.registry = Registry()
-        self.step = None
-
-    def clock(self):
-        return self.base + self.offset
-
-    def upstream(self, request):
-        self.seen.append(request)
-        answer = self.answer
-        if callable(answer):
-            return answer(request)
-        return Response(answer.status, list(answer.headers), answer.body)
-
-    def cache(self, policy=None, **more):
-        self.step = Cache(self.upstream, Policy.model_validate(policy or {}), self.store, counter=self.registry.counter, route="r",
-                          clock=self.clock, **more)
-        return self.step
-
-    def ask(self, *headers, target="/a", method="GET", body=None, host="shop.test", deadline=5.0):
-        request = Request(method, target, list(headers), body, host=host, deadline=Deadline(deadline))
-        self.note = request.notes
-        return Got(self.step(request))
-
-    def count(self, name, **labels):
-        return sum(values[key.at] for keys, values in [self.registry.own()] for key in keys
-                   if key.name == name and dict(key.labels).items() >= labels.items())
-
-
-def ok(cc="max-age=60", body=b"hello", status=200, **fields):
-    headers = [("Cache-Control", cc)] if cc else []
-    headers += [(name.replace("_", "-"), value) for name, value in fields.items()]
-    return Response(status, headers, body)
-
-
-def status_of(response):
-    return [value for name, value in response.headers if name == "Cache-Status"]
-
-
-@pytest.fixture
-def world():
-    with gevent.Timeout(SAFETY, AssertionError("the test hangs")):
-        world = World()
-        world.cache()
-        yield world
-
-
-def settle():
-    """Let what runs in the background end."""
-    for _ in range(20):
-        gevent.sleep(0)
-
-
-# -- Hit and miss
 
 def test_a_miss_then_hits_with_their_age(world):
     first = world.ask()
@@ -367,6 +266,7 @@ def late(request):
     ("s-maxage=10", {}, refused, False),
     ("max-age=10", {"stale_if_error": "1m"}, ok(status=503), True),
     ("max-age=10", {"stale_if_error": "5s"}, refused, False),
+    ("max-age=10, stale-if-error=0", {}, refused, False),
 ])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_stale_if_error(world, cc, policy, failing, stale, method):
@@ -375,15 +275,34 @@ def test_stale_if_error(world, cc, policy, failing, stale, method):
     world.ask()
     world.offset = 20.0
     world.answer = failing
-    if stale and (method == "GET" or callable(failing)):
+    if stale:
         response = world.ask(method=method)
-        assert (response.text, status_of(response)) == (b"hello", ["greengate; hit; ttl=-10"])
-        assert world.ask().text == b"hello" and len(world.seen) == 2     # for a moment nobody tries again
+        assert response.text == b"hello"
+        [said] = status_of(response)                     # it was forwarded: no hit (RFC 9211 section 2.1)
+        status = "" if callable(failing) else f"; fwd-status={failing.status}"
+        assert said.startswith(f"greengate; fwd=stale{status}; ttl=-10; detail=")
+        again = world.ask(method=method)                 # for a moment nobody tries again
+        assert (again.text, status_of(again), len(world.seen)) == (b"hello", ["greengate; hit; ttl=-10"], 2)
     elif callable(failing):
         with pytest.raises(ConnectFailed):
             world.ask(method=method)
     else:
         assert world.ask(method=method).status == failing.status
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("failing", [refused, ok(status=503)])
+def test_a_client_may_refuse_stale_answers(world, method, failing):
+    world.answer = ok("max-age=10, stale-if-error=60")
+    world.ask()
+    world.offset = 20.0
+    world.answer = failing
+    asked = ("Cache-Control", "stale-if-error=0")
+    if callable(failing):
+        with pytest.raises(ConnectFailed):
+            world.ask(asked, method=method)
+    else:
+        assert world.ask(asked, method=method).status == 503
 
 
 def test_early_refresh(world):
@@ -453,6 +372,27 @@ def test_unsafe_methods_invalidate(world, method, status, fields, target, gone, 
         world.ask(method=method, target=target)
     else:
         Invalidate(world.upstream, world.store)(Request(method, target, [], host="shop.test"))
+    world.base = time.time()
+    world.answer = ok(body=b"newer")
+    assert world.ask().text == (b"newer" if gone else b"hello")
+
+
+@pytest.mark.parametrize("method, asked, body, answer, gone", [
+    ("POST", ("Cache-Control", "no-store"), b"q", ok("", status=200), True),
+    ("POST", ("X-HTTP-Method-Override", "DELETE"), b"q", ok("", status=200), True),
+    ("POST", ("If-Match", '"v"'), b"q", ok("", b"", 204), True),
+    ("POST", ("X-A", "1"), b"q" * 70_000, ok("", status=200), True),
+    ("POST", ("X-A", "1"), b"q", ok("", b"", 201), True),                # not kept: it was no question
+    ("POST", ("Cache-Control", "no-store"), b"q", ok("", status=500), False),
+    ("POST", ("X-A", "1"), b"q", ok("", status=500), False),
+    ("POST", ("Authorization", "ann"), b"q", ok(), False),               # a question whose answer is only ann's
+    ("PUT", ("Cache-Control", "no-store"), b"q", ok("", b"", 204), True),
+    ("DELETE", ("Cache-Control", "no-store"), None, ok("", b"", 204), True)])
+def test_what_goes_past_the_cache_changes_what_is_stored_all_the_same(world, method, asked, body, answer, gone):
+    world.cache({"methods": ["GET", "POST"]})
+    world.ask()
+    world.answer = answer
+    world.ask(asked, method=method, body=None if body is None else Body.of(body))
     world.base = time.time()
     world.answer = ok(body=b"newer")
     assert world.ask().text == (b"newer" if gone else b"hello")
@@ -541,13 +481,16 @@ def test_callers_have_answers_of_their_own(world):
 
 
 @pytest.mark.parametrize("policy, answer, hit, expected", [
-    ({"edge": "10s"}, ok(), False, "10"), ({"edge": "10s"}, ok(), True, "10"),
-    ({"edge": "10s"}, ok("max-age=24"), True, "4"),                      # what nginx may serve stale is within the lifetime too
-    ({"edge": "10s"}, ok("max-age=20"), True, "0"),
-    ({"edge": "10s"}, ok("max-age=1, stale-while-revalidate=60"), True, "10"),
+    ({"edge": "10s"}, ok("public, max-age=60"), False, "10"), ({"edge": "10s"}, ok("public, max-age=60"), True, "10"),
+    ({"edge": "10s"}, ok("s-maxage=24"), True, "4"),                     # what nginx may serve stale is within the lifetime too
+    ({"edge": "10s"}, ok("s-maxage=20"), True, "0"),
+    ({"edge": "10s"}, ok("max-age=1, stale-while-revalidate=60, public"), True, "10"),
+    ({"edge": "10s"}, ok(), True, "10"),                                 # whoever has a cookie is sent past nginx's cache
+    ({"edge": "10s"}, ok(Vary="Cookie"), True, "10"),
+    ({"edge": "10s", "key": {"cookies": []}}, ok(), True, "10"),
     ({"edge": "10s"}, ok("no-store", X_Accel_Expires="3600"), False, "0"),
     ({}, ok(), True, ""), ({"edge": "10s"}, ok("no-cache", ETag='"v"'), False, "0"),
-    ({"edge": "10s", "ttl": "1h"}, ok(""), True, "0"),                   # a guess, and cookies might count
+    ({"edge": "10s", "ttl": "1h"}, ok(""), True, "10"),
     ({"edge": "10s", "ttl": "1h", "key": {"cookies": []}}, ok(""), True, "10"),
     ({"edge": "10s", "key": {"headers": ["X-A"]}}, ok(), True, "0"),
     ({"edge": "10s", "vary_by_caller": True}, ok(), True, "0")])
@@ -589,9 +532,15 @@ def test_what_is_for_a_cdn_in_front_reaches_it_whatever_way_an_answer_takes(worl
     ({"ttl": "30s", "key": {"cookies": []}}, ok(""), [("Cookie", "sid=1")], True),
     ({"ttl": "30s", "key": {"cookies": []}}, ok(""), [("Authorization", "x")], False),
     ({}, ok("", Last_Modified="Sun, 06 Nov 1994 08:49:37 GMT"), [("Cookie", "sid=1")], False),
-    ({}, ok(), [("Cookie", "sid=1")], True),                             # the answer itself said that it is for all
+    ({}, ok(), [("Cookie", "sid=1")], False),
+    ({}, ok(), [("COOKIE", "")], False),
+    ({}, ok("max-age=60, public"), [("Cookie", "sid=1")], True),         # the answer itself said that it is for all
+    ({}, ok("max-age=60, public"), [("Cookie", "sid=1"), ("Authorization", "x")], True),
+    ({"key": {"cookies": []}}, ok(), [("Cookie", "sid=1")], True),
+    ({"ttl": "30s"}, ok("public"), [("Cookie", "sid=1"), ("Authorization", "x")], True),
+    ({"vary_by_caller": True}, ok(), [("Cookie", "sid=1")], False),      # a cookie tells no callers apart
     ({}, ok(), [("Authorization", "x")], True)])
-def test_who_shows_who_it_is_gets_no_stored_answer_that_was_a_guess(world, policy, answer, asked, served):
+def test_who_shows_himself_gets_what_is_for_everybody(world, policy, answer, asked, served):
     world.cache(policy)
     world.answer = answer
     world.ask()
@@ -605,7 +554,7 @@ def test_users_with_cookies_do_not_hold_strangers_up(world):
     world.answer = ok("")
     world.ask(("Cookie", "sid=1"))                                       # not kept, and remembered as such
     flights = world.step.fetch.flights
-    assert flights.worth_waiting("http://shop.test/a") and not flights.worth_waiting(("http://shop.test/a", "own"))
+    assert flights.worth_waiting("http://shop.test/a") and not flights.worth_waiting(("http://shop.test/a", COOKIE))
 
 
 def test_a_change_is_noticed_whatever_does_not_count_of_the_query(world):
@@ -683,296 +632,7 @@ def test_a_stream_that_is_not_whole_is_not_stored(world, pieces, fields, taken):
     assert flights.worth_waiting("http://shop.test/a") is (sum(map(len, got)) <= 10)     # what was cut may be whole the next time
 
 
-# -- Coalescing
-
-def at_once(world, count, *headers, **more):
-    """``count`` requests at once; what each got, or its error."""
-    def one():
-        try:
-            return world.ask(*headers, **more)
-        except Exception as error:
-            return error
-    greenlets = [gevent.spawn(one) for _ in range(count)]
-    gevent.joinall(greenlets, timeout=SAFETY)
-    assert all(greenlet.dead for greenlet in greenlets)
-    return [greenlet.value for greenlet in greenlets]
-
-
-def test_ten_thousand_for_one_cold_key(world):
-    asked, waiting = world.step, []
-
-    def counted(request):
-        waiting.append(1)
-        return asked(request)
-
-    def slow(request):
-        while len(waiting) < 10_000:
-            gevent.sleep(0.01)
-        return ok()
-
-    world.step, world.answer = counted, slow
-    answers = at_once(world, 10_000)
-    assert len(world.seen) == 1
-    assert {answer.text for answer in answers} == {b"hello"}
-    assert world.count("gateway_cache_requests_total", outcome="collapsed") == 9_999
-    assert status_of(answers[-1]) == ["greengate; fwd=uri-miss; collapsed"]
-
-
-def test_an_error_is_for_all_who_waited(world):
-    def failing(request):
-        gevent.sleep(0.05)
-        raise ConnectFailed("refused")
-
-    world.answer = failing
-    answers = at_once(world, 10)
-    assert [type(answer) for answer in answers] == [ConnectFailed] * 10
-    assert len(world.seen) == 1 and world.step.fetch.flights.flying == {}
-
-
-def test_an_error_that_one_client_may_have_provoked_is_his_alone(world):
-    def resetting(request):
-        gevent.sleep(0.01)
-        if len(world.seen) == 1:
-            raise UpstreamClosed("reset")
-        return ok()
-
-    world.answer = resetting
-    answers = at_once(world, 10)
-    assert [type(answer) for answer in answers].count(UpstreamClosed) == 1
-    assert [answer.text for answer in answers[1:]] == [b"hello"] * 9 and len(world.seen) == 2
-
-
-def test_an_upstream_that_fails_twice_is_asked_no_more_for_those_who_waited(world):
-    def resetting(request):
-        gevent.sleep(0.01)
-        raise UpstreamClosed("reset")
-
-    world.answer = resetting
-    assert [type(answer) for answer in at_once(world, 100)] == [UpstreamClosed] * 100
-    assert len(world.seen) == 2
-
-
-def test_leaders_that_leave_do_not_set_the_herd_free(world):
-    def leaving(request):
-        gevent.sleep(0.01)
-        if len(world.seen) <= 4:
-            raise ClientDisconnected("gone")
-        return ok()
-
-    world.answer = leaving
-    answers = at_once(world, 100)
-    assert [type(answer) for answer in answers].count(ClientDisconnected) == 4 and len(world.seen) == 5
-
-
-def test_an_unexpected_error_lets_another_try(world):
-    def failing(request):
-        gevent.sleep(0.01)
-        if len(world.seen) == 1:
-            raise RuntimeError("a defect")
-        return ok()
-
-    world.answer = failing
-    answers = at_once(world, 5)
-    assert [type(answer) for answer in answers].count(RuntimeError) == 1
-    assert len(world.seen) == 2 and world.step.fetch.flights.flying == {}
-
-
-@pytest.mark.parametrize("own", [ClientDisconnected("gone"), DeadlineExceeded("its own")])
-def test_the_leaders_own_trouble_is_not_the_others(world, own):
-    def leaving(request):
-        gevent.sleep(0.01)
-        if len(world.seen) == 1:
-            raise own
-        return ok()
-
-    world.answer = leaving
-    answers = at_once(world, 5)
-    assert answers[0] is own and [answer.text for answer in answers[1:]] == [b"hello"] * 4
-    assert len(world.seen) == 2
-
-
-def test_a_killed_leader_lets_another_try(world):
-    def slow(request):
-        gevent.sleep(0.01 if len(world.seen) > 1 else SAFETY)
-        return ok()
-
-    world.answer = slow
-    leader = gevent.spawn(world.ask)
-    gevent.sleep(0)
-    follower = gevent.spawn(world.ask)
-    gevent.sleep(0)
-    leader.kill()
-    assert follower.get(timeout=SAFETY).text == b"hello" and len(world.seen) == 2
-
-
-def test_each_waits_no_longer_than_its_own_deadline(world):
-    release = Event()
-
-    def slow(request):
-        release.wait(SAFETY)
-        return ok()
-
-    world.answer = slow
-    leader = gevent.spawn(world.ask)
-    gevent.sleep(0)
-    assert isinstance(at_once(world, 1, deadline=0.05)[0], DeadlineExceeded)
-    release.set()
-    assert leader.get(timeout=SAFETY).text == b"hello" and len(world.seen) == 1
-
-
-def test_a_follower_without_time_gets_the_stale_answer(world):
-    world.answer = ok("max-age=10, stale-if-error=60")
-    world.ask()
-    world.offset = 20.0
-
-    def failing(request):
-        gevent.sleep(0.01)
-        raise ConnectFailed("refused")
-
-    world.answer = failing
-    assert [answer.text for answer in at_once(world, 5)] == [b"hello"] * 5
-    assert len(world.seen) == 2
-
-
-def test_uncacheable_answers_are_fetched_side_by_side(world):
-    together = Event()
-    running = []
-
-    def slow(request):
-        running.append(1)
-        if len(world.seen) == 1 + 20:
-            together.set()
-        if len(world.seen) > 1:
-            assert together.wait(SAFETY)
-        return ok("no-store")
-
-    world.answer = slow
-    world.ask()                                          # from here on it is known
-    answers = at_once(world, 20)
-    assert [answer.text for answer in answers] == [b"hello"] * 20 and len(world.seen) == 21
-
-
-def test_the_first_uncacheable_answer_costs_one_wait_and_no_more(world):
-    together = Event()
-
-    def slow(request):
-        if len(world.seen) == 20:
-            together.set()
-        if len(world.seen) > 1:
-            assert together.wait(SAFETY)
-        else:
-            gevent.sleep(0.01)
-        return ok("no-store")
-
-    world.answer = slow
-    assert [answer.text for answer in at_once(world, 20)] == [b"hello"] * 20
-
-
-def test_variants_do_not_wait_for_each_other(world):
-    together = Event()
-
-    def slow(request):
-        language = request.header("Accept-Language")
-        if len(world.seen) == 1:
-            gevent.sleep(0.01)
-        elif len(world.seen) == 4:
-            together.set()
-        if len(world.seen) > 1:
-            assert together.wait(SAFETY)
-        return ok(body=language.encode(), Vary="Accept-Language")
-
-    world.answer = slow
-    greenlets = [gevent.spawn(world.ask, ("Accept-Language", name)) for name in ("a", "b", "c", "d") for _ in range(3)]
-    gevent.joinall(greenlets, timeout=SAFETY)
-    assert [one.value.text for one in greenlets] == [name for name in (b"a", b"b", b"c", b"d") for _ in range(3)]
-    assert len(world.seen) == 4
-
-
-def test_followers_of_a_streamed_answer_get_it_whole(world):
-    go = Event()
-
-    class Slow(Stream):
-        def __iter__(self):
-            yield b"hel"
-            go.wait(SAFETY)
-            yield b"lo"
-
-    world.answer = lambda request: ok(body=Slow())
-    greenlets = [gevent.spawn(world.ask) for _ in range(5)]
-    gevent.sleep(0.01)
-    go.set()
-    gevent.joinall(greenlets, timeout=SAFETY)
-    assert [one.value.text for one in greenlets] == [b"hello"] * 5 and len(world.seen) == 1
-
-
-def test_a_client_that_does_not_read_holds_nobody_up(world, monkeypatch):
-    monkeypatch.setattr("gateway.cache.coalesce.PATIENCE", 0.01)
-    world.answer = lambda request: ok(body=Stream(b"hel", b"lo"))
-    slow = world.step(Request("GET", "/a", [], host="shop.test"))        # its body is not taken
-    assert world.ask().text == b"hello"
-    slow.body.close()
-    assert len(world.seen) == 2 and status_of(world.ask()) == ["greengate; hit; ttl=60"]
-
-
-def test_who_comes_after_a_purge_does_not_get_what_was_asked_for_before_it(world):
-    go = Event()
-
-    def slow(request):
-        number = len(world.seen)
-        if number == 1:
-            go.wait(SAFETY)
-        return ok(body=str(number).encode())
-
-    world.answer = slow
-    before = gevent.spawn(world.ask)
-    gevent.sleep(0)
-    world.store.purge(url="http://shop.test/a")
-    world.base = time.time()
-    after = gevent.spawn(world.ask)
-    gevent.sleep(0)
-    go.set()
-    assert (before.get(timeout=SAFETY).text, after.get(timeout=SAFETY).text) == (b"1", b"2")
-    assert world.ask().text == b"2"
-
-
-def test_a_purged_answer_covers_no_error_for_who_comes_after_the_purge(world):
-    world.answer = ok("max-age=10, stale-if-error=60")
-    world.ask()
-    world.offset = 20.0
-    go = Event()
-
-    def failing(request):
-        go.wait(SAFETY)
-        return ok("", b"broken", 503)
-
-    world.answer = failing
-    before = gevent.spawn(world.ask)
-    gevent.sleep(0)
-    world.store.purge(url="http://shop.test/a")
-    after = gevent.spawn(world.ask)
-    gevent.sleep(0)
-    go.set()
-    assert (before.get(timeout=SAFETY).text, after.get(timeout=SAFETY).text) == (b"hello", b"broken")
-
-
-def test_requests_with_authorization_do_not_wait_for_each_other(world):
-    together = Event()
-
-    def slow(request):
-        if len(world.seen) == 5:
-            together.set()
-        assert together.wait(SAFETY)
-        return ok()
-
-    world.answer = slow
-    assert [answer.text for answer in at_once(world, 5, ("Authorization", "x"))] == [b"hello"] * 5
-
-
-def test_parts_and_client_conditions_do_not_make_a_key_uncacheable(world):
-    world.answer = ok(status=206, body=b"h")
-    world.ask(("Range", "bytes=0-0"))
-    assert world.step.fetch.flights.worth_waiting("http://shop.test/a")
-
+# -- Purges
 
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(["ask", "ask", "other", "url", "prefix", "tag", "everything", "post", "change", "change"]),
@@ -996,33 +656,3 @@ def test_nothing_served_is_older_than_a_purge(operations):
             world.store.purge(**{"url": {"url": "http://shop.test/a"}, "prefix": {"prefix": "/a"}, "tag": {"tag": "t"},
                                  "everything": {"everything": True}}[operation])
             oldest = version
-
-
-# -- Another worker
-
-class Leased:
-    """Another worker has the lease, and puts its answer into the store."""
-
-    def __init__(self, world, answer):
-        self.world = world
-        self.answer = answer
-
-    def lease(self, key, seconds):
-        return None
-
-    def leased(self, key):
-        if self.answer is not None:
-            Cache(lambda request: self.answer, Policy(), HttpStore(self.world.store.memory), counter=self.world.registry.counter,
-                  clock=self.world.clock)(Request("GET", "/a", [], host="shop.test"))
-            self.answer = None
-        return False
-
-
-@pytest.mark.parametrize("answer, seen, expected", [
-    (ok(body=b"theirs"), 0, "greengate; fwd=uri-miss; collapsed"),
-    (ok("no-store"), 1, "greengate; fwd=uri-miss; fwd-status=200; stored"),
-    (None, 1, "greengate; fwd=uri-miss; fwd-status=200; stored")])
-def test_what_another_worker_fetches_is_waited_for(world, answer, seen, expected):
-    world.store.leases = Leased(world, answer)
-    response = world.ask()
-    assert (status_of(response), len(world.seen)) == ([expected], seen)

@@ -13,9 +13,11 @@ from gateway import cache, gather, rundir
 from gateway.cache import circuit as circuits
 from gateway.cache import format, httpstore, journal, store
 from gateway.cache.entry import Variants
-from gateway.cache.httpstore import Counts, HttpStore
+from gateway.cache.httpstore import HttpStore
 from gateway.cache.memory import Memory
 from gateway.cache.purge import Purge
+from gateway.cache.report import tier_numbers
+from gateway.cache.tiers import Counts
 from gateway.config import CacheStorage, Config
 
 
@@ -58,6 +60,7 @@ def keep(one: HttpStore, key: str = "k", *, begun: float | None = None, seconds:
     begun = time.time() if begun is None else begun
     variants = variants_of(at=begun, **more)
     one.put(key, variants, seconds, begun)
+    assert one.flush()
     return variants
 
 
@@ -85,17 +88,56 @@ def test_what_is_counted():
     assert numbers["bytes", "memory"] == one.memory.bytes <= 20_000
 
 
-@pytest.mark.parametrize("body, headers", [(250, 8), (500, 10), (1000, 10), (1000, 30), (4000, 8), (20_000, 12), (100_000, 12)])
+def test_what_is_counted_of_routes():
+    counted = Counted()
+    one = HttpStore(Memory(20_000), counts=Counts(counted))
+    shop, blog = one.owner("shop"), one.owner("blog")
+    for number in range(10):
+        one.put(f"s{number}", variants_of(body=b"x" * 200), 60, time.time(), shop)
+    assert counted.numbers["bytes", "memory", "shop"] == one.memory.bytes == shop.bytes
+    for number in range(100):
+        one.put(f"b{number}", variants_of(body=b"x" * 200), 60, time.time(), blog)
+    one.put("nobody's", variants_of(), 60, time.time())
+    numbers = counted.numbers
+    gone = numbers["evicted", "memory", "shop"] + numbers["evicted", "memory", "blog"]
+    assert gone == numbers["evicted", "memory"] > 80
+    assert numbers["entries", "memory", "shop"] + numbers["entries", "memory", "blog"] == len(one.memory) - 1
+    one.delete("b99")
+    assert shop.bytes + blog.bytes == one.memory.bytes - one.memory.nodes["nobody's"].size
+    one.purge(everything=True)
+    assert (shop.bytes, shop.entries, blog.bytes, blog.entries) == (0, 0, 0, 0) and numbers["bytes", "memory", "blog"] == 0
+
+
+def test_what_a_route_has_in_memory_is_a_number(world):
+    world.store = HttpStore(Memory(2 ** 20), counts=Counts(tier_numbers(world.registry)))
+    world.cache()
+    world.ask()
+    assert world.count("gateway_cache_route_entries", route="r") == 1
+    assert world.count("gateway_cache_route_bytes", route="r") == world.store.memory.bytes > 0
+    world.store.purge(everything=True)
+    assert world.count("gateway_cache_route_bytes", route="r") == 0
+
+
+def test_what_came_from_another_worker_is_the_routes_too(world, redis_server, worker):
+    server = redis_server()
+    one, world.store = worker(redis=server.url), worker(redis=server.url)
+    keep(one, "http://shop.test/a")
+    world.cache()
+    assert world.ask().text == b"body" and world.step.owner.entries == 1
+
+
+@pytest.mark.parametrize("body, headers", [
+    (0, 6), (1, 8), (250, 8), (500, 10), (1000, 10), (1000, 30), (4000, 8), (20_000, 12), (100_000, 12)])
 def test_memory_takes_what_it_says(body, headers):
     """At most 1.3 x the bytes stored and 600 bytes for each entry; and the bound is of what is really taken."""
-    count = min(4_000_000 // (body or 1), 3000)
+    count = min(4_000_000 // max(body, 100), 3000)
     tracemalloc.start()
     try:
         one = HttpStore(Memory(1 << 30))
         before, stored = tracemalloc.get_traced_memory()[0], 0
         for number in range(count):
-            fields = [("Content-Type", "text/html"), ("Cache-Control", "max-age=60")]
-            fields += [(f"X-Field-{index}", f"value {number} {index}") for index in range(headers - 2)]
+            fields = [("Content-Type", "text/html"), ("Cache-Control", "max-age=60"), ("ETag", f'"{number}"')]
+            fields += [(f"X-Field-{index}", f"value {number} {index}") for index in range(headers - 3)]
             url = f"http://shop.test/page/{number}"
             entry = entry_of("".join(url), bytes(body), headers=fields, etag=f'"{number}"')
             stored += body + len(entry.url) + sum(len(name) + len(value) for name, value in fields)
@@ -106,7 +148,7 @@ def test_memory_takes_what_it_says(body, headers):
         tracemalloc.stop()
     assert len(one.memory) == count
     assert taken <= 1.3 * stored + 600 * count
-    assert taken <= one.memory.bytes * 1.15, "what it believes to take"
+    assert taken <= one.memory.bytes <= taken * 1.15, "what it believes to take"
 
 
 # -- purges
@@ -155,6 +197,64 @@ def test_a_refused_answer_leaves_what_is_newer():
     assert one.get("k") is newer
 
 
+def test_purges_of_what_nobody_stores_leave_the_rest():
+    """More than fifty thousand addresses, as of an API that is written to."""
+    one = HttpStore(Memory(10 ** 7))
+    for number in range(100):
+        keep(one, str(number), url=f"http://shop.test/products/{number}")
+    for number in range(55_000):
+        one.purge(url=f"http://shop.test/carts/{number}")
+    left = sum(one.get(str(number)) is not None for number in range(100))
+    assert left > 20, "four in ten, by their buckets"
+    keep(one, "new")
+    assert one.get("new") is not None
+
+
+def test_a_purge_by_the_address_that_clients_send(world):
+    """The route does not store under all of it."""
+    world.cache({"key": {"ignore_query": ["utm_*"], "sort_query": True}})
+    for target, stored in (("/p?utm_y=2&b=1&a=2", True), ("/p?a=2&b=1", True), ("/p?b=2&a=1", False), ("/p?utm_x=1", False)):
+        world.ask(target="/p?a=2&b=1&utm_z=3")
+        seen = len(world.seen)
+        world.store.purge(url=f"http://SHOP.test:80{target}")
+        world.base = time.time()
+        world.ask(target="/p?b=1&a=2")
+        assert (len(world.seen) > seen) is stored, target
+
+
+def test_several_addresses_at_once(redis_server, worker):
+    server = redis_server()
+    one, other = worker(redis=server.url), worker(redis=server.url)
+    for key in "abc":
+        keep(one, key, url=f"http://shop.test/{key}")
+        assert other.get(key) is not None
+    with pytest.raises(ValueError):
+        one.purge_urls(["http://shop.test/a", "nonsense"])
+    assert one.get("a") is not None
+    assert one.purge_urls(["http://shop.test/a", "/b"]) == 1
+    until(lambda: other.get("a") is None and other.get("b") is None)
+    assert other.get("c") is not None and one.purge_urls([]) == 0
+
+
+def test_a_post_without_a_host_is_about_every_host(world):
+    """HTTP/1.0."""
+    world.ask(target="/p")
+    seen = len(world.seen)
+    assert world.ask(target="/p", method="POST", host="").status == 200
+    world.base = time.time()
+    world.ask(target="/p")
+    assert len(world.seen) == seen + 2
+
+
+def test_each_query_rule_once(world):
+    for name in ("utm_*", "utm_*", "fbclid"):
+        world.cache({"key": {"ignore_query": [name]}})
+    world.ask(target="/p?a=1&fbclid=2")
+    assert len(world.store._queries) == 2
+    world.store.purge(url="/p?a=1&fbclid=9")
+    assert world.store.get("http://shop.test/p?a=1") is None
+
+
 def test_a_wrong_purge_changes_nothing():
     one = HttpStore(Memory(10 ** 6))
     stored = keep(one)
@@ -185,7 +285,8 @@ def test_one_stores_and_another_finds(behind, worker):
     assert (other.counted["hits", name], other.counted["hits", "memory"]) == (1, 1)
     one.delete("k")
     assert one.get("k") is None
-    assert one.counted["misses", name] == 1
+    assert one.flush() and one.tiers[0].get("k") is None and one.get("k") is None
+    assert one.counted["misses", name] == 2
 
 
 def test_corrupt_and_foreign_records_are_misses_that_are_counted(behind, worker):
@@ -196,7 +297,7 @@ def test_corrupt_and_foreign_records_are_misses_that_are_counted(behind, worker)
         tier.put("k", data, 60)
         if tier.get("k") is None:                        # an empty value is none for some
             continue
-        assert one.get("k") is None
+        assert one.get("k") is None and one.flush()
         assert tier.get("k") is None, "and it is gone"
     assert one.counted["corrupt", name] >= 3
 
@@ -253,7 +354,7 @@ def test_an_old_answer_does_not_come_in_through_another_worker(redis_server, wor
     deaf.marks = type(deaf.marks)()                      # as if it had not heard
     keep(deaf, tags=["t"], begun=begun)
     assert server.client.exists("greengate:k") or deaf.get("k") is None
-    assert one.get("k") is None
+    assert one.get("k") is None and one.flush()
     assert not server.client.exists("greengate:k"), "and is removed where it is met"
 
 
@@ -275,7 +376,7 @@ def test_purges_of_a_folder_last_as_long_as_it(tmp_path, worker):
     again = worker(file=str(tmp_path))
     [tier] = again.tiers
     assert tier.get("k") is not None and again.get("k") is None
-    assert tier.get("k") is None
+    assert again.flush() and tier.get("k") is None
 
 
 def test_delete_reaches_the_memory_of_other_workers(redis_server, worker):

@@ -32,6 +32,16 @@ path = "/plain/*"
 upstream = "origin"
 
 [[routes]]
+path = "/private/*"
+upstream = "origin"
+cache = {{}}
+
+[[routes]]
+path = "/asked/*"
+upstream = "origin"
+cache = {{ methods = ["GET", "POST"] }}
+
+[[routes]]
 path = "/ttl/*"
 upstream = "origin"
 cache = {{ ttl = "1h", stale_if_error = "1h", tags = ["ttl"], key = {{ ignore_query = ["utm_*"] }}, explain = true, edge = "10s" }}
@@ -227,7 +237,10 @@ def test_miss_then_hit(origin, get):
     (["Authorization: x"], ["Cache-Control: max-age=60"], [], False),
     (["Authorization: x"], ["Cache-Control: max-age=60, public"], [], True),
     (["Cookie: sid=1"], [f"Last-Modified: {now(-100000)}"], [], False),
-    (["Cookie: sid=1"], ["Cache-Control: max-age=60"], [], True),
+    (["Cookie: sid=1"], ["Cache-Control: max-age=60"], [], False),
+    (["Cookie: sid=1"], ["Cache-Control: public, max-age=60"], [], True),
+    (["Cookie: sid=1"], ["Cache-Control: max-age=60", "Vary: Cookie"], ["Cookie: sid=1"], True),
+    (["Cookie: sid=1"], ["Cache-Control: max-age=60", "Vary: Cookie"], ["Cookie: sid=2"], False),
     (["Cache-Control: no-store"], ["Cache-Control: max-age=60"], [], False),
     ([], ["Cache-Control: max-age=60"], ["Cache-Control: no-cache"], False),
     ([], ["Cache-Control: max-age=60"], ["Cache-Control: max-age=0"], False),
@@ -237,7 +250,8 @@ def test_miss_then_hit(origin, get):
     ([], ["Cache-Control: max-age=60, immutable"], ["Cache-Control: max-age=0"], True),
     ([], ["Cache-Control: max-age=60"], ["Pragma: no-cache"], False),
     ([], ["Cache-Control: max-age=60"], ["X-HTTP-Method-Override: PUT"], False),
-    ([], ["Cache-Control: max-age=60"], ["Cookie: sid=1"], True),
+    ([], ["Cache-Control: max-age=60"], ["Cookie: sid=1"], False),
+    ([], ["Cache-Control: s-maxage=60"], ["Cookie: sid=1"], True),
 ])
 def test_what_is_served_from_the_cache(origin, get, request, first, headers, asked, hit):
     path = f"/case/{abs(hash(request.node.name))}"
@@ -266,11 +280,19 @@ def test_another_method_makes_it_invalid_also_on_a_route_without_cache(origin, g
     assert is_hit(get("/made"))
 
 
+def test_a_post_that_goes_past_the_cache_makes_it_invalid(origin, get):
+    origin.answers["/asked/a"] = answered()
+    get("/asked/a")
+    assert is_hit(get("/asked/a"))
+    get("/asked/a", "Cache-Control: no-store", method="POST", body=b"x")
+    assert not is_hit(get("/asked/a"))
+
+
 def test_rules_keys_and_tags_of_a_route(origin, get):
     origin.answers["/ttl/a"] = answered(cc="")
     first, second = get("/ttl/a?p=1&utm_source=x"), get("/ttl/a?utm_medium=y&p=1")
     assert said(first) == 'greengate; fwd=uri-miss; fwd-status=200; stored; key="http://shop.test/ttl/a?p=1"'
-    assert is_hit(second) and field(second[1], "X-Rule") == "yes" and field(second[1], "X-Accel-Expires") == "0"
+    assert is_hit(second) and field(second[1], "X-Rule") == "yes" and field(second[1], "X-Accel-Expires") == "10"
     assert not is_hit(get("/ttl/a?p=2"))
     private = get("/ttl/a?p=3", "Cookie: sid=1")
     assert said(private).endswith('detail="cookie"') and field(private[1], "X-Accel-Expires") == "0"
@@ -335,6 +357,28 @@ def test_many_clients_one_request(origin, get):
     assert origin.count("/cold") == 1
 
 
+def test_what_is_not_for_others_is_fetched_side_by_side(origin, get):
+    """The first answer of the route tells; from then on also for keys never asked for. The upstream answers when all are there."""
+    def together(path, most):
+        def answer(head):
+            began = time.monotonic()
+            while origin.count(path) < most and time.monotonic() < began + 20:
+                gevent.sleep(0.005)
+            yield answered(cc="no-store", body=b"own") if origin.count(path) >= most else b""
+        return answer
+
+    origin.answers["/private/first"] = answered(cc="no-store")
+    get("/private/first")
+    origin.answers["/private/cold"] = together("/private/cold", 20)
+    answers = [gevent.spawn(get, "/private/cold") for _ in range(20)]
+    gevent.joinall(answers, timeout=30)
+    assert [answer.value[2] for answer in answers] == [b"own"] * 20
+    origin.answers["/private/cold"] = together("/private/cold", 40)
+    answers = [gevent.spawn(get, "/private/cold") for _ in range(20)]
+    gevent.joinall(answers, timeout=30)
+    assert [answer.value[2] for answer in answers] == [b"own"] * 20
+
+
 def test_a_client_that_leaves_takes_nothing_from_the_others(origin, gateway, get):
     began, go = gevent.event.Event(), gevent.event.Event()
 
@@ -363,7 +407,12 @@ def test_an_upstream_that_is_gone(origin, get):
     origin.failing = True
     try:
         answer = get("/ttl/gone")
-        assert (answer[0], answer[2]) == (200, b"hello") and "; hit; ttl=-1" in said(answer)
+        assert (answer[0], answer[2]) == (200, b"hello")
+        assert re.fullmatch(r'greengate; fwd=stale; ttl=-1\d; key="[^"]+"; detail="upstream_closed"', said(answer))
+        again = get("/ttl/gone")                         # for a moment the upstream is left alone
+        assert again[2] == b"hello" and "; hit; ttl=-1" in said(again)
+        status, fields, body = get("/ttl/gone", method="HEAD")
+        assert (status, field(fields, "Content-Length"), body) == (200, "5", b"")
         assert get("/ttl/never")[0] == 502
     finally:
         origin.failing = False

@@ -149,7 +149,7 @@ def test_only_nginx_is_believed(world):
     asked(port)
     claim = b"GET /files/a HTTP/1.1\r\nHost: Shop.Test:8000\r\nConnection: close\r\nX-Greengate-Offload: 1\r\n%s\r\n"
     assert asked(port, "X-Greengate-Offload: 0\r\n", "/other")[0] == 404, "nginx takes it off, and the gateway answers"
-    status, head, body = ask(gateway.port, claim % b"")      # this peer is trusted: nginx's address
+    status, head, body = ask(gateway.port, claim % (b"X-Forwarded-Port: %d\r\n" % port))     # this peer is trusted: nginx's address
     assert dict(head)["X-Accel-Redirect"].startswith(LOCATION) and body == b""
     status, head, body = asked(port, target=dict(head)["X-Accel-Redirect"])
     assert status == 404, "nobody asks for a body by its name"

@@ -1,0 +1,81 @@
+"""The answers of the cache: what is stored made into a response, and what the upstream said dressed up for the client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..config import Cache as Policy
+from ..message import Headers, Response
+from . import rules
+from .conditional import answer
+from .entry import Entry
+from .miss import Miss
+from .report import Numbers, Report
+
+
+class Answers:
+    """Each says in Cache-Status how it came about, and is counted."""
+
+    def __init__(self, policy: Policy, report: Report, numbers: Numbers, clock: Callable[[], float]) -> None:
+        self.policy = policy
+        self.report = report
+        self.numbers = numbers
+        self.clock = clock
+
+    def note(self, miss: Miss, outcome: str) -> None:
+        """For the numbers, and for the log line of the request."""
+        self.numbers.outcome(outcome)
+        miss.request.notes["cache"] = outcome
+
+    def collapsed(self, miss: Miss, entry: Entry) -> Response:
+        """What another request brought."""
+        self.note(miss, "collapsed")
+        return self.stored(miss, entry, self.report.forwarded(miss.reason, 0, miss.key, collapsed=True))
+
+    def stale(self, miss: Miss, entry: Entry, detail: str) -> Response:
+        """It stands in for an error, and this request was not sent on to get that."""
+        self.note(miss, "stale")
+        return self.stored(miss, entry, self.report.hit(entry, self.clock(), miss.key, detail))
+
+    def replaced(self, miss: Miss, entry: Entry, status: int, detail: str) -> Response:
+        """It stands in for what came back: an error with that ``status``, or with 0 no answer at all."""
+        self.note(miss, "stale")
+        return self.stored(miss, entry, self.report.replaced(miss.reason, status, entry, self.clock(), miss.key, detail))
+
+    def stored(self, miss: Miss, entry: Entry, status: str, aged: bool = True) -> Response:
+        """A stored answer for this request, with its age unless it is new. ``status`` is its Cache-Status."""
+        now = self.clock()
+        response = answer(entry, miss.asked, now)
+        if self.policy.offload:
+            response.whole = entry
+        if aged or now - entry.born >= 1.0:
+            response.headers.append(("Age", str(max(0, int(now - entry.born)))))
+        response.headers.append(("Cache-Status", status))
+        self.tell_edge(response.headers, entry, now)
+        return response
+
+    def fetched(self, miss: Miss, response: Response, entry: Entry | None, refusal: str) -> Response:
+        """An answer of the upstream: the ``entry`` that is kept of it, or why none is."""
+        response.headers = [field for field in response.headers if field[0].lower() != rules.OWN]
+        text = self.report.forwarded(miss.reason, response.status, miss.key, stored=entry is not None, detail=refusal)
+        response.headers.append(("Cache-Status", text))
+        self.tell_edge(response.headers, entry, self.clock())
+        return response
+
+    def nothing(self, miss: Miss) -> Response:
+        """504: only what is stored was wanted (section 5.2.1.7)."""
+        self.note(miss, "only-if-cached")
+        status = self.report.forwarded(miss.reason, 0, miss.key, detail="only-if-cached")
+        return Response(504, [("Cache-Control", "no-store"), ("Content-Length", "0"), ("Cache-Status", status)], b"")
+
+    def tell_edge(self, headers: Headers, entry: Entry | None, now: float) -> None:
+        """Say to nginx how long it may keep this, in place of what the upstream says to it."""
+        edge = self.policy.edge
+        if edge is None:
+            return
+        headers[:] = [field for field in headers if field[0].lower() != "x-accel-expires"]
+        seconds = 0.0 if entry is None else rules.edge_seconds(entry, self.policy, edge, now)
+        headers.append(("X-Accel-Expires", str(int(seconds))))
+
+    def __repr__(self) -> str:
+        return f"Answers({self.report.name})"

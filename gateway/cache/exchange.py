@@ -1,0 +1,208 @@
+"""One request that goes on to the upstream, and what its answer means for what is stored.
+
+On its way up the client's own conditions and range are taken off, so that a whole answer comes back that others can have too, and
+our validators put on where something is stored. On the way back the answer is stored as the rules say, a 304 freshens what was
+stored, and an error may be covered by a stale answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import copy
+
+from ..config import Cache as Policy
+from ..errors import ClientDisconnected, DeadlineExceeded, GatewayError, UpstreamError
+from ..message import Request, Response
+from . import flags, rules
+from .answers import Answers
+from .asked import CONDITIONS
+from .coalesce import FAILED, Flight, Flights
+from .conditional import answer
+from .entry import Entry
+from .fields import opaque
+from .invalidate import forget, resolved
+from .keeper import OF_ONE_USER, Keeper
+from .miss import HttpStore, Miss, resent
+from .tee import Tee
+
+TAKEN_OFF = CONDITIONS | {"range", "if-range"}
+
+
+class Exchange:
+    """``next`` is the rest of the pipeline, ``url_of`` gives the address by which what a request gets is purged."""
+
+    def __init__(self, next: Callable[[Request], Response], policy: Policy, store: HttpStore, flights: Flights, keeper: Keeper,
+                 answers: Answers, url_of: Callable[[Request], str]) -> None:
+        self.next = next
+        self.policy = policy
+        self.store = store
+        self.flights = flights
+        self.keeper = keeper
+        self.answers = answers
+        self.report = answers.report
+        self.clock = answers.clock
+        self.url_of = url_of
+
+    def __call__(self, miss: Miss, flight: Flight | None) -> Response:
+        """Go on to the upstream, and see what comes back. ``flight`` is what this request leads, None when it asks for itself."""
+        begun = self.clock()
+        miss.number = self.store.number
+        self.answers.note(miss, miss.reason)
+        try:
+            response = self.next(self._outgoing(miss))
+        except ClientDisconnected:
+            raise
+        except GatewayError as error:
+            if not isinstance(error, DeadlineExceeded):
+                self.flights.land(flight, FAILED, error)
+            return self.failed(miss, error, asked=True)
+        entry = miss.entry
+        if entry is not None and response.status == 304:
+            return self._validated(miss, entry, response, begun, flight)
+        return self._covered(miss, response) or self._arrived(miss, response, begun, flight)
+
+    def _outgoing(self, miss: Miss) -> Request:
+        """The request as it goes on: with our validators, and without what only this client has."""
+        asked, entry = miss.asked, miss.entry
+        if entry is None and (asked is None or miss.alone or asked.range is not None):
+            return miss.request
+        return resent(miss.request, TAKEN_OFF, [] if entry is None else list(rules.validators(entry)))
+
+    def _validated(self, miss: Miss, entry: Entry, response: Response, begun: float, flight: Flight | None) -> Response:
+        """304: what is stored is right, and newer from now on."""
+        close(response)
+        tag = next((value for name, value in response.headers if name.lower() == "etag"), "")
+        if tag and opaque(tag) != opaque(entry.etag or ""):              # it is about something that is not stored (4.3.4)
+            miss.entry = None
+            return self(miss, flight)
+        made, whole = rules.freshened(entry, miss.request, response.headers, self.policy, request_time=begun,
+                                      response_time=self.clock(), personal=miss.personal)
+        if isinstance(made, str):
+            self.keeper.refuse(miss, made, flight)
+            whole.headers.append(("Cache-Status", self.report.forwarded(miss.reason, 304, miss.key, detail=made)))
+            return whole
+        kept = self.keeper.keep(miss, made, begun, flight)
+        if isinstance(kept, str):
+            return self.answers.stored(miss, made, self.report.forwarded(miss.reason, 304, miss.key, detail=kept), aged=False)
+        return self.answers.stored(miss, kept, self.report.forwarded(miss.reason, 304, miss.key, stored=True), aged=False)
+
+    def _arrived(self, miss: Miss, response: Response, begun: float, flight: Flight | None) -> Response:
+        """A new answer: stored where it may be, and passed on."""
+        body = response.body
+        size = len(body) if isinstance(body, bytes) and response.status not in (204, 304) else None
+        made = rules.entry_of(miss.request, response, self.policy, request_time=begun, response_time=self.clock(),
+                              url=self.url_of(miss.request), personal=miss.personal, size=size)
+        if isinstance(made, str):
+            self.keeper.refuse(miss, made, flight, response.status)
+            if miss.request.method == "POST" and made not in OF_ONE_USER:        # it was no question, then
+                forget(self.store, miss.request, response)
+            return self.answers.fetched(miss, response, None, made)
+        if isinstance(body, bytes):
+            kept = self.keeper.keep(miss, made, begun, flight)
+            if miss.asked is not None:
+                answered = answer(made, miss.asked, self.clock())
+                if answered.status != made.status:
+                    response = answered
+            return self._said(miss, response, kept)
+        if flight is not None:
+            flight.stream()
+        response.body = Tee(body, self.policy.max_object,
+                            lambda whole, reason: self._complete(miss, made, begun, flight, whole, reason))
+        return self._said(miss, response, made if self.keeper.worth_keeping(miss) else "uses")
+
+    def _said(self, miss: Miss, response: Response, kept: Entry | str) -> Response:
+        return self.answers.fetched(miss, response, *((None, kept) if isinstance(kept, str) else (kept, "")))
+
+    def _complete(self, miss: Miss, entry: Entry, begun: float, flight: Flight | None, body: bytes | None, reason: str) -> None:
+        """The end of a stream that was stored on its way."""
+        announced = next((value for name, value in entry.headers if name.lower() == "content-length"), None)
+        if reason == "size":
+            self.keeper.refuse(miss, reason, flight)
+        elif body is None or announced is not None and int(announced) != len(body):
+            self.keeper.cut(miss, flight)
+        else:
+            entry.body = body
+            if announced is None and entry.status != 204:
+                entry.headers.append(("Content-Length", str(len(body))))
+            self.keeper.keep(miss, entry, begun, flight)
+
+    # Failing
+
+    def covers(self, miss: Miss, *, reached: bool) -> bool:
+        """May what is stored stand in for an error?"""
+        window = miss.asked.stale_if_error if miss.asked is not None else None
+        entry = None if miss.beside else miss.entry
+        return entry is not None and rules.may_replace_error(entry, self.clock(), reached=reached, window=window)
+
+    def resting(self, miss: Miss) -> bool:
+        """Did the upstream fail just now, in a way that the stale answer may cover?"""
+        return any(self.flights.resting(miss.lane, reached) and self.covers(miss, reached=reached) for reached in (True, False))
+
+    def failed(self, miss: Miss, error: GatewayError, *, asked: bool) -> Response:
+        """The stale answer in place of an error where it may be; else the error. ``asked``: this request met it itself."""
+        reached = not isinstance(error, (UpstreamError, DeadlineExceeded))
+        if miss.entry is None or error.status < 500 or not self.covers(miss, reached=reached):
+            raise error
+        self.flights.rest(miss.lane, reached)
+        if asked:
+            return self.answers.replaced(miss, miss.entry, 0, error.code)
+        return self.answers.stale(miss, miss.entry, error.code)
+
+    def _covered(self, miss: Miss, response: Response) -> Response | None:
+        """The stale answer in place of one that says the upstream failed. Those who wait have their own, or ask for themselves."""
+        entry = miss.entry
+        if entry is None or response.status not in rules.ERRORS or not self.covers(miss, reached=True):
+            return None
+        close(response)
+        self.flights.rest(miss.lane, True)
+        return self.answers.replaced(miss, entry, response.status, "the upstream failed")
+
+    # Other methods
+
+    def head(self, miss: Miss) -> Response:
+        """HEAD that the cache could not answer. What it tells about the stored answer counts (section 4.3.5)."""
+        begun, entry = self.clock(), miss.entry
+        self.answers.note(miss, miss.reason)
+        try:
+            response = self.next(miss.request)
+        except ClientDisconnected:
+            raise
+        except GatewayError as error:
+            return self.failed(miss, error, asked=True)
+        if (covered := self._covered(miss, response)) is not None:
+            return covered
+        if entry is not None and response.status == 200:
+            if rules.same_answer(entry, response.headers):
+                asker = copy(miss.request)
+                asker.method = "GET"
+                made, _ = rules.freshened(entry, asker, response.headers, self.policy, request_time=begun,
+                                          response_time=self.clock(), personal=miss.personal)
+                if not isinstance(made, str):
+                    self.keeper.keep(miss, made, begun, None)
+            else:
+                self.keeper.refuse(miss, "changed", None)
+        return self.answers.fetched(miss, response, None, "HEAD")
+
+    def keep_posted(self, miss: Miss, response: Response) -> None:
+        """An answer to POST that says it is what a GET of the same address would give (RFC 9110 section 9.3.3)."""
+        body = response.body
+        location = next((value for name, value in response.headers if name.lower() == "content-location"), None)
+        url = self.url_of(miss.request)
+        if location is None or response.status != 200 or not isinstance(body, bytes) or resolved(url, location) != url:
+            return
+        asker, now = copy(miss.request), self.clock()
+        asker.method = "GET"
+        made = rules.entry_of(asker, response, self.policy, request_time=now, response_time=now, url=url, personal=miss.personal,
+                              size=len(body))
+        if not isinstance(made, str) and now < made.expires and not made.flags & flags.GUESSED:
+            miss.number = self.store.number
+            self.keeper.keep(miss, made, now, None)
+
+    def __repr__(self) -> str:
+        return f"Exchange({self.keeper!r})"
+
+
+def close(response: Response) -> None:
+    """Its body is not wanted."""
+    if not isinstance(response.body, bytes):
+        response.body.close()

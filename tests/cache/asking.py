@@ -1,0 +1,113 @@
+"""The step of the cache with a real store and an upstream made of functions; its clock stands still unless a test moves it."""
+
+from __future__ import annotations
+
+import time
+
+import gevent
+
+from gateway.cache.httpstore import HttpStore
+from gateway.cache.memory import Memory
+from gateway.cache.serve import Cache
+from gateway.config import Cache as Policy
+from gateway.deadline import Deadline
+from gateway.message import Request, Response
+from gateway.telemetry.metrics import Registry
+
+SAFETY = 20.0
+
+
+class Stream:
+    """A body that comes in pieces; an exception among them is raised."""
+
+    def __init__(self, *pieces):
+        self.pieces = pieces
+        self.closed = False
+
+    def __iter__(self):
+        for piece in self.pieces:
+            if isinstance(piece, Exception):
+                raise piece
+            yield piece
+
+    def close(self):
+        self.closed = True
+
+
+class Got(Response):
+    """An answer whose body was taken: ``text``."""
+
+    def __init__(self, response):
+        super().__init__(response.status, response.headers, response.body, response.reason)
+        self.text = response.body
+        if not isinstance(response.body, bytes):
+            try:
+                self.text = b"".join(response.body)
+            finally:
+                response.body.close()
+
+
+class World:
+    """``answer`` is a function of the request, or a Response to be copied; ``seen`` are the requests that went upstream."""
+
+    def __init__(self):
+        self.offset = 0.0
+        self.base = time.time()
+        self.seen = []
+        self.answer = ok()
+        self.store = HttpStore(Memory(2 ** 22))
+        self.registry = Registry()
+        self.step = None
+
+    def clock(self):
+        return self.base + self.offset
+
+    def upstream(self, request):
+        self.seen.append(request)
+        answer = self.answer
+        if callable(answer):
+            return answer(request)
+        return Response(answer.status, list(answer.headers), answer.body)
+
+    def cache(self, policy=None, **more):
+        self.step = Cache(self.upstream, Policy.model_validate(policy or {}), self.store, counter=self.registry.counter, route="r",
+                          clock=self.clock, **more)
+        return self.step
+
+    def ask(self, *headers, target="/a", method="GET", body=None, host="shop.test", deadline=5.0):
+        request = Request(method, target, list(headers), body, host=host, deadline=Deadline(deadline))
+        self.note = request.notes
+        return Got(self.step(request))
+
+    def count(self, name, **labels):
+        return sum(values[key.at] for keys, values in [self.registry.own()] for key in keys
+                   if key.name == name and dict(key.labels).items() >= labels.items())
+
+
+def ok(cc="max-age=60", body=b"hello", status=200, **fields):
+    headers = [("Cache-Control", cc)] if cc else []
+    headers += [(name.replace("_", "-"), value) for name, value in fields.items()]
+    return Response(status, headers, body)
+
+
+def status_of(response):
+    return [value for name, value in response.headers if name == "Cache-Status"]
+
+
+def settle():
+    """Let what runs in the background end."""
+    for _ in range(20):
+        gevent.sleep(0)
+
+
+def at_once(world, count, *headers, **more):
+    """``count`` requests at once; what each got, or its error."""
+    def one():
+        try:
+            return world.ask(*headers, **more)
+        except Exception as error:
+            return error
+    greenlets = [gevent.spawn(one) for _ in range(count)]
+    gevent.joinall(greenlets, timeout=SAFETY)
+    assert all(greenlet.dead for greenlet in greenlets)
+    return [greenlet.value for greenlet in greenlets]

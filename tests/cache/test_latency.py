@@ -1,0 +1,366 @@
+"""Shared tiers that are far away, or asked for much at once: what a request waits for, in which order, and what pauses a tier."""
+
+from __future__ import annotations
+
+import time
+
+import gevent
+import pytest
+from asking import World, at_once, ok
+from far import Far
+from gevent import monkey
+from stored import SAFETY, Counted, until, variants_of
+
+from gateway import gather
+from gateway.cache import circuit as circuits
+from gateway.cache import redis_tier
+from gateway.cache.httpstore import HttpStore
+from gateway.cache.memcached_tier import MemcachedTier
+from gateway.cache.memory import Memory
+from gateway.cache.redis_tier import RedisTier
+from gateway.cache.tiers import Counts
+from gateway.tasks import LoopLimit, current_request, spawn_apart
+
+block = monkey.get_original("time", "sleep")             # stops the whole loop, as a busy worker's does
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch):
+    monkeypatch.setattr(circuits, "FIRST", 0.05)
+    monkeypatch.setattr(circuits, "MOST", 0.2)
+
+
+@pytest.fixture
+def far(redis_server):
+    """``far(delay)`` is a Redis whose every byte is ``delay`` seconds late, each way."""
+    made = []
+
+    def make(delay: float) -> Far:
+        made.append(Far(redis_server().port, delay))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.stop()
+
+
+@pytest.fixture
+def stores():
+    """``stores(url)`` is a store over one Redis, which nobody follows; ``.counted`` counts."""
+    made = []
+
+    def make(url: str, memory: int = 2 ** 22, timeout: float = 0.05) -> HttpStore:
+        counted = Counted()
+        counts = Counts(counted)
+        tier = RedisTier(url, timeout=timeout, failed=counts.of("errors", "redis"))
+        made.append(HttpStore(Memory(memory), [tier], leases=tier, counts=counts, patience=timeout))
+        made[-1].counted = counted.numbers
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.stop()
+
+
+def calls(server, command: str) -> int:
+    return server.client.info("commandstats").get(f"cmdstat_{command}", {"calls": 0})["calls"]
+
+
+# -- many at once
+
+def test_many_that_want_one_key_look_once(redis_server, stores):
+    server = redis_server()
+    one, other = stores(server.url), stores(server.url)
+    stored = variants_of()
+    other.put("k", stored, 60, time.time())
+    assert other.flush()
+    found = gather(*[lambda: one.get("k")] * 1000)
+    assert {id(each) for each in found} == {id(one.get("k"))} and repr(found[0]) == repr(stored)
+    assert calls(server, "get") == 1
+    assert one.leases.usable and not one.counted.get(("errors", "redis"))
+
+
+def test_many_that_want_what_nobody_has(redis_server, stores):
+    server = redis_server()
+    one = stores(server.url)
+    assert gather(*[lambda: one.get("k")] * 1000) == [None] * 1000
+    assert calls(server, "get") == 1 and one.counted["misses", "memory"] == 1000
+    one.get("k")
+    assert calls(server, "get") == 2, "the next one looks again"
+
+
+def test_when_the_one_who_looks_leaves_another_looks(redis_server, stores):
+    server = redis_server()
+    one = stores(server.url, timeout=SAFETY)
+    stored = variants_of()
+    one.put("k", stored, 60, time.time())
+    assert one.flush()
+    one.memory.clear()
+    server.client.client_pause(600)
+    first = gevent.spawn(one.get, "k")
+    gevent.sleep(0.01)
+    others = [gevent.spawn(one.get, "k") for _ in range(3)]
+    gevent.sleep(0.01)
+    first.kill()
+    gevent.joinall(others, timeout=SAFETY)
+    assert [repr(each.value) for each in others] == [repr(stored)] * 3
+
+
+def test_what_was_purged_while_it_was_looked_up_is_not_given_to_those_who_waited(redis_server, stores):
+    one = stores(redis_server().url)
+    stored = variants_of(tags=["t"])
+    one.put("k", stored, 60, time.time())
+    assert one.flush()
+    one.memory.clear()
+    look = one._look_up
+
+    def purged(*arguments):
+        found = look(*arguments)
+        gevent.spawn(one.purge, tag="t")                 # it comes after the look-up, and before those who wait go on
+        return found
+
+    one._look_up = purged
+    greenlets = [gevent.spawn(one.get, "k") for _ in range(3)]
+    gevent.joinall(greenlets, timeout=SAFETY)
+    assert one.get("k") is None
+
+
+def test_many_keys_at_once_do_not_make_redis_look_slow(redis_server, stores):
+    """Whoever finds no connection free in time has a miss; Redis is as well as before."""
+    server = redis_server()
+    one = stores(server.url)
+    for number in range(1000):
+        one.put(str(number), variants_of(), 60, time.time())
+    assert one.flush()
+    one.memory.clear()
+    found = gather(*[lambda number=number: one.get(str(number)) for number in range(1000)])
+    assert one.leases.usable and not one.counted.get(("errors", "redis"))
+    assert any(found) and one.get("7") is not None
+
+
+@pytest.mark.parametrize("kind", ["redis", "memcached"])
+def test_what_was_never_asked_is_no_failure(request, monkeypatch, kind):
+    """All connections are in use."""
+    failures = []
+    if kind == "redis":
+        monkeypatch.setattr(redis_tier, "CONNECTIONS", 1)
+        one = RedisTier(request.getfixturevalue("redis_server")().url, failed=failures.append)
+        until(lambda: one.ask("PING"))
+        connection = one.connections.take(SAFETY)
+        assert one.get("k") is None
+        one.connections.give(connection)
+    else:
+        one = MemcachedTier(f"127.0.0.1:{request.getfixturevalue('memcached')}", failed=failures.append)
+        while one.slots._free.acquire(blocking=False):
+            pass
+        assert one.get("k") is None
+        one.slots._free.release()
+    assert one.circuit.usable and failures == []
+    one.put("k", b"1", 60)
+    assert one.get("k") == b"1"
+    one.close()
+
+
+def test_more_at_once_than_memcached_has_connections(memcached):
+    failures = []
+    one = MemcachedTier(f"127.0.0.1:{memcached}", timeout=SAFETY, failed=failures.append)
+    one.put("k", b"1", 60)
+    assert gather(*[lambda: one.get("k")] * 100) == [b"1"] * 100 and failures == []
+    one.close()
+
+
+# -- a loop that is late
+
+def test_a_late_loop_is_no_slow_redis(redis_server, stores):
+    """Connecting and asking takes some turns of the loop, and each is long."""
+    one = stores(redis_server().url)
+
+    def busy():
+        for _ in range(12):
+            block(0.03)
+            gevent.sleep(0)
+
+    gather(busy, lambda: one.get("k"))
+    assert one.leases.usable and not one.counted.get(("errors", "redis"))
+    one.get("other")
+    assert one.leases.usable
+
+
+class Late(Exception):
+    pass
+
+
+def test_time_passes_as_the_loop_sees_it():
+    with LoopLimit(0.05, Late()):
+        block(0.1)
+        gevent.sleep(0)
+        block(0.1)
+    with pytest.raises(Late), LoopLimit(0.05, Late()):
+        gevent.sleep(SAFETY)
+    gevent.sleep(0.06)                                   # nothing comes afterwards
+
+
+def test_work_apart_keeps_nothing_of_a_request():
+    token = current_request.set("a request")
+    try:
+        assert spawn_apart(current_request.get).get() is None
+    finally:
+        current_request.reset(token)
+
+
+# -- far away
+
+def test_a_far_redis_is_used(far, stores):
+    """Connecting takes several times as long as an answer may. No request connects, so that is nobody's failure."""
+    place = far(0.1)
+    one = stores(place.url, timeout=1.0)
+    one.put("k", variants_of(), 60, time.time())
+    assert one.flush()
+    errors = one.counted.get(("errors", "redis"), 0)
+    for _ in range(3):
+        one.memory.clear()
+        assert one.get("k") is not None
+    assert one.counted.get(("errors", "redis"), 0) == errors and one.leases.usable
+
+
+@pytest.fixture
+def miss(far, stores):
+    """A world over a far Redis to which there is a connection, and what was said to it."""
+    place = far(0.15)
+    world = World()
+    world.store = stores(place.url, timeout=0.4)
+    world.clock = time.time
+    world.cache()
+    until(lambda: world.store.leases.ask("PING"))
+    place.said.clear()
+    return world, place
+
+
+def in_order(place):
+    """What was said, each once, in the order in which it was first said. A lease that came late is released once more."""
+    return list(dict.fromkeys(place.said))
+
+
+def test_a_miss_waits_for_one_answer_of_redis(miss):
+    """The look-up; it has taken most of the time, and the answer about the lease is not waited for to its end."""
+    world, place = miss
+    known = []
+
+    def upstream(request):
+        known.append(list(place.said))
+        return ok()
+
+    world.answer = upstream
+    assert world.ask().text == b"hello"
+    assert known in ([["GET"]], [["GET", "lease"]])
+    assert "SET" not in place.said, "nothing that is written was waited for"
+    assert world.store.flush()
+    assert in_order(place) == ["GET", "lease", "SET", "release"]
+    assert world.store.leases.leased("http://shop.test/a") is False
+
+
+def test_a_look_up_that_took_all_the_time_leaves_none_for_the_lease(miss):
+    world, place = miss
+    world.store.patience = 0.1
+    known = []
+    world.answer = lambda request: (known.append(list(place.said)), ok())[1]
+    world.ask()
+    assert known == [["GET"]]
+    assert world.store.flush()
+    assert sorted(place.said) == ["GET", "SET", "release"], "the lease was over before it was asked for"
+
+
+def test_a_lease_that_comes_late_is_given_back(miss):
+    world, place = miss
+    world.store.patience = 0.31                          # enough for a look-up; the lease is on its way when it is released
+    lease = world.store.lease("k", 60)
+    world.store.patience = 0.01
+    late = world.store.lease("l", 60)
+    assert lease is not None and late is not None and late.taken is None
+    late.release()
+    until(lambda: late.taken and world.store.flush() and not world.store.leased("l"))
+    assert world.store.leased("k")
+    lease.release()
+
+
+def test_many_misses_at_once(miss):
+    """Of one key, one looks, asks and stores."""
+    world, place = miss
+    assert {got.text for got in at_once(world, 100)} == {b"hello"} and len(world.seen) == 1
+    assert world.store.flush()
+    assert in_order(place) == ["GET", "lease", "SET", "release"] and place.said.count("GET") == place.said.count("SET") == 1
+
+
+# -- what is written beside the requests
+
+def test_what_was_put_is_there_at_once(redis_server, stores):
+    """Also when memory does not hold it."""
+    one = stores(redis_server().url, memory=0)
+    stored = variants_of()
+    one.put("k", stored, 60, time.time())
+    assert one.get("k") is stored and one.look("k") is stored, "not written yet"
+    assert one.flush()
+    assert repr(one.get("k")) == repr(stored)
+    one.delete("k")
+    assert one.get("k") is None and one.look("k") is None
+    assert one.flush() and one.leases.get("k") is None
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_purge_wins_over_what_is_still_to_be_written(redis_server, stores, soft):
+    server = redis_server()
+    one, other = stores(server.url), stores(server.url)
+    one.put("k", variants_of(tags=["t"]), 60, time.time())
+    one.purge(tag="t", soft=soft)
+    assert one.flush()
+    found = other.get("k")
+    assert found is None or soft and found[0].expires <= time.time()
+    assert (found is None) is not soft
+
+
+def test_a_record_that_is_of_no_use_any_more_is_not_written(redis_server, stores):
+    server = redis_server()
+    one = stores(server.url)
+    one.put("k", variants_of(), 0.0, time.time())
+    assert one.flush() and not server.client.keys()
+
+
+def test_a_release_that_waits_is_taken_over(redis_server, stores):
+    """The next flight of this worker does not wait for its own lease to be over."""
+    server = redis_server()
+    one, other = stores(server.url), stores(server.url)
+    first = one.lease("k", 60)
+    first.release()
+    second = one.lease("k", 60)
+    assert second.token == first.token and one.flush() and other.lease("k", 60) is None
+    second.release()
+    assert one.flush() and other.lease("k", 60) is not None
+
+
+def test_another_workers_lease_is_none(redis_server, stores):
+    server = redis_server()
+    one, other = stores(server.url, timeout=5.0), stores(server.url, timeout=5.0)
+    lease = one.lease("k", 60)
+    assert other.lease("k", 60) is None and other.leased("k")
+    lease.extend(90)
+    assert one.flush() and server.client.pttl("greengate:lease:k") > 80_000
+
+
+def test_what_is_put_while_redis_is_away_is_not_kept_for_it(redis_server, stores):
+    server = redis_server()
+    one = stores(server.url)
+    one.get("k")
+    server.kill()
+    one.get("k")
+    assert not one.leases.usable
+    one.put("k", variants_of(), 60, time.time())
+    assert not len(one._writer(one.leases)) and one.flush(0)
+
+
+def test_a_worker_that_ends_writes_what_is_left(redis_server, stores):
+    server = redis_server()
+    one = stores(server.url)
+    for number in range(100):
+        one.put(str(number), variants_of(), 60, time.time())
+    one.stop()
+    assert len(server.client.keys()) == 100

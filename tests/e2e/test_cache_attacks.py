@@ -1,0 +1,149 @@
+"""What one client sends must not become what another gets: a real gateway before an upstream that puts all it hears into its page.
+
+Such an upstream says in Vary by what it answers, or it cannot be cached at all; what is tried here is what no upstream says: whose
+page it is, and what some frameworks take for the address, the method or the word of a proxy.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from running import Running, ask, free_port
+from stored import until
+
+EVIL = "evil-marker"
+CONFIG = """
+[upstreams.echo]
+instances = ["http://127.0.0.1:{port}"]
+[[routes]]
+path = "/*"
+upstream = "echo"
+cache = {{ ttl = "1h" }}
+[[routes]]
+path = "/paged/*"
+upstream = "echo"
+cache = {{ ttl = "1h", key = {{ query = ["page"], cookies = ["currency"] }} }}
+"""
+
+
+UPSTREAM = """
+import socketserver, sys
+
+class Echo(socketserver.BaseRequestHandler):
+    def handle(self):
+        data = b""
+        while piece := self.request.recv(65536):
+            data += piece
+            head, end, body = data.partition(b"\\r\\n\\r\\n")
+            lines = head.lower().split(b"\\r\\n")
+            length = next((int(line[15:]) for line in lines if line.startswith(b"content-length:")), 0)
+            if end and len(body) >= length:
+                text = data.replace(b"\\r\\n", b" | ")
+                answer = b"HTTP/1.1 200 OK\\r\\nCache-Control: max-age=60\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(text)
+                self.request.sendall(answer + (b"" if head.startswith(b"HEAD") else text))
+                data = b""
+
+socketserver.ThreadingTCPServer.daemon_threads = True
+socketserver.ThreadingTCPServer(("127.0.0.1", int(sys.argv[1])), Echo).serve_forever()
+"""
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory):
+    """Both are processes: they serve all tests of this file."""
+    port = free_port()
+    upstream = subprocess.Popen([sys.executable, "-c", UPSTREAM, str(port)])
+    running = Running(tmp_path_factory.mktemp("attacks"), CONFIG.format(port=port))
+    until(lambda: send(running, "/")[0] == 200)
+    yield running
+    running.stop()
+    upstream.kill()
+    upstream.wait()
+
+
+def send(gateway, target, *lines, method="GET", host="shop.test", body=b""):
+    head = "\r\n".join([f"{method} {target} HTTP/1.1", f"Host: {host}", "Connection: close", *lines, "", ""])
+    status, fields, text = ask(gateway.port, head.encode() + body)
+    return status, text
+
+
+def page(gateway, target, *lines):
+    """What somebody gets who did nothing."""
+    status, text = send(gateway, target, *lines)
+    assert status == 200 and text.startswith(b"GET ")
+    return text
+
+
+@pytest.mark.parametrize("name", [
+    "X-Forwarded-Host", "X-Host", "X-Original-Host", "X-HTTP-Host-Override", "X-Forwarded-Server", "Forwarded", "X-Forwarded-Port",
+    "X-Original-URL", "X-Original-URI", "X-Rewrite-URL", "X-Override-URL", "X-Http-Destinationurl", "X-Forwarded-Path",
+    "X-Forwarded-Uri", "X-Forwarded-Prefix", "X-Script-Name", "X-Envoy-Original-Path", "X-HTTP-Method-Override", "X-HTTP-Method",
+    "X-Method-Override", "X-Original-Method", "X-Forwarded-Method", "X-Forwarded-Proto", "X-Forwarded-Scheme", "X-Forwarded-Ssl",
+    "X-Url-Scheme", "Front-End-Https", "X-Forwarded-For", "X-Real-IP", "Proxy", "X-Request-Id", "Cookie", "Authorization",
+    "If-Match", "If-None-Match"])
+def test_a_field_that_is_not_in_the_key(gateway, name):
+    send(gateway, f"/field/{name}", f"{name}: {EVIL}")
+    assert EVIL.encode() not in page(gateway, f"/field/{name}")
+
+
+@pytest.mark.parametrize("path", [
+    "/account/x.css", "/account%2fx.css", "/account%2Fx.css", "/account;x.css", "/account%3bx.css", "/account/..%2fx.css",
+    "/account%00.css", "/account%0a.css", "/account%23.css", "/account%3f.css", "/account/.css", "/account//x.css",
+    "/account\\x.css", "/static/..%2faccount", "/static/../account", "/%2e%2e/account", "/account.css?x", "/account/x.css/"])
+def test_a_page_of_one_user_is_not_made_public_by_its_address(gateway, path):
+    """Web cache deception: neither a stranger nor another user gets it, whatever the address looks like."""
+    assert b"secret-of-ann" in page(gateway, path, "Cookie: sid=secret-of-ann")
+    for headers in ((), ("Cookie: sid=bob",), ("Authorization: Basic eDp5",)):
+        assert b"secret-of-ann" not in page(gateway, path, *headers)
+
+
+@pytest.mark.parametrize("lines", [
+    ("Connection: Cookie", "Cookie: sid=secret-of-ann"), ("Connection: Authorization", "Authorization: Basic secret-of-ann"),
+    ("COOKIE: sid=secret-of-ann",), ("cookie: a=1", "Cookie: sid=secret-of-ann"), ("Cookie:sid=secret-of-ann",)])
+def test_a_user_is_known_however_he_shows_himself(gateway, lines):
+    target = f"/shows/{abs(hash(lines))}"
+    send(gateway, target, *lines)
+    assert b"secret-of-ann" not in page(gateway, target)
+
+
+@pytest.mark.parametrize("first", [
+    {"method": "HEAD"}, {"lines": ["Content-Length: 11"], "body": EVIL.encode()},
+    {"method": "POST", "lines": ["Content-Length: 11"], "body": EVIL.encode()}, {"method": "OPTIONS"},
+    {"method": "GET", "lines": ["Transfer-Encoding: chunked"], "body": b"b\r\nevil-marker\r\n0\r\n\r\n"}])
+def test_another_method_or_a_body_fills_no_get(gateway, first):
+    target = f"/method/{first.get('method')}{len(first)}{first.get('lines', [''])[0][:3]}"
+    send(gateway, target, *first.get("lines", ()), method=first.get("method", "GET"), body=first.get("body", b""))
+    assert EVIL.encode() not in page(gateway, target)
+
+
+@pytest.mark.parametrize("query", ["page=1&page=evil-marker", "page=1&%70age=evil-marker", "page=1&x=1;page=evil-marker",
+                                   "page=1&Page=evil-marker", "page=1&page[]=evil-marker", "page=1&+page=evil-marker"])
+def test_a_parameter_that_only_the_upstream_sees(gateway, query):
+    send(gateway, f"/paged/a?{query}")
+    assert EVIL.encode() not in page(gateway, "/paged/a?page=1")
+
+
+@pytest.mark.parametrize("cookie", ["currency=eur; currency=evil-marker", "currency=eur; Currency=evil-marker",
+                                    "currency=eur; currency =evil-marker", "currency=eur; %63urrency=evil-marker"])
+def test_a_cookie_that_only_the_upstream_sees(gateway, cookie):
+    send(gateway, "/paged/b", f"Cookie: {cookie}")
+    assert EVIL.encode() not in page(gateway, "/paged/b", "Cookie: currency=eur")
+
+
+@pytest.mark.parametrize("host", ["evil-marker.test", "shop.test:81", "shop.test.", "shop.test@evil-marker.test"])
+def test_another_host(gateway, host):
+    send(gateway, "/host", host=host)
+    text = page(gateway, "/host")
+    assert b"X-Forwarded-Host: shop.test |" in text and EVIL.encode() not in text
+
+
+@pytest.mark.parametrize("head", [
+    b"GET http://evil-marker.test/two HTTP/1.1\r\nHost: shop.test\r\n",
+    b"GET /two HTTP/1.1\r\nHost: shop.test\r\nHost: evil-marker\r\n",
+    b"GET /two HTTP/1.1\r\nHost: shop.test\r\nX_Forwarded_Host: evil-marker\r\n",
+    b"GET /two HTTP/1.1\r\nHost: shop.test\r\nCookie : sid=evil-marker\r\n"])
+def test_what_could_be_read_in_two_ways_is_refused(gateway, head):
+    assert ask(gateway.port, head + b"Connection: close\r\n\r\n")[0] == 400
+    assert EVIL.encode() not in page(gateway, "/two")
