@@ -1,9 +1,9 @@
 """Target: several upstream calls made at once, their JSON answers composed into one.
 
 **Order.** Which part waits for which is read from the templates when the route is built. A part starts at the moment the last
-answer it needs is there, so the whole takes as long as the longest chain. A greenlet costs a good part of a call, so a chain
-runs in one: it goes on with the first part that its answer set free and starts others for the rest. The first chain runs in the
-request's own greenlet, where the failure of another interrupts it.
+answer it needs is there, so the whole takes as long as the longest chain. Greenlets have their price, also when they are not made
+anew (crew.py), so a chain runs in one: it goes on with the first part that its answer set free and starts others for the rest. The
+first chain runs in the request's own greenlet, where the failure of another interrupts it.
 
 **Failure.** A part has failed when there is no answer in time, when its status is not 2xx, when it is not JSON, over 8 MB or of
 a form that ``pick``, ``drop``, ``rename`` or ``merge`` cannot work on, and when a value for its templates is missing. A required
@@ -20,11 +20,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
 import orjson
 
 from . import config, tasks
+from .crew import Team
 from .deadline import Deadline
 from .disconnect import unwatch, watch
 from .errors import BadRequest, BodyTooLarge, DeadlineExceeded, GatewayError, PartFailed, UpstreamError, UpstreamTimeout
@@ -217,7 +219,7 @@ class Composition:
         self.kept = kept
         self.unshared = False                                # has a part an answer that must not be shared?
         self._own = tasks.Interruptible()
-        self._children: list[Any] = []
+        self._others = Team()
         self._error: Exception | None = None
 
     def all(self, ready: list[PreparedPart]) -> None:
@@ -230,12 +232,10 @@ class Composition:
             if ready:
                 with self._own:
                     self._follow(ready[0])
-            for child in self._children:                 # grows meanwhile
-                child.join()
+            self._others.wait()
         except BaseException:                            # this greenlet is told to end
             self._cancel()
-            for child in self._children:
-                child.join()
+            self._others.wait()
             raise
         if self._error is not None:
             raise self._error
@@ -277,7 +277,7 @@ class Composition:
         return not self._waits[part.name]
 
     def _spawn(self, part: PreparedPart) -> None:
-        self._children.append(tasks.spawn(self._follow, part))
+        self._others.start(partial(self._follow, part))
 
     def _follow(self, part: PreparedPart) -> None:
         """Settle a part and what it sets free: the first here, the others each in a greenlet of their own."""
@@ -294,8 +294,7 @@ class Composition:
 
     def _cancel(self) -> None:
         self._own.interrupt()
-        for child in self._children:
-            child.kill(block=False)
+        self._others.cancel()
 
 
 def json_body(request: Request) -> Any:

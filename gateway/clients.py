@@ -142,37 +142,34 @@ class Client:
         return f"Client({self.addr}, {self.served} requests)"
 
 
-class Waiting:
+class Waiting(dict[Client, None]):
     """The clients that wait for a request, the longest first."""
-
-    def __init__(self) -> None:
-        self._clients: dict[Client, None] = {}
 
     def enter(self, client: Client) -> None:
         client.since = monotonic()
-        self._clients[client] = None
+        self[client] = None
 
     def leave(self, client: Client) -> None:
-        del self._clients[client]
+        del self[client]
 
     def dismiss_idle(self, fresh: bool = False) -> None:
         """End those of whose next request nothing has come. ``fresh``: also those that never had one."""
-        for client in self._clients:
+        for client in self:
             if not client.begun and (client.served or fresh):
                 get_hub().loop.run_callback(self._dismiss, client, client.since, False)
 
     def dismiss_overdue(self, seconds: float) -> None:
         """End those that have been waiting so long, for all of a head or the rest of it."""
         before = monotonic() - seconds
-        for client in self._clients:
+        for client in self:
             if client.since > before:
                 return
             get_hub().loop.run_callback(self._dismiss, client, client.since, True)
 
     def _dismiss(self, client: Client, since: float, overdue: bool) -> None:
         """In the hub: end the wait that began at ``since``, if it still goes on. One with half a head only when it is overdue."""
-        if client in self._clients and client.since == since and (overdue if client.begun else client.quiet()):
+        if client in self and client.since == since and (overdue if client.begun else client.quiet()):
             client.greenlet.throw(Dismissed())
 
     def __repr__(self) -> str:
-        return f"Waiting({len(self._clients)} clients)"
+        return f"Waiting({len(self)} clients)"

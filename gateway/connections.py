@@ -19,6 +19,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from datetime import datetime
+from time import monotonic
 from typing import Any
 
 import gevent
@@ -114,11 +115,12 @@ class Serving(GeventWorker):
         if self.parting and client.served and client.quiet():
             return b""
         client.begun = False
-        self._waiting.enter(client)
+        client.since = monotonic()                           # as enter() and leave() do, for every request
+        self._waiting[client] = None
         try:
             return client.wait()
         finally:
-            self._waiting.leave(client)
+            del self._waiting[client]
 
     def _read_head(self, client: Client) -> Request:
         """The request that has begun to arrive, by Gunicorn's parser. Raises HeadTimeout."""

@@ -115,35 +115,31 @@ class Lane:
         first = REQUEST_LINE.fullmatch(lines[0])
         if first is None or len(lines) - 1 > self.fields:
             return None
-        method, target = first.groups()
-        headers: Headers = []
-        length = b""
-        host, close, seen = "", False, 0
-        for line in lines[1:]:
-            known = READ[line]
-            if known is None:
+        del lines[0]
+        known = [READ[line] for line in lines]
+        if None in known:
+            return None
+        length, host, close, seen = "", "", False, 0
+        for kind, value in [(JUDGED[name], field[1]) for field, name in known if JUDGED[name]]:     # type: ignore[misc]
+            if kind & seen or kind == DOUBTFUL:
                 return None
-            field, name = known
-            headers.append(field)
-            kind = JUDGED[name]
-            if kind:
-                if kind & seen or kind == DOUBTFUL:
+            seen |= kind
+            if kind == HOST:
+                host = value
+            elif kind == CONNECTION:
+                wish = value.lower()
+                if wish not in ("close", "keep-alive"):
                     return None
-                seen |= kind
-                if kind == HOST:
-                    host = field[1]
-                elif kind == CONNECTION:
-                    wish = field[1].lower()
-                    if wish not in ("close", "keep-alive"):
-                        return None
-                    close = wish == "close"
-                elif kind == LENGTH:
-                    length = line.partition(b":")[2].strip(b" \t")
+                close = wish == "close"
+            elif kind == LENGTH:
+                length = value
         if not host:
             return None
+        method, target = first.groups()
+        headers = [field for field, _ in known]              # type: ignore[misc]
         body, size = None, end + 4
         if method in WITH_BODY:
-            if not length.isdigit() or len(length) > 9 or len(data) < size + int(length):
+            if not length.isascii() or not length.isdigit() or len(length) > 9 or len(data) < size + int(length):
                 return None
             begin, size = size, size + int(length)
             body = Body.of(data[begin:size])
@@ -196,7 +192,13 @@ class LaneConnection(Connection):
     __slots__ = ("lane", "client")
 
     def __init__(self, headers: Headers, client: Any, lane: Lane) -> None:
-        super().__init__(headers, client.sock, client.peer, client.unreader)
+        self.headers = headers                               # what super().__init__ does, for every request
+        self.socket = client.sock
+        self.peer = client.peer
+        self.alive = True
+        self.started = False
+        self.taken = False
+        self._unreader = client.unreader
         self.lane = lane
         self.client = client
 

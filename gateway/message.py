@@ -102,14 +102,14 @@ class Request(Message):
     ``target`` is the request-target as sent (origin-form); ``path`` and ``query`` are its parts, not decoded, ``query`` None
     without a ``?``. ``scheme``, ``host`` and ``client`` are what is believed of the client's view: from a trusted proxy's
     headers, else from the connection. ``peer`` is the other end of the connection. ``params`` holds the decoded path parameters
-    of the matched ``route``. From a trusted proxy come ``port``, the public one in digits (else empty), and ``chain``, the field
-    whose word for the client was taken, with all it says (else None). ``attempts`` collects one line per upstream attempt for the
-    log, ``notes`` whatever else steps want logged. ``connection`` is the worker's handle on the client's connection, None under
-    another server.
+    of the matched ``route``, which is ``served``. From a trusted proxy come ``port``, the public one in digits (else empty), and
+    ``chain``, the field whose word for the client was taken, with all it says (else None). ``attempts`` collects one line per
+    upstream attempt for the log, ``notes`` whatever else steps want logged. ``connection`` is the worker's handle on the client's
+    connection, None under another server.
     """
 
     __slots__ = ("method", "target", "path", "query", "body", "scheme", "host", "client", "peer", "trusted", "port",
-                 "chain", "id", "deadline", "route", "params", "attempts", "notes", "environ", "connection")
+                 "chain", "id", "deadline", "served", "params", "attempts", "notes", "environ", "connection")
 
     def __init__(self, method: str, target: str, headers: Headers, body: Body | None = None, *, scheme: str = "http",
                  host: str = "", peer: str = "", deadline: Deadline | None = None) -> None:
@@ -129,15 +129,36 @@ class Request(Message):
         self.chain: tuple[str, str] | None = None
         self.id = ""
         self.deadline = deadline or Deadline(10.0)
-        self.route: Any = None
+        self.served: Served | None = None
         self.params: dict[str, str] = {}
         self.attempts: list[Attempt] = []
         self.notes: dict[str, Any] = {}
         self.environ: dict[str, Any] | None = None
         self.connection: Any = None
 
+    @property
+    def route(self) -> Any:
+        """The Route that was matched, None before."""
+        return None if self.served is None else self.served.route
+
     def __repr__(self) -> str:
         return f"Request({self.method} {self.scheme}://{self.host}{self.target})"
+
+
+class Served:
+    """A route that answers: with its ``handler``, its ``timeout`` in seconds if it has one of its own, and what it counts in
+    (telemetry). Few and small: with many routes, what a request looks at of its own is in no cache of the processor."""
+
+    __slots__ = ("route", "handler", "timeout", "numbers")
+
+    def __init__(self, route: Any, handler: Handler) -> None:
+        self.route = route
+        self.handler = handler
+        self.timeout: float | None = route.timeout
+        self.numbers: Any = None
+
+    def __repr__(self) -> str:
+        return f"Served({self.route.name})"
 
 
 class Response(Message):

@@ -35,7 +35,7 @@ from .forward import Forward, Forwarding
 from .handover import Handover
 from .headers import EditHeaders, edit_of
 from .incoming import Accept
-from .message import Call, Handler, Request, Response
+from .message import Call, Handler, Request, Response, Served
 from .pattern import parameters
 from .respond import Respond
 from .reverse import Publish
@@ -46,8 +46,6 @@ from .telemetry.metrics import Registry
 from .telemetry.observe import Observe
 from .upstream.client import Upstream
 from .websocket import WebSocket
-
-Served = tuple[Route, Handler]
 
 
 class Pipeline:
@@ -73,7 +71,7 @@ class Pipeline:
             raise ConfigError(mistakes)
         self.assets: list[Assets] = []
         self.handlers = {route.name: self.stack(route) for route in self.routes}
-        self.table: Table[Served] = Table((route, (route, self.handlers[route.name])) for route in self.routes)
+        self.table: Table[Served] = Table((route, Served(route, self.handlers[route.name])) for route in self.routes)
         self.handle = Observe(Accept(self.handover(Match(self.table))), log, registry)
 
     def stack(self, route: Route) -> Handler:
@@ -175,11 +173,11 @@ class Match:
         self.table = table
 
     def __call__(self, request: Request) -> Response:
-        (route, handler), request.params = self.table.match(request)
-        request.route = route
-        if route.timeout is not None:
-            request.deadline.change(route.timeout)
-        return handler(request)
+        served, request.params = self.table.match(request)
+        request.served = served
+        if served.timeout is not None:
+            request.deadline.change(served.timeout)
+        return served.handler(request)
 
     def __repr__(self) -> str:
         return f"match: {self.table!r}"

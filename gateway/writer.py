@@ -193,32 +193,46 @@ def compose(version: tuple[int, int], code: int, line: str, headers: Headers) ->
 
     Raises InvalidResponseHeader: nothing that could end a line gets into the head.
     """
-    parts = [(f"HTTP/1.0 {line}\r\n" if version < (1, 1) else f"HTTP/1.1 {line}\r\n").encode("latin-1")]
+    first = f"HTTP/1.0 {line}\r\n" if version < (1, 1) else f"HTTP/1.1 {line}\r\n"
     length, dated, closing = None, False, False
     try:
-        for field in headers:
-            kind = KINDS[field[0]]
-            if kind:
-                name, value = field
-                if kind == DROPPED or (kind == UPGRADE and code != 101):
-                    continue
-                if kind == CONNECTION:
-                    closing = closing or "close" in [option.strip() for option in value.lower().split(",")]
-                    continue
-                if kind == LENGTH:
-                    if not value.isascii() or not value.isdigit() or length not in (None, int(value)):
-                        raise InvalidResponseHeader(f"{name}: {value!r}")
-                    if code == 204 or code < 200 or length is not None:
-                        continue
+        special = [field for field in headers if KINDS[field[0]]]
+        dropped = []
+        for field in special:
+            name, value = field
+            kind = KINDS[name]
+            if kind == LENGTH:
+                if not value.isascii() or not value.isdigit() or length not in (None, int(value)):
+                    raise InvalidResponseHeader(f"{name}: {value!r}")
+                if code == 204 or code < 200 or length is not None:
+                    dropped.append(field)
+                else:
                     length = int(value)
-                elif kind == DATE:
-                    dated = True
-            parts.append(WRITTEN[field])
+            elif kind == DATE:
+                dated = True
+            elif kind == CONNECTION:
+                closing = closing or "close" in [option.strip() for option in value.lower().split(",")]
+                dropped.append(field)
+            elif kind == DROPPED or code != 101:
+                dropped.append(field)
+        if dropped:
+            headers = without(headers, dropped)
+        fields = b"".join(map(WRITTEN.__getitem__, headers))
     except (UnsafeField, TypeError, AttributeError, ValueError) as error:     # a name or a value that is no text among them
         raise InvalidResponseHeader(str(error)) from None
-    if not dated:
-        parts.append(date_line())
-    return b"".join(parts), length, closing
+    return first.encode("latin-1") + fields + (b"" if dated else date_line()), length, closing
+
+
+def without(headers: Headers, dropped: Headers) -> Headers:
+    """The fields but for ``dropped``, each of which stands there as often as it is to go; the last ones go."""
+    kept = []
+    left = list(dropped)
+    for field in reversed(headers):
+        if field in left:
+            left.remove(field)
+        else:
+            kept.append(field)
+    return kept[::-1]
 
 
 def closing_answer(response: Response) -> bytes:

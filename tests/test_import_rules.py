@@ -21,7 +21,7 @@ PACKAGE = Path(__file__).parent.parent / "gateway"
 FEATURE = 2
 LEVELS = {
     "errors": 0,
-    "chunked": 1, "conditions": 1, "config": 1, "deadline": 1, "disconnect": 1, "fields": 1, "message": 1, "outbox": 1,
+    "chunked": 1, "conditions": 1, "config": 1, "crew": 1, "deadline": 1, "disconnect": 1, "fields": 1, "message": 1, "outbox": 1,
     "readable": 1, "pattern": 1, "problem": 1, "rundir": 1, "tasks": 1, "template": 1, "values": 1,
     "pipeline": 3,
     "admin": 4, "app": 4, "worker": 4,
@@ -42,8 +42,8 @@ DOORS = {
     "pymemcache": {"cache/memcached_tier"},
     "requests": {"upstream/requests_adapter", "upstream/requests_shortcuts"},
     "urllib3": {"upstream/requests_adapter", "upstream/requests_call", "upstream/requests_response"},
-    "gevent": {"tasks", "websocket", "disconnect", "outbox", "readable", "upstream/dns", "upstream/pool", "upstream/sending",
-               "upstream/transport", "telemetry/log", "admin", "worker", "clients", "connections", "gunicorn_conf"},
+    "gevent": {"crew", "tasks", "websocket", "disconnect", "outbox", "readable", "upstream/dns", "upstream/pool",
+               "upstream/sending", "upstream/transport", "telemetry/log", "admin", "worker", "clients", "connections", "gunicorn_conf"},
     "gunicorn": {"worker", "clients", "connections", "fastlane", "probe", "reader", "writer", "gunicorn_conf"},
     "pydantic": {"config", "configfile", "mistakes", "values"},
     "jinja2": {"nginx"},

@@ -572,7 +572,7 @@ def test_what_it_does_not_speak_is_refused_at_start(settings):
 def waiting(running: Running, count: int = 1) -> None:
     """Until so many connections wait for a request."""
     with gevent.Timeout(10):
-        while len(running.worker._waiting._clients) != count:
+        while len(running.worker._waiting) != count:
             gevent.sleep(0.002)
 
 
@@ -590,7 +590,7 @@ def test_dismissed_connections_end_without_a_byte(run, served, sent, dismiss, en
         if sent:
             client.sendall(sent)
             with gevent.Timeout(10):
-                while not running.worker._heads._clients:
+                while not running.worker._heads:
                     gevent.sleep(0.002)
         for clients_ in (running.worker._waiting, running.worker._heads):
             {"idle": clients_.dismiss_idle, "fresh": partial(clients_.dismiss_idle, fresh=True),

@@ -27,7 +27,7 @@ from typing import Any
 
 from ..errors import ClientDisconnected, GatewayError, InternalError
 from ..fields import Kinds
-from ..message import Attempt, Handler, Request, Response, Stream
+from ..message import Attempt, Handler, Request, Response, Served, Stream
 from ..problem import render
 from .log import RequestLog, line_of
 from .metrics import Counter, Histogram, Registry
@@ -54,12 +54,13 @@ class Observe:
         self.problems = problems
         self.in_flight = registry.gauge("gateway_requests_in_flight", "Requests that are being answered.")
         self.upstreams = UpstreamNumbers(registry)
-        self._routes: dict[int, RouteNumbers] = {}
+        self._none: RouteNumbers | None = None               # of what no route takes
 
     def __call__(self, request: Request) -> Response:
         begun = perf_counter()
         request.id = client_id(request) if request.trusted else new_id()
-        self.in_flight.inc()
+        in_flight = self.in_flight
+        in_flight.values[in_flight.index] += 1.0             # what inc() does; here and below without the calls
         error: GatewayError | None = None
         try:
             response = self.next(request)
@@ -105,17 +106,25 @@ class Observe:
                error: GatewayError | None = None) -> None:
         """Count and log a request that is over."""
         seconds = perf_counter() - begun
-        route = request.route
-        numbers = self._routes.get(id(route))
+        served = request.served
+        numbers = self._none if served is None else served.numbers
         if numbers is None:
-            numbers = self._routes[id(route)] = RouteNumbers(self.registry, route)
-        self.in_flight.dec()
+            numbers = self._numbers(served)
+        in_flight = self.in_flight
+        in_flight.values[in_flight.index] -= 1.0
         numbers.count(request.method, status, sent, seconds, flag)
         for attempt in request.attempts:
             self.upstreams.count(attempt)
         if self.log.enabled:
             self.log.write(line_of(request, now=time(), route=numbers.name, target=numbers.target, status=status, size=sent,
                                    seconds=seconds, flag=flag, error=error))
+
+    def _numbers(self, served: Served | None) -> RouteNumbers:
+        if served is None:
+            self._none = RouteNumbers(self.registry, None)
+            return self._none
+        served.numbers = RouteNumbers(self.registry, served.route)
+        return served.numbers
 
     def __repr__(self) -> str:
         return f"observe: id, metrics, log to {self.log.destination}, errors become answers"
@@ -204,9 +213,10 @@ class Upgraded:
 class RouteNumbers:
     """The numbers of one route. What a stranger can choose, a method or a status, takes few values."""
 
+    __slots__ = ("registry", "name", "target", "seconds", "sent", "_requests")
+
     def __init__(self, registry: Registry, route: Any) -> None:
         self.registry = registry
-        self.route = route                       # kept alive: it is found by its id()
         self.name = route.name if route is not None else "none"
         self.target = route.kind if route is not None else "none"
         self.seconds: Histogram = registry.histogram(
@@ -215,9 +225,10 @@ class RouteNumbers:
         self._requests: dict[tuple[str, int], Counter] = {}
 
     def count(self, method: str, status: int, sent: int, seconds: float, flag: str) -> None:
-        counter = self._requests.get((method, status))
-        (counter or self._counter(method, status)).inc()
-        self.sent.inc(sent)
+        counter = self._requests.get((method, status)) or self._counter(method, status)
+        counter.values[counter.index] += 1.0
+        counter = self.sent
+        counter.values[counter.index] += sent
         if status != 101:                        # the length of a conversation says nothing about speed
             self.seconds.observe(seconds)
         if flag != FINE:
@@ -244,7 +255,7 @@ class UpstreamNumbers:
     def count(self, attempt: Attempt) -> None:
         key = attempt.upstream, attempt.instance, attempt.flag or attempt.status // 100
         counter, seconds = self._attempts.get(key) or self._children(*key)
-        counter.inc()
+        counter.values[counter.index] += 1.0
         seconds.observe(attempt.seconds)
 
     def _children(self, upstream: str, instance: str, outcome: Any) -> tuple[Counter, Histogram]:
