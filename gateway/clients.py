@@ -104,7 +104,7 @@ class Client:
             with suppress(OSError):
                 self.sock.shutdown(socket.SHUT_RDWR)
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes | memoryview) -> None:
         """Send all of it. Raises OSError, a timeout among them."""
         if self.native is not None:
             try:
@@ -113,7 +113,7 @@ class Client:
                 sent = 0
             if sent == len(data):
                 return
-            data = data[sent:]
+            data = memoryview(data)[sent:]
         self.sock.sendall(data)
 
     def quiet(self) -> bool:

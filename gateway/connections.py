@@ -155,6 +155,7 @@ class Serving(GeventWorker):
             client.settle()
             client.readable.unwatch()
             writer = ResponseWriter(plain, client.sock, self.cfg, connection, None, lambda: self.draining)
+            writer.transmit = client.send
             writer.start_response(f"{response.status} {response.reason}", response.headers)
             self._deliver(body, writer, plain)
             return not writer.should_close()
@@ -212,6 +213,7 @@ class Serving(GeventWorker):
         body = BodyReader(request, client.unreader)
         writer, environ = wsgi.create(request, client.sock, client.addr, client.listener, self.cfg, response_class=ResponseWriter,
                                       response_args=(connection, body, lambda: self.draining))
+        writer.transmit = client.send
         if expects:
             body.announce(writer.send_continue)
         environ["wsgi.input"] = body

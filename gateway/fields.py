@@ -27,6 +27,11 @@ TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
+# What belongs to one connection and not to the message (RFC 9110 section 7.6.1), and what Connection names besides.
+CONNECTION_FIELDS = frozenset({
+    "connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "te", "trailer",
+    "transfer-encoding", "upgrade"})
+
 # What applications take for the word of a proxy. From a stranger it is nobody's word, and goes no further.
 PROXY_WORDS = frozenset({
     "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "forwarded", "x-real-ip", "x-forwarded-prefix",

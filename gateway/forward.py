@@ -17,12 +17,9 @@ from collections.abc import Callable
 
 from .config import Route
 from .disconnect import Watched, unwatch, watch
-from .fields import PROXY_WORDS, Kinds
+from .fields import CONNECTION_FIELDS, PROXY_WORDS, Kinds
 from .message import Call, Headers, Request, Response
 
-CONNECTION_FIELDS = frozenset({
-    "connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "te", "trailer",
-    "transfer-encoding", "upgrade"})
 REPLACED_FIELDS = frozenset({
     "host", "content-length", "expect", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port",
     "forwarded", "via", "x-request-id"})
@@ -89,7 +86,11 @@ class Forward:
 
     def finish(self, response: Response, request: Request) -> Response:
         """The upstream's answer as the client gets it."""
-        headers = end_to_end(response.headers, RESPONSE_KINDS)
+        headers, hop = response.headers, response.hop
+        if hop is None:
+            headers = end_to_end(headers, RESPONSE_KINDS)
+        elif hop:
+            headers = without_hop(headers, hop)
         headers.append(self._via[response.version])
         if not isinstance(response.body, bytes) and is_event_stream(headers):
             headers.append(("X-Accel-Buffering", "no"))      # nginx in front would hold events back until a buffer is full
@@ -154,6 +155,17 @@ def end_to_end(headers: Headers, kinds: Kinds) -> Headers:
         for name, value in [field for field in headers if kinds[field[0]]]:
             if kinds[name] == CONNECTION and value not in ("close", "keep-alive"):
                 return without_nominated(headers, kinds)
+    return kept
+
+
+def without_hop(headers: Headers, hop: Headers) -> Headers:
+    """end_to_end, where it is known which fields belong to the connection: ``hop``."""
+    for name, value in hop:
+        if value != "keep-alive" and value != "close" and name.lower() == "connection":
+            return without_nominated(headers, RESPONSE_KINDS)
+    kept = headers.copy()
+    for field in hop:
+        kept.remove(field)
     return kept
 
 

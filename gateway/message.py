@@ -164,9 +164,10 @@ class Served:
 class Response(Message):
     """An answer. ``body`` is bytes, or a Stream when it is not all here yet. ``reason`` may be empty and is sent as it is.
     ``version`` is that of HTTP in which it was received. ``whole`` is the stored answer of which this is all or a part, where nginx
-    in front may send that (handover.py), else None."""
+    in front may send that (handover.py), else None. ``hop`` are those of its fields that belong to the connection it came on, when
+    whoever read it has noted them."""
 
-    __slots__ = ("status", "reason", "body", "version", "takeover", "whole")
+    __slots__ = ("status", "reason", "body", "version", "takeover", "whole", "hop")
 
     def __init__(self, status: int, headers: Headers, body: bytes | Stream = b"", reason: str | None = None) -> None:
         self.status = status
@@ -175,6 +176,7 @@ class Response(Message):
         self.body = body
         self.version = "1.1"
         self.whole: Any = None
+        self.hop: Headers | None = None
         self.takeover: Callable[[], None] | None = None     # set by an Upgrade: called with the connection, which ends after it
 
     def read(self, limit: int) -> bytes:

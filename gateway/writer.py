@@ -58,6 +58,7 @@ class ResponseWriter:
                  leaving: Callable[[], bool]) -> None:
         self.req = request
         self.sock = sock
+        self.transmit: Callable[[bytes | memoryview], None] = sock.sendall       # the worker has a faster one
         self.connection = connection
         self.body = body
         self.status: str | None = None
@@ -164,11 +165,11 @@ class ResponseWriter:
     def _send(self, data: bytes) -> None:
         try:
             if len(data) <= SLICE:
-                self.sock.sendall(data)
+                self.transmit(data)
                 return
             view = memoryview(data)
             for at in range(0, len(data), SLICE):
-                self.sock.sendall(view[at:at + SLICE])
+                self.transmit(view[at:at + SLICE])
         except OSError as error:
             self.connection.alive = False
             raise ClientGone(str(error)) from error

@@ -40,12 +40,19 @@ class Log:
         return [level for level, _ in self.lines if level != "debug"]
 
 
-class Recorded(socket.socket):
-    """An accepted socket that remembers what was sent at once."""
+class Recorded:
+    """The native socket under an accepted one; it remembers what was sent at once."""
 
-    def sendall(self, data, flags=0):
-        self.sends.append(bytes(data))
-        return super().sendall(data, flags)
+    def __init__(self, sock, sends):
+        self._sock, self._sends = sock, sends
+
+    def __getattr__(self, name):
+        return getattr(self._sock, name)
+
+    def send(self, data, *flags):
+        sent = self._sock.send(data, *flags)
+        self._sends.append(bytes(data[:sent]))
+        return sent
 
 
 class Running:
@@ -98,9 +105,8 @@ def run(serve):
         workers.append(worker)
 
         def handle(sock, address):
-            recorded = Recorded(fileno=sock.detach())
-            recorded.sends = sends
-            worker.handle(("127.0.0.1", 80), recorded, address)
+            sock._sock = Recorded(sock._sock, sends)
+            worker.handle(("127.0.0.1", 80), sock, address)
 
         return Running(serve(handle), worker, log, sends)
 

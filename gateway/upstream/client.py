@@ -131,12 +131,11 @@ class Upstream:
             body = small_body(call, self.settings.read_timeout)
         instance = self.balancer.pick()
         request = render_head(call, body, instance.authority)
+        repeatable = call.method in IDEMPOTENT and not isinstance(body, Body)
         fresh = False
         while True:
-            attempt = Attempt(self.name, instance.name)
-            call.attempts.append(attempt)
             try:
-                return self._attempt(call, request, body, instance, attempt, fresh, upgrade)
+                return self._attempt(call, request, body, instance, fresh, repeatable, upgrade)
             except GatewayError as error:
                 if fresh or not self._again(error, call, body):
                     raise
@@ -148,15 +147,16 @@ class Upstream:
             return False
         return error.unsent or call.method in IDEMPOTENT
 
-    def _attempt(self, call: Call, request: bytes, body: bytes | Body | None, instance: Instance, attempt: Attempt, fresh: bool,
+    def _attempt(self, call: Call, request: bytes, body: bytes | Body | None, instance: Instance, fresh: bool, repeatable: bool,
                  upgrade: bool) -> tuple[Response, Upgraded | None]:
         begun = monotonic()
+        attempt = Attempt(self.name, instance.name)
+        call.attempts.append(attempt)
         timeout = self.settings.timeout if call.timeout is None else call.timeout
         limit = Limit(call.deadline, timeout, lambda: UpstreamTimeout(f"no answer within {timeout:g} s"))
         exchange = None
         instance.in_flight += 1
         try:
-            repeatable = call.method in IDEMPOTENT and not isinstance(body, Body)
             connection = instance.connection(limit, fresh, not repeatable)
             attempt.reused = connection.served > 0
             exchange = Exchange(connection, limit, self.settings.read_timeout, instance.release, attempt)
@@ -165,12 +165,10 @@ class Upstream:
             attempt.status = head.status
             attempt.seconds = monotonic() - begun
             if head.status == 101:
-                return Response(101, head.headers, b"", head.reason), exchange.detach()
+                return head, exchange.detach()
             connection.keep = head.idle
-            response = Response(head.status, head.headers, exchange.read_body(head), head.reason)
-            if head.minor == 0:
-                response.version = "1.0"
-            return response, None
+            head.body = exchange.read_body(head)
+            return head, None
         except BaseException as error:
             if not attempt.status:
                 attempt.seconds = monotonic() - begun

@@ -83,21 +83,29 @@ class Exchange:
     def read_head(self, method: str, upgrade: bool = False) -> Head:
         """The head of the answer, after all 1xx. Raises Stale, UpstreamClosed, UpstreamProtocolError and what the limit does."""
         data = self._receive(False)
+        head = parse_head(data)
+        if head is None or head.status < 200:
+            data, head = self._final_head(data, head, upgrade)
+        self._rest = data[head.end:]
+        if method == "HEAD" or head.status in BODILESS:
+            if method != "HEAD" and (head.size == CHUNKED or head.status == 204 and head.size > 0):
+                head.keep_alive = False                  # a body was announced where none may be: it may be under way
+            head.size = 0
+        return head
+
+    def _final_head(self, data: bytes, head: Head | None, upgrade: bool) -> tuple[bytes, Head]:
+        """The rest of a head that has begun with ``data``, and what follows those that are interim; with the bytes it is in."""
         for _ in range(MAX_INTERIM):
-            head, seen = parse_head(data), len(data)
             while head is None:
+                seen = len(data)
                 data += self._receive(True)
-                head, seen = parse_head(data, seen), len(data)
+                head = parse_head(data, seen)
+            if head.status == 101 and not upgrade:
+                raise UpstreamProtocolError("101 without having been asked")
             if head.status >= 200 or head.status == 101:
-                if head.status == 101 and not upgrade:
-                    raise UpstreamProtocolError("101 without having been asked")
-                self._rest = data[head.end:]
-                if method == "HEAD" or head.status in BODILESS:
-                    if method != "HEAD" and (head.size == CHUNKED or head.status == 204 and head.size > 0):
-                        head.keep_alive = False          # a body was announced where none may be: it may be under way
-                    head.size = 0
-                return head
+                return data, head
             data = data[head.end:]
+            head = parse_head(data)
         raise UpstreamProtocolError(f"more than {MAX_INTERIM} interim answers")
 
     def read_body(self, head: Head) -> bytes | BodyStream:

@@ -18,8 +18,8 @@ from __future__ import annotations
 import re
 
 from ..errors import UpstreamProtocolError
-from ..fields import READ
-from ..message import Headers
+from ..fields import CONNECTION_FIELDS, READ
+from ..message import Headers, Response
 
 MAX_HEAD = 65536
 MAX_FIELDS = 200
@@ -29,27 +29,30 @@ UNTIL_CLOSE = -2
 STATUS_LINE = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9]{2})(?: ([^\x00-\x08\x0a-\x1f\x7f]*))?")
 FOLD = re.compile(rb"\r\n[ \t]+")
 SPACE_BEFORE_COLON = re.compile(rb"\r\n([!#$%&'*+\-.^_`|~0-9A-Za-z]+)[ \t]+:")
-FRAMING = frozenset({"content-length", "connection", "keep-alive", "transfer-encoding"})
+SPECIAL = CONNECTION_FIELDS | {"content-length"}
 PROTOCOL = b"HTTP/1."
 
 _status_lines: dict[bytes, tuple[int, int, str]] = {}       # those met before, taken apart: there are few
 
 
-class Head:
-    """``minor`` is that of the version, ``end`` is where the body starts in the bytes parsed. ``keep_alive`` says whether the
-    connection may serve again, and ``idle`` for how many seconds the server promises to keep it (``Keep-Alive: timeout=5``), None
-    when it does not say."""
+class Head(Response):
+    """A response that still has no body. ``end`` is where that starts in the bytes parsed. ``keep_alive`` says whether the connection
+    may serve again, and ``idle`` for how many seconds the server promises to keep it (``Keep-Alive: timeout=5``), None when it does
+    not say."""
 
-    __slots__ = ("minor", "status", "reason", "headers", "size", "keep_alive", "idle", "end")
+    __slots__ = ("size", "keep_alive", "idle", "end")
 
-    def __init__(self, minor: int, status: int, reason: str, headers: Headers, end: int) -> None:
-        self.minor = minor
+    def __init__(self, minor: int, status: int, reason: str, end: int) -> None:
+        self.version = "1.0" if minor == 0 else "1.1"        # and the rest of what super().__init__ does, for every answer
         self.status = status
         self.reason = reason
-        self.headers = headers
+        self.headers = []
+        self.body = b""
+        self.whole = self.takeover = None
+        self.hop = []
         self.end = end
         self.size = UNTIL_CLOSE
-        self.keep_alive = True
+        self.keep_alive = minor > 0
         self.idle: float | None = None
 
     def __repr__(self) -> str:
@@ -66,10 +69,9 @@ def parse_head(data: bytes, seen: int = 0) -> Head | None:
     line_end = data.index(b"\r\n")
     line = data[:line_end]
     minor, status, reason = _status_lines.get(line) or _status_line(line)
-    head = Head(minor, status, reason, [], end + 4)
+    head = Head(minor, status, reason, end + 4)
     if not _read_fields(head, data[line_end + 2:end].split(b"\r\n") if end > line_end else [], minor):
         lines = _regular(data[line_end:end])
-        head.headers.clear()
         if not _read_fields(head, lines, minor):
             if len(lines) > MAX_FIELDS:
                 raise UpstreamProtocolError(f"more than {MAX_FIELDS} header fields")
@@ -80,27 +82,30 @@ def parse_head(data: bytes, seen: int = 0) -> Head | None:
 
 def _read_fields(head: Head, lines: list[bytes], minor: int) -> bool:
     """Fill in the fields and what they say of the body and of the connection. False: a line is no field, or there are too many."""
-    headers = head.headers
-    lengths = coding = connection = None
     if len(lines) > MAX_FIELDS:
         return False
-    for line in lines:
-        known = READ[line]
-        if known is None:
-            return False
-        field, name = known
-        headers.append(field)
-        if name in FRAMING:
+    known = [READ[line] for line in lines]
+    if None in known:
+        return False
+    head.headers = [field for field, _ in known]             # type: ignore[misc]
+    lengths = coding = connection = None
+    for field, name in known:                                # type: ignore[misc]
+        if name in SPECIAL:
             value = field[1]
             if name == "content-length":
                 lengths = value if lengths is None else f"{lengths},{value}"
-            elif name == "connection":
+                continue
+            head.hop.append(field)                           # type: ignore[union-attr]
+            if name == "connection":
                 connection = value if connection is None else f"{connection},{value}"
             elif name == "keep-alive":
                 head.idle = _promise(value)
-            else:
+            elif name == "transfer-encoding":
                 coding = value if coding is None else f"{coding}, {value}"
-    head.keep_alive = minor > 0 if connection is None else _persistent(connection.lower(), minor)
+    if connection is not None and connection != "keep-alive":
+        head.keep_alive = _persistent(connection.lower(), minor)
+    elif connection is not None:
+        head.keep_alive = True
     if coding is not None:
         if coding.lower() != "chunked" or lengths is not None or minor == 0:
             raise UpstreamProtocolError(f"Transfer-Encoding {coding!r}" + (" with Content-Length" if lengths is not None else "")
