@@ -38,6 +38,8 @@ class Forward:
     """``send`` is the upstream's. ``path`` gives the path to send (None: as it came), ``edit`` the route's request header
     rules, ``publish`` makes an upstream's own addresses in the answer public ones."""
 
+    __slots__ = ("send", "upstream", "preserve_host", "host", "forwarding", "path", "edit", "publish", "_rewritten")
+
     def __init__(self, route: Route, send: Callable[[Call], Response], *, upstream: str, host: str, forwarding: Forwarding,
                  path: Callable[[str, dict[str, str]], str] | None = None, edit: Callable[[Headers], Headers] | None = None,
                  publish: Callable[[Headers, Request], Headers] | None = None) -> None:
@@ -46,7 +48,6 @@ class Forward:
         self.preserve_host = host == "preserve"
         self.host = None if host in ("upstream", "preserve") else host
         self.forwarding = forwarding
-        self._via = {version: ("Via", forwarding.via(version)) for version in ("1.0", "1.1")}
         self.path = path
         self.edit = edit
         self.publish = publish
@@ -91,7 +92,7 @@ class Forward:
             headers = end_to_end(headers, RESPONSE_KINDS)
         elif hop:
             headers = without_hop(headers, hop)
-        headers.append(self._via[response.version])
+        headers.append(self.forwarding.own[response.version])
         if not isinstance(response.body, bytes) and is_event_stream(headers):
             headers.append(("X-Accel-Buffering", "no"))      # nginx in front would hold events back until a buffer is full
         response.headers = headers if self.publish is None else self.publish(headers, request)
@@ -106,6 +107,7 @@ class Forwarding:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.own = {version: ("Via", self.via(version)) for version in ("1.0", "1.1")}      # our element, as a field
         self._known: dict[tuple[str, ...], Headers] = {}
 
     def __call__(self, request: Request) -> Headers:

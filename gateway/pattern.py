@@ -30,6 +30,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, combinations, product
+from sys import intern
 from typing import Literal, NamedTuple
 
 from .conditions import LONGEST_LINE, TOO_LONG, as_bytes, condition_rank, conditions_of, decoded, exclusive, impossible
@@ -84,7 +85,7 @@ def _segment(piece: str, last: bool) -> Segment:
             raise ValueError("/* stands at the end only; one segment is {name}")
         return Segment("rest", "")
     if "{" not in piece and "}" not in piece:
-        return Segment("text", _literal(piece))
+        return Segment("text", intern(_literal(piece)))      # one object for all routes: with many of them it stays in the cache
     match = PARAMETER.fullmatch(piece)
     if not match:
         if piece.count("{") != piece.count("}"):
@@ -97,7 +98,7 @@ def _segment(piece: str, last: bool) -> Segment:
         raise ValueError(f'{quoted(kind)} in {piece} is unknown: {{{name}}}, {{{name}:int}} and {{{name}:path}} are what there is')
     if kind == "path" and not last:
         raise ValueError(f"{piece} takes all that follows and stands at the end only")
-    return Segment(CONVERTERS[kind], name)
+    return Segment(CONVERTERS[kind], intern(name))
 
 
 def _literal(piece: str) -> str:

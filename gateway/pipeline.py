@@ -63,6 +63,7 @@ class Pipeline:
         self.forwarding = Forwarding(config.gateway.via)
         self.upstreams = upstreams if upstreams is not None else {
             name: Upstream(name, settings) for name, settings in config.upstreams.items()}
+        self.sends = {name: upstream.send for name, upstream in self.upstreams.items()}     # one for all routes
         self.registry = registry
         self.store = store if store is not None else http_store(config, Counts(tier_numbers(registry)))
         self.caching = any(route.cache for route in config.routes)
@@ -111,7 +112,7 @@ class Pipeline:
                 own.append(upstream.settings.host)
             publish = Publish(own, route.strip_prefix or "", route.rewrite_location, route.rewrite_cookies,
                               tls=any(url.lower().startswith("https:") for url in upstream.settings.instances))
-        return Forward(route, upstream.send, upstream=name, host=upstream.settings.host, forwarding=self.forwarding,
+        return Forward(route, self.sends[name], upstream=name, host=upstream.settings.host, forwarding=self.forwarding,
                        path=Rewrite(route) if route.strip_prefix or route.rewrite else None,
                        edit=edit_of(route.request_headers), publish=publish)
 

@@ -12,7 +12,7 @@ The conditions of a route are looked at last, and the query and the cookies are 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from .conditions import Facts, as_text, condition_rank, conditions_of, decoded
 from .config import Route
@@ -176,13 +176,16 @@ class Leaf(Generic[T]):
         return [*suited, *(entry for entry in self.entries if entry not in suited)]
 
 
+NOTHING: dict[str, Any] = {}
+
+
 class Node(Generic[T]):
     """A place between two slashes, with what may follow there."""
 
     __slots__ = ("text", "integer", "name", "rest", "leaf")
 
     def __init__(self) -> None:
-        self.text: dict[str, Node[T]] = {}
+        self.text: dict[str, Node[T]] = NOTHING              # its own once there is something
         self.integer: Node[T] | None = None
         self.name: Node[T] | None = None
         self.rest: Leaf[T] | None = None
@@ -204,6 +207,8 @@ class HostTable(Generic[T]):
         node = self.root
         for segment in entry.segments:
             if segment.kind == "text":
+                if node.text is NOTHING:
+                    node.text = {}
                 node = node.text.setdefault(segment.text, Node())
             elif segment.kind == "int":
                 node.integer = node = node.integer or Node()

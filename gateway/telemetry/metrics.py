@@ -94,7 +94,7 @@ class Registry:
     def histogram(self, name: str, help: str, labels: Mapping[str, str] | None = None,
                   buckets: Sequence[float] = SECONDS) -> Histogram:
         """Counts by size, and the sum. ``buckets`` are upper bounds in ascending order, without infinity."""
-        bounds = tuple(float(bound) for bound in buckets)
+        bounds = SECONDS if buckets is SECONDS else tuple(float(bound) for bound in buckets)
         return self._child(lambda: Histogram(bounds), "histogram", name, help, labels, bounds)
 
     def _child(self, make: Callable[[], Any], kind: str, name: str, help: str, labels: Mapping[str, str] | None,

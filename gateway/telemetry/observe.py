@@ -213,7 +213,7 @@ class Upgraded:
 class RouteNumbers:
     """The numbers of one route. What a stranger can choose, a method or a status, takes few values."""
 
-    __slots__ = ("registry", "name", "target", "seconds", "sent", "_requests")
+    __slots__ = ("registry", "name", "target", "seconds", "sent", "_requests", "_method", "_status", "_last")
 
     def __init__(self, registry: Registry, route: Any) -> None:
         self.registry = registry
@@ -223,9 +223,15 @@ class RouteNumbers:
             "gateway_request_seconds", "Seconds from the head of a request to the end of its answer.", {"route": self.name})
         self.sent = registry.counter("gateway_response_bytes_total", "Bytes of response bodies.", {"route": self.name})
         self._requests: dict[tuple[str, int], Counter] = {}
+        self._method, self._status = "", -1                  # what was counted last, most likely the next again, and its counter
+        self._last: Any = None
 
     def count(self, method: str, status: int, sent: int, seconds: float, flag: str) -> None:
-        counter = self._requests.get((method, status)) or self._counter(method, status)
+        if method == self._method and status == self._status:
+            counter = self._last
+        else:
+            counter = self._last = self._requests.get((method, status)) or self._counter(method, status)
+            self._method, self._status = method, status
         counter.values[counter.index] += 1.0
         counter = self.sent
         counter.values[counter.index] += sent

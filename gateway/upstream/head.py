@@ -19,7 +19,7 @@ import re
 
 from ..errors import UpstreamProtocolError
 from ..fields import CONNECTION_FIELDS, READ
-from ..message import Headers, Response
+from ..message import Response
 
 MAX_HEAD = 65536
 MAX_FIELDS = 200
@@ -36,9 +36,9 @@ _status_lines: dict[bytes, tuple[int, int, str]] = {}       # those met before, 
 
 
 class Head(Response):
-    """A response that still has no body. ``end`` is where that starts in the bytes parsed. ``keep_alive`` says whether the connection
-    may serve again, and ``idle`` for how many seconds the server promises to keep it (``Keep-Alive: timeout=5``), None when it does
-    not say."""
+    """A response that still has no body. ``end`` is where that starts in the bytes parsed. ``keep_alive`` says whether the
+    connection may serve again, and ``idle`` for how many seconds the server promises to keep it (``Keep-Alive: timeout=5``), None
+    when it does not say."""
 
     __slots__ = ("size", "keep_alive", "idle", "end")
 
