@@ -39,7 +39,8 @@ class Echo(socketserver.BaseRequestHandler):
             head, end, body = data.partition(b"\\r\\n\\r\\n")
             lines = head.lower().split(b"\\r\\n")
             length = next((int(line[15:]) for line in lines if line.startswith(b"content-length:")), 0)
-            if end and len(body) >= length:
+            chunked = b"transfer-encoding: chunked" in lines
+            if end and (body.endswith(b"0\\r\\n\\r\\n") if chunked else len(body) >= length):
                 text = data.replace(b"\\r\\n", b" | ")
                 answer = b"HTTP/1.1 200 OK\\r\\nCache-Control: max-age=60\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(text)
                 self.request.sendall(answer + (b"" if head.startswith(b"HEAD") else text))
