@@ -675,7 +675,7 @@ def workers(world, redis_server):
         worker.store.start()
         found.append(worker)
     for worker in found:
-        until(lambda: worker.store.number and time.time() > worker.store.marks.hard.floor)
+        until(lambda: worker.store.leases.usable and time.time() > worker.store.marks.hard.floor)
     yield found
     for worker in found:
         worker.store.stop()
