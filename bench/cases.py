@@ -81,6 +81,7 @@ HELLO_BYTES = HELLO.encode()
 WORKERS = ("gateway", "gateway-2-workers")
 CASES = {case.name: case for case in (
     Case("hello", "answer from memory, 1 KB", "/hello", HELLO_BYTES, EVERYBODY),
+    Case("hit", "hit of the cache, 1 KB", "/cached/json", JSON, ("gateway",)),
     Case("json", "proxy 1 KB of JSON", "/json", JSON, EVERYBODY),
     Case("100k", "proxy 100 KB", "/100k", LARGE, EVERYBODY),
     Case("echo", "POST 1 KB of JSON, proxied", "/echo", POSTED, EVERYBODY, method="POST"),

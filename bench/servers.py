@@ -101,6 +101,12 @@ orders = "api:/orders"
 team = "api:/team"
 
 [[routes]]
+path = "/cached/*"
+upstream = "api"
+strip_prefix = "/cached"
+cache = {{ ttl = "1h" }}
+
+[[routes]]
 path = "/hang"
 upstream = "hanging"
 timeout = "5m"

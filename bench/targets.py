@@ -40,6 +40,8 @@ def rates(case: str, server: str, other: str) -> tuple[Place, Place]:
 
 TARGETS = (
     Target("answer from memory", 'Starlette + uvicorn "hello"', *rates("hello", "gateway", "starlette"), at_least=1.3),
+    Target("hit of the cache", 'Starlette + uvicorn "hello"', ("hit", "gateway", "rate"), ("hello", "starlette", "rate"),
+           at_least=1.3),
     Target("proxy 1 KB, 64 connections", "aiohttp", *rates("json", "gateway", "aiohttp"), at_least=2.2),
     Target("proxy 1 KB, 64 connections", "Envoy, first", *rates("json", "gateway", "envoy"), at_least=0.75),
     Target("proxy 1 KB, 64 connections", "Envoy, then", *rates("json", "gateway", "envoy"), at_least=1.0),

@@ -33,7 +33,7 @@ class Client:
     """One accepted connection. ``listener`` and ``addr`` are the addresses of its two ends."""
 
     __slots__ = ("listener", "sock", "addr", "peer", "greenlet", "unreader", "ahead", "native", "readable", "since", "begun",
-                 "served", "proxied", "lingers", "_outbox", "_posted", "_rest")
+                 "served", "proxied", "lingers", "lost", "_outbox", "_posted", "_rest")
 
     def __init__(self, listener: Any, sock: Any, addr: Any) -> None:
         self.listener = listener
@@ -51,6 +51,7 @@ class Client:
         self.served = 0                                      # requests
         self.proxied: dict[str, Any] = {}                    # what the PROXY protocol said of the connection
         self.lingers = False                                 # may the client still be sending?
+        self.lost = False                                    # could an answer not be sent? Then there is no other
         self._outbox = outbox()
         self._posted = False                                 # has an answer not left yet?
         self._rest: gevent.Greenlet | None = None            # what sends an answer that the client is slow to take
@@ -87,12 +88,15 @@ class Client:
 
     def _deliver(self, data: bytes) -> None:
         self._posted = False
+        if self.lost:
+            return
         assert self.native is not None
         try:
             sent = self.native.send(data)
         except BlockingIOError:
             sent = 0
-        except OSError:                                      # the client has gone, as its reader finds out
+        except OSError:
+            self._lose()
             return
         if sent < len(data):
             self._rest = gevent.spawn(self._send_rest, data[sent:])
@@ -100,9 +104,26 @@ class Client:
     def _send_rest(self, data: bytes) -> None:
         try:
             self.sock.sendall(data)
-        except OSError:                                      # it does not take it: nothing else may be sent to it
-            with suppress(OSError):
-                self.sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            self._lose()
+
+    def _lose(self) -> None:
+        """The client has gone, or does not take its answer: nothing else may be sent to it, as it would be taken for that."""
+        self.lost = True
+        with suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
+
+    def forget(self) -> None:
+        """The connection is reset: what has not left does not leave."""
+        self.lost = True
+        rest, self._rest = self._rest, None
+        if rest is not None:
+            rest.kill(block=False)
+
+    def take_ahead(self) -> bytes:
+        """What came behind the last request."""
+        data, self.ahead = self.ahead, b""
+        return data
 
     def send(self, data: bytes | memoryview) -> None:
         """Send all of it. Raises OSError, a timeout among them."""

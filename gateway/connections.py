@@ -93,7 +93,7 @@ class Serving(GeventWorker):
         if client.ahead:
             gevent.sleep(0)                                  # a client that pipelines is not to keep the others waiting
         data, client.ahead = client.ahead or self._wait(client), b""
-        if not data:
+        if not data or client.lost:
             return False
         lane = self._lane
         plain = lane.read(data) if lane is not None else None
@@ -143,6 +143,10 @@ class Serving(GeventWorker):
             self._count()
             response = self.wsgi.receive(plain, connection, client.peer)
             body = response.body
+            if connection.taken or not connection.alive:     # a view has used the connection itself
+                if not isinstance(body, bytes):
+                    body.close()
+                return False
             if isinstance(body, bytes):
                 data, closing = lane.rendered(plain, response, body, self.draining)
                 connection.started = True

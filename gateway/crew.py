@@ -82,15 +82,18 @@ class Hand:
 class Team:
     """Jobs of one purpose: ``start`` them, ``wait`` until none is left, ``cancel`` them all."""
 
-    __slots__ = ("_crew", "_hands", "_waiter")
+    __slots__ = ("_crew", "_hands", "_waiter", "_cancelled")
 
     def __init__(self) -> None:
         self._crew: Crew | None = None
         self._hands: set[Hand] = set()
         self._waiter: Any = None
+        self._cancelled = False
 
     def start(self, task: Callable[[], Any]) -> None:
-        """Run ``task()`` beside the caller, from the next turn of the loop on."""
+        """Run ``task()`` beside the caller, from the next turn of the loop on; nothing any more after ``cancel``."""
+        if self._cancelled:
+            return
         crew = self._crew
         if crew is None:
             crew = self._crew = crew_of(get_hub())
@@ -110,6 +113,7 @@ class Team:
 
     def cancel(self) -> None:
         """End those at work at their next wait; what has not begun does not begin."""
+        self._cancelled = True
         for hand in self._hands:
             if hand.at_work:
                 hand.crew.hub.loop.run_callback(hand.throw, self)

@@ -202,8 +202,14 @@ class LaneConnection(Connection):
         self.lane = lane
         self.client = client
 
-    def abort(self) -> None:
+    def take(self) -> tuple[Any, bytes]:
         self.client.settle()
+        self.client.readable.unwatch()
+        sock, data = super().take()
+        return sock, data + self.client.take_ahead()
+
+    def abort(self) -> None:
+        self.client.forget()
         self.client.readable.unwatch()
         super().abort()
 

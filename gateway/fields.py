@@ -80,7 +80,7 @@ class Written(dict[Field, bytes]):
         if not (value.isascii() and value.isprintable()) and CONTROL.search(value):
             raise UnsafeField(f"a control character in the value of {name}")
         try:
-            line = f"{name}: {value}\r\n".encode("latin-1")
+            line = "".join((name, ": ", value, "\r\n")).encode("latin-1")      # no f-string: a subclass of str may format itself
         except UnicodeEncodeError:
             raise UnsafeField(f"a character beyond latin-1 in the value of {name}") from None
         if kept and len(line) <= LONGEST:

@@ -1,15 +1,14 @@
 """What one turn of the event loop has to send goes out together, at its end.
 
 A send wakes whoever waits at the other end of the connection, which on one machine takes longer than the sending; of many in a row
-all but the first find it awake. So small heads and answers are posted: a tenth of what a proxied request costs. Nothing waits
-long: the turn ends when all that is ready was looked at, or MOST are waiting.
+all but the first find it awake. So small heads and answers are posted: a tenth of what a proxied request costs. They wait until
+all that is ready was looked at, or MOST are waiting: as long as it would take to serve them in the other order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from gevent.hub import get_hub
 
@@ -46,13 +45,10 @@ class Outbox:
         return f"Outbox({len(self._posted)} posted)"
 
 
-_outboxes: WeakKeyDictionary[Any, Outbox] = WeakKeyDictionary()
-
-
 def outbox() -> Outbox:
     """That of this thread's event loop."""
     hub = get_hub()
-    found = _outboxes.get(hub)
+    found = getattr(hub, "greengate_outbox", None)
     if found is None:
-        found = _outboxes[hub] = Outbox(hub.loop)
+        found = hub.greengate_outbox = Outbox(hub.loop)
     return found

@@ -196,6 +196,8 @@ def compose(version: tuple[int, int], code: int, line: str, headers: Headers) ->
     """
     first = f"HTTP/1.0 {line}\r\n" if version < (1, 1) else f"HTTP/1.1 {line}\r\n"
     length, dated, closing = None, False, False
+    if type(headers) is not list:                            # some framework's own; it is gone over more than once
+        headers = list(headers)
     try:
         special = [field for field in headers if KINDS[field[0]]]
         dropped = []

@@ -96,8 +96,9 @@ def test_cancel_ends_what_waits_with_its_finally_and_skips_what_has_not_begun(pa
     team.cancel()
     team.wait()
     assert seen == ["begun", "cleaned up"] and len(parked) == 2
-    team.start(lambda: seen.append("later"))                 # the hands are well
-    team.wait()
+    other = Team()
+    other.start(lambda: seen.append("later"))                # the hands are well
+    other.wait()
     assert seen[-1] == "later"
 
 
@@ -161,3 +162,11 @@ def test_time_limits_hold_in_a_job():
     team.start(job)
     team.wait()
     assert seen == ["late"]
+
+
+def test_nothing_begins_after_the_cancelling():
+    done, team = [], Team()
+    team.cancel()
+    team.start(lambda: done.append(True))
+    team.wait()
+    assert not done

@@ -33,6 +33,18 @@ def test_a_field_is_written_byte_for_byte():
         assert WRITTEN["x-A", "caf\xe9\ty"] == b"x-A: caf\xe9\ty\r\n"
 
 
+def test_what_is_written_is_the_text_itself_whatever_it_says_of_itself():
+    """A subclass of str may be equal to a text and show itself as another."""
+    class Odd(str):
+        def __format__(self, how):
+            return "a\r\nB: c"
+
+        __str__ = __repr__ = __format__
+
+    WRITTEN.clear()
+    assert WRITTEN["X", Odd("plain")] == WRITTEN["X", "plain"] == b"X: plain\r\n"
+
+
 @pytest.mark.parametrize("name", ["Authorization", "cookie", "Set-Cookie", "X-Api-Key"])
 def test_secrets_are_not_kept(name):
     READ.clear()

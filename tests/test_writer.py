@@ -102,3 +102,8 @@ def test_date_is_added_when_there_is_none():
     assert re.fullmatch(rb"Date: \w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT\r\n", date_line())
     assert re.fullmatch(rb"HTTP/1.1 200 OK\r\nX: 1\r\nDate: [^\r\n]+\r\n", added)
     assert kept == b"HTTP/1.1 200 OK\r\ndate: mine\r\n"
+
+
+def test_header_fields_may_come_from_an_iterator():
+    head, length, _ = compose((1, 1), 200, "200 OK", iter([("A", "b"), ("Date", "now"), ("Content-Length", "3")]))
+    assert head == b"HTTP/1.1 200 OK\r\nA: b\r\nDate: now\r\nContent-Length: 3\r\n" and length == 3

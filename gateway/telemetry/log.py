@@ -79,12 +79,12 @@ class RequestLog:
             return
         self._lines.append(line)
         self._size += len(line)
-        if self._size >= BATCH:
-            self._full.set()
-        elif self._idle.is_set():
+        if self._idle.is_set():
             self._idle.clear()
             self.start()
             self._wake.set()
+        if self._size >= BATCH:
+            self._full.set()
 
     def _run(self) -> None:
         while True:

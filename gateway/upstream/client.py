@@ -19,6 +19,7 @@ from time import monotonic
 from ..config import Upstream as Settings
 from ..errors import ConfigError, GatewayError, PoolExhausted, UpstreamTimeout
 from ..message import Attempt, Body, Call, Response
+from ..outbox import LARGEST
 from ..values import Address, parse_instance
 from .balancer import RULES, Balancer
 from .connecting import Connector
@@ -44,13 +45,14 @@ class Instance:
         self.connector = connector
         self.pool = pool
         self.pool_timeout = pool_timeout
+        self.plain = connector.context is None               # no TLS: what is given to a socket is what is sent
         self.in_flight = 0
 
     def connection(self, limit: Limit, fresh: bool, careful: bool) -> Connection:
         """A connection of the pool's, or a new one. Raises PoolExhausted, ConnectFailed, ConnectTimeout, what ``limit`` does."""
+        left = limit.left()
         if not fresh and (unused := self.pool.unused(careful)) is not None:
             return unused
-        left = limit.left()
         patience = self.pool_timeout if left is None or self.pool_timeout < left else left
         try:
             connection = self.pool.take(patience, fresh)
@@ -157,10 +159,11 @@ class Upstream:
         exchange = None
         instance.in_flight += 1
         try:
-            connection = instance.connection(limit, fresh, not repeatable)
+            posted = repeatable and instance.plain and body is None and len(request) <= LARGEST
+            connection = instance.connection(limit, fresh, not posted)
             attempt.reused = connection.served > 0
             exchange = Exchange(connection, limit, self.settings.read_timeout, instance.release, attempt)
-            exchange.send(request, body, repeatable)
+            exchange.send(request, body, posted)
             head = exchange.read_head(call.method, upgrade)
             attempt.status = head.status
             attempt.seconds = monotonic() - begun

@@ -16,7 +16,6 @@ from typing import Any
 
 from ..errors import GatewayError, UpstreamClosed, UpstreamError, UpstreamProtocolError, UpstreamTimeout
 from ..message import Attempt, Body
-from ..outbox import LARGEST
 from .framing import ByLength, Chunked, Framing, UntilClose
 from .head import CHUNKED, UNTIL_CLOSE, Head, parse_head
 from .limit import Limit, Silence
@@ -61,11 +60,11 @@ class Exchange:
         self._release: Release | None = release
         self._rest = b""                                 # what came behind the head
 
-    def send(self, head: bytes, body: bytes | Body | None, repeatable: bool) -> None:
-        """Send the request, or begin to. Raises Stale, UpstreamClosed. One that is ``repeatable`` may leave a little later: if it
-        cannot be sent, there is another attempt."""
+    def send(self, head: bytes, body: bytes | Body | None, post: bool = False) -> None:
+        """Send the request, or begin to. Raises Stale, UpstreamClosed. ``post``: on a connection that has served it may leave a
+        little later. If it cannot, Stale is raised by who reads, and there is another attempt."""
         connection = self.connection
-        if repeatable and body is None and connection.served and connection.plain and len(head) <= LARGEST:
+        if post and connection.served:
             connection.post(head)
             return
         data, more = head, b""

@@ -143,7 +143,6 @@ class TlsStream:
 class TlsConnection(Connection):
     """A connection with TLS on it."""
 
-    plain = False
     __slots__ = ("tls",)
 
     def __init__(self, socket: Any, context: ssl.SSLContext, server_name: str) -> None:
@@ -194,16 +193,16 @@ class TlsConnection(Connection):
             raise Lost(error) from error
 
     def alive(self) -> bool:
-        """Session tickets and the like may have come, and do no harm; data and an end do."""
+        """Session tickets and the like may have come, and do no harm; data and an end do, also those fed already."""
         self.readable.watch()
-        while not super().alive():
-            try:
+        try:
+            while self.tls.read(1) is None:
+                if super().alive():
+                    return True
                 self.tls.feed()
-                if self.tls.read(1) is not None:
-                    return False
-            except OSError:                              # cut, which is why it cannot serve again
-                return False
-        return True
+        except OSError:                                  # cut, which is why it cannot serve again
+            return False
+        return False
 
     def close(self) -> None:
         if not self.closed:

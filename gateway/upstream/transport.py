@@ -63,10 +63,8 @@ def native_socket(family: int) -> Any:
 class Connection:
     """A TCP or unix connection. ``served`` counts its answers; ``keep`` and ``expires`` are seconds for the pool."""
 
-    plain = True                                         # what is given to the socket is what is sent
-
     __slots__ = ("socket", "readable", "served", "keep", "expires", "closed", "undelivered", "_writable", "_writer", "_poll",
-                 "_eager", "_outbox")
+                 "_eager", "_outbox", "_posted")
 
     def __init__(self, socket: Any) -> None:
         self.closed = True                               # until there is something to close
@@ -80,6 +78,7 @@ class Connection:
         self._writable = self.readable.hub.loop.io(descriptor, 2)
         self._writer: Waiter | None = None
         self._outbox = outbox()
+        self._posted = False                             # is there something that has not left yet?
         self._eager = 0                                  # how many more reads need not wait
         self._poll = NativePoll()
         self._poll.register(descriptor, select.POLLIN)
@@ -103,13 +102,15 @@ class Connection:
         while True:
             if not eager:
                 self.wait_for_data(limit)
+            if self._posted:                             # what is here already is no answer to that: it must not be taken for one
+                self._outbox.flush()
             try:
                 data = self.socket.recv(PIECE)
             except BlockingIOError:
                 eager = 0
                 continue
             except OSError as error:
-                raise Lost(error) from error
+                raise Lost(self.undelivered or error) from error
             # A full piece: most likely there is more, for which nobody needs to wait. But others want their turn now and then.
             self._eager = (eager - 1 if eager else EAGER) if len(data) == PIECE else 0
             return data
@@ -126,6 +127,7 @@ class Connection:
     def post(self, data: bytes) -> None:
         """Send a small piece at the end of this turn of the loop. Who then reads gets Lost when it could not be sent;
         ``undelivered`` says so when nothing of it has left."""
+        self._posted = True
         self._outbox.post(self._deliver, data)
 
     def send_all(self, data: bytes | memoryview, limit: Limit) -> None:
@@ -160,6 +162,7 @@ class Connection:
 
     def _deliver(self, data: bytes) -> None:
         """For a connection that was at rest: if it has something to read, or will not take it all, it is not well."""
+        self._posted = False
         if self.closed:
             return
         try:

@@ -12,6 +12,8 @@ from running import Running
 SIZE = 12_000
 REQUESTS = 1000
 CONFIG = f"""
+[gateway]
+views = ["handling"]
 [[routes]]
 path = "/a"
 respond = {{ text = "{'a' * SIZE}" }}
@@ -23,10 +25,31 @@ path = "/small"
 respond = {{ text = "small" }}
 """
 
+VIEWS = """
+from flask import Blueprint, request
+
+pages = Blueprint("handling", __name__)
+
+
+@pages.get("/abort")
+def abort():
+    request.environ["gateway.connection"].abort()
+    return "not to be sent"
+
+
+@pages.get("/take")
+def take():
+    sock, early = request.environ["gateway.connection"].take()
+    sock.sendall(b"taken, with " + early)
+    return "not to be sent"
+"""
+
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory) -> Iterator[Running]:
-    running = Running(tmp_path_factory.mktemp("posting"), CONFIG)
+    place = tmp_path_factory.mktemp("posting")
+    (place / "handling.py").write_text(VIEWS)
+    running = Running(place, CONFIG)
     yield running
     running.stop()
 
@@ -102,3 +125,24 @@ def test_a_client_that_never_reads_is_not_waited_for_by_others(gateway):
             with socket.create_connection(("127.0.0.1", gateway.port), timeout=20) as client:
                 client.sendall(get("/small") + get("/small", "Connection: close\r\n"))
                 assert everything(client).count(b"small") == 2
+
+
+def test_a_view_may_take_the_connection(gateway):
+    """What was posted before leaves before, and the worker neither writes to it nor reads from it any more."""
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=20) as client:
+        client.sendall(get("/small") + get("/take") + b"more")
+        data = everything(client)
+    first, _, rest = data.partition(b"small")
+    assert first.startswith(b"HTTP/1.1 200 ") and rest == b"taken, with more"
+
+
+def test_a_view_may_reset_the_connection(gateway):
+    for _ in range(3):
+        with socket.create_connection(("127.0.0.1", gateway.port), timeout=20) as client:
+            client.sendall(get("/abort") + get("/small"))
+            with pytest.raises(ConnectionResetError):
+                assert b"small" not in everything(client)
+                raise AssertionError("it ended in order")
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=20) as client:
+        client.sendall(get("/small", "Connection: close\r\n"))
+        assert everything(client).endswith(b"small")

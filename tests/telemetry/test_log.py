@@ -150,6 +150,16 @@ def test_lines_are_written_many_at_a_time(tmp_path, log_to, monkeypatch):
     assert written == [50, 50, 50]
 
 
+def test_a_line_as_long_as_many_is_written_and_so_are_those_after_it(tmp_path, log_to):
+    log = log_to(tmp_path / "log")
+    for line in (b"x" * BATCH + b"\n", b"1\n", b"2\n"):
+        log.write(line)
+    assert log.flush()
+    log.write(b"3\n")
+    assert log.flush()
+    assert (tmp_path / "log").read_bytes()[BATCH:] == b"\n1\n2\n3\n"
+
+
 def test_flush_with_nothing_to_write(tmp_path, log_to):
     assert log_to(tmp_path / "log").flush()
     assert log_to("off").flush()

@@ -66,6 +66,43 @@ def test_a_request_that_could_not_leave_is_sent_on_a_fresh_connection(serve, ups
     assert pool_of(one) == (1, 1, 0)
 
 
+@pytest.mark.parametrize("call", [get(seconds=0), post(b"x", seconds=0)])
+def test_a_call_whose_time_is_over_is_not_sent_on_a_warm_connection_either(serve, upstream, call):
+    service = Service()
+    one = upstream(serve(service))
+    one.send(get())
+    with pytest.raises(DeadlineExceeded):
+        one.send(call)
+    gevent.sleep(0.01)
+    assert len(service.seen) == 1 and pool_of(one) == (1, 1, 0)
+
+
+@pytest.mark.parametrize("make", [get, lambda: post(b"x", "PUT"), lambda: get("/", ("X", "x" * 20000))])
+def test_bytes_that_came_before_a_request_are_no_answer_to_it(serve, upstream, make):
+    """Also when the reader is woken by them before what it posted has left."""
+    def handle(sock, address):
+        peer = Peer(sock)
+        while peer.request():
+            sock.sendall(OK)
+            if not stray.is_set():
+                stray.wait()
+                sock.sendall(b"HTTP/1.1 408 Late\r\nContent-Length: 0\r\n\r\n")
+
+    stray = Event()
+    one = upstream(serve(handle))
+    one.send(get())
+    connection = one.instances[0].pool.idle[0]
+    connection.readable.unwatch()
+    connection.readable.watched = True                   # the loop has not looked yet
+    stray.set()
+    gevent.sleep(0.01)
+    call = make()
+    sending = gevent.spawn(one.send, call)
+    gevent.get_hub().loop.run_callback(connection.readable._ready)      # as when both were ready in one turn
+    assert sending.get(timeout=5).status == 200 and call.attempts[-1].status == 200
+    assert pool_of(one) == (1, 1, 0)
+
+
 def test_bytes_that_come_before_a_posted_request_leaves_are_no_answer_to_it(serve, upstream):
     def handle(sock, address):
         peer = Peer(sock)
