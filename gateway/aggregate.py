@@ -39,6 +39,7 @@ NO_CONTENT = (204, 205)
 BOM = b"\xef\xbb\xbf"                                    # of UTF-8: PHP sends it when a source file begins with one
 JSON_TYPE = re.compile(r"(?:application|text)/(?:[^;\s]+\+)?json\s*(?:;|$)", re.IGNORECASE)
 NOT_SHARED = re.compile(r"\b(?:no-store|private)\b", re.IGNORECASE)
+CONTROLS = frozenset({"cache-control", "cdn-cache-control", "greengate-cache-control"})      # and the targeted ones (RFC 9213)
 TRACE_FIELDS = frozenset({"traceparent", "tracestate"})
 FAILURES = (UpstreamError, DeadlineExceeded, PartFailed, BadRequest)
 
@@ -310,7 +311,7 @@ def unshareable(headers: Headers) -> bool:
     """Does an answer say of itself that it is for one caller, or for nobody, to keep?"""
     for name, value in headers:
         name = name.lower()
-        if name == "set-cookie" or (name == "vary" and "*" in value) or (name == "cache-control" and NOT_SHARED.search(value)):
+        if name == "set-cookie" or (name == "vary" and "*" in value) or (name in CONTROLS and NOT_SHARED.search(value)):
             return True
     return False
 

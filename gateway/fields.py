@@ -39,6 +39,9 @@ PROXY_WORDS = frozenset({
     "x-forwarded-method", "x-original-url", "x-original-uri", "x-original-host", "x-rewrite-url", "x-url-scheme", "x-script-name",
     "x-http-host-override", "x-envoy-original-path", "front-end-https", "proxy"})
 
+# Those of them by which the gateway itself knows where a request comes from and what it was sent to.
+BELIEVED = frozenset({"x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "forwarded", "x-real-ip"})
+
 
 class UnsafeField(ValueError):
     """A header field that must not be sent. The text names the field, never its value, which may be a secret."""

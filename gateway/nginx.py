@@ -10,7 +10,9 @@ template says why each directive is there; the numbers come from here:
 - a connection is idle at nginx for less time than Gunicorn keeps it (75 s), or nginx would send requests into closing ones;
 - answers are kept by nginx only on the paths of routes with ``cache.edge``, only while the gateway says so, and under a key with
   every header field that such an answer may depend on: those in its route's key, those its parts are sent, and those by which
-  any route is chosen. A request with a cookie or credentials never meets what is kept, nor leaves anything there;
+  any route is chosen. A request with a cookie or credentials never meets what is kept, nor leaves anything there. What has
+  expired is never served: nginx knows no limit for that, neither while an instance is asked nor while none answers;
+- the gateway trusts nginx, so no field of a client's that passes for the word of a proxy goes through;
 - large stored bodies of routes with ``cache.offload`` are sent by nginx from the gateway's folder. Only on the paths of those
   routes is X-Accel-Redirect obeyed, and there the gateway takes out what an application says in it;
 - head limits are those of ``gunicorn.conf.py``: what passes here is accepted there.
@@ -30,6 +32,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from .config import Config, Route
 from .errors import ConfigError
+from .fields import BELIEVED, PROXY_WORDS
 from .handover import ANNOUNCED, CARRIED, LOCATION
 
 MARGIN = 5              # seconds that nginx waits longer than the gateway
@@ -45,6 +48,7 @@ PROBLEMS = (
     (504, "gateway_timeout", "No instance of the gateway answered in time."))
 SENT = re.compile(r"\{header\.([^\s:{}]+)")
 NGINX_FIELD = re.compile(r"[A-Za-z0-9-]+")
+SILENCED = tuple(name.title() for name in sorted(PROXY_WORDS - BELIEVED))        # the others have a line of their own
 VARIABLE = re.compile(r"\{(\w+)(?::(\w+))?\}|\*")
 ADDRESS = re.compile(r"unix:/[\w./-]+|(?:[\w.-]+|\[[0-9A-Fa-f:.]+\]|\*):\d{1,5}|\d{1,5}")
 
@@ -71,8 +75,7 @@ def render(config: Config, *, instances: Sequence[str] | None = None, listen: st
         upgrade_timeout=longest_silence(config.routes) + MARGIN, next_within=NEXT_WITHIN, keepalive=KEEPALIVE,
         idle_connections=IDLE_CONNECTIONS, head_buffer=HEAD_BUFFER, problems=PROBLEMS, edges=edges_of(config.routes),
         offloads=offloads_of(config.routes), bodies=bodies_of(config), offload_location=LOCATION, announced=ANNOUNCED,
-        carried=CARRIED,
-        edge_size=EDGE_SIZE, edge_stale=longest_edge(config.routes))
+        carried=CARRIED, silenced=SILENCED, edge_size=EDGE_SIZE, edge_unused=longest_edge(config.routes))
 
 
 def problems(instances: Sequence[str], listen: str) -> list[str]:
@@ -170,7 +173,7 @@ def shown(name: str) -> str:
 
 
 def longest_edge(routes: Sequence[Route]) -> int:
-    """Whole seconds after which what nobody asked for is removed from nginx, and so can be served stale no longer."""
+    """Whole seconds after which nginx removes what nobody asked for."""
     return math.ceil(max((route.cache.edge for route in routes if route.cache and route.cache.edge), default=0.0)) or 1
 
 

@@ -806,7 +806,8 @@ def test_an_upstream_is_left_when_another_failed(real):
 @pytest.mark.parametrize("fields, shared", [
     ([], True), ([("Cache-Control", "max-age=60")], True), ([("cache-control", "max-age=60, Private")], False),
     ([("Cache-Control", "no-store")], False), ([("Set-Cookie", "a=1")], False), ([("Vary", "Accept, *")], False),
-    ([("Vary", "Accept")], True), ([("Cache-Control", "x-private-y")], False)])
+    ([("CDN-Cache-Control", "no-store")], False), ([("Greengate-Cache-Control", "private")], False),
+    ([("CDN-Cache-Control", "max-age=9")], True), ([("Vary", "Accept")], True), ([("Cache-Control", "x-private-y")], False)])
 def test_what_one_part_forbids_to_share_holds_for_the_whole(fields, shared):
     def send(upstream, call):
         return Response(200, [("Content-Type", "application/json"), *(fields if upstream == "a" else ())], b"1")

@@ -9,6 +9,7 @@ import pytest
 from gateway import gunicorn_conf
 from gateway.config import Config
 from gateway.errors import ConfigError
+from gateway.fields import PROXY_WORDS
 from gateway.nginx import path_pattern, render
 
 
@@ -57,6 +58,11 @@ def test_nginx_waits_longer_than_the_gateway(sections, routes, seconds):
     text = render(config(routes, **sections))
     assert values(text, "proxy_read_timeout") == [f"{seconds}s"]
     assert values(text, "proxy_send_timeout") == [f"{seconds}s"]
+
+
+def test_each_word_of_a_proxy_is_said_once_by_nginx_or_not_at_all():
+    said = [each.split()[0].lower() for each in values(render(config()), "proxy_set_header")]
+    assert [name for name in sorted(PROXY_WORDS) if said.count(name) != 1] == []
 
 
 def test_upgrades_exist_only_with_a_websocket_route():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..config import Cache as Policy
-from ..message import Headers, Response
+from ..message import Headers, Request, Response
 from . import rules
 from .conditional import answer
 from .entry import Entry
@@ -62,10 +62,11 @@ class Answers:
         self.tell_edge(response.headers, entry, self.clock())
         return response
 
-    def nothing(self, miss: Miss) -> Response:
-        """504: only what is stored was wanted (section 5.2.1.7)."""
-        self.note(miss, "only-if-cached")
-        status = self.report.forwarded(miss.reason, 0, miss.key, detail="only-if-cached")
+    def nothing(self, request: Request, key: str) -> Response:
+        """504: only what is stored was wanted (section 5.2.1.7). It neither hit nor went on, and Cache-Status says neither."""
+        self.numbers.outcome("only-if-cached")
+        request.notes["cache"] = "only-if-cached"
+        status = f"{self.report.name}{self.report.more(key, 'only-if-cached')}"
         return Response(504, [("Cache-Control", "no-store"), ("Content-Length", "0"), ("Cache-Status", status)], b"")
 
     def tell_edge(self, headers: Headers, entry: Entry | None, now: float) -> None:

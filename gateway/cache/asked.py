@@ -5,16 +5,15 @@ Most requests ask nothing and show nothing of their user: ``seen`` finds that wi
 
 from __future__ import annotations
 
-from ..fields import Kinds
+from ..fields import BELIEVED, PROXY_WORDS, Kinds
 from ..message import Headers
 from .fields import delta_seconds, directives
 
 # Fields that make some frameworks answer for another method or another address than the request line says: an answer to such a
-# request must never stand for others, and stored ones are not for it.
-CONFUSING = frozenset({"x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-original-uri",
-                       "x-rewrite-url", "x-original-host", "x-host", "x-forwarded-server", "x-forwarded-scheme",
-                       "x-forwarded-prefix", "x-forwarded-path", "x-forwarded-uri", "x-forwarded-method", "x-original-method",
-                       "x-override-url", "x-http-destinationurl", "x-http-host-override"})
+# request must never stand for others, and stored ones are not for it. Among them is what a trusted proxy may have passed on from
+# its client, and upstreams get; what is believed of it is in the key or says only who asks.
+CONFUSING = (PROXY_WORDS - BELIEVED) | {"x-http-method-override", "x-http-method", "x-method-override", "x-host",
+                                        "x-original-method", "x-override-url", "x-http-destinationurl"}
 FOR_ORIGIN = frozenset({"if-match", "if-unmodified-since", "upgrade"})    # only the origin may judge these (section 4.3.2)
 CONDITIONS = frozenset({"if-none-match", "if-modified-since"})
 HEEDED = frozenset({"cache-control", "pragma", "range", "if-range"}) | CONDITIONS | FOR_ORIGIN | CONFUSING
@@ -72,7 +71,7 @@ def seen(headers: Headers) -> int:
     return found
 
 
-def asked_of(headers: Headers, heeding: bool = True) -> Asked | None:
+def asked_of(headers: Headers, heeding: bool = True, method: str = "GET") -> Asked | None:
     """None when the request asks nothing. ``heeding`` False: the client's directives count for nothing on this route."""
     if not seen(headers) & ASKS:
         return None
@@ -101,4 +100,10 @@ def asked_of(headers: Headers, heeding: bool = True) -> Asked | None:
         asked.heed(lines, pragma)
         if asked.no_store:
             asked.bypass = asked.bypass or "no-store"
+    if method != "GET":                                  # ranges are of GET alone (RFC 9110 section 14.2)
+        asked.range = None
+    if method not in ("GET", "HEAD"):
+        asked.if_modified_since = None                   # ignored there (section 13.1.3), while the other one means 412 (13.1.2)
+        if asked.if_none_match:
+            asked.bypass = asked.bypass or "if-none-match"
     return asked

@@ -92,13 +92,14 @@ class Flight:
 
 class Flights:
     """What is being fetched, and what was learned: keys that are not worth waiting for, keys whose upstream just failed, and how
-    new keys of each kind turned out."""
+    new keys of each kind turned out. Keys may be long, so their hashes are remembered: two keys with the same one share what was
+    learned, which costs a wait or spares one."""
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self.clock = clock
         self.flying: dict[Any, Flight] = {}
-        self._uncacheable: OrderedDict[Any, float] = OrderedDict()
-        self._resting: OrderedDict[Any, float] = OrderedDict()
+        self._uncacheable: OrderedDict[int, float] = OrderedDict()
+        self._resting: OrderedDict[int, float] = OrderedDict()
         self._recent: dict[Any, deque[bool]] = {}
 
     def lead(self, key: Any) -> Flight:
@@ -118,9 +119,9 @@ class Flights:
         if kind is not None and not self._holds(self._uncacheable, key):     # each key counts once, however often it is asked for
             self._recent.setdefault(kind, deque(maxlen=RECENT)).append(cacheable)
         if cacheable:
-            self._uncacheable.pop(key, None)
+            self._uncacheable.pop(hash(key), None)
             for reached in (True, False):
-                self._resting.pop((key, reached), None)
+                self._resting.pop(hash((key, reached)), None)
         else:
             self._remember(self._uncacheable, key, UNCACHEABLE_FOR)
 
@@ -143,19 +144,19 @@ class Flights:
     def resting(self, key: Any, reached: bool) -> bool:
         return bool(self._resting) and self._holds(self._resting, (key, reached))
 
-    def _remember(self, table: OrderedDict[Any, float], key: Any, seconds: float) -> None:
-        table[key] = self.clock() + seconds
-        table.move_to_end(key)
+    def _remember(self, table: OrderedDict[int, float], key: Any, seconds: float) -> None:
+        table[hash(key)] = self.clock() + seconds
+        table.move_to_end(hash(key))
         if len(table) > MOST_REMEMBERED:
             table.popitem(last=False)
 
-    def _holds(self, table: OrderedDict[Any, float], key: Any) -> bool:
-        until = table.get(key)
+    def _holds(self, table: OrderedDict[int, float], key: Any) -> bool:
+        until = table.get(hash(key))
         if until is None:
             return False
         if until > self.clock():
             return True
-        del table[key]
+        del table[hash(key)]
         return False
 
     def __repr__(self) -> str:

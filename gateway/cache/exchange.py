@@ -45,9 +45,7 @@ class Exchange:
 
     def __call__(self, miss: Miss, flight: Flight | None) -> Response:
         """Go on to the upstream, and see what comes back. ``flight`` is what this request leads, None when it asks for itself."""
-        begun = self.clock()
-        miss.number = self.store.number
-        self.answers.note(miss, miss.reason)
+        begun = self._begin(miss)
         try:
             response = self.next(self._outgoing(miss))
         except ClientDisconnected:
@@ -57,16 +55,24 @@ class Exchange:
                 self.flights.land(flight, FAILED, error)
             return self.failed(miss, error, asked=True)
         entry = miss.entry
-        if entry is not None and response.status == 304:
+        if entry is not None and response.status == 304 and miss.request.method == "GET":
             return self._validated(miss, entry, response, begun, flight)
         return self._covered(miss, response) or self._arrived(miss, response, begun, flight)
+
+    def _begin(self, miss: Miss) -> float:
+        """It goes on now: when that is, and what the store is like."""
+        miss.number = self.store.number
+        miss.held = self.store.held(miss.key) is not None
+        self.answers.note(miss, miss.reason)
+        return self.clock()
 
     def _outgoing(self, miss: Miss) -> Request:
         """The request as it goes on: with our validators, and without what only this client has."""
         asked, entry = miss.asked, miss.entry
         if entry is None and (asked is None or miss.alone or asked.range is not None):
             return miss.request
-        return resent(miss.request, TAKEN_OFF, [] if entry is None else list(rules.validators(entry)))
+        validators = [] if entry is None or miss.request.method != "GET" else list(rules.validators(entry))
+        return resent(miss.request, TAKEN_OFF, validators)
 
     def _validated(self, miss: Miss, entry: Entry, response: Response, begun: float, flight: Flight | None) -> Response:
         """304: what is stored is right, and newer from now on."""
@@ -102,6 +108,7 @@ class Exchange:
             if miss.asked is not None:
                 answered = answer(made, miss.asked, self.clock())
                 if answered.status != made.status:
+                    answered.headers += [field for field in response.headers if field[0].lower() == "age"]
                     response = answered
             return self._said(miss, response, kept)
         if flight is not None:
@@ -161,8 +168,7 @@ class Exchange:
 
     def head(self, miss: Miss) -> Response:
         """HEAD that the cache could not answer. What it tells about the stored answer counts (section 4.3.5)."""
-        begun, entry = self.clock(), miss.entry
-        self.answers.note(miss, miss.reason)
+        begun, entry = self._begin(miss), miss.entry
         try:
             response = self.next(miss.request)
         except ClientDisconnected:

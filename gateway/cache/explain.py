@@ -20,13 +20,16 @@ from .key import SEPARATOR, KeyOf, caller, cookies, folded, implied_port, select
 SERVED = {rules.FRESH: "fresh: it is served", rules.REFRESH: "expired: it is served, and refreshed beside that",
           rules.STALE: "expired, but the client takes it so: it is served", rules.VALIDATE: "validated with the upstream first"}
 PERMITS = {COOKIE: "public, s-maxage or a lifetime in a field for shared caches, or Vary: Cookie",
-           AUTHORIZATION: "public, s-maxage or must-revalidate"}
+           AUTHORIZATION: "public, s-maxage, or must-revalidate with a lifetime"}
 
 
 def of_request(request: Request, asked: Asked | None, shown: int, policy: Cache, key_of: KeyOf) -> Iterator[str]:
     """One line for each thing that decides."""
     reason = past(request, asked, policy)
     if reason:
+        if asked is not None and asked.only_if_cached and handled(request, policy):
+            yield f"only-if-cached: 504, since it would go past the cache: {reason}"
+            return
         yield f"goes past the cache: {reason}"
         if request.method not in SAFE:
             yield f"a success makes what is stored for {key_of.url(request)} invalid"
@@ -46,7 +49,7 @@ def of_request(request: Request, asked: Asked | None, shown: int, policy: Cache,
 
 def past(request: Request, asked: Asked | None, policy: Cache) -> str:
     """Why the cache has nothing to do with the request; empty when it has."""
-    if request.method not in ("GET", "HEAD") and not (request.method == "POST" and "POST" in policy.methods):
+    if not handled(request, policy):
         return f"the method {request.method}"
     if asked is not None and asked.bypass == "no-store":
         return "the client says no-store"
@@ -55,6 +58,11 @@ def past(request: Request, asked: Asked | None, policy: Cache) -> str:
     if asked is not None and asked.bypass:
         return f"{asked.bypass} is for the origin alone to judge"
     return ""
+
+
+def handled(request: Request, policy: Cache) -> bool:
+    """Are there stored answers to its method?"""
+    return request.method in ("GET", "HEAD") or request.method == "POST" and "POST" in policy.methods
 
 
 def left_out(request: Request, policy: Cache, key_of: KeyOf) -> Iterator[str]:
@@ -104,7 +112,7 @@ def who(request: Request, shown: int, policy: Cache) -> Iterator[str]:
 
 
 def waiting(request: Request, asked: Asked | None, shown: int, policy: Cache) -> str:
-    if asked is not None and asked.range is not None and request.method != "HEAD":
+    if asked is not None and asked.range is not None:
         return "for nobody, a part is of no use to others"
     if request.method == "HEAD":
         return "for nobody, a HEAD asks for itself"
@@ -120,12 +128,16 @@ def of_stored(variants: Variants, request: Request, asked: Asked | None, shown: 
     chosen = select(variants, request)
     for entry in variants:
         yield f"{'>' if entry is chosen else ' '} {line_of(entry, now)}"
+    verdict = rules.VALIDATE
     if chosen is None:
         yield "none of them is for this request, by their Vary: it goes on (vary-miss)"
     elif own := rules.withheld(chosen, shown):
         yield f"not for this request, which may have an answer of its own ({own}): it goes past"
     else:
-        yield SERVED[rules.judge(chosen, asked, now)]
+        verdict = rules.judge(chosen, asked, now)
+        yield SERVED[verdict]
+    if verdict == rules.VALIDATE and asked is not None and asked.only_if_cached:
+        yield "504 instead of that: only-if-cached"
 
 
 def line_of(entry: Entry, now: float) -> str:

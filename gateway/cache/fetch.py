@@ -55,7 +55,7 @@ class Fetch:
 
     def __call__(self, miss: Miss) -> Response:
         if miss.asked is not None and miss.asked.only_if_cached:
-            return self.answers.nothing(miss)
+            return self.answers.nothing(miss.request, miss.key)
         miss.number = self.store.number
         if miss.request.method == "HEAD":
             return self._resting(miss) or self.exchange.head(miss)
@@ -72,6 +72,7 @@ class Fetch:
             try:
                 state = self._follow(miss, flight)
             except DeadlineExceeded as error:
+                miss.look_again(self.store)
                 return self.exchange.failed(miss, error, asked=False)
             if state != ABANDONED:                       # it says nothing: one of those who wait leads
                 flights += 1
@@ -138,6 +139,7 @@ class Fetch:
             if flight.lease is None and (found := self._elsewhere(miss, flight)) is not None:
                 self.flights.land(flight, STORED, found)
                 return self.answers.collapsed(miss, found)
+            miss.look_again(self.store)
             return self.exchange(miss, flight)
         except (ClientDisconnected, DeadlineExceeded):
             raise
@@ -172,7 +174,7 @@ class Fetch:
         flight = self.flights.lead(miss.flight_key)
         beside = Miss(detached(miss.request), None, miss.key, miss.lane, miss.entry, miss.reason, miss.personal, miss.variants,
                       miss.shown)
-        beside.beside = True
+        beside.beside, beside.number = True, self.store.number
         spawn(self._refresh, beside, flight)
 
     def _refresh(self, miss: Miss, flight: Flight) -> None:
@@ -180,6 +182,10 @@ class Fetch:
         result = "failed"
         try:
             flight.lease = self.store.lease(miss.lease, LEASE)
+            miss.look_again(self.store)
+            if miss.entry is None:                       # it was purged: who asks for it next leads
+                result = "purged"
+                return
             response = self.exchange(miss, flight)
             if not isinstance(response.body, bytes):
                 try:

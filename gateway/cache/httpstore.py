@@ -24,15 +24,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
 from time import monotonic, sleep, time
 
-from ..tasks import Event, spawn_apart
+from ..tasks import Event, LoopLimit, spawn_apart
 from . import format
+from .circuit import Slow
 from .compact import compacted
 from .entry import Variants
-from .lease import Lease, leased
+from .lease import Lease, Leases
 from .memory import Memory, Node, Owner, whole_steps
 from .purge import Marks, Purge, parsed_purge
 from .tiers import Channel, Counts, Leasing, Operation, Shared, ignore
@@ -80,6 +82,7 @@ class HttpStore:
         self.counts = counts or Counts()
         self.patience = patience
         self._writers: dict[str, Writer] = {}
+        self._leases: Leases | None = None
         self.marks = Marks()
         self.views_cleared = 0.0                         # the cache of view code, whose purges travel along: when last
         self.view_purged: Callable[[Purge], None] = ignore
@@ -131,7 +134,7 @@ class HttpStore:
         node.value, node.seen = left, number
         return True
 
-    def _renewed(self, key: str, node: Node, owner: Owner | None) -> Variants:
+    def _renewed(self, key: str, node: Node, owner: Owner | None) -> Variants | None:
         """What memory has has expired: another worker may have put a newer one into a shared tier."""
         now = monotonic()
         if node.asked + AGAIN <= now:
@@ -139,7 +142,7 @@ class HttpStore:
             if (found := self._fetch(key, node, owner)) is not None:
                 return found
         self._hit(1.0)
-        return node.value
+        return self.held(key)
 
     def _fetch(self, key: str, known: Node | None, owner: Owner | None = None) -> Variants | None:
         """From the shared tiers, kept in memory from now on. With ``known``, only what is newer than that."""
@@ -149,22 +152,23 @@ class HttpStore:
         return found
 
     def _looked_up(self, key: str, known: Node | None, owner: Owner | None) -> Variants | None:
-        """The first that asks for a key looks; the others wait, as long as that may take, and get the same."""
+        """The first that asks for a key looks; the others wait for what it finds as long as they may."""
+        began = monotonic()
         while (look := self._looks.get(key)) is not None:
-            look.over.wait()
-            if look.done:
-                found = look.found
+            with suppress(Slow), LoopLimit(self.patience, Slow()):
+                look.over.wait()
+            if look.done or not look.over.is_set():
+                ended, found = monotonic(), look.found
+                _looked.set((ended, ended - began))
                 return found if found is None or look.number == self.marks.number else self.marks.apply(found)
         look = self._looks[key] = Look()
-        began = monotonic()
         try:
             look.found = self._look_up(key, known, owner)
             look.number, look.done = self.marks.number, True
         finally:
             del self._looks[key]
             look.over.set()
-            ended = monotonic()
-            _looked.set((ended, ended - began))
+            _looked.set((ended := monotonic(), ended - began))
         return look.found
 
     def _look_up(self, key: str, known: Node | None, owner: Owner | None) -> Variants | None:
@@ -191,16 +195,15 @@ class HttpStore:
         data = tier.get(key)
         if data is None:
             return None
-        found = None
         try:
-            found = self.marks.apply(format.decode(key, data, tier.shift))
+            return self.marks.apply(format.decode(key, data, tier.shift))
         except format.Corrupt as error:
             if forget:
                 log.warning("the cache tier %s has an unusable record: %s", tier.name, error)
                 self.counts.of("corrupt", tier.name)(1.0)
-        if found is None and forget:
-            self._write(tier, key, Written(lambda: ("delete", key)))
-        return found
+                if key not in self.memory.nodes and self._writer(tier).waiting(key) is None:     # nothing newer came meanwhile
+                    self._write(tier, key, Written(lambda: ("delete", key)))
+        return None
 
     def put(self, key: str, variants: Variants, keep: float, begun: float, owner: Owner | None = None) -> Variants | None:
         """Store ``variants``, whose first is new, for ``keep`` seconds. ``begun`` is the wall clock time at which the request
@@ -225,6 +228,8 @@ class HttpStore:
             if tier.usable:
                 make = partial(self._record, tier, key, variants, until)
                 self._write(tier, key, Written(make, variants, size))
+            else:
+                self.counts.of("dropped", tier.name)(1.0)
 
     def _record(self, tier: Shared, key: str, variants: Variants, until: float) -> Operation | None:
         """What is written down, now that it is; nothing when it was purged, or is of no use to anybody any more."""
@@ -343,9 +348,10 @@ class HttpStore:
         Waits for what the look-up of this request has left of its time."""
         if self.leases is None or not self.leases.usable:
             return None
+        self._leases = self._leases or Leases(self.leases, self._writer(self.leases))
         ended, spent = _looked.get()
         patience = self.patience - (spent if monotonic() < ended + RECENT else 0.0)
-        return leased(self.leases, self._writer(self.leases), key, seconds, patience)
+        return self._leases.take(key, seconds, patience)
 
     def leased(self, key: str) -> bool:
         """Has somebody the lease of ``key``?"""
@@ -364,9 +370,8 @@ class HttpStore:
             pause = min(pause * 1.5, POLL_MOST)
         if held is None:                                 # nobody can be asked, nor for the answer
             return None
-        node = self.memory.nodes.get(key)
-        found = self._fetch(key, node)
-        return found if found is not None or node is None else node.value
+        found = self._fetch(key, self.memory.nodes.get(key))
+        return found if found is not None else self.held(key)
 
     # The life of the worker
 
@@ -382,6 +387,8 @@ class HttpStore:
 
     def stop(self) -> None:
         until = monotonic() + DRAIN
+        if self._leases is not None:
+            self._leases.stop()
         for writer in self._writers.values():
             writer.stop(max(0.0, until - monotonic()))
         for channel in self.channels:

@@ -12,27 +12,29 @@ from .miss import HttpStore, Miss
 from .report import Numbers
 
 SAYS_NOTHING = frozenset({"partial", "request", "method", "cut", "changed"})             # the next may well be kept
-OF_ONE_USER = frozenset({"cookie", "authorization"})     # what others have stays as it is
+OF_ONE_USER = frozenset({"cookie", "authorization", "request"})          # what others have stays as it is
 # Statuses for what is odd about one request: what is stored for the others is as good as before
 PROVOKED = frozenset({400, 408, 411, 412, 413, 414, 415, 416, 417, 421, 422, 425, 426, 428, 429, 431})
 MOST_COUNTED = 10_000                                    # keys whose uses are counted
 
 
 class Uses:
-    """How often each key was asked for: an answer is kept from the request on that makes it ``enough``."""
+    """How often each key was asked for: an answer is kept from the request on that makes it ``enough``. Keys may be long, so their
+    hashes are counted: two keys with the same one count together."""
 
     def __init__(self, enough: int) -> None:
         self.enough = enough
-        self._counts: OrderedDict[str, int] = OrderedDict()
+        self._counts: OrderedDict[int, int] = OrderedDict()
 
     def count(self, key: str) -> None:
         if self.enough > 1:
-            self._counts[key] = self._counts.pop(key, 0) + 1
+            short = hash(key)
+            self._counts[short] = self._counts.pop(short, 0) + 1
             if len(self._counts) > MOST_COUNTED:
                 self._counts.popitem(last=False)
 
     def suffice(self, key: str) -> bool:
-        return self.enough == 1 or self._counts.get(key, 0) >= self.enough
+        return self.enough == 1 or self._counts.get(hash(key), 0) >= self.enough
 
     def __repr__(self) -> str:
         return f"Uses({len(self._counts)} keys, {self.enough} are enough)"
@@ -114,8 +116,10 @@ class Keeper:
             self.store.put(miss.key, left, max(rules.keep(one, now) for one in left), now)
 
     def _known(self, miss: Miss) -> Variants | None:
-        """What is stored under its key. Shared tiers were asked when it was looked up, and are not asked again."""
-        return self.store.held(miss.key) or miss.variants
+        """What is stored under its key. Shared tiers were asked when it was looked up, and are not asked again; what memory had
+        then and has no more was forgotten meanwhile."""
+        known = self.store.held(miss.key)
+        return miss.variants if known is None and not miss.held else known
 
     def _learn(self, miss: Miss, sharable: bool) -> None:
         self.flights.learn(miss.lane, sharable, miss.shown if miss.variants is None else None)

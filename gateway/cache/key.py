@@ -69,7 +69,7 @@ class KeyOf:
                 values = [value if as_sent == name else f"{as_sent}={value}" for as_sent, value in pairs]
                 yield f"cookie {name}={'; '.join(values)}" if values else f"no cookie {name}"
         if self.policy.vary_by_caller:
-            yield f"caller {caller(request)}"
+            yield f"caller {caller(request, self.policy.key.cookies is None)}"
 
     def __repr__(self) -> str:
         key, parts = self.policy.key, ["url"]
@@ -123,13 +123,17 @@ def matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
     return lambda name: name in whole or name.startswith(starts)
 
 
-def caller(request: Request) -> str:
-    """Who asks: what was found out about the caller before the cache, else what it shows as proof; empty for strangers."""
+def caller(request: Request, with_cookies: bool = False) -> str:
+    """Who asks: what was found out about the caller before the cache, else what it shows as proof; empty for strangers. All users
+    of an application may show the same: ``with_cookies`` tells them apart by their cookies, too."""
     known = request.notes.get("caller")
     if known is not None:
         return f"={known}"
-    proof = SEPARATOR.join(value for name, value in request.headers if name.lower() == "authorization")
-    return sha256(proof.encode("latin-1")).hexdigest() if proof else ""
+    proof = request.header_list("Authorization")
+    if not any(proof):
+        return ""
+    shown = request.header_list("Cookie") if with_cookies else []
+    return sha256(repr((proof, shown)).encode()).hexdigest()
 
 
 def cookies(request: Request) -> dict[str, list[tuple[str, str]]]:

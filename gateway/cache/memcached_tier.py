@@ -57,15 +57,21 @@ class MemcachedTier:
         return self._attempt(lambda: self.client.get(self._name(key)))
 
     def put(self, key: str, data: bytes, seconds: float) -> None:
-        keep = min(LONGEST, max(1, int(seconds)))
-        self._attempt(lambda: self.client.set(self._name(key), data, expire=keep, noreply=False))
+        self._write("put", key, data, seconds)
 
     def delete(self, key: str) -> None:
-        self._attempt(lambda: self.client.delete(self._name(key), noreply=False))
+        self._write("delete", key)
 
-    def write(self, operations: Sequence[Operation]) -> None:
-        """``put`` and ``delete`` by name, each of another key."""
-        gather(*(partial(getattr(self, name), *arguments) for name, *arguments in operations), limit=AT_ONCE)
+    def write(self, operations: Sequence[Operation]) -> int:
+        """Each of another key; how many are lost."""
+        return gather(*(partial(self._write, *operation) for operation in operations), limit=AT_ONCE).count(None)
+
+    def _write(self, what: str, key: str, data: bytes = b"", seconds: float = 0.0) -> Any:
+        """None when that was not possible."""
+        if what == "delete":
+            return self._attempt(lambda: self.client.delete(self._name(key), noreply=False))
+        keep = min(LONGEST, max(1, int(seconds)))
+        return self._attempt(lambda: self.client.set(self._name(key), data, expire=keep, noreply=False))
 
     def _name(self, key: str) -> str:
         """Memcached's keys have no spaces and at most 250 bytes."""

@@ -49,7 +49,8 @@ class Miss:
     """One request that goes on, with what was found for it. ``lane`` is the key for waiting: those that show who they are wait
     only for each other. ``reason`` is the fwd of Cache-Status. ``shown`` is what it shows of its user (asked.py)."""
 
-    __slots__ = ("request", "asked", "key", "lane", "entry", "reason", "personal", "variants", "shown", "number", "alone", "beside")
+    __slots__ = ("request", "asked", "key", "lane", "entry", "reason", "personal", "variants", "shown", "number", "held", "alone",
+                 "beside")
 
     def __init__(self, request: Request, asked: Asked | None, key: str, lane: Any, entry: Entry | None, reason: str,
                  personal: bool, variants: Variants | None = None, shown: int = 0) -> None:
@@ -63,6 +64,7 @@ class Miss:
         self.variants = variants
         self.shown = shown
         self.number = 0                                  # the store's when it was last looked up
+        self.held = False                                # did memory have its key when it went on?
         self.alone = False                               # it waits for nobody, and nobody for it
         self.beside = False                              # it refreshes what is stored, and no client waits
 

@@ -1,8 +1,9 @@
 """How the workers of all machines hear of each other's purges: a log in Redis, a stream that each follows from where it was.
 
 A purge is one entry, with the time of Redis's clock; ``XREAD BLOCK`` brings it to every worker at once, and to one that was away as
-soon as it is back. Only a worker that has read everything uses Redis (RedisTier.resume), so a record that was purged meanwhile
-is never served.
+soon as it is back. Only a worker that has read everything uses Redis (Circuit.resume), so a record that was purged meanwhile is
+never served. It goes on reading while the tier is paused for what happened to requests: what is in its memory has to be purged
+too.
 
 Of several purges of one bucket (purge.py) the log has the latest, so that it does not grow with what is purged again and again;
 a hash beside it knows where that is. Worth reading are KEPT; beyond that the oldest go.
@@ -10,8 +11,8 @@ a hash beside it knows where that is. Worth reading are KEPT; beyond that the ol
 The log begins with an entry that everything older is purged, and the oldest one in it counts as such: so a log that was trimmed,
 or lost with the rest of Redis (FLUSHALL, eviction, a restart without a disk), brings nothing back.
 
-A purge that cannot be written waits here and is written before Redis is used again. When too many different ones wait, one of
-everything takes their place.
+A purge that cannot be written waits here, and is written as soon as Redis takes it on the log's own connections, before the tier is
+used again. When too many different ones wait, one of everything takes their place.
 """
 
 from __future__ import annotations
@@ -105,31 +106,36 @@ class RedisLog:
             try:
                 self._catch_up(heard)
                 circuit.resume()
-                while circuit.usable and not self.waiting:
-                    self._read(heard, int(BLOCK * 1000))
-            except circuit.errors as error:
+                while (block := BLOCK if circuit.usable else min(BLOCK, circuit.left())) > 0:
+                    self._read(heard, max(1, int(block * 1000)))         # 0 would be for ever
+                    self._write_waiting()
+            except Exception as error:                   # whatever it is: who does not follow hears no purges any more
                 self._disconnect()
                 circuit.failed(1.0)
                 circuit.pause(error)
-            sleep(max(circuit.left(), 0.01))
+                sleep(max(circuit.left(), 0.01))
 
     def _catch_up(self, heard: Callable[[Purge], None]) -> None:
-        """Read everything new, and write what waits. Raises the tier's errors."""
+        """Read everything new, and write what waits. Raises the tier's errors, and those of a log that is none."""
         circuit = self.tier.circuit
         if self._client is None:
             self._client = connect(self.tier.url, BLOCK + PATIENCE, connections=2)
         client = self._client
         self._compare_clocks(lambda: circuit.limited(client.time))
         client.eval(BEGIN, 1, self.name)
-        [(first, fields)] = client.xrange(self.name, count=1)
+        [(first, fields)] = client.xrange(self.name, count=1)        # gone already, or no purge: ValueError, KeyError
         if order(first) > order(self._last):             # new here, or what came in between is lost
             heard(Purge("everything", "", False, self._moment(fields)))
         while self._read(heard):
             pass
+        self._write_waiting()
+
+    def _write_waiting(self) -> None:
         while self.waiting:
             what, purge = next(iter(self.waiting.items()))
-            client.eval(*self._line(purge))
-            self.waiting.pop(what, None)
+            self._client.eval(*self._line(purge))
+            if self.waiting.get(what) is purge:          # else a later one took its place meanwhile
+                del self.waiting[what]
 
     def _compare_clocks(self, asked: Callable[[], tuple[int, int]]) -> None:
         """How far Redis's clock is ahead of ours, and how wrong that may be: half of the quickest answer's time."""

@@ -89,14 +89,18 @@ class RedisTier:
 
     # Beside the requests
 
-    def write(self, operations: Sequence[Operation]) -> None:
-        """Records and leases, in this order under each key; leases end after the records before them were written."""
+    def write(self, operations: Sequence[Operation]) -> int:
+        """Records and leases, in this order under each key; leases end after the records before them were written. How many are
+        lost."""
         commands = [self._command(operation) for operation in operations]
         if not is_cluster(self.url):
-            self.circuit.attempt(lambda: self._written(commands))
-            return
+            refused: list[Exception] = []
+            done = self.circuit.attempt(lambda: self._written(commands, refused))
+            return 0 if done else len(refused) or len(commands)
+        lost = 0
         for some in ([c for c in commands if c[0] != "EVAL"], [c for c in commands if c[0] == "EVAL"]):
-            gather(*(partial(self.ask, *command) for command in some), limit=AT_ONCE)
+            lost += gather(*(partial(self.ask, *command) for command in some), limit=AT_ONCE).count(None)
+        return lost
 
     def _command(self, operation: Operation) -> Command:
         match operation:
@@ -112,10 +116,10 @@ class RedisTier:
                 return "EVAL", RELEASE, 1, self._lease(key), token
         raise ValueError(operation[0])
 
-    def _written(self, commands: list[Command]) -> None:
-        """One batch. One that is refused leaves the others as they are."""
+    def _written(self, commands: list[Command], refused: list[Exception]) -> bool:
+        """One batch. One that is ``refused`` leaves the others as they are."""
         try:
-            refused = self._with_connection(lambda connection: exchange(connection, commands, self._refusals), WRITING, WRITING)
+            refused += self._with_connection(lambda connection: exchange(connection, commands, self._refusals), WRITING, WRITING)
         except Busy:
             self.circuit.failed(float(len(commands)))
             raise
@@ -126,6 +130,7 @@ class RedisTier:
             self.circuit.failed(1.0)
         if refused:
             raise Refused(str(refused[0]))
+        return True
 
     # Asking
 

@@ -13,7 +13,8 @@ refused as            because
 ``set-cookie``        it makes a cookie for one client, and the route does not share those
 ``no-store``          (5.2.2.5), unless must-understand says otherwise of a status known here (5.2.2.3)
 ``private``           (5.2.2.7), unless the key tells callers apart
-``authorization``     the request was authenticated, and the answer does not say public, s-maxage or must-revalidate (3.5)
+``authorization``     the request was authenticated, and the answer says neither public nor s-maxage, nor must-revalidate with a
+                      lifetime of its own (3.5)
 ``cookie``            the request carried a cookie, so it may be personal: neither does the answer say that it is for everybody or
                       varies by Cookie, nor the route which cookies count
 ``status``            not cacheable by itself and without freshness of its own (3)
@@ -52,7 +53,7 @@ NOT_STORED = HOP_BY_HOP | {"age", "x-request-id", "x-accel-expires", OWN}
 NOT_UPDATED = frozenset({"content-length", "content-encoding", "content-range", "content-md5", "etag"})
 HEURISTIC_PART, HEURISTIC_MOST = 0.1, 86400.0            # of the time since Last-Modified (section 4.2.2)
 UNREACHABLE = 60.0                                       # seconds a stale answer serves while the upstream is gone (4.2.4)
-NGINX_ROUND = 10.0                                       # seconds between two rounds of nginx's cache manager, at most
+NGINX_TICK = 1.0                                         # nginx counts in whole seconds: it may keep an answer for one more
 NEVER = -1.0                                             # the window of stale-if-error=0: not even while the upstream is gone
 KEPT_STALE = 3600.0                                      # seconds a stale answer is kept to be validated
 
@@ -107,7 +108,7 @@ def forbidden(request: Request, asked: dict[str, list[str]], status: int, fields
     """Why the answer must not be stored at all (section 3); empty when it may be."""
     if request.method != "GET" and not (request.method == "POST" and "POST" in policy.methods):
         return "method"
-    if "no-store" in directives(asked.get("cache-control", ())):
+    if policy.client_directives and "no-store" in directives(asked.get("cache-control", ())):
         return "request"
     if status in (206, 304) or status < 200 or "x-partial" in fields:
         return "partial"
@@ -125,7 +126,7 @@ def forbidden(request: Request, asked: dict[str, list[str]], status: int, fields
         return "private"
     if personal:
         return ""
-    if "authorization" in asked and not (given.for_callers or ruled.must_revalidate):
+    if "authorization" in asked and not (given.for_callers or ruled.must_revalidate and ruled.explicit):
         return "authorization"
     if "cookie" in asked and policy.key.cookies is None and not (
             given.for_everybody or "cookie" in varies):
@@ -306,16 +307,12 @@ def once_fresh(entry: Entry) -> bool:
 
 def edge_seconds(entry: Entry, policy: Cache, edge: float, now: float) -> float:
     """How long nginx in front may keep it; 0: not at all. nginx selects by the address alone and asks nobody who they are;
-    the generated configuration sends whoever has a cookie past it.
-
-    It serves what expired until that was renewed, or was not asked for since ``edge`` and its cache manager has come round: that
-    time is kept free, so that it stays within what the answer allows.
-    """
+    the generated configuration sends whoever has a cookie past it, and serves nothing that has expired."""
     if policy.vary_by_caller or policy.key.headers or policy.key.cookies:
         return 0.0
     if judge(entry, None, now) != FRESH:
         return 0.0
-    return max(0.0, min(edge, max(entry.expires, entry.stale_while_revalidate) - now - edge - NGINX_ROUND))
+    return max(0.0, min(edge, max(entry.expires, entry.stale_while_revalidate) - now - NGINX_TICK))
 
 
 def due_early(entry: Entry, now: float, beta: float, draw: float) -> bool:

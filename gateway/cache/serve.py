@@ -10,9 +10,9 @@ validated                      stale-if-error it stands in for an error
 nothing                        the request goes on; the others wait (coalesce.py), and share the answer when it may be shared
 =============================  ==============================================================================================
 
-Out of the cache's business (``bypass``): other methods, a GET with a body, conditions that only the origin may judge, fields that
-frameworks take for another method or address; and who shows who he is, where what is stored is for strangers. What an unsafe
-method changed is purged (invalidate.py).
+Out of the cache's business (``bypass``): other methods, a GET with a body, conditions that only the origin may judge (of a POST
+also If-None-Match), fields that frameworks take for another method or address; and who shows who he is, where what is stored is for
+strangers. What an unsafe method changed is purged (invalidate.py).
 
 Here is what every request meets; fetch.py is what only a miss does.
 """
@@ -71,17 +71,15 @@ class Cache:
         if method != "GET" and method != "HEAD" and not (method == "POST" and self._posts):
             return self._other(request)
         kinds = seen(request.headers)
-        asked = asked_of(request.headers, self._heeding) if kinds & ASKS else None
+        asked = asked_of(request.headers, self._heeding, method) if kinds & ASKS else None
         shown = kinds & self._proofs and self.shown(kinds, request)
         if asked is not None and asked.bypass:
-            return self._bypass(request, "request" if asked.bypass == "no-store" else "bypass", asked.bypass)
-        if asked is not None and method == "HEAD":
-            asked.range = None
+            return self._bypass(request, asked, "request" if asked.bypass == "no-store" else "bypass", asked.bypass)
         key = self.key_of(request)
         if method == "POST" or request.body is not None:
             told_apart = self._by_body(request)
             if told_apart is None:
-                return self._bypass(request, "bypass", "body")
+                return self._bypass(request, asked, "bypass", "body")
             key += told_apart
         variants = self.store.get(key, self.owner)
         if variants is None:
@@ -90,7 +88,7 @@ class Cache:
         if entry is None:
             return self.fetch(self._miss(request, asked, shown, key, None, "vary-miss", variants))
         if shown and (own := rules.withheld(entry, shown)):
-            return self._past(request, asked, shown, key, own)
+            return self._past(request, asked, key, own)
         now = self.clock()
         verdict = rules.judge(entry, asked, now)
         if verdict == rules.FRESH:
@@ -147,7 +145,9 @@ class Cache:
             self.fetch.tell_edge(headers, entry, now)
         return response
 
-    def _bypass(self, request: Request, reason: str, detail: str) -> Response:
+    def _bypass(self, request: Request, asked: Asked | None, reason: str, detail: str) -> Response:
+        if asked is not None and asked.only_if_cached:
+            return self.fetch.answers.nothing(request, "")
         self.numbers.outcome(reason)
         request.notes["cache"] = reason
         response = self.next(request)
@@ -155,10 +155,10 @@ class Cache:
             forget(self.store, request, response)
         return self._passed(response, reason, detail)
 
-    def _past(self, request: Request, asked: Asked | None, shown: int, key: str, own: str) -> Response:
+    def _past(self, request: Request, asked: Asked | None, key: str, own: str) -> Response:
         """What is stored is for strangers, and this user may have an answer of his own, which must not take its place."""
         if asked is not None and asked.only_if_cached:
-            return self.fetch(self._miss(request, asked, shown, key, None, "bypass"))
+            return self.fetch.answers.nothing(request, key)
         self.numbers.outcome(own)
         request.notes["cache"] = own
         return self._passed(self.next(request), "bypass", own)
@@ -170,7 +170,7 @@ class Cache:
         response = self.next(request)
         if request.method not in SAFE:
             forget(self.store, request, response)
-            if request.method == "POST":
+            if request.method == "POST" and not ((asked := asked_of(request.headers, self._heeding, "POST")) and asked.bypass):
                 self.fetch.keep_posted(self._miss(request, None, 0, self.key_of(request), None, "method"), response)
         return self._passed(response, "method", request.method)
 
@@ -183,7 +183,7 @@ class Cache:
     def explain(self, request: Request, stored: Variants | None = None) -> list[str]:
         """What happens to ``request``, a line for each reason; with what is ``stored`` under its key, what that means for it."""
         kinds = seen(request.headers)
-        asked = asked_of(request.headers, self._heeding)
+        asked = asked_of(request.headers, self._heeding, request.method)
         shown = self.shown(kinds, request)
         if stored is not None:
             return list(explain.of_stored(stored, request, asked, shown, self.clock()))

@@ -114,8 +114,8 @@ class Tiered(BaseCache):
             if data is not None and (found := self._read(tier, key, data)) is not None:
                 self._keep(key, found)
                 return found.value()
-        if held is not None and held.until > now and not self._tiers():
-            return held.value()
+        if held is not None and held.until > now and not any(tier.usable for tier in self._tiers()):
+            return held.value()                          # nobody can be asked whether there is a newer one
         return None
 
     def _read(self, tier: Shared, key: str, data: bytes) -> Held | None:

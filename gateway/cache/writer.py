@@ -4,10 +4,11 @@
 
     add --> queue: under each name what is to be written last --> a batch --> the tier, one batch after the other
      |
-     +--- full: it is dropped, and counted
+     +--- full: it is dropped, and counted, as is what the tier does not take
 
 Order: what was added under a name later is written later, or instead; names are written in the order in which they were first
-added. So whoever sees a lease gone sees the record that was put before. Deletions and leases find room when records do not.
+added, unless what waited was withdrawn first. So whoever sees a lease gone sees the record that was put before. Deletions and
+leases find room when records do not.
 
 What is to be written is made when it is its turn (``make``), so that a purge that came meanwhile counts. The greenlet that writes
 begins with the first thing and ends after the last: there is none before the fork, none while nothing is written.
@@ -32,7 +33,8 @@ log = logging.getLogger("gateway")
 
 class Written:
     """Something to write. ``make`` gives it, None when there is no use in it any more; ``held`` is what it will be, for those who
-    ask meanwhile; ``size`` is in bytes, 0 for what is no record; ``after`` is called when it was written, or could not be."""
+    ask meanwhile; ``size`` is in bytes, 0 for what is no record; ``after`` is called when it was written, or could not be, or what
+    replaced it."""
 
     __slots__ = ("make", "held", "size", "after")
 
@@ -45,10 +47,11 @@ class Written:
 
 
 class Writer:
-    """For one tier, whose ``write`` takes a batch. ``dropped`` is called with the number of what found no room."""
+    """For one tier, whose ``write`` takes a batch and says how many of it were lost. ``dropped`` is called with the number of
+    those, and of what found no room."""
 
-    def __init__(self, write: Callable[[Sequence[Operation]], None], dropped: Callable[[float], None], *, most: int = MOST,
-                 largest: int = LARGEST) -> None:
+    def __init__(self, write: Callable[[Sequence[Operation]], int | None], dropped: Callable[[float], None], *,
+                 most: int = MOST, largest: int = LARGEST) -> None:
         self.write = write
         self.dropped = dropped
         self.most = most
@@ -64,11 +67,16 @@ class Writer:
 
     def add(self, name: str, written: Written) -> bool:
         """Write it soon; whether there is room for it."""
-        self._leave(self._queue.get(name))
+        before = self._queue.get(name)
+        self._leave(before)
+        if before is not None and written.after is None:
+            written.after = before.after
         if not self._has_room(written):
             if self._queue.pop(name, None) is not None:  # what was to be written before is not right any more
                 self.dropped(1.0)
             self.dropped(1.0)
+            if written.after is not None:
+                written.after()
             return False
         self._queue[name] = written
         self.bytes += written.size
@@ -120,8 +128,8 @@ class Writer:
         self._sending = batch
         try:
             operations = [made for written in batch.values() if (made := written.make()) is not None]
-            if operations:
-                self.write(operations)
+            if operations and (lost := self.write(operations)):
+                self.dropped(float(lost))
         except Exception:
             log.exception("what the cache writes beside the requests is lost")
             self.dropped(float(len(batch)))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from sys import getrefcount
+
 import gevent
 import pytest
 
 from gateway.cache import coalesce
 from gateway.cache.coalesce import ABANDONED, FAILED, FLYING, STORED, UNCACHEABLE, Flights
+from gateway.cache.keeper import Uses
 from gateway.deadline import Deadline
 from gateway.errors import DeadlineExceeded
 
@@ -127,6 +130,19 @@ def test_what_is_remembered_is_bounded(monkeypatch):
     for key in "abc":
         flights.rest(key, True)
     assert [flights.resting(key, True) for key in "abc"] == [False, True, True]
+
+
+def test_long_keys_are_not_held():
+    key = "http://shop.test/?" + "x" * 8000
+    flights, uses, before = Flights(), Uses(2), getrefcount(key)
+    flights.learn(key, False)
+    flights.learn((key, 2), False)
+    flights.rest(key, True)
+    uses.count(key)
+    uses.count(key)
+    assert getrefcount(key) == before
+    assert uses.suffice(key) and flights.resting(key, True)
+    assert not flights.worth_waiting(key) and not flights.worth_waiting((key, 2)) and flights.worth_waiting((key, 4))
 
 
 @pytest.mark.parametrize("outcomes, hopeful, doubtful", [

@@ -106,6 +106,7 @@ def test_the_stored_list_is_nobody_elses():
     ([("Upgrade", "websocket")], True, "upgrade"),
     ([("X-HTTP-Method-Override", "DELETE")], True, "x-http-method-override"),
     ([("X-Original-URL", "/admin")], True, "x-original-url"),
+    ([("Front-End-Https", "on")], True, "front-end-https"), ([("X-Forwarded-Proto", "https")], True, None),
     ([("Cache-Control", "no-store")], True, "no-store"),
     ([("Cache-Control", "no-store")], False, ""),
     ([("Cache-Control", "max-age=0")], True, ""),

@@ -97,6 +97,17 @@ def test_who_wants_only_what_is_stored_gets_nothing_that_is_not_for_him(world, m
     assert (response.status, len(world.seen)) == (504, 1)
 
 
+@pytest.mark.parametrize("cc", ["private, max-age=60", "max-age=60", "public, max-age=60"])
+def test_users_of_one_application_have_answers_of_their_own(world, cc):
+    """They all show the same Authorization, and each a session of his own."""
+    world.cache({"vary_by_caller": True})
+    world.answer = greeting(cc)
+    for _ in range(2):
+        assert [world.ask(("Authorization", "Basic app"), asker).text for asker in (ANN, BOB)] == [
+            b"Hello sid=ann", b"Hello sid=bob"]
+    assert len(world.seen) == 2
+
+
 # -- Nothing takes the strangers' answer away
 
 @pytest.mark.parametrize("later", [greeting(), greeting("no-store"), greeting("private, max-age=9"), ok("", b"gone", 404),
@@ -223,10 +234,12 @@ controls = st.sampled_from(["", "max-age=10", "max-age=10, must-revalidate", "no
 @settings(deadline=None)
 @given(st.lists(steps, max_size=25), st.lists(controls, min_size=1, max_size=4), st.booleans(), st.sampled_from(["", '"v"']),
        st.sampled_from([{}, {"ttl": "9s"}, {"ttl": "9s", "respect": "policy"}, {"respect": "stricter", "ttl": "9s"},
-                        {"vary_by_caller": True}, {"stale_while_revalidate": "1m", "stale_if_error": "1m"},
-                        {"min_uses": 2, "negative_ttl": "9s"}]))
-def test_no_answer_ever_crosses_users(sequence, said, varies, tag, policy):
-    """Personal pages that say nothing about being so: whoever asks reads his own name, or, a stranger, nobody's."""
+                        {"vary_by_caller": True}, {"vary_by_caller": True, "ttl": "9s"},
+                        {"stale_while_revalidate": "1m", "stale_if_error": "1m"},
+                        {"min_uses": 2, "negative_ttl": "9s"}]), st.booleans())
+def test_no_answer_ever_crosses_users(sequence, said, varies, tag, policy, application):
+    """Personal pages that say nothing about being so: whoever asks reads his own name, or, a stranger, nobody's. Those who use an
+    ``application`` all show the same Authorization."""
     world = World()
     world.clock = lambda: time.time() + world.offset
     world.cache(policy)
@@ -241,13 +254,14 @@ def test_no_answer_ever_crosses_users(sequence, said, varies, tag, policy):
         return ok(said[turn % len(said)], name.encode(), **fields, **({"ETag": own} if own else {}))
 
     world.answer = page
+    proof = [("Authorization", "Basic app")] if application else []
     for action, user, field in sequence:
         if action == "later":
             world.offset += 11.0
         elif action == "change":
             turn += 1
         else:
-            headers = ([("Cookie", f"sid={user}")] if user else []) + ([field] if field else [])
+            headers = proof + ([("Cookie", f"sid={user}")] if user else []) + ([field] if field else [])
             response = world.ask(*headers, method="GET" if action == "ask" else action)
             settle()
             if action == "ask" and response.status == 200:

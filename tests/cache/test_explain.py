@@ -37,6 +37,12 @@ def explained(policy, *headers, method="GET", target="/a", port=""):
      ["goes past the cache: x-host makes some frameworks answer for another method or address"]),
     ({}, {"headers": [("If-Match", '"v"')]}, ["goes past the cache: if-match is for the origin alone to judge"]),
     ({}, {"headers": [("Cache-Control", "only-if-cached")]}, ["only-if-cached: 504 when it is not stored"]),
+    ({}, {"headers": [("Cache-Control", "only-if-cached"), ("If-Match", '"v"')]},
+     ["only-if-cached: 504, since it would go past the cache: if-match is for the origin alone to judge"]),
+    ({}, {"headers": [("Cache-Control", "only-if-cached"), ("If-Match", '"v"')], "method": "PUT"},
+     ["goes past the cache: the method PUT"]),
+    ({"methods": ["GET", "POST"]}, {"headers": [("If-None-Match", '"v"')], "method": "POST"},
+     ["goes past the cache: if-none-match is for the origin alone to judge"]),
     ({}, {"headers": [("Pragma", "no-cache")]}, ["no-cache: what is stored is validated first"]),
     ({}, {"headers": [("Cache-Control", "max-age=5, min-fresh=6, max-stale, stale-if-error=7")]},
      ["max-age: 5 s", "min-fresh: 6 s", "max-stale: of any age", "stale-if-error: 7 s"]),
@@ -56,7 +62,7 @@ def explained(policy, *headers, method="GET", target="/a", port=""):
       "Cookie: it gets what is stored only when that is for everybody; key.cookies says which cookies count",
       "waiting: with those that send a cookie, too, once it is known that answers are for all of them"]),
     ({}, {"headers": [AUTHORIZATION]},
-     ["Authorization: its answer is stored only with public, s-maxage or must-revalidate",
+     ["Authorization: its answer is stored only with public, s-maxage, or must-revalidate with a lifetime",
       "Authorization: it gets what is stored unless its lifetime is the route's or a guess",
       "waiting: for nobody, what was made for one caller is not for others"]),
     ({"vary_by_caller": True}, {"headers": [AUTHORIZATION, COOKIE]}, ["caller: has answers of its own"]),
@@ -70,6 +76,7 @@ def test_what_is_said_of_a_request(policy, asked, said):
 REQUESTS = [[], [COOKIE], [AUTHORIZATION], [COOKIE, AUTHORIZATION], [("Cache-Control", "no-store")],
             [("Cache-Control", "no-cache")], [("Cache-Control", "max-age=1")], [("X-Original-URL", "/b")], [("If-Match", '"v"')],
             [("Range", "bytes=0-1")], [("Accept-Language", "de")], [("Cache-Control", "only-if-cached")],
+            [("Cache-Control", "only-if-cached"), COOKIE], [("Cache-Control", "only-if-cached"), ("Accept-Language", "de")],
             [("Cache-Control", "max-stale"), COOKIE]]
 
 
@@ -91,6 +98,8 @@ def test_it_is_what_happens(policy, cc, fields, asked):
     [status] = status_of(world.ask(*asked))
     if lines[0].startswith("goes past"):
         assert "fwd=bypass" in status or "fwd=request" in status
+    elif "504" in verdict:
+        assert status == "greengate"
     elif "it is served" in verdict:
         assert "; hit;" in status
     elif "goes past" in verdict:

@@ -539,6 +539,52 @@ def test_what_was_purged_while_a_request_waited_is_not_validated(world, purged, 
     assert world.seen[-1].header("If-None-Match") == validator
 
 
+class Hearing:
+    """Gives leases; all but the first request hear of a purge while they ask for one."""
+
+    name, usable = "hearing", True
+
+    def __init__(self, world, purged):
+        self.world = world
+        self.purged = purged
+
+    def lease(self, key, token, seconds):
+        if self.world.seen:
+            self.world.store.purge(url="http://shop.test/a" if self.purged else "http://shop.test/b")
+            self.world.base = time.time()
+        return True
+
+    def leased(self, key):
+        return False
+
+    def write(self, operations):
+        return 0
+
+
+@pytest.mark.parametrize("purged, validator, text", [(True, "", b"new"), (False, '"old"', b"old")])
+def test_what_is_purged_while_the_lease_is_waited_for_is_not_validated(world, purged, validator, text):
+    world.store = HttpStore(Memory(2 ** 20), leases=Hearing(world, purged))
+    world.cache()
+    stale_one(world)
+    world.store.flush()                                  # else it has its own lease again
+    world.answer = lambda request: Response(304, []) if request.header("If-None-Match") else ok(body=b"new")
+    assert world.ask().text == text
+    assert (len(world.seen), world.seen[1].header("If-None-Match")) == (2, validator)
+
+
+@pytest.mark.parametrize("purged, seen, result", [(True, 1, "purged"), (False, 2, "done")])
+def test_what_is_purged_before_its_refresh_is_not_refreshed(world, purged, seen, result):
+    world.store = HttpStore(Memory(2 ** 20), leases=Hearing(world, purged))
+    world.cache({"stale_while_revalidate": "1m"})
+    stale_one(world)
+    world.store.flush()
+    world.answer = ok(body=b"new")
+    assert world.ask().text == b"old"
+    until(lambda: world.count("gateway_cache_refreshes_total", result=result))
+    assert len(world.seen) == seen and world.step.fetch.flights.flying == {}
+    assert world.ask().text == b"new"
+
+
 @pytest.mark.parametrize("purged", [True, False])
 def test_what_was_purged_while_a_request_waited_covers_no_error(world, purged):
     go = stale_one(world)
@@ -574,6 +620,32 @@ def test_a_follower_whose_time_is_over_gets_the_stale_answer(world):
     assert world.ask(deadline=0.05).text == b"old"
     go.set()
     assert leader.get(timeout=SAFETY).text == b"hello"
+
+
+def test_a_follower_whose_time_is_over_does_not_get_what_was_purged_while_it_waited(world):
+    go = stale_one(world)
+
+    def slow(request):
+        assert go.wait(SAFETY)
+        return ok()
+
+    world.answer = slow
+    leader = gevent.spawn(world.ask)
+    gevent.sleep(0)
+    purge = gevent.spawn(world.store.purge, url="http://shop.test/a")
+    with pytest.raises(DeadlineExceeded):
+        world.ask(deadline=0.05)
+    go.set()
+    gevent.joinall([leader, purge], timeout=SAFETY, raise_error=True)
+
+
+@pytest.mark.parametrize("reason, left", [("request", True), ("cookie", True), ("no-store", False)])
+def test_what_is_said_by_one_request_takes_nothing_from_the_others(world, reason, left):
+    world.ask()
+    [stored] = world.store.get(key := "http://shop.test/a")
+    miss = Miss(Request("GET", "/a", [], host="shop.test"), None, key, key, stored, "stale", False, Variants([stored]))
+    world.step.fetch.exchange.keeper.refuse(miss, reason, None)
+    assert (world.store.get(key) is not None) is left
 
 
 # -- A tier behind memory
@@ -626,6 +698,41 @@ def test_variants_that_memory_does_not_hold_are_not_lost(world):
     world.store.memory.clear()
     world.ask(("X-A", "2"))
     assert [world.ask(("X-A", name)).text for name in "12"] == [b"1", b"2"] and len(world.seen) == 2
+
+
+@pytest.mark.parametrize("purged", [True, False])
+def test_what_is_purged_while_a_tier_is_asked_for_a_newer_one_is_not_used(world, purged):
+    class Hearing(Tier):
+        def get(self, key):
+            if world.seen:
+                world.store.purge(url="http://shop.test/a" if purged else "http://shop.test/b")
+                world.base = time.time()
+
+    world.store = HttpStore(Memory(2 ** 20), [Hearing()])
+    world.cache()
+    world.base = time.time() - 20.0
+    world.answer = ok("max-age=10, stale-while-revalidate=60", b"old", ETag='"v"')
+    world.ask()
+    world.store.flush()                                  # else what is still to be written is found, and nobody is asked
+    world.base = time.time()
+    world.answer = ok(body=b"new")
+    assert world.ask().text == (b"new" if purged else b"old")
+
+
+def test_what_was_forgotten_meanwhile_does_not_come_back(world):
+    """Another request, here or in another worker, finds that what is under the key is no longer right."""
+    world.answer = lambda request: ok(body=request.header("X-A").encode(), Vary="X-A")
+    for name in "12":
+        world.ask(("X-A", name))
+
+    def forgetting(request):
+        world.store.delete("http://shop.test/a")
+        return ok(body=b"new", Vary="X-A")
+
+    world.answer = forgetting
+    assert world.ask(("X-A", "1"), ("Cache-Control", "no-cache")).text == b"new"
+    world.answer = ok(body=b"new", Vary="X-A")
+    assert [world.ask(("X-A", name)).text for name in "12"] == [b"new", b"new"] and len(world.seen) == 4
 
 
 # -- Another worker

@@ -24,6 +24,7 @@ def same(policy, one, other, scope=""):
 
 
 COOKIE = {"headers": [("Cookie", "a=1; b=2")]}
+APP = {"headers": [("Authorization", "Basic app")]}      # what all users of an application show
 
 
 @pytest.mark.parametrize("policy, one, other, expected", [
@@ -79,6 +80,12 @@ COOKIE = {"headers": [("Cookie", "a=1; b=2")]}
     ({"vary_by_caller": True}, {"headers": [("Authorization", "x")]}, {"headers": [("authorization", "x")]}, True),
     ({"vary_by_caller": True}, {"headers": [("Authorization", "x")]}, {"headers": [("Authorization", "y")]}, False),
     ({"vary_by_caller": True}, {"headers": [("Authorization", "x")]}, {}, False),
+    ({"vary_by_caller": True}, APP, {"headers": [*APP["headers"], ("Cookie", "sid=ann")]}, False),
+    ({"vary_by_caller": True}, {"headers": [*APP["headers"], ("Cookie", "sid=bob")]},
+     {"headers": [*APP["headers"], ("Cookie", "sid=ann")]}, False),
+    ({"vary_by_caller": True, "key": {"cookies": ["sid"]}}, {"headers": [*APP["headers"], ("Cookie", "_ga=1; sid=ann")]},
+     {"headers": [*APP["headers"], ("Cookie", "_ga=2; sid=ann")]}, True),
+    ({"vary_by_caller": True}, {"caller": "ann", "headers": [("Cookie", "_ga=1")]}, {"caller": "ann"}, True),
     ({"vary_by_caller": True}, {"caller": "ann"}, {"caller": "bob"}, False),
     ({"vary_by_caller": True}, {"caller": "ann", "headers": [("Authorization", "x")]}, {"caller": "ann"}, True),
 ])

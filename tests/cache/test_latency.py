@@ -9,11 +9,15 @@ import pytest
 from asking import World, at_once, ok
 from far import Far
 from gevent import monkey
+from gevent.event import Event
 from stored import SAFETY, Counted, until, variants_of
 
 from gateway import gather
 from gateway.cache import circuit as circuits
+from gateway.cache import httpstore
+from gateway.cache import lease as leases
 from gateway.cache import redis_tier
+from gateway.cache.circuit import Slow
 from gateway.cache.httpstore import HttpStore
 from gateway.cache.memcached_tier import MemcachedTier
 from gateway.cache.memory import Memory
@@ -342,8 +346,55 @@ def test_another_workers_lease_is_none(redis_server, stores):
     one, other = stores(server.url, timeout=5.0), stores(server.url, timeout=5.0)
     lease = one.lease("k", 60)
     assert other.lease("k", 60) is None and other.leased("k")
-    lease.extend(90)
-    assert one.flush() and server.client.pttl("greengate:lease:k") > 80_000
+    lease.extend(1.5)
+    assert one.flush() and server.client.pttl("greengate:lease:k") <= 1_500
+
+
+def test_a_lease_is_extended_while_it_is_held(redis_server, stores, monkeypatch):
+    monkeypatch.setattr(leases, "TICK", 0.02)
+    server = redis_server()
+    one = stores(server.url, timeout=5.0)
+    lease = one.lease("k", 60)
+    assert server.client.pttl("greengate:lease:k") <= leases.SHORT * 1000, "a worker that is lost keeps nobody waiting for long"
+    scripts = calls(server, "pexpire")
+    until(lambda: calls(server, "pexpire") >= scripts + 3)
+    lease.release()
+    until(lambda: not one._leases.held and one._leases._greenlet is None)
+    assert one.flush() and not one.leased("k") and not one._leases.ending
+
+
+@pytest.mark.parametrize("end", ["time", "pause"])
+def test_a_lease_that_is_not_extended_ends(redis_server, stores, monkeypatch, end):
+    """Its time is over, or nothing can be written: the release is lost."""
+    monkeypatch.setattr(leases, "TICK", 0.02)
+    monkeypatch.setattr(leases, "SHORT", 0.3)
+    if end == "pause":
+        monkeypatch.setattr(circuits, "FIRST", SAFETY)
+    server = redis_server()
+    one, other = stores(server.url, timeout=5.0), stores(server.url, timeout=5.0)
+    lease = one.lease("k", 0.4 if end == "time" else 60)
+    if end == "pause":
+        one.leases.circuit.pause(Slow("late"))
+        lease.release()
+        assert one.flush() and one.counted["dropped", "redis"] == 1
+    assert other.wait("k", SAFETY) is None and not other.leased("k")
+
+
+def test_a_release_waits_for_the_record_and_replaces_no_other_lease(redis_server, stores, far):
+    place = far(0.0)
+    one = stores(place.url, timeout=5.0)
+    first = one.lease("k", 60)
+    place.said.clear()
+    first.extend(30)                                     # has its place in the queue before the record
+    one.put("k", variants_of(), 60, time.time())
+    first.release()
+    assert one.flush() and place.said == ["SET", "release"]
+    first.release()
+    one.patience = 0.0
+    one._leases.ending.clear()                           # as if it was on its way already
+    second = one.lease("k", 60)
+    second.release()
+    assert second.token != first.token and one.flush() and place.said[2:] == ["release", "release"]
 
 
 def test_what_is_put_while_redis_is_away_is_not_kept_for_it(redis_server, stores):
@@ -354,7 +405,63 @@ def test_what_is_put_while_redis_is_away_is_not_kept_for_it(redis_server, stores
     one.get("k")
     assert not one.leases.usable
     one.put("k", variants_of(), 60, time.time())
-    assert not len(one._writer(one.leases)) and one.flush(0)
+    assert not len(one._writer(one.leases)) and one.flush(0) and one.counted["dropped", "redis"] == 1
+
+
+class Slowly:
+    """A tier whose answers come when ``go`` is set; ``asked`` counts."""
+
+    name, usable, shift, margin = "redis", True, 0.0, 0.0
+
+    def __init__(self, found=None):
+        self.found, self.asked, self.go = found, 0, Event()
+
+    def get(self, key):
+        self.asked += 1
+        assert self.go.wait(SAFETY)
+        return self.found
+
+    def write(self, operations):
+        pass
+
+    def close(self):
+        pass
+
+
+def test_nobody_waits_for_anothers_look_up_longer_than_he_may():
+    """What he waited is taken from what he may wait for the lease."""
+    near = Slowly()
+    one = HttpStore(Memory(2 ** 22), [near], patience=0.05)
+    first = gevent.spawn(one.get, "k")
+    until(lambda: near.asked)
+
+    def wait():
+        return one.get("k"), httpstore._looked.get()[1] >= 0.045
+
+    with gevent.Timeout(SAFETY / 2):
+        assert gather(wait, wait) == [(None, True)] * 2 and near.asked == 1
+    near.go.set()
+    first.join(SAFETY)
+
+
+def test_a_record_that_was_purged_is_not_removed_for_its_successor(redis_server, stores):
+    server = redis_server()
+    one, other = stores(server.url), stores(server.url)
+    one.put("k", variants_of(tags=["t"]), 60, time.time())
+    assert one.flush()
+    other.purge(tag="t")
+    assert other.get("k") is None and other.flush() and server.client.exists("greengate:k")
+
+
+def test_a_record_that_is_none_does_not_take_its_successor_along():
+    one = HttpStore(Memory(0), [near := Slowly(b"nonsense")], patience=SAFETY)
+    looking = gevent.spawn(one.get, "k")
+    until(lambda: near.asked)
+    one._writer(near)._greenlet = object()               # nothing is written meanwhile
+    one.put("k", variants_of(), 60, time.time())
+    near.go.set()
+    looking.join(SAFETY)
+    assert one._writer(near).waiting("k").held is not None
 
 
 def test_a_worker_that_ends_writes_what_is_left(redis_server, stores):

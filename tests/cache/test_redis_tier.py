@@ -344,6 +344,60 @@ def test_a_purge_while_redis_is_away_is_made_up_for(redis_server, follow):
     assert not here.waiting
 
 
+def test_a_pause_for_what_happened_to_requests_keeps_no_purge_back(redis_server, follow, monkeypatch):
+    monkeypatch.setattr(circuits, "FIRST", SAFETY)
+    server = redis_server()
+    (one, heard), (other, heard_there) = follow(server.url), follow(server.url)
+    for log in (one, other):
+        until(lambda log=log: log.tier.circuit.usable)
+    one.tier.circuit.pause(Slow("no answer within 50 ms"))
+    assert other.write(Purge("tag", "told", False, time.time()))
+    until(lambda: tags(heard) == ["told"], SAFETY / 2)
+    assert not one.write(Purge("tag", "own", False, time.time())), "not known yet"
+    until(lambda: tags(heard_there) == ["own"], SAFETY / 2)
+    assert not one.waiting and not one.tier.circuit.usable, "the pause goes on"
+
+
+def test_a_pause_ends_while_the_log_is_followed(redis_server, follow):
+    server = redis_server()
+    log, _ = follow(server.url)
+    until(lambda: log.tier.circuit.usable)
+    client = log._client
+    log.tier.circuit.pause(Slow("no answer within 50 ms"))
+    until(lambda: log.tier.circuit.usable)
+    assert log._client is client and log.tier.failures == []
+
+
+@pytest.mark.parametrize("how", ["foreign", "gone"])
+def test_a_log_that_is_none_pauses_and_is_tried_again(redis_server, follow, monkeypatch, how):
+    server, begin = redis_server(), redis_log.BEGIN
+    if how == "foreign":
+        server.client.xadd("greengate:purges", {"a": "b"})
+    else:
+        monkeypatch.setattr(redis_log, "BEGIN", "return redis.call('DEL', KEYS[1])")      # as if it was evicted right after
+    log, heard = follow(server.url)
+    until(lambda: log.tier.failures)
+    assert not log.tier.circuit.usable and ("KeyError" in log.tier.circuit.failure or "ValueError" in log.tier.circuit.failure)
+    monkeypatch.setattr(redis_log, "BEGIN", begin)
+    server.client.delete("greengate:purges")
+    until(lambda: log.tier.circuit.usable)
+    other, _ = follow(server.url)
+    until(lambda: other.tier.circuit.usable)
+    other.write(Purge("tag", "good", False, time.time()))
+    until(lambda: tags(heard) == ["good"])
+
+
+def test_what_was_not_written_is_told(redis_server, tier):
+    server = redis_server("--maxmemory", "3mb", "--maxmemory-policy", "noeviction")
+    one = tier(server.url)
+    assert one.write([("put", "a", b"1", 10), ("delete", "b")]) == 0
+    lost = sum(one.write([("put", f"big{number}", b"x" * 50_000, 100), ("delete", "b")]) for number in range(200))
+    assert 0 < lost == len(one.failures) <= 200, "what was refused"
+    server.kill()
+    assert one.write([("put", "a", b"1", 10)] * 3) == 3
+    assert one.write([("put", "a", b"1", 10)] * 3) == 3, "and while it is paused"
+
+
 @pytest.mark.parametrize("lose", ["flush", "evict", "restart"])
 def test_a_log_that_was_lost_brings_nothing_back(redis_server, follow, lose):
     """Records from before count as purged for everybody who begins with the new log."""

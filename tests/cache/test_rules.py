@@ -62,6 +62,10 @@ CC = "Cache-Control"
     ("3.5", [(CC, "max-age=60")], {"asked": [("AUTHORIZATION", "x")]}, "authorization"),
     ("3.5", [(CC, "max-age=60, public")], {"asked": [("Authorization", "x")]}, None),
     ("3.5", [(CC, "max-age=60, must-revalidate")], {"asked": [("Authorization", "x")]}, None),
+    # must-revalidate permits to share for as long as the answer says itself, not for as long as the route or a guess does
+    ("safety", [(CC, "must-revalidate")], {"asked": [("Authorization", "x")], "ttl": "30s"}, "authorization"),
+    ("safety", [(CC, "must-revalidate"), ("Last-Modified", date(-864000))], {"asked": [("Authorization", "x")]}, "authorization"),
+    ("safety", [(CC, "must-revalidate"), ("Expires", date(60))], {"asked": [("Authorization", "x")]}, None),
     ("3.5", [(CC, "s-maxage=60")], {"asked": [("Authorization", "x")]}, None),
     ("3.5", [(CC, "max-age=60, proxy-revalidate")], {"asked": [("Authorization", "x")]}, "authorization"),
     ("3.5", [("Expires", date(60))], {"asked": [("Authorization", "x")]}, "authorization"),
@@ -70,6 +74,7 @@ CC = "Cache-Control"
     ("4.1", [(CC, "max-age=60"), ("Vary", "Accept, *")], {}, "vary"),
     ("4.1", [(CC, "max-age=60"), ("Vary", ""), ("vary", ", *")], {}, "vary"),
     ("5.2.1.5", [(CC, "max-age=60")], {"asked": [(CC, "no-store")]}, "request"),
+    ("policy", [(CC, "max-age=60")], {"asked": [(CC, "no-store")], "client_directives": False}, None),
     ("5.2.2.5", [(CC, "no-store")], {}, "no-store"),
     ("5.2.2.5", [(CC, "max-age=60, No-StOrE")], {}, "no-store"),
     ("5.2.2.5", [(CC, "max-age=60"), (CC, "no-store")], {}, "no-store"),

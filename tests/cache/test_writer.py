@@ -15,12 +15,14 @@ class Tier:
 
     def __init__(self):
         self.batches = []
+        self.lost = 0
         self.go = gevent.event.Event()
         self.go.set()
 
     def write(self, operations):
         assert self.go.wait(SAFETY)
         self.batches.append([" ".join(operation) for operation in operations])
+        return self.lost
 
 
 @pytest.fixture
@@ -129,6 +131,33 @@ def test_afterwards(make, tier):
     writer, after = make(), []
     writer.add("a", record("1", after=lambda: after.append(list(tier.batches))))
     assert writer.flush(SAFETY) and after == [[["put 1"]]]
+
+
+def test_what_was_to_follow_follows_what_took_the_place(make, tier, monkeypatch):
+    writer, after = make(), []
+    writer.add("a", Written(lambda: ("delete", "a"), after=lambda: after.append(list(tier.batches))))
+    writer.add("a", record("1"))
+    assert after == [] and writer.flush(SAFETY) and after == [[["put 1"]]]
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_what_was_to_follow_follows_at_once_when_there_is_no_room(make, monkeypatch, replaced):
+    writer, after = make(largest=10), []
+    deletion = Written(lambda: ("delete", "a"), after=lambda: after.append(1))
+    if replaced:
+        assert writer.add("a", deletion) and not writer.add("a", record("too large", 11))
+    else:
+        monkeypatch.setattr(writers, "MOST_OTHERS", 0)
+        assert not writer.add("a", deletion)
+    assert after == [1] and writer.flush(SAFETY) and after == [1]
+
+
+def test_what_the_tier_loses_is_counted(make, tier):
+    writer = make()
+    tier.lost = 2
+    for name in "abc":
+        writer.add(name, record(name))
+    assert writer.flush(SAFETY) and writer.lost == [2.0]
 
 
 def test_what_fails_unexpectedly_ends_nothing(make, tier, caplog):

@@ -1,7 +1,8 @@
 """What one client sends must not become what another gets: a real gateway before an upstream that puts all it hears into its page.
 
 Such an upstream says in Vary by what it answers, or it cannot be cached at all; what is tried here is what no upstream says: whose
-page it is, and what some frameworks take for the address, the method or the word of a proxy.
+page it is, and what some frameworks take for the address, the method or the word of a proxy. All of it is tried twice: by a
+stranger, and through a trusted proxy that passes on what its client says.
 """
 
 from __future__ import annotations
@@ -13,8 +14,17 @@ import pytest
 from running import Running, ask, free_port
 from stored import until
 
+from gateway.configfile import load_text
+from gateway.fields import PROXY_WORDS
+from tests.e2e.test_nginx import folder, nginx  # noqa: F401
+
 EVIL = "evil-marker"
+# Of a trusted proxy these are believed and passed on. They say who asks, and which request it is: an upstream that answers by that
+# has to say so, as it has for strangers with their own addresses.
+WHO_ASKS = {"x-forwarded-for", "x-real-ip", "x-request-id"}
 CONFIG = """
+[gateway]
+trust = [{trust}]
 [upstreams.echo]
 instances = ["http://127.0.0.1:{port}"]
 [[routes]]
@@ -51,12 +61,13 @@ socketserver.ThreadingTCPServer(("127.0.0.1", int(sys.argv[1])), Echo).serve_for
 """
 
 
-@pytest.fixture(scope="module")
-def gateway(tmp_path_factory):
+@pytest.fixture(scope="module", params=["", '"127.0.0.1/32"'], ids=["stranger", "trusted"])
+def gateway(request, tmp_path_factory):
     """Both are processes: they serve all tests of this file."""
     port = free_port()
     upstream = subprocess.Popen([sys.executable, "-c", UPSTREAM, str(port)])
-    running = Running(tmp_path_factory.mktemp("attacks"), CONFIG.format(port=port))
+    running = Running(tmp_path_factory.mktemp("attacks"), CONFIG.format(port=port, trust=request.param))
+    running.trusts = bool(request.param)
     until(lambda: send(running, "/")[0] == 200)
     yield running
     running.stop()
@@ -78,15 +89,25 @@ def page(gateway, target, *lines):
 
 
 @pytest.mark.parametrize("name", [
-    "X-Forwarded-Host", "X-Host", "X-Original-Host", "X-HTTP-Host-Override", "X-Forwarded-Server", "Forwarded", "X-Forwarded-Port",
-    "X-Original-URL", "X-Original-URI", "X-Rewrite-URL", "X-Override-URL", "X-Http-Destinationurl", "X-Forwarded-Path",
-    "X-Forwarded-Uri", "X-Forwarded-Prefix", "X-Script-Name", "X-Envoy-Original-Path", "X-HTTP-Method-Override", "X-HTTP-Method",
-    "X-Method-Override", "X-Original-Method", "X-Forwarded-Method", "X-Forwarded-Proto", "X-Forwarded-Scheme", "X-Forwarded-Ssl",
-    "X-Url-Scheme", "Front-End-Https", "X-Forwarded-For", "X-Real-IP", "Proxy", "X-Request-Id", "Cookie", "Authorization",
-    "If-Match", "If-None-Match"])
+    *sorted(PROXY_WORDS), "X-Host", "X-Override-URL", "X-Http-Destinationurl", "X-HTTP-Method-Override", "X-HTTP-Method",
+    "X-Method-Override", "X-Original-Method", "X-Request-Id", "Cookie", "Authorization", "If-Match", "If-None-Match"])
 def test_a_field_that_is_not_in_the_key(gateway, name):
     send(gateway, f"/field/{name}", f"{name}: {EVIL}")
-    assert EVIL.encode() not in page(gateway, f"/field/{name}")
+    believed = gateway.trusts and name.lower() in WHO_ASKS
+    assert (EVIL.encode() in page(gateway, f"/field/{name}")) is believed
+
+
+@pytest.mark.parametrize("gateway", ['"127.0.0.1/32"'], indirect=True, ids=["trusted"])
+@pytest.mark.parametrize("name", [
+    "X-Forwarded-Host", "X-Forwarded-Ssl", "Front-End-Https", "X-Url-Scheme", "X-Original-URL", "X-Script-Name"])
+def test_a_word_of_a_proxy_behind_nginx(gateway, nginx, name):  # noqa: F811
+    """Nothing of it gets through nginx, so that it is neither kept nor goes past the cache."""
+    port = nginx([gateway.port], load_text(gateway.config.read_text(), {}))
+    request = f"GET /nginx/{name} HTTP/1.1\r\nHost: shop.test\r\nConnection: close\r\n"
+    attack = ask(port, f"{request}{name}: {EVIL}\r\n\r\n".encode())
+    after = ask(port, f"{request}\r\n".encode())
+    assert attack[0] == after[0] == 200 and attack[2] == after[2], "one answer, kept"
+    assert EVIL.encode() not in after[2]
 
 
 @pytest.mark.parametrize("path", [

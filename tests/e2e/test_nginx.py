@@ -15,6 +15,7 @@ import pytest
 from running import Running, free_port
 
 from gateway.config import Config
+from gateway.fields import PROXY_WORDS
 from gateway.nginx import render
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -147,6 +148,12 @@ def test_what_a_client_says_of_itself_is_replaced(nginx, instance):
     assert {name: fields(head, name) for name in expected} == expected
     [request_id] = fields(head, "X-Request-Id")
     assert len(request_id) == 32
+
+
+def test_no_client_speaks_for_a_proxy(nginx, instance):
+    backend, heads = instance()
+    exchange(nginx([backend]), get(headers="".join(f"{name.title()}: evil\r\n" for name in sorted(PROXY_WORDS))))
+    assert heads[0].startswith(b"GET / ") and b"evil" not in heads[0]
 
 
 @pytest.mark.parametrize("request_bytes, names, host", [

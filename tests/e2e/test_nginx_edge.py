@@ -11,6 +11,7 @@ import gevent
 import pytest
 from running import Recorder, Running, ask, field
 
+from gateway.configfile import load_text
 from gateway.errors import ConfigError
 from gateway.nginx import render
 from tests.e2e.test_nginx import config, exchange, fields, folder, get, instance, nginx  # noqa: F401
@@ -30,6 +31,15 @@ def kept(seconds: str = "10", more: str = "", status: str = "200 OK", body: byte
                      + (b"" if head.startswith(b"HEAD") else text))
 
     return answer
+
+
+def wait_for(condition, turns: int = 200) -> None:
+    """Until it holds, asked every 0.1 s: so many times is far longer than what expires after a second may take."""
+    for _ in range(turns):
+        if condition():
+            return
+        gevent.sleep(0.1)
+    raise AssertionError("it does not happen")
 
 
 def bodies(port: int, *requests: bytes) -> list[bytes]:
@@ -225,48 +235,51 @@ def test_the_log_says_what_was_kept(edge, folder):  # noqa: F811
 
 # -- expired, and gone
 
-def test_what_has_expired_is_served_while_one_request_fetches_it_anew(edge):
-    release = gevent.event.Event()
-
+@pytest.mark.parametrize("successor", [
+    kept("0", body=b"new"), kept("10", "Set-Cookie: a=1\r\n", body=b"new")], ids=["0", "set-cookie"])
+def test_what_has_expired_is_not_served_when_its_successor_may_not_be_kept(edge, successor):
+    """Asked for without a pause, one after the other and many at once."""
     def answer(sock, head):
-        if len(heads) > 1:
-            assert release.wait(SAFETY)
-        count[0] += 1
-        kept("1", body=str(count[0]).encode())(sock, head)
+        if len(heads) == 1:
+            return kept("1", body=b"old")(sock, head)
+        gevent.sleep(0.05)
+        successor(sock, head)
 
-    count = [0]
+    port, heads = edge(answer)
+    assert bodies(port, get("/public/a")) == [b"old"]
+    wait_for(lambda: bodies(port, get("/public/a")) == [b"new"])
+    assert bodies(port, *[get("/public/a")] * 10) == [b"new"] * 10
+    asking = [gevent.spawn(bodies, port, *[get("/public/a")] * 3) for _ in range(8)]
+    assert [each.get(timeout=SAFETY) for each in asking] == [[b"new"] * 3] * 8
+
+
+def test_what_has_expired_is_kept_anew(edge):
+    def answer(sock, head):
+        kept("1" if len(heads) == 1 else "60", body=str(len(heads)).encode())(sock, head)
+
     port, heads = edge(answer)
     assert bodies(port, get("/public/a")) == [b"1"]
-    deadline = time.monotonic() + SAFETY
-    old = b"\r\n\r\n1"                                  # nginx closes the connection of who set it off when that is done
-    while len(heads) < 2:                                # until it has expired and the background asks
-        assert exchange(port, get("/public/a"), until=old).endswith(old) and time.monotonic() < deadline
-        time.sleep(0.05)
-    for _ in range(10):
-        assert exchange(port, get("/public/a"), until=old).endswith(old), "served at once"
-    assert len(heads) == 2, "asked once"
-    release.set()
-    while bodies(port, get("/public/a")) == [b"1"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(lambda: bodies(port, get("/public/a")) == [b"2"])
+    assert bodies(port, *[get("/public/a")] * 10) == [b"2"] * 10 and len(heads) == 2
 
 
-def test_while_no_instance_answers_what_is_kept_is_served(nginx, serve):  # noqa: F811
-    """And what is not is a 502 in the gateway's words."""
+def test_while_no_instance_answers_what_is_kept_is_served_to_its_end(nginx, serve):  # noqa: F811
+    """Then, and where there is nothing, it is a 502 in the gateway's words."""
     alive = [True]
 
     def handle(sock, address):
-        if alive[0] and sock.recv(65536):
-            kept("1")(sock, b"GET")
+        if alive[0] and (head := sock.recv(65536)):
+            kept("600" if b"/public/long" in head else "1")(sock, b"GET")
         sock.close()
 
     port = nginx([serve(handle)], config([EDGE]))
-    assert bodies(port, get("/public/a")) == [b"1"]
+    assert bodies(port, get("/public/long"), get("/public/a")) == [b"1", b"1"]
     alive[0] = False
-    time.sleep(1.1)                                      # nginx's own clock: it has expired
-    assert exchange(port, get("/public/a"), until=b"\r\n\r\n1").endswith(b"\r\n\r\n1")
-    head, _, body = exchange(port, get("/public/never")).partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 502 ") and json.loads(body)["code"] == "gateway_unavailable"
+    wait_for(lambda: exchange(port, get("/public/a")).startswith(b"HTTP/1.1 502 "))
+    for target in ("/public/a", "/public/never"):
+        head, _, body = exchange(port, get(target)).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 502 ") and json.loads(body)["code"] == "gateway_unavailable"
+    assert bodies(port, get("/public/long")) == [b"1"]
 
 
 # -- with the gateway itself
@@ -298,7 +311,6 @@ def test_end_to_end(serve, nginx, tmp_path):  # noqa: F811
         upstream = "account"
         cache = {{ edge = "10s" }}
     """
-    from gateway.configfile import load_text
     gateway = Running(tmp_path, text)
     try:
         port = nginx([gateway.port], load_text(text, {}))
@@ -317,5 +329,34 @@ def test_end_to_end(serve, nginx, tmp_path):  # noqa: F811
         for cookie in ("", "Cookie: sid=1\r\n", "Cookie: sid=2\r\n") * 2:
             assert exchange(port, get("/legacy/a", cookie)).endswith(b"hello")
         assert len(legacy.heads) == 6, "one for strangers, whom nginx answers, and each of those with a cookie"
+    finally:
+        gateway.stop()
+
+
+def test_a_purge_reaches_nginx_when_the_edge_has_passed(serve, nginx, tmp_path):  # noqa: F811
+    """Kept for a second here and for an hour in the gateway, which alone hears of the purge."""
+    upstream = Recorder(b"HTTP/1.1 200 OK\r\nCache-Control: max-age=3600\r\nContent-Length: 3\r\n\r\nold")
+    text = f"""
+        [gateway]
+        trust = ["127.0.0.1/32"]
+        [upstreams.shop]
+        instances = ["http://127.0.0.1:{serve(upstream)}"]
+        [[routes]]
+        path = "/*"
+        upstream = "shop"
+        cache = {{ edge = "1s" }}
+    """
+    gateway = Running(tmp_path, text)
+    try:
+        port = nginx([gateway.port], load_text(text, {}))
+        assert exchange(port, get("/a")).endswith(b"\r\n\r\nold")
+        assert fields(exchange(gateway.port, get("/b")), "X-Accel-Expires") == ["1"]
+        upstream.answer = upstream.answer.replace(b"old", b"new")
+        body = b'{"everything": true}'
+        purge = b"POST /cache/purge HTTP/1.0\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        assert ask(gateway.admin, purge % len(body) + body)[0] == 200
+        wait_for(lambda: exchange(port, get("/a")).endswith(b"\r\n\r\nnew"))
+        for _ in range(10):
+            assert exchange(port, get("/a")).endswith(b"\r\n\r\nnew")
     finally:
         gateway.stop()
