@@ -11,7 +11,7 @@ template says why each directive is there; the numbers come from here:
 - answers are kept by nginx only on the paths of routes with ``cache.edge``, only while the gateway says so, and under a key with
   every header field that such an answer may depend on: those in its route's key, those its parts are sent, and those by which
   any route is chosen. A request with a cookie or credentials never meets what is kept, nor leaves anything there. What has
-  expired is never served: nginx knows no limit for that, neither while an instance is asked nor while none answers;
+  expired is served while it is renewed for as long as the answer itself allows: nginx's own way of it knows no limit;
 - the gateway trusts nginx, so no field of a client's that passes for the word of a proxy goes through;
 - large stored bodies of routes with ``cache.offload`` are sent by nginx from the gateway's folder. Only on the paths of those
   routes is X-Accel-Redirect obeyed, and there the gateway takes out what an application says in it;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from ..config import Cache as Policy
@@ -11,6 +12,8 @@ from .conditional import answer
 from .entry import Entry
 from .miss import Miss
 from .report import Numbers, Report
+
+NOT_STALE = re.compile("no-store|no-cache|private|must-revalidate|proxy-revalidate")
 
 
 class Answers:
@@ -75,8 +78,16 @@ class Answers:
         if edge is None:
             return
         headers[:] = [field for field in headers if field[0].lower() != "x-accel-expires"]
-        seconds = 0.0 if entry is None else rules.edge_seconds(entry, self.policy, edge, now)
-        headers.append(("X-Accel-Expires", str(int(seconds))))
+        seconds, place = 0.0, 0                              # before Cache-Control it alone counts (nginx 1.22) ...
+        if entry is not None:
+            control = ",".join(value for name, value in headers if name.lower() == "cache-control").lower()
+            if "stale-" in control and not NOT_STALE.search(control):
+                seconds = rules.edge_seconds(entry, self.policy, edge, now, stale=True)
+            if seconds >= 1.0:
+                place = len(headers)                         # ... and behind it stale-while-revalidate and stale-if-error do too
+            else:
+                seconds = rules.edge_seconds(entry, self.policy, edge, now)
+        headers.insert(place, ("X-Accel-Expires", str(int(seconds))))
 
     def __repr__(self) -> str:
         return f"Answers({self.report.name})"

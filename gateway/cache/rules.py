@@ -305,14 +305,16 @@ def once_fresh(entry: Entry) -> bool:
     return entry.expires > entry.response_time
 
 
-def edge_seconds(entry: Entry, policy: Cache, edge: float, now: float) -> float:
+def edge_seconds(entry: Entry, policy: Cache, edge: float, now: float, stale: bool = False) -> float:
     """How long nginx in front may keep it; 0: not at all. nginx selects by the address alone and asks nobody who they are;
-    the generated configuration sends whoever has a cookie past it, and serves nothing that has expired."""
+    the generated configuration sends whoever has a cookie past it. ``stale``: nginx heeds the answer's own windows for what has
+    expired, and adds them; else it serves nothing of the kind, and those of the route may be used up here."""
     if policy.vary_by_caller or policy.key.headers or policy.key.cookies:
         return 0.0
     if judge(entry, None, now) != FRESH:
         return 0.0
-    return max(0.0, min(edge, max(entry.expires, entry.stale_while_revalidate) - now - NGINX_TICK))
+    end = entry.expires if stale else max(entry.expires, entry.stale_while_revalidate)
+    return max(0.0, min(edge, end - now - NGINX_TICK))
 
 
 def due_early(entry: Entry, now: float, beta: float, draw: float) -> bool:

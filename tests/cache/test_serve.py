@@ -574,6 +574,23 @@ def test_what_nginx_in_front_is_told(world, policy, answer, hit, expected):
     assert said == ([expected] if expected else [])
 
 
+@pytest.mark.parametrize("control, seconds, behind", [
+    ("public, max-age=60", "10", False), ("max-age=60, stale-while-revalidate=30", "10", True),
+    ("max-age=60, Stale-If-Error=9", "10", True),
+    ("max-age=8, stale-while-revalidate=30", "7", True),                 # nginx adds what comes after
+    ("max-age=1, stale-while-revalidate=60", "10", False),               # too short for that: used up as one
+    ("max-age=60, must-revalidate, stale-while-revalidate=30", "10", False)])
+def test_nginx_may_heed_the_windows_of_the_answer_itself(world, control, seconds, behind):
+    """It does so only when Cache-Control comes first."""
+    world.cache({"edge": "10s"})
+    world.answer = ok(control)
+    for _ in range(2):
+        response = world.ask()
+        names = [name for name, _ in response.headers]
+        assert response.header("X-Accel-Expires") == seconds
+        assert (names.index("X-Accel-Expires") > names.index("Cache-Control")) is behind
+
+
 def test_our_own_targeted_field_stays_with_us(world):
     world.answer = ok("no-store", Greengate_Cache_Control="max-age=60", CDN_Cache_Control="max-age=5")
     for response in (world.ask(), world.ask()):

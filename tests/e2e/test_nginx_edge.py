@@ -8,6 +8,7 @@ import subprocess
 import time
 
 import gevent
+import gevent.event
 import pytest
 from running import Recorder, Running, ask, field
 
@@ -360,3 +361,55 @@ def test_a_purge_reaches_nginx_when_the_edge_has_passed(serve, nginx, tmp_path):
             assert exchange(port, get("/a")).endswith(b"\r\n\r\nnew")
     finally:
         gateway.stop()
+
+
+def test_what_has_expired_is_served_while_it_is_renewed_as_long_as_the_answer_allows(edge):
+    """One request fetches it anew, beside those who get the old one."""
+    go_on = gevent.event.Event()
+
+    def answer(sock, head):
+        if len(heads) > 1:
+            assert go_on.wait(SAFETY)
+        sock.sendall(b"HTTP/1.1 200 OK\r\nCache-Control: public, max-age=1, stale-while-revalidate=600\r\nX-Accel-Expires: %d\r\n"
+                     b"Content-Length: 1\r\n\r\n%d" % (1 if len(heads) == 1 else 600, len(heads)))
+
+    def body() -> bytes:
+        """Of whoever triggers the renewal nginx closes the connection only after it."""
+        with gevent.socket.create_connection(("127.0.0.1", port), timeout=SAFETY) as client:
+            client.sendall(get("/public/a"))
+            data = b""
+            while not data.partition(b"\r\n\r\n")[2]:
+                data += client.recv(65536)
+            return data[-1:]
+
+    port, heads = edge(answer)
+    assert body() == b"1"
+    wait_for(lambda: body() == b"1" and len(heads) == 2)
+    assert [body() for _ in range(10)] == [b"1"] * 10 and len(heads) == 2
+    go_on.set()
+    wait_for(lambda: bodies(port, get("/public/a")) == [b"2"])
+    assert len(heads) == 2
+
+
+def test_an_answer_that_allows_it_for_some_seconds_is_not_served_for_ever(edge):
+    """Its successor may not be kept; it is asked for without a pause."""
+    def answer(sock, head):
+        said = b"1" if len(heads) == 1 else b"0"
+        sock.sendall(b"HTTP/1.1 200 OK\r\nCache-Control: public, max-age=1, stale-while-revalidate=2\r\nX-Accel-Expires: " + said
+                     + b"\r\nContent-Length: 3\r\n\r\n" + (b"old" if len(heads) == 1 else b"new"))
+
+    port, heads = edge(answer)
+    assert bodies(port, get("/public/a")) == [b"old"]
+    wait_for(lambda: bodies(port, get("/public/a")) == [b"new"])
+    assert bodies(port, *[get("/public/a")] * 20) == [b"new"] * 20
+
+
+def test_nothing_is_kept_of_which_the_gateway_says_nothing(edge):
+    port, heads = edge(kept("", "Cache-Control: public, max-age=600\r\n"))
+    assert bodies(port, *[get("/public/a")] * 3) == [b"1", b"2", b"3"]
+
+
+def test_what_the_gateway_says_first_goes_before_cache_control(edge):
+    """An operator may keep what the application calls private."""
+    port, heads = edge(kept("10", "Cache-Control: no-cache, private\r\n"))
+    assert bodies(port, *[get("/public/a")] * 3) == [b"1"] * 3

@@ -89,7 +89,7 @@ def test_the_timeout_of_a_call_holds_for_upstreams_and_uploads_too(path, error, 
     for each in orders():
         each.extra.update({"/stall": stall(), "/stall-in-large-body": stall(answer(b"x", "Content-Length: 500000", length=False))})
     with pytest.raises(error) as caught:
-        requests.post("http://orders" + path, data=iter([b"body"]) if upload else b"body", timeout=0.3)
+        requests.post("http://orders" + path, data=iter([b"body"]) if upload else b"body", timeout=1.0)
     assert isinstance(gateway_error(caught.value), UpstreamTimeout)
 
 
