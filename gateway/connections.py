@@ -166,10 +166,6 @@ class Serving(GeventWorker):
         except OSError as error:
             self.log.debug("The client did not take the answer: %s", error)
             return False
-        except gevent.GreenletExit:                          # graceful_timeout is over
-            if writer is not None:
-                writer.cut()
-            return False
         except BaseException as error:                       # SystemExit and gevent.Timeout of the application among them
             self._fail(client, plain, connection, writer, error)
             return False
@@ -194,10 +190,6 @@ class Serving(GeventWorker):
             return False
         except ClientGone as error:
             self.log.debug("The client did not take the answer: %s", error)
-            return False
-        except gevent.GreenletExit:                          # graceful_timeout is over
-            if writer is not None:
-                writer.cut()
             return False
         except BaseException as error:                       # SystemExit and gevent.Timeout of the application among them
             self._fail(client, request, connection, writer, error)
@@ -259,7 +251,11 @@ class Serving(GeventWorker):
 
     def _fail(self, client: Client, request: Request | Plain, connection: Connection, writer: ResponseWriter | None,
               error: BaseException) -> None:
-        """The application failed: 500 where nothing was sent yet, else the answer is cut."""
+        """The application failed: 500 where nothing was sent yet, else the answer is cut; so is that of one that is told to end."""
+        if isinstance(error, gevent.GreenletExit):           # graceful_timeout is over
+            if writer is not None:
+                writer.cut()
+            return
         if writer is not None and writer.headers_sent and connection.alive:
             writer.cut()
         elif connection.alive and not connection.taken:

@@ -77,9 +77,8 @@ def test_a_call_whose_time_is_over_is_not_sent_on_a_warm_connection_either(serve
     assert len(service.seen) == 1 and pool_of(one) == (1, 1, 0)
 
 
-@pytest.mark.parametrize("make", [get, lambda: post(b"x", "PUT"), lambda: get("/", ("X", "x" * 20000))])
-def test_bytes_that_came_before_a_request_are_no_answer_to_it(serve, upstream, make):
-    """Also when the reader is woken by them before what it posted has left."""
+def strayed(serve, upstream):
+    """An upstream, and its unused connection: bytes that nobody asked for have come on it, and the loop has not looked yet."""
     def handle(sock, address):
         peer = Peer(sock)
         while peer.request():
@@ -93,9 +92,16 @@ def test_bytes_that_came_before_a_request_are_no_answer_to_it(serve, upstream, m
     one.send(get())
     connection = one.instances[0].pool.idle[0]
     connection.readable.unwatch()
-    connection.readable.watched = True                   # the loop has not looked yet
+    connection.readable.watched = True
     stray.set()
     gevent.sleep(0.01)
+    return one, connection
+
+
+@pytest.mark.parametrize("make", [get, lambda: post(b"x", "PUT"), lambda: get("/", ("X", "x" * 20000))])
+def test_bytes_that_came_before_a_request_are_no_answer_to_it(serve, upstream, make):
+    """Also when the reader is woken by them before what it posted has left."""
+    one, connection = strayed(serve, upstream)
     call = make()
     sending = gevent.spawn(one.send, call)
     gevent.get_hub().loop.run_callback(connection.readable._ready)      # as when both were ready in one turn
@@ -104,22 +110,8 @@ def test_bytes_that_came_before_a_request_are_no_answer_to_it(serve, upstream, m
 
 
 def test_bytes_that_come_before_a_posted_request_leaves_are_no_answer_to_it(serve, upstream):
-    def handle(sock, address):
-        peer = Peer(sock)
-        while peer.request():
-            sock.sendall(OK)
-            if not stray.is_set():
-                stray.wait()
-                sock.sendall(b"HTTP/1.1 408 Late\r\nContent-Length: 0\r\n\r\n")
-
-    stray, call = Event(), get()
-    one = upstream(serve(handle))
-    one.send(get())
-    connection = one.instances[0].pool.idle[0]
-    connection.readable.unwatch()
-    connection.readable.watched = True                   # the loop has not looked yet
-    stray.set()
-    gevent.sleep(0.01)
+    one, _ = strayed(serve, upstream)
+    call = get()
     assert one.send(call).status == 200 and [attempt.flag for attempt in call.attempts] == ["UC", ""]
 
 
