@@ -30,8 +30,9 @@ from gunicorn.util import unquote_to_wsgi_str
 
 from .fields import READ, WRITTEN
 from .message import Body, Headers, Request, Response
+from .prepared import status_line
 from .reader import Connection
-from .writer import ShortBody, compose, status_line
+from .writer import ShortBody, compose
 
 KEEP_ALIVE = b"Connection: keep-alive\r\n\r\n"
 CLOSE = b"Connection: close\r\n\r\n"
@@ -149,7 +150,12 @@ class Lane:
 
     def rendered(self, plain: Plain, response: Response, body: bytes, leaving: bool) -> tuple[bytes, bool]:
         """The whole answer with ``body``, and whether the connection ends after it. Raises what compose() does, and ShortBody."""
-        status = response.status
+        status, written = response.status, response.written
+        if written is not None:
+            closing = plain.close or leaving
+            if plain.method == "HEAD" or status in BODILESS:
+                body = b""
+            return b"%b%b%b" % (written, CLOSE if closing else KEEP_ALIVE, body), closing
         code, line = status_line(f"{status} {response.reason}")
         head, length, closing = compose(plain.version, code, line, response.headers)
         closing = closing or plain.close or leaving

@@ -105,6 +105,11 @@ class Written(dict[Field, bytes]):
         return kept
 
 
+def fields_of(lines: bytes) -> list[Field]:
+    """The fields of lines that WRITTEN made."""
+    return [(name, value) for name, _, value in [line.partition(": ") for line in lines.decode("latin-1").split("\r\n")[:-1]]]
+
+
 READ = Read()
 WRITTEN = Written()
 

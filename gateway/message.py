@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from .deadline import Deadline
 from .errors import BodyTooLarge
+from .fields import fields_of
 
 Headers = list[tuple[str, str]]
 
@@ -168,6 +169,7 @@ class Response(Message):
     whoever read it has noted them."""
 
     __slots__ = ("status", "reason", "body", "version", "takeover", "whole", "hop")
+    written: bytes | None = None                         # see Prepared
 
     def __init__(self, status: int, headers: Headers, body: bytes | Stream = b"", reason: str | None = None) -> None:
         self.status = status
@@ -178,6 +180,10 @@ class Response(Message):
         self.whole: Any = None
         self.hop: Headers | None = None
         self.takeover: Callable[[], None] | None = None     # set by an Upgrade: called with the connection, which ends after it
+
+    def append(self, lines: bytes) -> None:
+        """Add fields, each a line that is safe to send, with its CRLF."""
+        self.headers += fields_of(lines)
 
     def read(self, limit: int) -> bytes:
         """The whole body in memory, closing the stream. Raises BodyTooLarge above ``limit`` bytes."""

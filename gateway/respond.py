@@ -8,13 +8,14 @@ from __future__ import annotations
 import orjson
 
 from .config import Respond as Settings
-from .message import Request, Response
+from .message import REASONS, Request, Response
+from .prepared import Prepared, date_line, head_of
 
 BODILESS = frozenset({204, 304})
 
 
 class Respond:
-    """The answer is made once; a request costs a copy of its header list."""
+    """The answer is made once, its head but for Date is written once."""
 
     def __init__(self, settings: Settings) -> None:
         headers = list(settings.headers.items())
@@ -30,8 +31,13 @@ class Respond:
         self.status = settings.status
         self.headers = headers
         self.body = body
+        self.reason = REASONS.get(self.status, "")
+        dated = any(name.lower() == "date" for name, _ in headers)
+        self.head = None if dated else head_of(self.status, self.reason, headers, len(body))
 
     def __call__(self, request: Request) -> Response:
+        if self.head is not None:
+            return Prepared(self.status, self.reason, self.head + date_line(), self.body)
         return Response(self.status, self.headers.copy(), self.body)
 
     def __repr__(self) -> str:

@@ -11,18 +11,15 @@ the closing would be the end, it is reset.
 
 from __future__ import annotations
 
-import re
 import socket
 from collections.abc import Callable
-from email.utils import formatdate
-from functools import lru_cache
-from time import time
 from typing import TYPE_CHECKING, Any
 
 from gunicorn.http.errors import InvalidResponseHeader
 
 from .fields import WRITTEN, Kinds, UnsafeField
 from .message import Headers, Response
+from .prepared import date_line, status_line
 from .reader import BodyReader, Connection, Request, reset
 
 if TYPE_CHECKING:
@@ -31,8 +28,6 @@ if TYPE_CHECKING:
 SLICE = 262144                  # bytes: the most given to one send, so that its timeout bounds the client's progress
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
-
-STATUS = re.compile(r"[1-9][0-9]{2}(?: [ \t\x21-\x7e\x80-\xff]*)?")
 
 PLAIN, LENGTH, DATE, CONNECTION, UPGRADE, DROPPED = range(6)
 KINDS = Kinds({"content-length": LENGTH, "date": DATE, "connection": CONNECTION, "upgrade": UPGRADE, "transfer-encoding": DROPPED,
@@ -181,14 +176,6 @@ class ResponseWriter:
             raise ShortBody(f"the application gave {self.sent + more} of the {self.response_length} bytes it announced")
 
 
-@lru_cache(maxsize=1024)
-def status_line(status: str) -> tuple[int, str]:
-    """The code and the rest of the status line. Raises ValueError."""
-    if not isinstance(status, str) or not STATUS.fullmatch(status):
-        raise ValueError(f"{status!r} is no HTTP status")
-    return int(status[:3]), status if len(status) > 3 else status + " "
-
-
 def compose(version: tuple[int, int], code: int, line: str, headers: Headers) -> tuple[bytes, int | None, bool]:
     """The head up to where the connection's own fields follow, the Content-Length, and whether the application asks to close.
 
@@ -244,15 +231,3 @@ def closing_answer(response: Response) -> bytes:
     body = response.read(SLICE)
     head, _, _ = compose((1, 1), code, line, [*response.headers, ("Content-Length", str(len(body)))])
     return head + b"Connection: close\r\n\r\n" + body
-
-
-_date = (0, b"")
-
-
-def date_line() -> bytes:
-    """The Date field, made once a second."""
-    global _date
-    now = int(time())
-    if now != _date[0]:
-        _date = (now, f"Date: {formatdate(now, usegmt=True)}\r\n".encode())
-    return _date[1]

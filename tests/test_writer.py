@@ -9,7 +9,8 @@ from gunicorn.http.errors import InvalidHeader, InvalidHeaderName
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.writer import compose, date_line, status_line
+from gateway.prepared import date_line, status_line
+from gateway.writer import compose
 
 DATE = ("Date", "yesterday")
 

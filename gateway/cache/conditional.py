@@ -23,14 +23,14 @@ NOT_IN_304 = frozenset({"content-length", "content-type", "content-encoding", "c
 def answer(entry: Entry, asked: Asked | None, now: float) -> Response:
     """The entry, or what the client's conditions and range make of it. The list of header fields is the caller's own."""
     if asked is None:
-        return Response(entry.status, entry.copied(), entry.body, entry.reason)
+        return entry.response()
     if entry.status == 200 and asked.conditional and not_modified(entry, asked, now):
         return Response(304, [field for field in entry.headers if field[0].lower() not in NOT_IN_304], b"")
     if entry.status == 200 and asked.range is not None and same_version(entry, asked.if_range, now):
         found = bounds(asked.range, len(entry.body))
         if found is not None:
             return part(entry, found)
-    return Response(entry.status, entry.copied(), entry.body, entry.reason)
+    return entry.response()
 
 
 def not_modified(entry: Entry, asked: Asked, now: float) -> bool:

@@ -13,6 +13,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from sys import getsizeof
 
+from ..fields import fields_of
+from ..message import Headers, Response
+from ..prepared import Prepared, head_of
 from .flags import names_of
 
 MOST_VARIANTS = 32
@@ -37,14 +40,14 @@ class Entry:
                  "stale_while_revalidate", "stale_if_error", "flags", "_etag", "last_modified", "vary", "tags", "url", "stored_at",
                  "digest")
 
-    def __init__(self, status: int, reason: str, headers: list[tuple[str, str]], body: bytes, *, request_time: float,
+    def __init__(self, status: int, reason: str, headers: Headers, body: bytes, *, request_time: float,
                  response_time: float, born: float, expires: float, stale_while_revalidate: float, stale_if_error: float,
                  flags: int = 0, etag: str | None = None, last_modified: float | None = None,
                  vary: tuple[tuple[str, str | None], ...] = (), tags: frozenset[str] = frozenset(), url: str = "",
                  stored_at: float = 0.0) -> None:
         self.status = status
         self.reason = reason
-        self._fields: list[tuple[str, str]] | str = headers
+        self._fields: Headers | bytes = headers
         self.body = body
         self.request_time = request_time
         self.response_time = response_time
@@ -62,16 +65,13 @@ class Entry:
         self.digest = ""
 
     @property
-    def headers(self) -> list[tuple[str, str]]:
+    def headers(self) -> Headers:
         """The header fields: once packed, a new list each time."""
         fields = self._fields
-        if not isinstance(fields, str):
-            return fields
-        pieces = iter(fields.split("\n"))
-        return list(zip(pieces, pieces))
+        return fields_of(fields.partition(b"\r\n")[2]) if isinstance(fields, bytes) else fields
 
     @headers.setter
-    def headers(self, headers: list[tuple[str, str]]) -> None:
+    def headers(self, headers: Headers) -> None:
         self._fields = headers
 
     @property
@@ -79,24 +79,25 @@ class Entry:
         etag = self._etag
         return etag if etag is None or isinstance(etag, str) else first_etag(self.headers)
 
-    def copied(self) -> list[tuple[str, str]]:
-        """The header fields in a list that is the caller's own."""
+    def response(self) -> Response:
         fields = self._fields
-        return fields[:] if isinstance(fields, list) else self.headers
+        if isinstance(fields, bytes):
+            return Prepared(self.status, self.reason, fields, self.body)
+        return Response(self.status, fields.copy(), self.body, self.reason)
 
     def pack(self) -> int:
-        """Keep the header fields as one text from now on, which takes a third of the room; its size in bytes. They never have a
-        line feed in them (RFC 9110 section 5.5); those that do stay as they are."""
+        """Keep the header fields as the head that is sent from now on, which takes a third of the room; its size in bytes. Those
+        that may not be sent so stay as they are."""
         fields = self._fields
-        if isinstance(fields, str):
+        if isinstance(fields, bytes):
             return getsizeof(fields)
-        packed = "\n".join([text for field in fields for text in field])
-        if packed.count("\n") == 2 * len(fields) - 1:
-            if self._etag and self._etag == first_etag(fields):
-                self._etag = True
-            self._fields = packed
-            return getsizeof(packed)
-        return sum(140 + len(name) + len(value) for name, value in fields)
+        packed = head_of(self.status, self.reason, fields, len(self.body))
+        if packed is None:
+            return sum(140 + len(name) + len(value) for name, value in fields)
+        if self._etag and self._etag == first_etag(fields):
+            self._etag = True
+        self._fields = packed
+        return getsizeof(packed)
 
     @property
     def size(self) -> int:
@@ -109,7 +110,7 @@ class Entry:
         return f"Entry({self.status} {self.url}, {len(self.body)} bytes, {lifetime}, {names_of(self.flags) or 'no flags'})"
 
 
-def first_etag(headers: list[tuple[str, str]]) -> str | None:
+def first_etag(headers: Headers) -> str | None:
     return next((value.strip() for name, value in headers if name.lower() == "etag"), None)
 
 

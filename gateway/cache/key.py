@@ -171,6 +171,8 @@ def normal(name: str, lines: Iterable[str]) -> str | None:
 def select(variants: Variants, request: Request) -> Entry | None:
     """The entry whose Vary this request meets. Of several one that has a Vary at all, since an upstream may forget it in its
     default answer, and of those the most recently made (section 4.1)."""
+    if len(variants) == 1 and not variants[0].vary:
+        return variants[0]
     values: dict[str, str | None] = {}
     found: Entry | None = None
     for entry in variants:

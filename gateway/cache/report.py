@@ -66,6 +66,7 @@ class Report:
         self.name = name if TOKEN.fullmatch(name) else quoted(name)
         self.explain = explain
         self._hit = f"{self.name}; hit; ttl="
+        self._hit_line = f"Cache-Status: {self._hit}".encode() + b"%d\r\n"
 
     def hit(self, entry: Entry, now: float, key: str, detail: str = "") -> str:
         """A stored answer was served; its ttl is below 0 when it is stale."""
@@ -73,6 +74,12 @@ class Report:
         if self.explain or detail:
             text += self.more(key, detail)
         return text
+
+    def hit_line(self, entry: Entry, now: float, key: str) -> bytes:
+        """The field of a plain hit, as a line."""
+        if self.explain:
+            return f"Cache-Status: {self.hit(entry, now, key)}\r\n".encode()
+        return self._hit_line % (entry.expires - now)
 
     def replaced(self, reason: str, status: int, entry: Entry, now: float, key: str, detail: str) -> str:
         """A stale answer was served in place of what came back. Where that was no answer, the detail tells what it was:

@@ -131,18 +131,12 @@ class Cache:
 
     def _serve(self, request: Request, asked: Asked | None, entry: Entry, now: float, key: str) -> Response:
         """The stored answer, with its age."""
-        if asked is None:
-            headers = entry.copied()
-            response = Response(entry.status, headers, entry.body, entry.reason)
-        else:
-            response = answer(entry, asked, now)
-            headers = response.headers
+        response = entry.response() if asked is None else answer(entry, asked, now)
         if self._offload:
             response.whole = entry
-        headers.append(("Age", str(int(now - entry.born)) if now > entry.born else "0"))
-        headers.append(("Cache-Status", self.report.hit(entry, now, key)))
+        response.append(b"Age: %d\r\n%b" % (now - entry.born if now > entry.born else 0, self.report.hit_line(entry, now, key)))
         if self._dress:
-            self.fetch.tell_edge(headers, entry, now)
+            self.fetch.tell_edge(response.headers, entry, now)
         return response
 
     def _bypass(self, request: Request, asked: Asked | None, reason: str, detail: str) -> Response:

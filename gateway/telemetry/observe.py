@@ -294,6 +294,9 @@ def defect(caught: Exception, request: Request) -> InternalError:
 
 def set_id(response: Response, id: str) -> None:
     """Exactly one X-Request-Id, ours."""
+    if response.written is not None:
+        response.append(b"X-Request-Id: %b\r\n" % id.encode())
+        return
     headers = response.headers
     if [1 for name, _ in headers if OWN[name]]:
         headers = response.headers = [field for field in headers if not OWN[field[0]]]
