@@ -19,6 +19,7 @@ A new step is one file with a class ``Step(next, <its settings>)`` and one line 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from copy import copy
 
 from .aggregate import Aggregate
 from .assets import Assets
@@ -64,6 +65,7 @@ class Pipeline:
         self.upstreams = upstreams if upstreams is not None else {
             name: Upstream(name, settings) for name, settings in config.upstreams.items()}
         self.sends = {name: upstream.send for name, upstream in self.upstreams.items()}     # one for all routes
+        self.begins = {name: upstream.begin for name, upstream in self.upstreams.items()}
         self.registry = registry
         self.store = store if store is not None else http_store(config, Counts(tier_numbers(registry)))
         self.caching = any(route.cache for route in config.routes)
@@ -130,7 +132,19 @@ class Pipeline:
             return Invalidate(handler, self.store)
         scope = route.name if route.header or route.query or route.cookie else ""
         return Cache(handler, policy_of(route, route.cache), self.store, counter=self.registry.counter, route=route.name,
-                     scope=scope, name=self.config.gateway.via)
+                     scope=scope, name=self.config.gateway.via, begin=self.begin(handler))
+
+    def begin(self, target: Handler) -> Handler | None:
+        """The same target, which answers with the head that an upstream sent, before its body; None for what is no upstream."""
+        if isinstance(target, Forward):
+            forward = copy(target)
+            forward.send = self.begins[target.upstream]
+            return forward
+        if isinstance(target, WebSocket):
+            websocket = copy(target)
+            websocket.next = self.begin(target.next) or target.next
+            return websocket
+        return None
 
     def handover(self, handler: Handler) -> Handler:
         """Only where a route hands large bodies over, and there is a folder for them."""

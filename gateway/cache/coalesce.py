@@ -3,7 +3,8 @@
 The first request that misses leads a Flight; those that come meanwhile wait for it, each no longer than its own deadline::
 
     flying --> STORED       they get the entry, when it is one that they may have
-           --> UNCACHEABLE  each asks for itself, all at once; the key is remembered, so that the next ones do not wait at all
+           --> UNCACHEABLE  each asks for itself, all at once, as soon as the head says so; the key is remembered, so that the next
+                            ones do not wait at all
            --> FAILED       they get the error
            --> ABANDONED    it says nothing about the next one (the leader's client left, its own time was over, what it got was
                             purged meanwhile): one of them leads the next flight

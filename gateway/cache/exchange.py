@@ -12,7 +12,7 @@ from copy import copy
 
 from ..config import Cache as Policy
 from ..errors import ClientDisconnected, DeadlineExceeded, GatewayError, UpstreamError
-from ..message import Request, Response
+from ..message import Handler, Request, Response
 from . import flags, rules
 from .answers import Answers
 from .asked import CONDITIONS
@@ -26,14 +26,17 @@ from .miss import HttpStore, Miss, resent
 from .tee import Tee
 
 TAKEN_OFF = CONDITIONS | {"range", "if-range"}
+SMALL = 65536                                            # bytes
 
 
 class Exchange:
-    """``next`` is the rest of the pipeline, ``url_of`` gives the address by which what a request gets is purged."""
+    """``next`` is the rest of the pipeline, ``url_of`` gives the address by which what a request gets is purged. ``begin`` is
+    ``next`` where that can answer before it has read a small body, None where it cannot."""
 
-    def __init__(self, next: Callable[[Request], Response], policy: Policy, store: HttpStore, flights: Flights, keeper: Keeper,
-                 answers: Answers, url_of: Callable[[Request], str]) -> None:
-        self.next = next
+    def __init__(self, next: Handler, policy: Policy, store: HttpStore, flights: Flights, keeper: Keeper, answers: Answers,
+                 url_of: Callable[[Request], str], begin: Handler | None = None) -> None:
+        self.next = begin or next
+        self.begins = begin is not None
         self.policy = policy
         self.store = store
         self.flights = flights
@@ -48,6 +51,11 @@ class Exchange:
         begun = self._begin(miss)
         try:
             response = self.next(self._outgoing(miss))
+            if (covered := self._covered(miss, response)) is not None:
+                return covered
+            if self.begins and small(response):
+                self.keeper.heard(miss, self._made(miss, response, begun), flight, response.status)
+                response.read(SMALL)
         except ClientDisconnected:
             raise
         except GatewayError as error:
@@ -57,7 +65,7 @@ class Exchange:
         entry = miss.entry
         if entry is not None and response.status == 304 and miss.request.method == "GET":
             return self._validated(miss, entry, response, begun, flight)
-        return self._covered(miss, response) or self._arrived(miss, response, begun, flight)
+        return self._arrived(miss, response, begun, flight)
 
     def _begin(self, miss: Miss) -> float:
         """It goes on now: when that is, and what the store is like."""
@@ -95,9 +103,7 @@ class Exchange:
     def _arrived(self, miss: Miss, response: Response, begun: float, flight: Flight | None) -> Response:
         """A new answer: stored where it may be, and passed on."""
         body = response.body
-        size = len(body) if isinstance(body, bytes) and response.status not in (204, 304) else None
-        made = rules.entry_of(miss.request, response, self.policy, request_time=begun, response_time=self.clock(),
-                              url=self.url_of(miss.request), personal=miss.personal, size=size)
+        made = self._made(miss, response, begun)
         if isinstance(made, str):
             self.keeper.refuse(miss, made, flight, response.status)
             if miss.request.method == "POST" and made not in OF_ONE_USER:        # it was no question, then
@@ -111,11 +117,19 @@ class Exchange:
                     answered.headers += [field for field in response.headers if field[0].lower() == "age"]
                     response = answered
             return self._said(miss, response, kept)
+        self.keeper.heard(miss, made, flight, response.status)
         if flight is not None:
             flight.stream()
         response.body = Tee(body, self.policy.max_object,
                             lambda whole, reason: self._complete(miss, made, begun, flight, whole, reason))
         return self._said(miss, response, made if self.keeper.worth_keeping(miss) else "uses")
+
+    def _made(self, miss: Miss, response: Response, begun: float) -> Entry | str:
+        """What would be stored of it, or why nothing is."""
+        body = response.body
+        size = len(body) if isinstance(body, bytes) and response.status not in (204, 304) else None
+        return rules.entry_of(miss.request, response, self.policy, request_time=begun, response_time=self.clock(),
+                              url=self.url_of(miss.request), personal=miss.personal, size=size)
 
     def _said(self, miss: Miss, response: Response, kept: Entry | str) -> Response:
         return self.answers.fetched(miss, response, *((None, kept) if isinstance(kept, str) else (kept, "")))
@@ -206,6 +220,12 @@ class Exchange:
 
     def __repr__(self) -> str:
         return f"Exchange({self.keeper!r})"
+
+
+def small(response: Response) -> bool:
+    """Is a body on its way that is announced as small? It is read before it is passed on: cut short, it is an error."""
+    announced = "" if isinstance(response.body, bytes) else response.header("Content-Length")
+    return announced.isdigit() and int(announced) <= SMALL
 
 
 def close(response: Response) -> None:

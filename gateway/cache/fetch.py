@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 from ..config import Cache as Policy
 from ..errors import ClientDisconnected, ConnectFailed, ConnectTimeout, DeadlineExceeded, GatewayError, PoolExhausted
-from ..message import Request, Response
+from ..message import Handler, Request, Response
 from ..tasks import current_request, spawn
 from . import rules
 from .answers import Answers
@@ -40,8 +40,8 @@ log = logging.getLogger("gateway")
 
 
 class Fetch:
-    def __init__(self, next: Callable[[Request], Response], policy: Policy, store: HttpStore, report: Report, numbers: Numbers,
-                 clock: Callable[[], float], url_of: Callable[[Request], str]) -> None:
+    def __init__(self, next: Handler, policy: Policy, store: HttpStore, report: Report, numbers: Numbers,
+                 clock: Callable[[], float], url_of: Callable[[Request], str], begin: Handler | None = None) -> None:
         self.store = store
         self.numbers = numbers
         self.clock = clock
@@ -49,7 +49,7 @@ class Fetch:
         self.uses = Uses(policy.min_uses)
         self.answers = Answers(policy, report, numbers, clock)
         self.exchange = Exchange(next, policy, store, self.flights, Keeper(store, self.flights, self.uses, numbers, clock),
-                                 self.answers, url_of)
+                                 self.answers, url_of, begin)
         self.keep_posted = self.exchange.keep_posted
         self.tell_edge = self.answers.tell_edge
 

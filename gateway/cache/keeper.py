@@ -85,18 +85,29 @@ class Keeper:
         return "purged"
 
     def _share(self, miss: Miss, entry: Entry, flight: Flight | None) -> None:
-        sharable = rules.judge(entry, None, self.clock()) == rules.FRESH
+        sharable = self._sharable(entry)
         self._learn(miss, sharable)
         self.flights.land(flight, STORED if sharable else UNCACHEABLE, entry)
+
+    def _sharable(self, entry: Entry) -> bool:
+        return rules.judge(entry, None, self.clock()) == rules.FRESH
 
     def refuse(self, miss: Miss, reason: str, flight: Flight | None, status: int = 200) -> None:
         """It may not be kept. An error says nothing about the next answer, and leaves what is stored as it is."""
         self.numbers.refused(reason)
-        if reason not in SAYS_NOTHING and status < 400:
-            self._learn(miss, False)
-        self.flights.land(flight, UNCACHEABLE)
+        self.heard(miss, reason, flight, status)
         if status < 500 and status not in PROVOKED and reason not in OF_ONE_USER:
             self._forget(miss)
+
+    def heard(self, miss: Miss, made: Entry | str, flight: Flight | None, status: int) -> None:
+        """The head of an answer is here, and what is ``made`` of it. Who waits for one that is not for him goes on at once."""
+        if not isinstance(made, str):
+            if self._sharable(made):
+                return
+            self._learn(miss, False)
+        elif made not in SAYS_NOTHING and status < 400:
+            self._learn(miss, False)
+        self.flights.land(flight, UNCACHEABLE)
 
     def cut(self, miss: Miss, flight: Flight | None) -> None:
         """It came to no end, which says nothing about anything: another's may be whole."""

@@ -107,6 +107,10 @@ class Upstream:
         what reading the call's body raises. A stream that is its body must be closed."""
         return self._make(call, False)[0]
 
+    def begin(self, call: Call) -> Response:
+        """Like ``send``, as soon as the head of the answer is here: a body that is not is a stream, however small it is."""
+        return self._make(call, False, whole=False)[0]
+
     def upgrade(self, call: Call) -> tuple[Response, Upgraded | None]:
         """Like ``send``, for a call that asks for another protocol: with 101 comes the connection, which is the caller's then."""
         return self._make(call, True)
@@ -127,7 +131,7 @@ class Upstream:
             check_name(context, name)
         return context
 
-    def _make(self, call: Call, upgrade: bool) -> tuple[Response, Upgraded | None]:
+    def _make(self, call: Call, upgrade: bool, whole: bool = True) -> tuple[Response, Upgraded | None]:
         body = call.body
         if body is not None:
             body = small_body(call, self.settings.read_timeout)
@@ -137,7 +141,7 @@ class Upstream:
         fresh = False
         while True:
             try:
-                return self._attempt(call, request, body, instance, fresh, repeatable, upgrade)
+                return self._attempt(call, request, body, instance, fresh, repeatable, upgrade, whole)
             except GatewayError as error:
                 if fresh or not self._again(error, call, body):
                     raise
@@ -150,7 +154,7 @@ class Upstream:
         return error.unsent or call.method in IDEMPOTENT
 
     def _attempt(self, call: Call, request: bytes, body: bytes | Body | None, instance: Instance, fresh: bool, repeatable: bool,
-                 upgrade: bool) -> tuple[Response, Upgraded | None]:
+                 upgrade: bool, whole: bool) -> tuple[Response, Upgraded | None]:
         begun = monotonic()
         attempt = Attempt(self.name, instance.name)
         call.attempts.append(attempt)
@@ -170,7 +174,7 @@ class Upstream:
             if head.status == 101:
                 return head, exchange.detach()
             connection.keep = head.idle
-            head.body = exchange.read_body(head)
+            head.body = exchange.read_body(head, whole)
             return head, None
         except BaseException as error:
             if not attempt.status:

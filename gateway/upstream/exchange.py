@@ -107,9 +107,9 @@ class Exchange:
             head = parse_head(data)
         raise UpstreamProtocolError(f"more than {MAX_INTERIM} interim answers")
 
-    def read_body(self, head: Head) -> bytes | BodyStream:
-        """The body in memory, when it is announced as small or is here already; else a stream of it. Raises UpstreamTruncated,
-        UpstreamTimeout, UpstreamProtocolError, DeadlineExceeded."""
+    def read_body(self, head: Head, whole: bool = True) -> bytes | BodyStream:
+        """The body in memory, when it is here already or, if ``whole``, announced as small; else a stream of it. Raises
+        UpstreamTruncated, UpstreamTimeout, UpstreamProtocolError, DeadlineExceeded."""
         size, rest = head.size, self._rest
         if 0 <= size <= len(rest):
             self.finish(head.keep_alive and size == len(rest))
@@ -124,7 +124,7 @@ class Exchange:
             self.finish(keep_alive and not framing.excess)
             return first
         stream = BodyStream(self, framing, first, keep_alive)
-        return stream.read() if in_memory else stream
+        return stream.read() if in_memory and whole else stream
 
     def detach(self) -> Upgraded:
         """The connection, which is no longer one of the pool's."""
