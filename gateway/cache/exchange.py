@@ -19,7 +19,6 @@ from .asked import CONDITIONS
 from .coalesce import FAILED, Flight, Flights
 from .conditional import answer
 from .entry import Entry
-from .fields import opaque
 from .invalidate import forget, resolved
 from .keeper import OF_ONE_USER, Keeper
 from .miss import HttpStore, Miss, resent
@@ -85,8 +84,7 @@ class Exchange:
     def _validated(self, miss: Miss, entry: Entry, response: Response, begun: float, flight: Flight | None) -> Response:
         """304: what is stored is right, and newer from now on."""
         close(response)
-        tag = next((value for name, value in response.headers if name.lower() == "etag"), "")
-        if tag and opaque(tag) != opaque(entry.etag or ""):              # it is about something that is not stored (4.3.4)
+        if not rules.confirms(entry, response.headers):                  # it is about something that is not stored
             miss.entry = None
             return self(miss, flight)
         made, whole = rules.freshened(entry, miss.request, response.headers, self.policy, request_time=begun,

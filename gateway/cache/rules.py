@@ -37,7 +37,7 @@ from . import flags
 from .asked import AUTHORIZATION, COOKIE, Asked
 from .directives import OWN, Directives, directives_of
 from .entry import Entry
-from .fields import delta_seconds, directives, http_date, names
+from .fields import delta_seconds, directives, http_date, names, opaque
 from .key import selecting
 
 # RFC 9110 section 15.1, without 206: an answer that says nothing about its freshness may be kept for a guess
@@ -50,11 +50,12 @@ HOP_BY_HOP = frozenset({"connection", "keep-alive", "proxy-connection", "proxy-a
 COOKIES = frozenset({"set-cookie", "set-cookie2"})
 NOT_STORED = HOP_BY_HOP | {"age", "x-request-id", "x-accel-expires", OWN}
 # A 304 does not change what the stored body is (sections 3.2 and 4.3.4)
-NOT_UPDATED = frozenset({"content-length", "content-encoding", "content-range", "content-md5", "etag"})
+NOT_UPDATED = frozenset({"content-length", "content-encoding", "content-range", "content-md5"})
 HEURISTIC_PART, HEURISTIC_MOST = 0.1, 86400.0            # of the time since Last-Modified (section 4.2.2)
 UNREACHABLE = 60.0                                       # seconds a stale answer serves while the upstream is gone (4.2.4)
 NGINX_TICK = 1.0                                         # nginx counts in whole seconds: it may keep an answer for one more
 NEVER = -1.0                                             # the window of stale-if-error=0: not even while the upstream is gone
+STRONG_DATE = 60.0                                       # seconds after which nothing is changed unseen any more (9110 8.8.2.2)
 KEPT_STALE = 3600.0                                      # seconds a stale answer is kept to be validated
 
 LENGTH = re.compile(r"[0-9]{1,18}")
@@ -89,13 +90,12 @@ def entry_of(request: Request, response: Response, policy: Cache, *, request_tim
     if refusal:
         return refusal
     marks = source | marks_of(ruled) | (flags.PUBLIC if given.for_everybody else 0)
-    etag = fields["etag"][0].strip() if "etag" in fields else None
     modified = http_date(fields["last-modified"][0], response_time) if "last-modified" in fields else None
     refresh, error = windows(expires, ruled, marks, policy)
     entry = Entry(
         response.status, response.reason, sendable(response.headers, given, dated, date is None, size), b"",
         request_time=request_time, response_time=response_time, born=born, expires=expires, stale_while_revalidate=refresh,
-        stale_if_error=error, flags=marks, etag=etag or None, last_modified=modified,
+        stale_if_error=error, flags=marks, etag=tag_of(fields) or None, last_modified=modified,
         vary=selecting(fields.get("vary", ()), asked, () if policy.key.cookies is None else ("cookie",)),
         tags=tags_of(fields, policy), url=url, stored_at=response_time)
     if isinstance(response.body, bytes):
@@ -326,10 +326,37 @@ def due_early(entry: Entry, now: float, beta: float, draw: float) -> bool:
     return now - took * beta * log(draw) >= entry.expires
 
 
+def confirms(entry: Entry, update: Headers) -> bool:
+    """Is a 304 with these header fields about the entry (section 4.3.4)? A strong tag or date is of one representation, a weak one
+    of all that are as good; tags that differ are of different ones, whatever a date says. Without any it is about what was asked
+    for."""
+    fields = grouped(update)
+    tag = tag_of(fields)
+    modified = http_date(fields["last-modified"][0], entry.response_time) if "last-modified" in fields else None
+    if tag and entry.etag and opaque(tag) != opaque(entry.etag):
+        return False
+    if strengthens(tag, entry):
+        return modified is not None and modified == entry.last_modified and modified + STRONG_DATE <= entry.born
+    if modified is None or tag and entry.etag:
+        return bool(entry.etag) or not tag
+    return modified == entry.last_modified
+
+
+def strengthens(tag: str, entry: Entry) -> bool:
+    """Is it a strong tag, and not the entry's own?"""
+    return bool(tag) and not tag.startswith("W/") and tag != entry.etag
+
+
+def tag_of(fields: dict[str, list[str]]) -> str:
+    return fields["etag"][0].strip() if "etag" in fields else ""
+
+
 def freshened(entry: Entry, request: Request, update: Headers, policy: Cache, *, request_time: float, response_time: float,
               personal: bool = False) -> tuple[Entry | str, Response]:
     """The entry after a 304 with these header fields (section 4.3.4), or why it is no longer stored; and the answer it makes."""
     dropped = NOT_UPDATED | HOP_BY_HOP | nominated(update)
+    if strengthens(tag_of(grouped(update)), entry):      # it may be that of other bytes, before they were compressed
+        dropped |= {"etag"}
     news = [field for field in update if field[0].lower() not in dropped]
     told = {name.lower() for name, _ in news} | {"date"}
     headers = [field for field in entry.headers if field[0].lower() not in told] + news

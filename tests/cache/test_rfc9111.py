@@ -154,6 +154,14 @@ ROWS = [
     ("4.3.4", "MUST NOT update by a 304 with another strong validator", {}, [
         first(SHORT, ("ETag", V)), X(comes=(304, [MAX, ("ETag", '"x"')], b""), gets=b"new", at=10)]),
     ("4.3.4", "nor one that has none", {}, [first(SHORT, LM), X(comes=(304, [MAX, ("ETag", '"x"')], b""), gets=b"new", at=10)]),
+    ("4.3.4", "nor, by one with a strong validator, one that has a weak one", {}, [
+        first(SHORT, ("ETag", W)), X(comes=(304, [MAX, ("ETag", V)], b""), gets=b"new", at=10)]),
+    ("4.3.4", "MUST update what a weak validator identifies, and replaces its tag (3.2)", {}, [
+        first(SHORT, ("ETag", V)), unchanged(MAX, ("ETag", W), at=10), hit(at=11, says={"ETag": [W]})]),
+    ("4.3.4", "unless the date is strong (RFC 9110 8.8.2.2)", {}, [
+        first(SHORT, ("ETag", W), LM), unchanged(MAX, ("ETag", V), LM, at=10), hit(at=11, says={"ETag": [W]})]),
+    ("4.3.4", "is not identified by another date", {}, [
+        first(SHORT, LM), X(comes=(304, [MAX, ("Last-Modified", OTHER_DATE)], b""), gets=b"new", at=10)]),
     ("4.3.4", "MUST update what is identified", {}, [
         first(SHORT, ("ETag", V)), unchanged(MAX, ("ETag", V), ("X-A", "1"), at=10), hit(at=69, says={"X-A": ["1"]}), on(at=70)]),
     ("4.3.5", "SHOULD update by a HEAD that matches", {}, [

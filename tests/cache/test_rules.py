@@ -343,6 +343,37 @@ def test_a_304_renews_what_it_may_renew():
     assert answer.status == 200 and made.expires == NOW + 5
 
 
+V, W, OTHER, WEAK_OTHER = ('"v"', 'W/"v"', '"x"', 'W/"x"')
+OLD, NEW = date(-1000), date(-10)
+
+
+@pytest.mark.parametrize("stored, told, expected", [
+    # tag and date of what is stored, those of a 304, the tag afterwards; False: it is about something else
+    ((V, None), (V, None), V), ((W, None), (W, None), W), ((W, None), (V, None), False), ((V, None), (W, None), W),
+    ((V, None), (OTHER, None), False), ((V, None), (WEAK_OTHER, None), False), ((W, None), (WEAK_OTHER, None), False),
+    # a tag goes before a date
+    ((V, OLD), (V, NEW), V), ((W, OLD), (W, NEW), W), ((V, OLD), (OTHER, OLD), False), ((W, OLD), (WEAK_OTHER, OLD), False),
+    # a strong tag is no other's, unless a strong date says so: the stored one stays, which may be that of compressed bytes
+    ((W, OLD), (V, OLD), W), ((W, date(-60)), (V, date(-60)), W), ((W, date(-59)), (V, date(-59)), False),
+    ((W, OLD), (V, NEW), False), ((None, OLD), (V, OLD), None), ((None, NEW), (V, NEW), False), ((W, None), (V, OLD), False),
+    # a date counts where either has no tag
+    ((None, OLD), (None, OLD), None), ((None, OLD), (None, NEW), False), ((V, OLD), (None, OLD), V), ((V, OLD), (None, NEW), False),
+    ((None, OLD), (W, OLD), W), ((None, OLD), (W, NEW), False), ((None, OLD), (W, None), False), ((None, OLD), (V, None), False),
+    ((V, None), (None, OLD), False),
+    # nothing that could be compared: it is about what was asked for
+    ((V, None), (None, None), V), ((None, OLD), (None, None), None), ((None, None), (None, None), None),
+    ((V, None), (None, "broken"), V), ((None, OLD), (None, "broken"), None),
+    # without quotes
+    (("v", None), ("v", None), "v"), (("v", None), (W, None), W), (("v", None), ("x", None), False)])
+def test_which_stored_answer_a_304_is_about(stored, told, expected):
+    made, update = ([(name, value) for name, value in zip(("ETag", "Last-Modified"), pair) if value] for pair in (stored, told))
+    entry = arrived([(CC, "max-age=5"), *made])
+    assert rules.confirms(entry, update) is (expected is not False)
+    if expected is not False:
+        new, answer = rules.freshened(entry, Request("GET", "/a", []), update, Cache(), request_time=NOW, response_time=NOW)
+        assert (new.etag, [value for name, value in answer.headers if name == "ETag"]) == (expected, [expected] if expected else [])
+
+
 def test_a_304_may_take_the_permission_away():
     made = arrived([(CC, "max-age=5"), ("ETag", '"v"')])
     new, answer = rules.freshened(made, Request("GET", "/a", []), [(CC, "no-store")], Cache(), request_time=NOW, response_time=NOW)
