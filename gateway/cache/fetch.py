@@ -10,6 +10,9 @@
     a leader --> has the lease for all workers:               it asks (exchange.py)
              --> another worker has it:                       it waits for that one's answer, and asks when there is none
 
+    a refresh -> has the lease, and nothing newer is there:   it asks
+             --> another worker has it, or is done with it:   it takes that one's answer, and asks for none itself
+
 Whoever waited looks again at what is stored when purges were heard meanwhile.
 """
 
@@ -154,20 +157,26 @@ class Fetch:
         """What another worker is fetching right now, once it is there and usable."""
         patience = DOUBT if self._doubtful(miss) else min(miss.request.deadline.left() / 2, LEASE)
         until, leased = self.flights.clock() + patience, self.store.leased(miss.lease)
-        found = self.store.wait(miss.key, patience, miss.lease)
-        entry = select(found, miss.request) if found is not None else None
-        if (entry is not None and entry is not miss.entry and not rules.withheld(entry, miss.shown)
-                and rules.judge(entry, None, self.clock()) == rules.FRESH):
+        if (entry := self._newer(miss, patience)) is not None:
             return entry
         miss.look_again(self.store)
         if leased and self.flights.clock() < until and miss.variants is None and not self.flights.hopeful(miss.shown):
             self.flights.land(flight, UNCACHEABLE)       # who waits here has waited for one answer for nothing: that is enough
         return None
 
+    def _newer(self, miss: Miss, patience: float) -> Entry | None:
+        """What another worker has got, or gets within ``patience`` seconds, when it is usable."""
+        found = self.store.wait(miss.key, patience, miss.lease)
+        entry = select(found, miss.request) if found is not None else None
+        if entry is None or entry is miss.entry or rules.withheld(entry, miss.shown):
+            return None
+        return entry if rules.judge(entry, None, self.clock()) == rules.FRESH else None
+
     # In the background
 
     def refresh(self, miss: Miss) -> None:
-        """Fetch it anew beside this request, unless somebody does already or the upstream has just failed."""
+        """Fetch it anew beside this request, unless somebody does already or the upstream has just failed. Of all workers one does:
+        the others wait for what it gets, and when that is nothing, the next request begins anew."""
         resting = self.flights.resting(miss.lane, True) or self.flights.resting(miss.lane, False)
         if resting or miss.flight_key in self.flights.flying:
             return
@@ -182,6 +191,12 @@ class Fetch:
         result = "failed"
         try:
             flight.lease = self.store.lease(miss.lease, LEASE)
+            leased = flight.lease is None and self.store.leased(miss.lease)
+            found = self._newer(miss, LEASE if leased else 0.0)
+            if leased or found is not None:
+                result = "elsewhere"
+                self.flights.land(flight, ABANDONED if found is None else STORED, found)
+                return
             miss.look_again(self.store)
             if miss.entry is None:                       # it was purged: who asks for it next leads
                 result = "purged"

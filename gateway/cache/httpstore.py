@@ -358,14 +358,14 @@ class HttpStore:
         return self.leases is not None and bool(self.leases.leased(key))
 
     def wait(self, key: str, seconds: float, lease: str = "") -> Variants | None:
-        """What the worker that has the lease gets, as soon as it is there; None after ``seconds``, or when it got nothing.
-        ``lease`` is the lease's own key, where it is not that of the answer."""
+        """What is there when the worker that has the lease is done, or ``seconds`` are over; None when nothing is, or nobody
+        can be asked. ``lease`` is the lease's own key, where it is not that of the answer."""
         if self.leases is None:
             return None
         until, pause = monotonic() + seconds, POLL_FIRST
         while held := self.leases.leased(lease or key):
             if (left := until - monotonic()) <= 0:
-                return None
+                break
             sleep(min(pause, left))
             pause = min(pause * 1.5, POLL_MOST)
         if held is None:                                 # nobody can be asked, nor for the answer

@@ -770,7 +770,7 @@ def test_what_another_worker_fetches_is_waited_for(world, answer, seen, expected
 @pytest.fixture
 def workers(world, redis_server):
     """Three workers with one upstream and one Redis."""
-    server = redis_server()
+    server = world.redis = redis_server()
     found = []
     for _ in range(3):
         worker = World()
@@ -921,6 +921,109 @@ def test_a_client_that_does_not_read_holds_no_other_worker_up(workers, monkeypat
     assert other.ask(deadline=SAFETY).text == b"hello"
     assert time.monotonic() - began < LEASE / 2
     slow.body.close()
+
+
+STALE = ok("max-age=10, stale-while-revalidate=600", b"old", Age="20")
+
+
+def refreshes(worker, result):
+    return worker.count("gateway_cache_refreshes_total", result=result)
+
+
+def leaving(workers):
+    """Those that know that another has the lease; none yet."""
+    found = set()
+
+    def counted(worker, leased):
+        def ask(key):
+            if held := leased(key):
+                found.add(worker)
+            return held
+        return ask
+
+    for worker in workers:
+        worker.store.leased = counted(worker, worker.store.leased)
+    return found
+
+
+def test_one_worker_refreshes_for_all(world, workers):
+    """The others wait for what it gets: until they do, it gets nothing."""
+    waiting = leaving(workers)
+
+    def slow(request):
+        until(lambda: len(waiting) == 2)
+        return ok(body=b"new")
+
+    workers[0].answer = STALE
+    workers[0].ask()
+    workers[0].store.flush()
+    for worker in workers:
+        worker.answer = slow
+    assert {answer.text for answer in ask_all(workers, 20)} == {b"old"}
+    until(lambda: sum(worker.count("gateway_cache_refreshes_total") for worker in workers) == 3)
+    assert {answer.text for answer in ask_all(workers, 1)} == {b"new"} and len(world.seen) == 2
+    assert sorted((refreshes(worker, "done"), refreshes(worker, "elsewhere")) for worker in workers) == [(0, 1), (0, 1), (1, 0)]
+
+
+@pytest.mark.parametrize("policy, fields", [({}, {"Age": "20"}), ({"early_refresh": True}, {})])
+def test_what_another_worker_has_refreshed_is_not_refreshed_again(world, workers, policy, fields):
+    """Even when the shared tier was asked too short a while ago to be asked again for a request."""
+    one, other, _ = workers
+
+    def slow(request):
+        number = len(world.seen)
+        gevent.sleep(0.3)                                # with that draw it is refreshed 11 s early
+        return ok("max-age=10, stale-while-revalidate=600", str(number).encode(), **(fields if number == 1 else {}))
+
+    for worker in (one, other):
+        worker.cache(policy, draw=lambda: 1.0 - 2.0 ** -53)
+        worker.answer = slow
+    one.ask()
+    one.store.flush()
+    key = "http://shop.test/a"
+    other.store.get(key)
+    assert one.ask().text == b"1"
+    until(lambda: refreshes(one, "done"))
+    one.store.flush()
+    other.store.memory.nodes[key].asked = time.monotonic() + 3600
+    assert other.ask().text == b"1"
+    until(lambda: refreshes(other, "elsewhere"))
+    assert other.store.held(key)[0].body == b"2" and len(world.seen) == 2
+
+
+def test_when_the_worker_that_refreshes_fails_the_next_request_tries_again(world, workers):
+    one, other, _ = workers
+    waiting = leaving(workers)
+
+    def failing(request):
+        until(lambda: waiting)
+        raise ConnectFailed("refused")
+
+    one.answer = STALE
+    one.ask()
+    one.store.flush()
+    one.answer, other.answer = failing, ok(body=b"new")
+    assert one.ask().text == b"old"
+    until(lambda: len(world.seen) == 2)
+    assert other.ask().text == b"old"
+    until(lambda: refreshes(one, "failed") and refreshes(other, "elsewhere"))
+    assert len(world.seen) == 2
+    until(lambda: other.ask().text == b"new")
+    assert len(world.seen) == 3 and refreshes(other, "done") == 1
+
+
+def test_without_redis_each_worker_refreshes(world, workers):
+    one, other, _ = workers
+    one.answer = STALE
+    one.ask()
+    one.store.flush()
+    other.store.get("http://shop.test/a")
+    world.redis.kill()
+    for worker in (one, other):
+        worker.answer = ok(body=b"new")
+    assert [worker.ask().text for worker in (one, other)] == [b"old"] * 2
+    until(lambda: refreshes(one, "done") and refreshes(other, "done"))
+    assert len(world.seen) == 3
 
 
 def test_the_name_of_a_lease_is_the_same_in_every_process():
