@@ -37,12 +37,12 @@ class Answers:
 
     def stale(self, miss: Miss, entry: Entry, detail: str) -> Response:
         """It stands in for an error, and this request was not sent on to get that."""
-        self.note(miss, "stale")
+        self.note(miss, "stale-if-error")
         return self.stored(miss, entry, self.report.hit(entry, self.clock(), miss.key, detail))
 
     def replaced(self, miss: Miss, entry: Entry, status: int, detail: str) -> Response:
         """It stands in for what came back: an error with that ``status``, or with 0 no answer at all."""
-        self.note(miss, "stale")
+        self.note(miss, "stale-if-error")
         return self.stored(miss, entry, self.report.replaced(miss.reason, status, entry, self.clock(), miss.key, detail))
 
     def stored(self, miss: Miss, entry: Entry, status: str, aged: bool = True) -> Response:

@@ -70,7 +70,8 @@ class Exchange:
         """It goes on now: when that is, and what the store is like."""
         miss.number = self.store.number
         miss.held = self.store.held(miss.key) is not None
-        self.answers.note(miss, miss.reason)
+        if not miss.beside:                              # refreshes have numbers of their own
+            self.answers.note(miss, miss.reason)
         return self.clock()
 
     def _outgoing(self, miss: Miss) -> Request:

@@ -9,8 +9,8 @@ from typing import Any
 from .entry import Entry
 from .memory import Owner
 
-OUTCOMES = "Requests of routes with a cache: hit, stale (served while it is refreshed, or instead of an error), collapsed (waited" \
-           " for another's answer), else why it went to the upstream (RFC 9211)."
+OUTCOMES = "Requests of routes with a cache: hit; served stale: stale-while-revalidate, stale-if-error (RFC 5861), max-stale; " \
+           "collapsed (waited for another's answer); else why it went to the upstream (RFC 9211)."
 TOKEN = re.compile(r"[A-Za-z*][A-Za-z0-9!#$%&'*+.^_`|~:/-]*")           # of a Structured Field (RFC 9651 section 3.3.4)
 Count = Callable[[], None]
 

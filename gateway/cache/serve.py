@@ -101,10 +101,12 @@ class Cache:
             reason = "stale" if now >= entry.expires or entry.flags & flags.NO_CACHE else "request"
             return self.fetch(self._miss(request, asked, shown, key, entry, reason, variants))
         else:
+            outcome = "max-stale"
             if verdict == rules.REFRESH:
                 self.fetch.refresh(self._miss(request, asked, shown, key, entry, "stale", variants))
-            self.numbers.outcome("stale")
-            request.notes["cache"] = "stale"
+                outcome = "stale-while-revalidate"
+            self.numbers.outcome(outcome)
+            request.notes["cache"] = outcome
         return self._serve(request, asked, entry, now, key)
 
     def _by_body(self, request: Request) -> str | None:

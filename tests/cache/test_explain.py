@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from asking import Stream, World, ok, status_of
+from asking import Stream, World, ok, settle, status_of
 
 from gateway.cache.explain import entry_of
 from gateway.cache.flags import NAMES, names_of
-from gateway.message import Request
+from gateway.message import Request, Response
 
 DOCUMENTED = (Path(__file__).parents[2] / "docs" / "cache.md").read_text()
 COOKIE, AUTHORIZATION = ("Cookie", "sid=1; x=2"), ("Authorization", "x")
@@ -187,3 +187,24 @@ def test_every_reason_to_go_on(asked, counted):
     assert world.count("gateway_cache_requests_total", outcome=counted) == 1
     assert world.note == {"cache": counted}
     assert f"`{counted}`" in DOCUMENTED
+
+
+@pytest.mark.parametrize("window, asked, comes, times, counted", [
+    ("stale-while-revalidate", [], ok(body=b"new"), 1, {"stale-while-revalidate": 1}),
+    ("stale-if-error", [], ok("", b"broken", 503), 1, {"stale": 1, "stale-if-error": 1}),
+    ("stale-if-error", [], ok("", b"broken", 503), 3, {"stale": 1, "stale-if-error": 3}),
+    ("x", [("Cache-Control", "max-stale")], ok(body=b"new"), 1, {"max-stale": 1}),
+    ("x", [], Response(304, []), 1, {"stale": 1})])
+def test_why_a_stale_answer_is_served(window, asked, comes, times, counted):
+    world = World()
+    world.cache()
+    world.answer = ok(f"max-age=10, {window}=600", ETag='"v"')
+    world.ask()
+    world.offset, world.answer = 20.0, comes
+    for _ in range(times):
+        assert world.ask(*asked).text == b"hello"
+    settle()
+    for outcome in ("hit", "stale", "stale-while-revalidate", "stale-if-error", "max-stale"):
+        assert world.count("gateway_cache_requests_total", outcome=outcome) == counted.get(outcome, 0)
+    assert world.note == {"cache": list(counted)[-1]}
+    assert all(f"`{outcome}`" in DOCUMENTED for outcome in counted)
