@@ -205,6 +205,7 @@ class LaneConnection(Connection):
         self.started = False
         self.taken = False
         self._unreader = client.unreader
+        self.hears_interim = True
         self.lane = lane
         self.client = client
 
@@ -228,6 +229,9 @@ class LaneConnection(Connection):
     def early_hints(self, headers: Headers) -> None:
         """Send 103 (RFC 8297), unless the answer has begun. Raises UnsafeField."""
         if not self.started:
-            self.client.settle()
             lines = b"".join([WRITTEN[name, value] for name, value in headers])
-            self.socket.sendall(b"HTTP/1.1 103 Early Hints\r\n" + lines + b"\r\n")
+            self.send_interim(b"HTTP/1.1 103 Early Hints\r\n" + lines + b"\r\n")
+
+    def send_interim(self, head: bytes) -> None:
+        self.client.settle()
+        self.socket.sendall(head)

@@ -83,7 +83,8 @@ class Forward:
         if self.edit is not None:
             headers = self.edit(headers)
         return Call(request.method, self.target(request), headers, request.body, deadline=request.deadline,
-                    host=request.host or None if self.preserve_host else self.host, attempts=request.attempts)
+                    host=request.host or None if self.preserve_host else self.host, attempts=request.attempts,
+                    hearer=None if request.trusted else request.connection)
 
     def finish(self, response: Response, request: Request) -> Response:
         """The upstream's answer as the client gets it."""

@@ -213,13 +213,14 @@ class Call:
 
     ``headers`` are final and end-to-end, without Host, Content-Length and Transfer-Encoding: ``host`` (None: the instance's own)
     and ``body`` decide those. ``timeout`` bounds one attempt in seconds (None: the upstream's setting). ``attempts`` gets one
-    Attempt for each try.
+    Attempt for each try, ``hearer`` hears the interim answers: ``hearer.interim(status, reason, headers)``.
     """
 
-    __slots__ = ("method", "target", "headers", "body", "host", "deadline", "timeout", "attempts")
+    __slots__ = ("method", "target", "headers", "body", "host", "deadline", "timeout", "attempts", "hearer")
 
     def __init__(self, method: str, target: str, headers: Headers, body: bytes | Body | None = None, *, deadline: Deadline,
-                 host: str | None = None, timeout: float | None = None, attempts: list[Attempt] | None = None) -> None:
+                 host: str | None = None, timeout: float | None = None, attempts: list[Attempt] | None = None,
+                 hearer: Any = None) -> None:
         self.method = method
         self.target = target
         self.headers = headers
@@ -228,6 +229,7 @@ class Call:
         self.deadline = deadline
         self.timeout = timeout
         self.attempts = attempts if attempts is not None else []
+        self.hearer = hearer
 
     def __repr__(self) -> str:
         return f"Call({self.method} {self.target})"

@@ -408,7 +408,48 @@ def test_range_requests_pass(gateway, upstream):
                                      b"HTTP/1.1 102 Processing\r\n\r\n"])
 def test_interim_answers_are_not_the_answer(gateway, upstream, interim):
     upstream.answer = interim + b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-    assert get(gateway, "/")[::2] == (200, b"ok")
+    assert get(gateway, "/", "Via: 1.1 edge")[::2] == (200, b"ok")
+
+
+HINT = (b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\nConnection: x-hop\r\nX-Hop: 1\r\nContent-Length: 9\r\n\r\n",
+        b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n")
+OTHERS = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n", b"HTTP/1.1 102 Processing\r\n\r\n"
+
+
+@pytest.mark.parametrize("head, hears", [
+    (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", True), (b"GET / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\n\r\n", True),
+    (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n", True),
+    (b"GET / HTTP/1.0\r\nHost: a\r\n\r\n", False), (b"GET / HTTP/1.1\r\nHost: a\r\nvia: 1.1 edge\r\n\r\n", False),
+    (b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 10.0.0.1\r\n\r\n", False)])
+def test_a_client_hears_interim_answers_and_a_proxy_does_not(gateway, upstream, head, hears):
+    upstream.answer = HINT[0] + OTHERS[0] + b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+    said = exchange(gateway.port, head)
+    interim = HINT[1] + OTHERS[1] if hears else b""
+    assert said.startswith(interim + (b"HTTP/1.0" if b"HTTP/1.0" in head else b"HTTP/1.1") + b" 200 OK\r\n")
+    assert said.count(b"HTTP/1.") == (3 if hears else 1)
+
+
+def test_a_trusted_proxy_hears_none(trusting, upstream):
+    upstream.answer = HINT[0] + b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+    assert exchange(trusting.port, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+def test_an_interim_answer_comes_behind_the_answer_before(gateway, upstream):
+    """A client that pipelines: the one before may still wait for the end of its turn."""
+    upstream.answer = HINT[0] + b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+    said = exchange(gateway.port, b"GET /fixed HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", b"\r\n\r\nok")
+    assert [said.index(text) for text in (b"\r\n\r\nfixed", HINT[1], b"\r\n\r\nok")] == sorted(
+        [said.index(text) for text in (b"\r\n\r\nfixed", HINT[1], b"\r\n\r\nok")])
+
+
+def exchange(port: int, data: bytes, until: bytes = b"\r\n\r\nok") -> bytes:
+    """All that is said to ``data``, up to and with ``until``."""
+    with socket.create_connection(("127.0.0.1", port), 10) as sock:
+        sock.sendall(data)
+        said = b""
+        while until not in said and (piece := sock.recv(65536)):
+            said += piece
+        return said
 
 
 @pytest.mark.parametrize("answer, code", [
