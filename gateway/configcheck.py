@@ -18,7 +18,7 @@ from .config import Cache, CacheStorage, Config, Gateway, Route, Upstream
 from .mistakes import unknown_upstream
 from .partcheck import check_parts
 from .pattern import parameters, parse_path, takes
-from .values import did_you_mean, parse_instance, quoted
+from .values import did_you_mean, duration_text, parse_instance, quoted
 
 TARGETS = ("upstream", "aggregate", "view", "respond", "files")
 ONLY_WITH_UPSTREAM = ("strip_prefix", "rewrite", "rewrite_location", "rewrite_cookies", "websocket")
@@ -151,6 +151,9 @@ def _cache(route: Route, cache: Cache) -> Iterator[str]:
         yield "cache.offload: what belongs to one caller is not handed to nginx; vary_by_caller cannot be there too"
     if cache.offload and cache.edge is not None:
         yield "cache.offload: what nginx keeps by itself (edge) is not handed to it"
+    if cache.edge is not None and cache.edge < 1:
+        yield (f'cache.edge: nginx counts in whole seconds and would keep nothing for "{duration_text(cache.edge)}": write "1s" or'
+               ' more, or leave it out')
     if cache.edge is not None and apart:
         yield f"cache.edge: nginx knows the address alone; it must not keep what {' and '.join(apart)} keep apart"
 

@@ -228,6 +228,9 @@ def mistakes(text, environ=None):
      ['route "/x": cache.key.ignore_query: has no effect, query says which parameters count']),
     (R + 'view = true\ncache = { vary_by_caller = true, edge = "10s" }',
      ['route "/x": cache.edge: nginx knows the address alone; it must not keep what vary_by_caller keep apart']),
+    (R + 'view = true\ncache = { edge = "999ms" }',
+     ['route "/x": cache.edge: nginx counts in whole seconds and would keep nothing for "999ms": write "1s" or more, or leave'
+      ' it out']),
     (R + 'view = true\nmethds = []',
      ['route "/x": methds: unknown setting, did you mean methods?']),
     (R + 'respond = 410',

@@ -92,7 +92,7 @@ def test_never_for_what_is_kept_by_caller():
 
 @pytest.mark.parametrize("standalone", [True, False])
 def test_nginx_accepts_it(require, folder, standalone):  # noqa: F811
-    routes = [EDGE, {"path": '/a"b\\c{2}', "upstream": "legacy", "cache": {"edge": "500ms"}}, {**EDGE, "path": "/{name}/x"},
+    routes = [EDGE, {"path": '/a"b\\c{2}', "upstream": "legacy", "cache": {"edge": "1500ms"}}, {**EDGE, "path": "/{name}/x"},
               {"path": "/ws", "upstream": "legacy", "websocket": True}]
     text = render(config(routes), standalone=standalone)
     if not standalone:
