@@ -4,7 +4,8 @@ That is so whether or not the cache has anything to do with the request: also wi
 and for a POST that the route would have kept the answer of.
 
 ``Invalidate`` is the step for routes that have no cache of their own beside routes that do: a POST there may change what those
-keep. Location and Content-Location count when they are of the same origin: nobody purges what belongs to another host.
+keep, and an upstream that says something to this gateway's caches (``Greengate-Cache-Control``, RFC 9213) does so there too: that
+ends here. Location and Content-Location count when they are of the same origin: nobody purges what belongs to another host.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ from __future__ import annotations
 from typing import Protocol
 from urllib.parse import urljoin, urlsplit
 
+from ..fields import Kinds
 from ..message import Handler, Request, Response
+from .directives import OWN
 
+OWN_FIELD = Kinds({OWN: 1})
 SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PROPFIND", "REPORT", "SEARCH", "QUERY"})
 
 
@@ -62,6 +66,10 @@ class Invalidate:
     def __call__(self, request: Request) -> Response:
         response = self.next(request)
         forget(self.store, request, response)
+        for name, _ in response.headers:
+            if OWN_FIELD[name]:
+                response.headers = [field for field in response.headers if not OWN_FIELD[field[0]]]
+                break
         return response
 
     def __repr__(self) -> str:

@@ -598,6 +598,15 @@ def test_our_own_targeted_field_stays_with_us(world):
     assert len(world.seen) == 1
 
 
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_our_own_targeted_field_ends_on_routes_without_a_cache_too(world, method):
+    """Beside routes that have one, in whatever case and however often it is said."""
+    world.answer = Response(200, [("GREENGATE-cache-control", "private"), ("X-A", "1"), ("Greengate-Cache-Control", "max-age=9"),
+                                  ("CDN-Cache-Control", "max-age=5")], b"")
+    response = Invalidate(world.upstream, world.store)(Request(method, "/a", [], host="shop.test"))
+    assert response.headers == [("X-A", "1"), ("CDN-Cache-Control", "max-age=5")]
+
+
 @pytest.mark.parametrize("control, stored", [("max-age=60", True), ("no-store", False), ("private", False)])
 @pytest.mark.parametrize("asks", [{}, {"method": "HEAD"}, {"method": "DELETE"}, {"field": ("Upgrade", "x")},
                                   {"field": ("Cache-Control", "no-store")}])
