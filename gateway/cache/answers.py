@@ -13,7 +13,8 @@ from .entry import Entry
 from .miss import Miss
 from .report import Numbers, Report
 
-NOT_STALE = re.compile("no-store|no-cache|private|must-revalidate|proxy-revalidate")
+WINDOW = re.compile("stale-(while-revalidate|if-error)=([0-9]{1,18})", re.IGNORECASE)
+NOT_KEPT = re.compile("no-store|no-cache|private", re.IGNORECASE)
 
 
 class Answers:
@@ -78,16 +79,22 @@ class Answers:
         if edge is None:
             return
         headers[:] = [field for field in headers if field[0].lower() != "x-accel-expires"]
-        seconds, place = 0.0, 0                              # before Cache-Control it alone counts (nginx 1.22) ...
+        seconds, place = 0.0, 0                              # in front of Cache-Control nginx obeys it whatever that says
         if entry is not None:
-            control = ",".join(value for name, value in headers if name.lower() == "cache-control").lower()
-            if "stale-" in control and not NOT_STALE.search(control):
-                seconds = rules.edge_seconds(entry, self.policy, edge, now, stale=True)
-            if seconds >= 1.0:
-                place = len(headers)                         # ... and behind it stale-while-revalidate and stale-if-error do too
-            else:
-                seconds = rules.edge_seconds(entry, self.policy, edge, now)
+            control = ",".join([value for name, value in headers if name.lower() == "cache-control"])
+            refresh, error = windows(control)
+            seconds = rules.edge_seconds(entry, self.policy, edge, now, refresh, error)
+            if error and not NOT_KEPT.search(control):       # before 1.23 nginx heeds the windows only behind them
+                place = len(headers)
         headers.insert(place, ("X-Accel-Expires", str(int(seconds))))
 
     def __repr__(self) -> str:
         return f"Answers({self.report.name})"
+
+
+def windows(control: str) -> tuple[int, int]:
+    """For how many seconds at most nginx serves what has expired by this Cache-Control: while it renews it, and while nobody
+    answers. It takes these numbers wherever they stand, whatever else is said beside them."""
+    found = [(name.lower(), int(seconds)) for name, seconds in WINDOW.findall(control)]
+    return (max((seconds for name, seconds in found if name == "while-revalidate"), default=0),
+            max((seconds for _, seconds in found), default=0))

@@ -305,16 +305,18 @@ def once_fresh(entry: Entry) -> bool:
     return entry.expires > entry.response_time
 
 
-def edge_seconds(entry: Entry, policy: Cache, edge: float, now: float, stale: bool = False) -> float:
+def edge_seconds(entry: Entry, policy: Cache, edge: float, now: float, refresh: int = 0, error: int = 0) -> float:
     """How long nginx in front may keep it; 0: not at all. nginx selects by the address alone and asks nobody who they are;
-    the generated configuration sends whoever has a cookie past it. ``stale``: nginx heeds the answer's own windows for what has
-    expired, and adds them; else it serves nothing of the kind, and those of the route may be used up here."""
+    the generated configuration sends whoever has a cookie past it. ``refresh`` and ``error`` are the seconds for which nginx serves
+    it after that, since it says so itself: while it is renewed, and while nobody answers. With them it must not outlive what
+    holds here, which may be less (s-maxage, a targeted field, the route) or more."""
     if policy.vary_by_caller or policy.key.headers or policy.key.cookies:
         return 0.0
     if judge(entry, None, now) != FRESH:
         return 0.0
-    end = entry.expires if stale else max(entry.expires, entry.stale_while_revalidate)
-    return max(0.0, min(edge, end - now - NGINX_TICK))
+    stale = max(entry.expires, entry.stale_while_revalidate)
+    failing = max(stale, entry.stale_if_error)
+    return max(0.0, min(edge, min(stale - refresh, failing - error) - now - NGINX_TICK))
 
 
 def due_early(entry: Entry, now: float, beta: float, draw: float) -> bool:

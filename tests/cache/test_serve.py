@@ -556,7 +556,8 @@ def test_callers_have_answers_of_their_own(world):
     ({"edge": "10s"}, ok("public, max-age=60"), False, "10"), ({"edge": "10s"}, ok("public, max-age=60"), True, "10"),
     ({"edge": "10s"}, ok("s-maxage=5"), True, "4"),                      # and nginx's own second is within the lifetime too
     ({"edge": "10s"}, ok("s-maxage=1"), True, "0"), ({"edge": "10s"}, ok("s-maxage=12"), True, "10"),
-    ({"edge": "10s"}, ok("max-age=1, stale-while-revalidate=60, public"), True, "10"),
+    ({"edge": "10s"}, ok("max-age=1, stale-while-revalidate=60, public"), True, "0"),
+    ({"edge": "10s", "stale_while_revalidate": "60s"}, ok("public, max-age=1"), True, "10"),
     ({"edge": "10s"}, ok(), True, "10"),                                 # whoever has a cookie is sent past nginx's cache
     ({"edge": "10s"}, ok(Vary="Cookie"), True, "10"),
     ({"edge": "10s", "key": {"cookies": []}}, ok(), True, "10"),
@@ -578,10 +579,15 @@ def test_what_nginx_in_front_is_told(world, policy, answer, hit, expected):
     ("public, max-age=60", "10", False), ("max-age=60, stale-while-revalidate=30", "10", True),
     ("max-age=60, Stale-If-Error=9", "10", True),
     ("max-age=8, stale-while-revalidate=30", "7", True),                 # nginx adds what comes after
-    ("max-age=1, stale-while-revalidate=60", "10", False),               # too short for that: used up as one
-    ("max-age=60, must-revalidate, stale-while-revalidate=30", "10", False)])
+    ("max-age=1, stale-while-revalidate=60", "0", True),
+    ("max-age=60, must-revalidate, stale-while-revalidate=55", "4", True),           # to the end of its lifetime and no longer
+    ("max-age=60, must-revalidate, STALE-while-revalidate=600", "0", True),
+    ("s-maxage=60, stale-while-revalidate=55", "4", True), ("s-maxage=60, stale-if-error=600", "0", True),
+    ("max-age=60, stale-while-revalidate=5, stale-while-revalidate=600", "0", True),
+    ("max-age=60, stale-while-revalidate=" + "9" * 5000, "0", True),
+    ('max-age=60, private="X-A", stale-while-revalidate=30', "10", False)])
 def test_nginx_may_heed_the_windows_of_the_answer_itself(world, control, seconds, behind):
-    """It does so only when Cache-Control comes first."""
+    """Before 1.23 it does so only when Cache-Control comes first, later always."""
     world.cache({"edge": "10s"})
     world.answer = ok(control)
     for _ in range(2):
@@ -596,6 +602,21 @@ def test_our_own_targeted_field_stays_with_us(world):
     for response in (world.ask(), world.ask()):
         assert not response.header("Greengate-Cache-Control") and response.header("CDN-Cache-Control")
     assert len(world.seen) == 1
+
+
+@pytest.mark.parametrize("policy, control, fields, seconds", [
+    ({}, "max-age=600, stale-while-revalidate=600", {"CDN_Cache_Control": "max-age=60"}, "0"),
+    ({}, "max-age=600, stale-while-revalidate=40", {"CDN_Cache_Control": "max-age=60"}, "19"),
+    ({"stale_while_revalidate": "10s"}, "max-age=60, stale-while-revalidate=60", {}, "9"),
+    ({"stale_if_error": "10s"}, "max-age=60, stale-while-revalidate=20, stale-if-error=65", {}, "14"),
+    ({"ttl": "60s", "respect": "policy"}, "no-cache, stale-while-revalidate=600", {}, "0"),
+    ({"ttl": "60s", "respect": "policy"}, "no-cache, max-age=1", {}, "20"),
+])
+def test_the_windows_that_nginx_reads_are_not_more_than_holds_here(world, policy, control, fields, seconds):
+    """nginx reads Cache-Control alone. What else decides here may be stricter."""
+    world.cache({"edge": "20s", **policy})
+    world.answer = ok(control, **fields)
+    assert [world.ask().header("X-Accel-Expires") for _ in range(2)] == [seconds] * 2
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])

@@ -363,6 +363,35 @@ def test_a_purge_reaches_nginx_when_the_edge_has_passed(serve, nginx, tmp_path):
         gateway.stop()
 
 
+@pytest.mark.parametrize("control", [
+    "public, s-maxage=3, stale-while-revalidate=600", "public, max-age=3, must-revalidate, stale-while-revalidate=600",
+    "max-age=3, stale-while-revalidate=600\r\nCDN-Cache-Control: max-age=3"], ids=["s-maxage", "must-revalidate", "targeted"])
+def test_nginx_does_not_serve_what_has_expired_where_the_gateway_would_not(serve, nginx, tmp_path, control):  # noqa: F811
+    """nginx reads the windows in Cache-Control, and nothing of what takes them back."""
+    said = f"HTTP/1.1 200 OK\r\nCache-Control: {control}\r\nContent-Length: 3\r\n\r\nold".encode()
+    upstream = Recorder(said)
+    text = f"""
+        [gateway]
+        trust = ["127.0.0.1/32"]
+        [upstreams.shop]
+        instances = ["http://127.0.0.1:{serve(upstream)}"]
+        [[routes]]
+        path = "/*"
+        upstream = "shop"
+        cache = {{ edge = "10s" }}
+    """
+    gateway = Running(tmp_path, text)
+    try:
+        port = nginx([gateway.port], load_text(text, {}))
+        assert exchange(port, get("/a")).endswith(b"\r\n\r\nold")
+        upstream.answer = b"HTTP/1.1 200 OK\r\nCache-Control: no-store\r\nContent-Length: 3\r\n\r\nnew"
+        wait_for(lambda: exchange(port, get("/a")).endswith(b"\r\n\r\nnew"))
+        for _ in range(10):
+            assert exchange(port, get("/a")).endswith(b"\r\n\r\nnew")
+    finally:
+        gateway.stop()
+
+
 def test_what_has_expired_is_served_while_it_is_renewed_as_long_as_the_answer_allows(edge):
     """One request fetches it anew, beside those who get the old one."""
     go_on = gevent.event.Event()
