@@ -233,7 +233,7 @@ def cache_lines(config: Config, pipeline: Pipeline, route: Route, request: Reque
         if isinstance(step, Cache):
             lines = step.explain(request)
             if lines[0].startswith("key: "):
-                stored, where = stored_under(config, pipeline, step.key_of(request))
+                stored, where = stored_under(config, pipeline, step.key(request, step.asked(request)))
                 lines += [f"stored: {where}", *(step.explain(request, stored) if stored else ())]
             return ["cache, for this request:", *(f"  {line}" for line in lines)]
     return []

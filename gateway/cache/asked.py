@@ -8,12 +8,16 @@ from __future__ import annotations
 from ..fields import BELIEVED, PROXY_WORDS, Kinds
 from ..message import Headers
 from .fields import delta_seconds, directives
+from .key import SEPARATOR
 
 # Fields that make some frameworks answer for another method or another address than the request line says: an answer to such a
-# request must never stand for others, and stored ones are not for it. Among them is what a trusted proxy may have passed on from
-# its client, and upstreams get; what is believed of it is in the key or says only who asks.
+# request must never stand for others, and stored ones are not for it. A proxy may say one of TOLD with every request, or pass on
+# its client's: a trusted one's is in the key, so that who makes it up makes a key of his own. What is believed of a proxy is in the
+# key or says only who asks. The others change what is done, or nobody has to say them.
+TOLD = PROXY_WORDS - BELIEVED - {"x-forwarded-method", "proxy"}
 CONFUSING = (PROXY_WORDS - BELIEVED) | {"x-http-method-override", "x-http-method", "x-method-override", "x-host",
                                         "x-original-method", "x-override-url", "x-http-destinationurl"}
+LONGEST_TOLD = 512                                       # characters of it that are taken into the key
 FOR_ORIGIN = frozenset({"if-match", "if-unmodified-since", "upgrade"})    # only the origin may judge these (section 4.3.2)
 CONDITIONS = frozenset({"if-none-match", "if-modified-since"})
 HEEDED = frozenset({"cache-control", "pragma", "range", "if-range"}) | CONDITIONS | FOR_ORIGIN | CONFUSING
@@ -22,14 +26,15 @@ KINDS = Kinds(dict.fromkeys(HEEDED, ASKS) | {"cookie": COOKIE, "authorization": 
 
 
 class Asked:
-    """``bypass`` says why the cache has nothing to do with the request; empty when it has. ``directs``: one of the directives
-    counts. Seconds are None where the request does not say; ``max_stale`` without a value is infinite."""
+    """``bypass`` says why the cache has nothing to do with the request; empty when it has. ``told`` is what a trusted proxy says of
+    it, to be added to the key. ``directs``: one of the directives counts. Seconds are None where the request does not say;
+    ``max_stale`` without a value is infinite."""
 
-    __slots__ = ("bypass", "directs", "no_cache", "no_store", "only_if_cached", "max_age", "max_stale", "min_fresh",
+    __slots__ = ("bypass", "told", "directs", "no_cache", "no_store", "only_if_cached", "max_age", "max_stale", "min_fresh",
                  "stale_if_error", "if_none_match", "if_modified_since", "range", "if_range")
 
     def __init__(self) -> None:
-        self.bypass = ""
+        self.bypass = self.told = ""
         self.directs = self.no_cache = self.no_store = self.only_if_cached = False
         self.max_age: int | None = None
         self.max_stale: float | None = None
@@ -71,13 +76,15 @@ def seen(headers: Headers) -> int:
     return found
 
 
-def asked_of(headers: Headers, heeding: bool = True, method: str = "GET") -> Asked | None:
-    """None when the request asks nothing. ``heeding`` False: the client's directives count for nothing on this route."""
+def asked_of(headers: Headers, heeding: bool = True, method: str = "GET", believing: bool = False) -> Asked | None:
+    """None when the request asks nothing. ``heeding`` False: the client's directives count for nothing on this route.
+    ``believing``: they are those of a trusted proxy, and what it says may be in the key."""
     if not seen(headers) & ASKS:
         return None
     asked = Asked()
     lines: list[str] = []
     pragma: list[str] = []
+    told: list[tuple[str, str]] = []
     for name, value in headers:
         name = name.lower()
         if name not in HEEDED:
@@ -94,8 +101,15 @@ def asked_of(headers: Headers, heeding: bool = True, method: str = "GET") -> Ask
             asked.if_none_match.append(value)
         elif name == "if-modified-since":
             asked.if_modified_since = value
+        elif believing and name in TOLD:
+            told.append((name, value))
         else:
             asked.bypass = name
+    if told:
+        told.sort(key=lambda field: field[0])            # of one name the order stays: upstreams differ in which they take
+        asked.told = "".join([f"{SEPARATOR}{name}: {value}" for name, value in told])
+        if len(asked.told) > LONGEST_TOLD:
+            asked.bypass = asked.bypass or told[0][0]
     if heeding and (lines or pragma):
         asked.heed(lines, pragma)
         if asked.no_store:

@@ -23,8 +23,9 @@ PERMITS = {COOKIE: "public, s-maxage or a lifetime in a field for shared caches,
            AUTHORIZATION: "public, s-maxage, or must-revalidate with a lifetime"}
 
 
-def of_request(request: Request, asked: Asked | None, shown: int, policy: Cache, key_of: KeyOf) -> Iterator[str]:
-    """One line for each thing that decides."""
+def of_request(request: Request, asked: Asked | None, shown: int, policy: Cache, key_of: KeyOf,
+               key: str) -> Iterator[str]:
+    """One line for each thing that decides. ``key`` is the whole of it."""
     reason = past(request, asked, policy)
     if reason:
         if asked is not None and asked.only_if_cached and handled(request, policy):
@@ -34,7 +35,7 @@ def of_request(request: Request, asked: Asked | None, shown: int, policy: Cache,
         if request.method not in SAFE:
             yield f"a success makes what is stored for {key_of.url(request)} invalid"
         return
-    yield f"key: {key_of(request).replace(SEPARATOR, ' | ')}"
+    yield f"key: {key.replace(SEPARATOR, ' | ')}"
     yield from (f"not in the key: {what}" for what in left_out(request, policy, key_of))
     if request.method == "HEAD":
         yield "a HEAD is answered from a stored GET; its own answer is not stored"

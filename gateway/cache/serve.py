@@ -72,11 +72,13 @@ class Cache:
         if method != "GET" and method != "HEAD" and not (method == "POST" and self._posts):
             return self._other(request)
         kinds = seen(request.headers)
-        asked = asked_of(request.headers, self._heeding, method) if kinds & ASKS else None
+        asked = self.asked(request) if kinds & ASKS else None
         shown = kinds & self._proofs and self.shown(kinds, request)
-        if asked is not None and asked.bypass:
-            return self._bypass(request, asked, "request" if asked.bypass == "no-store" else "bypass", asked.bypass)
         key = self.key_of(request)
+        if asked is not None:
+            if asked.bypass:
+                return self._bypass(request, asked, "request" if asked.bypass == "no-store" else "bypass", asked.bypass)
+            key += asked.told
         if method == "POST" or request.body is not None:
             told_apart = self._by_body(request)
             if told_apart is None:
@@ -128,6 +130,13 @@ class Cache:
         personal = self.policy.vary_by_caller and bool(caller(request))
         return Miss(request, asked, key, (key, shown) if shown else key, entry, reason, personal, variants, shown)
 
+    def asked(self, request: Request) -> Asked | None:
+        """What it asks of a cache. nginx in front with ``edge`` knows no key with what a proxy says: there that goes past."""
+        return asked_of(request.headers, self._heeding, request.method, request.trusted and not self._dress)
+
+    def key(self, request: Request, asked: Asked | None) -> str:
+        return self.key_of(request) + (asked.told if asked is not None else "")
+
     def shown(self, kinds: int, request: Request) -> int:
         """What it carries of one user that the key does not tell apart: COOKIE, AUTHORIZATION; 0 for a stranger."""
         return 0 if self.policy.vary_by_caller and caller(request) else kinds & self._proofs
@@ -167,8 +176,8 @@ class Cache:
         response = self.next(request)
         if request.method not in SAFE:
             forget(self.store, request, response)
-            if request.method == "POST" and not ((asked := asked_of(request.headers, self._heeding, "POST")) and asked.bypass):
-                self.fetch.keep_posted(self._miss(request, None, 0, self.key_of(request), None, "method"), response)
+            if request.method == "POST" and not ((asked := self.asked(request)) and asked.bypass):
+                self.fetch.keep_posted(self._miss(request, None, 0, self.key(request, asked), None, "method"), response)
         return self._passed(response, "method", request.method)
 
     def _passed(self, response: Response, reason: str, detail: str) -> Response:
@@ -180,11 +189,11 @@ class Cache:
     def explain(self, request: Request, stored: Variants | None = None) -> list[str]:
         """What happens to ``request``, a line for each reason; with what is ``stored`` under its key, what that means for it."""
         kinds = seen(request.headers)
-        asked = asked_of(request.headers, self._heeding, request.method)
+        asked = self.asked(request)
         shown = self.shown(kinds, request)
         if stored is not None:
             return list(explain.of_stored(stored, request, asked, shown, self.clock()))
-        return list(explain.of_request(request, asked, shown, self.policy, self.key_of))
+        return list(explain.of_request(request, asked, shown, self.policy, self.key_of, self.key(request, asked)))
 
     def __repr__(self) -> str:
         policy = self.policy

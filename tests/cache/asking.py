@@ -74,8 +74,9 @@ class World:
                           clock=self.clock, **more)
         return self.step
 
-    def ask(self, *headers, target="/a", method="GET", body=None, host="shop.test", deadline=5.0):
+    def ask(self, *headers, target="/a", method="GET", body=None, host="shop.test", deadline=5.0, trusted=False):
         request = Request(method, target, list(headers), body, host=host, deadline=Deadline(deadline))
+        request.trusted = trusted
         self.note = request.notes
         return Got(self.step(request))
 

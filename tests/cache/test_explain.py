@@ -15,10 +15,10 @@ DOCUMENTED = (Path(__file__).parents[2] / "docs" / "cache.md").read_text()
 COOKIE, AUTHORIZATION = ("Cookie", "sid=1; x=2"), ("Authorization", "x")
 
 
-def explained(policy, *headers, method="GET", target="/a", port=""):
+def explained(policy, *headers, method="GET", target="/a", port="", trusted=False):
     world = World()
     request = Request(method, target, list(headers), host="shop.test")
-    request.port = port
+    request.port, request.trusted = port, trusted
     return world.cache(policy).explain(request)
 
 
@@ -55,6 +55,13 @@ def explained(policy, *headers, method="GET", target="/a", port=""):
      {"target": "/a?page=1&_=2&page=3", "headers": [COOKIE, ("X-Team", "b")]},
      ["key: http://shop.test/a?page=1&page=3 | x-team: b | cookie x=2", "not in the key: query _=2",
       "not in the key: cookies sid"]),
+    ({"key": {"headers": ["X-Team"]}},
+     {"trusted": True, "headers": [("X-Forwarded-Ssl", "on"), ("X-Team", "b"), ("Front-End-Https", "on")]},
+     ["key: http://shop.test/a | x-team: b | front-end-https: on | x-forwarded-ssl: on"]),
+    ({}, {"headers": [("X-Forwarded-Ssl", "on")]},
+     ["goes past the cache: x-forwarded-ssl makes some frameworks answer for another method or address"]),
+    ({}, {"trusted": True, "headers": [("X-HTTP-Method", "PUT")]},
+     ["goes past the cache: x-http-method makes some frameworks answer for another method or address"]),
     ({}, {"port": "8443"}, ["key: http://shop.test/a | port 8443"]),
     ({}, {"port": "80"}, ["key: http://shop.test/a", "not in the key: port 80, which the address says"]),
     ({}, {"headers": [COOKIE]},

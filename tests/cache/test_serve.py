@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import time
 
+import gevent
 import pytest
-from asking import SAFETY, Stream, World, ok, settle, status_of
+from asking import SAFETY, Stream, World, at_once, ok, settle, status_of
 from gevent.event import Event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.cache.asked import COOKIE
+from gateway.cache.asked import COOKIE, LONGEST_TOLD, TOLD
 from gateway.cache.invalidate import Invalidate
 from gateway.errors import ConnectFailed, InternalError, UpstreamTimeout, UpstreamTruncated
 from gateway.message import Body, Request, Response
@@ -83,6 +84,73 @@ def test_what_bypasses_neither_gets_nor_leaves_anything(world, asked, reason):
     response = world.ask(*asked)
     assert (response.text, status_of(response)) == (b"other", [f"greengate; fwd={reason}; fwd-status=200"])
     assert world.ask().text == b"hello"
+
+
+# -- what a trusted proxy says
+
+@pytest.mark.parametrize("name", sorted(TOLD))
+def test_what_a_trusted_proxy_says_is_in_the_key(world, name):
+    """It says it of every request, or has passed on its client's: who makes something up gets only what he made himself."""
+    world.answer = lambda request: ok(body=request.header(name).encode() or b"plain")
+    said = [[], [(name.title(), "on")], [(name.upper(), "evil")], [(name, "on"), (name, "evil")], [(name, "evil"), (name, "on")]]
+    bodies = [b"plain", b"on", b"evil", b"on", b"evil"]
+    for _ in range(3):
+        assert [world.ask(*fields, trusted=True).text for fields in said] == bodies
+    assert len(world.seen) == len(said)
+    assert status_of(world.ask(*said[1], trusted=True)) == ["greengate; hit; ttl=60"]
+    assert status_of(world.ask(*said[1])) == ["greengate; fwd=bypass; fwd-status=200"], "a stranger's is nobody's word"
+
+
+@pytest.mark.parametrize("policy, fields", [
+    ({}, [("X-HTTP-Method-Override", "PUT")]), ({}, [("X-Forwarded-Method", "DELETE")]), ({}, [("Proxy", "http://evil.test")]),
+    ({}, [("X-Host", "evil.test")]), ({}, [("X-Forwarded-Ssl", "on"), ("X-Method-Override", "PUT")]),
+    ({}, [("X-Method-Override", "PUT"), ("X-Forwarded-Ssl", "on")]), ({}, [("X-Original-URL", "/" + "x" * LONGEST_TOLD)]),
+    ({}, [("X-Forwarded-Ssl", "on"), ("If-Match", '"v"')]), ({"edge": "10s"}, [("X-Forwarded-Ssl", "on")])],
+    ids=["override", "method", "httpoxy", "host", "both", "both turned", "too long", "if-match", "nginx knows no such key"])
+def test_what_goes_past_the_cache_also_from_a_trusted_proxy(world, policy, fields):
+    world.cache(policy)
+    world.ask()
+    world.answer = ok(body=b"other")
+    for _ in range(2):
+        response = world.ask(*fields, trusted=True)
+        assert (response.text, status_of(response)) == (b"other", ["greengate; fwd=bypass; fwd-status=200"])
+        assert response.header("X-Accel-Expires") in ("", "0")
+    assert world.ask().text == b"hello"
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_purge_of_the_address_reaches_what_was_kept_by_what_a_proxy_says(world, soft):
+    said = [[], [("X-Forwarded-Ssl", "on")], [("X-Forwarded-Prefix", "/b"), ("X-Forwarded-Ssl", "on")],
+            [("X-Forwarded-Ssl", "on"), ("X-Forwarded-Prefix", "/b")]]
+    for fields in said:
+        world.ask(*fields, trusted=True)
+    assert len(world.seen) == 3, "the order of different fields does not count"
+    world.store.purge(url="http://shop.test/a", soft=soft)
+    world.base, world.offset = time.time() + 1, 0.0
+    world.answer = ok(body=b"newer")
+    assert [world.ask(*fields, trusted=True).text for fields in said] == [b"newer"] * 4
+
+
+def test_what_a_proxy_says_of_a_post_is_in_the_key_of_what_its_answer_fills(world):
+    def posted(request):
+        world.base = time.time() + 1
+        return ok(body=b"posted", Content_Location="/a")
+
+    world.answer = posted
+    world.ask(("X-Forwarded-Ssl", "on"), method="POST", trusted=True)
+    world.answer = ok()
+    assert world.ask(trusted=True).text == b"hello"
+    assert world.ask(("X-Forwarded-Ssl", "on"), trusted=True).text == b"posted"
+
+
+def test_those_of_whom_a_proxy_says_the_same_wait_for_one_answer(world):
+    def slow(request):
+        gevent.sleep(0.02)
+        return ok()
+
+    world.answer = slow
+    answers = at_once(world, 10, ("X-Forwarded-Ssl", "on"), trusted=True)
+    assert [answer.text for answer in answers] == [b"hello"] * 10 and len(world.seen) == 1
 
 
 def test_a_body_of_a_get_never_colours_a_stored_answer(world):

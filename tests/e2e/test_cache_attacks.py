@@ -98,6 +98,16 @@ def test_a_field_that_is_not_in_the_key(gateway, name):
 
 
 @pytest.mark.parametrize("gateway", ['"127.0.0.1/32"'], indirect=True, ids=["trusted"])
+@pytest.mark.parametrize("name", ["X-Forwarded-Ssl", "X-Forwarded-Prefix", "X-Original-URL"])
+def test_what_a_trusted_proxy_passes_on_of_a_client_is_kept_for_that_client_alone(gateway, name):
+    target = f"/told/{name}"
+    evil, plain = page(gateway, target, f"{name}: {EVIL}", "X-Nr: 1"), page(gateway, target, "X-Nr: 2")
+    assert EVIL.encode() in evil and EVIL.encode() not in plain
+    assert page(gateway, target, f"{name}: {EVIL}", "X-Nr: 3") == evil, "it is kept"
+    assert page(gateway, target, "X-Nr: 4") == plain, "and so is the other"
+
+
+@pytest.mark.parametrize("gateway", ['"127.0.0.1/32"'], indirect=True, ids=["trusted"])
 @pytest.mark.parametrize("name", [
     "X-Forwarded-Host", "X-Forwarded-Ssl", "Front-End-Https", "X-Url-Scheme", "X-Original-URL", "X-Script-Name"])
 def test_a_word_of_a_proxy_behind_nginx(gateway, nginx, name):  # noqa: F811
