@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from .message import Request
     from .pipeline import Pipeline
 
-URL = re.compile(r"(?:(https?)://([^/?#]*))?([/*?][^#]*)?", re.IGNORECASE)
-VISIBLE = "".join(map(chr, range(0x21, 0x7f)))          # what is sent as it is; the rest percent-encoded, as a browser does
 PACKAGED_CONF = Path(__file__).with_name("gunicorn_conf.py")
 
 config_option = click.option("--config", "-c", "path", metavar="FILE", type=click.Path(),
@@ -97,22 +94,29 @@ def routes(path: str | None, as_json: bool) -> None:
 @main.command()
 @config_option
 @click.option("--header", "-H", "headers", metavar="'NAME: VALUE'", multiple=True, help="A header field of the request.")
+@click.option("--peer", metavar="ADDRESS", help="The address it comes from, or unix. One in gateway.trust is a proxy, and what it"
+                                                " says with -H of its client is believed: X-Forwarded-Port and the like.")
 @click.argument("method")
 @click.argument("url")
-def explain(path: str | None, headers: tuple[str, ...], method: str, url: str) -> None:
+def explain(path: str | None, headers: tuple[str, ...], peer: str | None, method: str, url: str) -> None:
     """Say which route takes a request, why, which steps it meets and where it goes; or who refuses it.
 
     For example: gateway explain GET http://shop.test/users/7 -H 'X-Beta: 1'
     """
     from .conditions import as_text
     from .errors import GatewayError
-    from .probe import own_answer, read
+    from .probe import NOBODY, address_of, believed, described, own_answer, read
     config, source = loaded(path)
-    request = parsed_request(method, url, headers)
+    try:
+        request, address = described(method, url, headers), NOBODY if peer is None else address_of(peer)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
     app, pipeline = assembled(config, source)
     try:
         click.echo(printable(as_text(f"{request.method} {request.scheme}://{request.host}{request.target}")))
-        request = read(request)
+        request = read(request, address, config.gateway.trust)
+        if peer is not None:
+            click.echo(printable(f"{peer} {believed(request)}"))
         answer = own_answer(request)
         if answer is not None:
             click.echo(f"answered {answer.status} by the gateway itself")
@@ -279,39 +283,6 @@ def assembled(config: Config, source: str) -> tuple[Gateway, Pipeline]:
         return app, app.pipeline
     except ConfigError as error:
         raise ConfigError(error.problems, error.source or source) from error.__cause__
-
-
-def parsed_request(method: str, url: str, headers: tuple[str, ...]) -> Request:
-    """The request that a client would send for ``url``: a whole one, or a path for a request without Host. Whether it is one that
-    a worker takes is not looked at."""
-    from urllib.parse import quote
-
-    from .message import Request
-    if any(mark in text for mark in "\r\n" for text in (method, url, *headers)):
-        raise click.BadParameter("a line break is no part of a request")
-    match = URL.fullmatch(url)
-    if not match:
-        raise click.BadParameter(f"{url!r} is neither a URL nor a path", param_hint="URL")
-    fields = []
-    for header in map(as_sent, headers):
-        name, colon, value = header.partition(":")
-        if not colon:
-            raise click.BadParameter(f"{header!r} has no colon", param_hint="--header")
-        fields.append((name, value.strip(" \t")))
-    host = next((value for name, value in fields if name.lower() == "host"), None)
-    if host is None:
-        host = as_sent(match[2] or "")
-        fields[:0] = [("Host", host)] if match[2] else []
-    target = match[3] or "/"
-    if target.startswith("?"):
-        target = f"/{target}"
-    return Request(as_sent(method.upper()), quote(os.fsencode(target), safe=VISIBLE), fields, scheme=(match[1] or "http").lower(),
-                   host=host)
-
-
-def as_sent(argument: str) -> str:
-    """The bytes of an argument as messages have them, one character each."""
-    return os.fsencode(argument).decode("latin-1")
 
 
 def destinations(app: Gateway, pipeline: Pipeline, route: Route, request: Request) -> list[str]:

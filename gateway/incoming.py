@@ -100,7 +100,7 @@ class Incoming:
         request.connection = connection
         if trusted:
             request.trusted = True
-            self._believe(request)
+            self.believe(request)
         return request
 
     def plain(self, plain: Any, connection: Any, peer: str) -> Request:
@@ -111,10 +111,10 @@ class Incoming:
         request.connection = connection
         if trusted:
             request.trusted = True
-            self._believe(request)
+            self.believe(request)
         return request
 
-    def _believe(self, request: Request) -> None:
+    def believe(self, request: Request) -> None:
         """Take client, scheme, host and port from what a trusted proxy says."""
         fields = [field for field in request.headers if SAID_KINDS[field[0]]]
         if not fields:

@@ -348,6 +348,19 @@ def test_explain_says_what_the_cache_makes_of_the_request(command):
     assert "key: http://shop.test/fixed\n" in fixed and "goes past" not in fixed
 
 
+def test_explain_says_what_a_trusted_proxy_makes_of_the_request(command):
+    write(CACHED.format(port=1, upstream=1).replace("[gateway]", '[gateway]\ntrust = ["10.0.0.0/8"]'))
+    asking = ("explain", "GET", "https://shop.test/a", "-H", "X-Forwarded-Port: 8443", "-H", "X-Forwarded-Ssl: on", "--peer")
+    result = command(*asking, "10.0.0.7")
+    assert cache_part(result)[0] == "key: https://shop.test/a | port 8443 | x-forwarded-ssl: on"
+    assert result.stdout.splitlines()[1] == "10.0.0.7 is trusted, and believed: client 10.0.0.7, https://shop.test, port 8443"
+    stranger = command(*asking, "192.0.2.7")
+    assert cache_part(stranger)[0].startswith("goes past the cache: x-forwarded-ssl")
+    assert stranger.stdout.splitlines()[1] == "192.0.2.7 is not in gateway.trust: what it says of its client is not believed"
+    refused = command(*asking, "proxy.test")
+    assert refused.exit_code == 2 and "'proxy.test' is neither an IP address nor unix" in refused.stderr
+
+
 def test_explain_says_what_is_stored(command, tmp_path, serve):
     """By a running instance, whose memory nobody else sees; without one, in a tier that is shared."""
     answers = iter(["max-age=60", "public, max-age=60, stale-while-revalidate=9"])

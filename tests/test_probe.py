@@ -9,7 +9,7 @@ from gateway.config import Route
 from gateway.errors import BadRequest, DuplicateHeader, GatewayError, HeadTooLarge, InvalidHost, InvalidTarget, TargetTooLong
 from gateway.message import Request
 from gateway.pattern import problems
-from gateway.probe import SETTINGS, own_answer, read
+from gateway.probe import NOBODY, SETTINGS, address_of, believed, own_answer, read
 
 HOST = ("Host", "a.test")
 
@@ -32,6 +32,34 @@ def test_what_is_read_is_what_was_described():
         "M-SEARCH", "/a%2Fb?c", "c", "https", "a.test")
     assert request.headers == [HOST, ("x-A", "1"), ("X-a", "\xc3\xa9")]
     assert not request.trusted
+
+
+@pytest.mark.parametrize("peer, trust, words", [
+    ("10.0.0.1", ("10.0.0.0/8",), "is trusted, and believed: client 6.6.6.6, https://b.test, port 8443"),
+    ("::ffff:a00:1", ("10.0.0.0/8",), "is trusted, and believed: client 6.6.6.6, https://b.test, port 8443"),
+    ("unix", ("unix",), "is trusted, and believed: client 6.6.6.6, https://b.test, port 8443"),
+    ("unix", ("10.0.0.0/8",), "is not in gateway.trust: what it says of its client is not believed"),
+    ("11.0.0.1", ("10.0.0.0/8",), "is not in gateway.trust: what it says of its client is not believed"),
+    (NOBODY, (), "is not in gateway.trust: what it says of its client is not believed"),
+])
+def test_of_a_trusted_peer_its_word_is_believed(peer, trust, words):
+    said = [HOST, ("X-Forwarded-For", "6.6.6.6"), ("X-Forwarded-Proto", "https"), ("X-Forwarded-Host", "b.test"),
+            ("X-Forwarded-Port", "8443")]
+    request = read(Request("GET", "/", said, host="a.test"), address_of(peer), trust)
+    assert believed(request) == words
+    assert (request.trusted, request.host, request.port) == ((True, "b.test", "8443") if "believed:" in words
+                                                             else (False, "a.test", ""))
+
+
+def test_a_trusted_peer_that_says_nothing_of_its_client():
+    request = read(Request("GET", "/", [HOST], scheme="https", host="a.test"), "", ("unix",))
+    assert believed(request) == "is trusted, and believed: client unknown, https://a.test"
+
+
+@pytest.mark.parametrize("peer", ["", "localhost", "10.0.0.0/8", "10.0.0.1:80"])
+def test_what_is_no_address_of_a_peer(peer):
+    with pytest.raises(ValueError, match="neither an IP address nor unix"):
+        address_of(peer)
 
 
 @pytest.mark.parametrize("method, target, fields, expected", [
