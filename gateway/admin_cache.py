@@ -22,6 +22,7 @@ from werkzeug.exceptions import BadRequest, Forbidden, NotFound, UnsupportedMedi
 
 from .cache.entry import Entry, Variants
 from .cache.flags import names_of
+from .cache.generation import Generation
 from .cache.httpstore import HttpStore
 from .tasks import offload
 from .telemetry.exposition import Exposition
@@ -98,7 +99,8 @@ def purge(store: HttpStore) -> dict[str, Any]:
         told = store.purge(**asked)
     except ValueError as error:
         raise BadRequest(f"{error}.") from None
-    return {"purged": asked, "told": told, "waiting": store.waiting()}
+    reached = {"nginx": channel.reached for channel in store.channels if isinstance(channel, Generation)}
+    return {"purged": asked, "told": told, "waiting": store.waiting(), **reached}
 
 
 def refuse_other_sites() -> None:

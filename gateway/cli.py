@@ -196,6 +196,8 @@ def purge(path: str | None, url: str | None, prefix: str | None, tag: str | None
     click.echo(printable(f"purged {kind}{'' if everything else f' {value}'}{', softly' if soft else ''}"))
     if answer["waiting"]:
         click.echo("Redis cannot be reached: other machines hear of it when it is back", err=True)
+    if answer.get("nginx") is False:
+        click.echo("the folder nginx.purges cannot be written to: nginx serves what it has until edge has passed", err=True)
 
 
 @main.command()

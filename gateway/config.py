@@ -13,8 +13,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .values import (Address, Duration, FieldConditions, FieldName, Fields, FieldTemplates, Filled, Flag, Hosts, InstanceUrl,
-                     Loopback, Method, Module, Network, NginxWord, OwnField, RedisUrl, Size, Token, UpstreamHost, Whole,
-                     parse_duration, parse_instance, parse_size)
+                     Loopback, Method, Module, Network, NginxFolder, NginxWord, OwnField, RedisUrl, Size, Token, UpstreamHost,
+                     Whole, parse_duration, parse_instance, parse_size)
 
 __all__ = ["Address", "Cache", "CacheKey", "CacheStorage", "Config", "Gateway", "HeaderRules", "Model", "Nginx", "Part",
            "Respond", "Route", "Tls", "Upstream", "parse_duration", "parse_instance", "parse_size"]
@@ -230,6 +230,14 @@ class Nginx(Model):
     server_names: tuple[NginxWord, ...] = Field(default=("_",), description="The names it answers to.")
     instances: tuple[NginxWord, ...] = Field(default=("127.0.0.1:8001", "127.0.0.1:8002"), description="The gateway's instances.")
     max_body: Size = Field(default=0, description="The largest request body; 0: no limit.")
+    purges: NginxFolder | None = Field(
+        default=None, description="A folder on the machine of nginx and the instances, through which purges reach what nginx keeps"
+                                  " (edge); unset: they do not.")
+
+    @property
+    def generation(self) -> str | None:
+        """The link in that folder which purges change."""
+        return f"{self.purges.rstrip('/')}/current" if self.purges else None
 
 
 class Config(Model):

@@ -12,6 +12,8 @@ template says why each directive is there; the numbers come from here:
   every header field that such an answer may depend on: those in its route's key, those its parts are sent, and those by which
   any route is chosen. A request with a cookie or credentials never meets what is kept, nor leaves anything there. What has
   expired is served while it is renewed for as long as the answer itself allows: nginx's own way of it knows no limit;
+- with ``nginx.purges`` the generation that purges change (cache/generation.py) is in the key, too. It is read once for each
+  request; where nginx cannot read it, it keeps nothing;
 - the gateway trusts nginx, so no field of a client's that passes for the word of a proxy goes through;
 - large stored bodies of routes with ``cache.offload`` are sent by nginx from the gateway's folder. Only on the paths of those
   routes is X-Accel-Redirect obeyed, and there the gateway takes out what an application says in it;
@@ -75,7 +77,8 @@ def render(config: Config, *, instances: Sequence[str] | None = None, listen: st
         upgrade_timeout=longest_silence(config.routes) + MARGIN, next_within=NEXT_WITHIN, keepalive=KEEPALIVE,
         idle_connections=IDLE_CONNECTIONS, head_buffer=HEAD_BUFFER, problems=PROBLEMS, edges=edges_of(config.routes),
         offloads=offloads_of(config.routes), bodies=bodies_of(config), offload_location=LOCATION, announced=ANNOUNCED,
-        carried=CARRIED, silenced=SILENCED, edge_size=EDGE_SIZE, edge_unused=longest_edge(config.routes))
+        carried=CARRIED, silenced=SILENCED, edge_size=EDGE_SIZE, edge_unused=longest_edge(config.routes),
+        generation=settings.generation or "")
 
 
 def problems(instances: Sequence[str], listen: str) -> list[str]:

@@ -275,6 +275,12 @@ def check_nginx_word(value: str) -> str:
     return value
 
 
+def check_nginx_folder(value: str) -> str:
+    if not value.startswith("/"):
+        raise ValueError(f'{quoted(value)} does not begin with "/": nginx would look for it in another place than the gateway')
+    return check_nginx_word(value)
+
+
 def check_filled(value: str) -> str:
     if not value.strip():
         raise ValueError("is empty")
@@ -329,6 +335,7 @@ FieldTemplates = Annotated[dict[OwnField, Annotated[str, AfterValidator(check_fi
 FieldConditions = Annotated[dict[FieldName, FieldValue], AfterValidator(check_unlike)]
 Module = Annotated[str, AfterValidator(check_module)]
 NginxWord = Annotated[str, AfterValidator(check_nginx_word)]
+NginxFolder = Annotated[str, AfterValidator(check_nginx_folder)]
 Filled = Annotated[str, AfterValidator(check_filled)]
 Flag = Annotated[bool, BeforeValidator(parse_flag)]
 Whole = Annotated[int, BeforeValidator(parse_whole)]

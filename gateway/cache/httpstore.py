@@ -28,6 +28,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
 from time import monotonic, sleep, time
+from typing import Any
 
 from ..tasks import Event, LoopLimit, spawn_apart
 from . import format
@@ -36,7 +37,7 @@ from .compact import compacted
 from .entry import Variants
 from .lease import Lease, Leases
 from .memory import Memory, Node, Owner, whole_steps
-from .purge import Marks, Purge, parsed_purge
+from .purge import NO_MARKS, Marks, Purge, parsed_purge
 from .tiers import Channel, Counts, Leasing, Operation, Shared, ignore
 from .writer import Writer, Written
 
@@ -85,7 +86,7 @@ class HttpStore:
         self._leases: Leases | None = None
         self.marks = Marks()
         self.views_cleared = 0.0                         # the cache of view code, whose purges travel along: when last
-        self.view_purged: Callable[[Purge], None] = ignore
+        self.hears: dict[str, Callable[[Purge], Any]] = {"key": lambda purge: memory.delete(purge.value)}      # what is no mark
         self._looks: dict[str, Look] = {}
         self._queries: dict[object, Callable[[str], str | None]] = {}
         self._hit = self.counts.of("hits", "memory")
@@ -291,9 +292,11 @@ class HttpStore:
 
         Raises ValueError when it is not one of them, or is no address.
         """
-        if url is not None and prefix is tag is None and not everything:
-            return self.purge_urls([url], soft)
-        return self._purge({parsed_purge(url, prefix, tag, everything, soft, time())})
+        told = (self.purge_urls([url], soft) if url is not None and prefix is tag is None and not everything
+                else self._purge({parsed_purge(url, prefix, tag, everything, soft, time())}))
+        if "edge" in self.hears:                         # behind the purge, so that who hears of it knows that
+            self.announce(Purge("edge", "", False, time()))
+        return told
 
     def purge_urls(self, urls: Iterable[str], soft: bool = False) -> int:
         """Purge all of these. Raises ValueError when one is no address, and then purges none."""
@@ -328,13 +331,10 @@ class HttpStore:
 
     def heard(self, purge: Purge) -> None:
         """A purge made here or elsewhere."""
-        if purge.kind == "key":
-            self.memory.delete(purge.value)
-            return
-        if purge.kind == "view":
-            if not purge.value:
+        if purge.kind in NO_MARKS:
+            if purge.kind == "view" and not purge.value:
                 self.views_cleared = max(self.views_cleared, purge.at)
-            self.view_purged(purge)
+            self.hears.get(purge.kind, ignore)(purge)
             return
         self.marks.add(purge)
         if purge.kind == "everything" and not purge.soft:

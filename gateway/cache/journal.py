@@ -25,7 +25,7 @@ from .purge import KINDS, Purge
 POLL = 0.25                     # seconds
 LONGEST = 8 * 1024 ** 2         # bytes
 SHORTER = 3 / 4                 # of that, a file that says the same has to have to be worth it
-FLEETING = (b'["key"', b'["view"')      # about what living workers have in memory
+FLEETING = (b'["key"', b'["view"', b'["edge"')      # about what living workers have in memory, and nginx
 
 log = logging.getLogger("gateway")
 

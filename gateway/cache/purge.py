@@ -14,6 +14,7 @@ and they push out nothing. That something else is in a purged bucket costs it on
 ``everything``        every entry
 ``key``               one key of the store, forgotten by all; not a mark: what is stored under it afterwards counts
 ``view``              one key of the cache of view code, or with an empty value all of it (store.py)
+``edge``              what nginx in front keeps, all of it; behind each purge that somebody asks for (generation.py)
 ``urls``, ``tags``    whatever is in one bucket: how a purge of a URL or a tag travels
 ====================  =====================================================================================================
 
@@ -39,7 +40,8 @@ from zlib import crc32
 
 from .entry import Entry, Variants
 
-KINDS = ("url", "prefix", "tag", "everything", "key", "view", "urls", "tags")
+NO_MARKS = ("key", "view", "edge")
+KINDS = ("url", "prefix", "tag", "everything", "urls", "tags", *NO_MARKS)
 BUCKETS = 65_536
 MOST_PREFIXES = 50_000
 PORTS = {"http:": ":80", "https:": ":443"}

@@ -36,7 +36,7 @@ PATIENCE = 1.0                  # seconds that its end may be late: Redis looks 
 KEPT = 300_000                  # purges in the log, about; more than there are buckets of marks (purge.py)
 MOST_WAITING = 100_000          # purges that wait for Redis
 BATCH = 1000
-BUCKETED = ("urls", "tags")
+BUCKETED = ("urls", "tags", "edge")
 LOOKS = 5                       # at Redis's clock
 
 WRITE = """

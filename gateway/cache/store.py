@@ -28,6 +28,7 @@ from ..config import CacheStorage, Config
 from ..tasks import native_lock, native_thread
 from . import objects
 from .file_tier import FileTier
+from .generation import Generation
 from .httpstore import HttpStore
 from .journal import Journal
 from .memcached_tier import MemcachedTier
@@ -47,7 +48,12 @@ view_cache = Cache()
 
 def http_store(config: Config, counts: Counts | None = None) -> HttpStore:
     """The tiers that a configuration asks for. Nothing runs before its ``start``. Raises ConfigError without an extra it needs."""
-    return store_of(config.cache, counts)
+    store = store_of(config.cache, counts)
+    if config.nginx.generation is not None and any(route.cache and route.cache.edge for route in config.routes):
+        generation = Generation(config.nginx.generation)
+        store.channels = (generation, *store.channels)
+        store.hears["edge"] = generation.heard
+    return store
 
 
 def store_of(settings: CacheStorage, counts: Counts | None = None) -> HttpStore:
@@ -92,7 +98,7 @@ class Tiered(BaseCache):
         self.memory = Memory(memory, store.counts.of("evicted", "views"))
         self._lock = native_lock()
         self._thread = native_thread()
-        store.view_purged = self._purged
+        store.hears["view"] = self._purged
 
     @classmethod
     def factory(cls, app: Flask, config: dict[str, Any], args: list[Any], kwargs: dict[str, Any]) -> Tiered:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
+import sys
 import time
 
 import gevent
 import gevent.event
 import pytest
-from running import Recorder, Running, ask, field
+from running import ROOT, Recorder, Running, ask, field
 
+from gateway.cache.generation import Generation
+from gateway.config import Nginx
 from gateway.configfile import load_text
 from gateway.errors import ConfigError
 from gateway.nginx import render
@@ -83,6 +87,13 @@ def test_the_key_has_what_answers_depend_on(routes, keys):
 def test_a_field_that_nginx_cannot_look_at_is_a_mistake():
     with pytest.raises(ConfigError, match="x!odd"):
         render(config([{**EDGE, "cache": {"edge": "1s", "key": {"headers": ["X!Odd"]}}}]))
+
+
+@pytest.mark.parametrize("purges, said", [(None, 0), ("/run/purges", 1), ("/run/purges/", 1)])
+def test_the_generation_is_in_the_key_where_purges_change_it(purges, said):
+    text = render(config([EDGE]).model_copy(update={"nginx": Nginx(purges=purges)}))
+    assert text.count("root /run/purges/current;") == said
+    assert text.count('$request_uri $greengate_generation";') == said and text.count("$greengate_unseen;") == 2 * said
 
 
 def test_never_for_what_is_kept_by_caller():
@@ -442,3 +453,141 @@ def test_what_the_gateway_says_first_goes_before_cache_control(edge):
     """An operator may keep what the application calls private."""
     port, heads = edge(kept("10", "Cache-Control: no-cache, private\r\n"))
     assert bodies(port, *[get("/public/a")] * 3) == [b"1"] * 3
+
+
+# -- purges reach it, by a generation in the key
+
+PURGED = """
+[gateway]
+trust = ["127.0.0.1/32"]
+[nginx]
+purges = "{folder}"
+[upstreams.shop]
+instances = ["http://127.0.0.1:{upstream}"]
+[[routes]]
+path = "/*"
+upstream = "shop"
+cache = {{ edge = "1h", tags = ["t"] }}
+[[routes]]
+path = "/change"
+upstream = "shop"
+"""
+
+
+def said(body: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\nCache-Control: public, max-age=86400\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+
+
+@pytest.fixture
+def purged(serve, nginx, tmp_path, folder):  # noqa: F811
+    """``purged(workers)`` is (gateway, nginx's port, the upstream), with a folder for generations at ``folder / "purges"``."""
+    running = []
+
+    def start(workers: int = 1):
+        upstream = Recorder(said(b"old"))
+        text = PURGED.format(folder=folder / "purges", upstream=serve(upstream))
+        gateway = Running(tmp_path, text, workers=workers)
+        running.append(gateway)
+        return gateway, nginx([gateway.port], load_text(text, {})), upstream
+
+    yield start
+    for gateway in running:
+        gateway.stop()
+
+
+def purge(gateway: Running, **what: object) -> None:
+    body = json.dumps(what).encode()
+    head = b"POST /cache/purge HTTP/1.0\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    assert ask(gateway.admin, head % len(body) + body)[0] == 200
+
+
+@pytest.mark.parametrize("what", [
+    {"url": "http://shop.test:8000/a"}, {"url": "/a"}, {"prefix": "/"}, {"tag": "t"}, {"everything": True},
+    {"everything": True, "soft": True}], ids=str)
+def test_a_purge_reaches_what_nginx_keeps_for_an_hour(purged, what):
+    gateway, port, upstream = purged()
+    assert bodies(port, *[get("/a")] * 3) == [b"old"] * 3
+    upstream.answer = said(b"new")
+    assert bodies(port, get("/a")) == [b"old"] and len(upstream.heads) == 1
+    purge(gateway, **what)
+    wait_for(lambda: bodies(port, get("/a")) == [b"new"])
+    wait_for(lambda: (len(upstream.heads), bodies(port, *[get("/a")] * 10)) == (2, [b"new"] * 10))
+
+
+def test_a_purge_reaches_it_whichever_worker_was_told(purged):
+    """A worker that has not heard yet answers with what is old, and nginx keeps that, until this worker hears too."""
+    gateway, port, upstream = purged(3)
+    for number in range(5):
+        upstream.answer = said(b"%d" % number)
+        purge(gateway, everything=True)
+        wait_for(lambda: bodies(port, *[get(f"/{each}") for each in range(20)]) == [b"%d" % number] * 20)
+
+
+def test_what_was_asked_before_a_purge_is_not_kept_when_it_comes_after_it(serve, nginx, folder, tmp_path):  # noqa: F811
+    """nginx has its key by then; the answer is that of an instance which does not know of the purge."""
+    go_on, asked = gevent.event.Event(), gevent.event.Event()
+    count = iter(range(1, 100))
+
+    def handle(sock, address):
+        while head := sock.recv(65536):
+            number = next(count)
+            asked.set()
+            assert number > 1 or go_on.wait(SAFETY)
+            kept("600", body=b"%d" % number)(sock, head)
+
+    settings = load_text(PURGED.format(folder=folder / "purges", upstream=1), {})
+    generation = Generation(settings.nginx.generation)
+    generation.start(lambda purge: None)
+    port = nginx([serve(handle)], settings)
+    first = gevent.spawn(bodies, port, get("/a"))
+    assert asked.wait(SAFETY)
+    assert generation.step()
+    go_on.set()
+    assert first.get(timeout=SAFETY) == [b"1"]
+    assert bodies(port, *[get("/a")] * 5) == [b"2"] * 5
+
+
+def test_a_change_by_a_client_is_no_reason_to_forget_all(purged, folder):  # noqa: F811
+    gateway, port, upstream = purged()
+    assert bodies(port, get("/b"), get("/a")) == [b"old"] * 2
+    link = (folder / "purges" / "current").readlink()
+    assert bodies(port, get("/change", "Content-Length: 1\r\n", method="POST", body=b"x")) == [b"old"]
+    assert (folder / "purges" / "current").readlink() == link
+    assert bodies(port, get("/b"), get("/a")) == [b"old"] * 2 and len(upstream.heads) == 3
+
+
+def test_a_purge_that_does_not_reach_nginx_is_said(purged, folder):  # noqa: F811
+    gateway, port, upstream = purged()
+    place = folder / "purges"
+    command = [sys.executable, "-m", "gateway.cli", "purge", "--everything"]
+    for expected in (b"", b"nginx.purges cannot be written to"):
+        asked = subprocess.run(command, capture_output=True, cwd=ROOT, env=gateway.environ, timeout=SAFETY)
+        assert asked.returncode == 0 and expected in asked.stderr and bool(asked.stderr) is bool(expected), asked.stderr
+        if not expected:
+            place.rename(place.with_name("gone"))
+            place.touch()
+    assert "purges do not reach nginx" in gateway.errors.read_text()
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda place: (place / "current").unlink(), lambda place: place.chmod(0), lambda place: place.rename(place.with_name("gone"))],
+    ids=["no link", "not to be entered", "no folder"])
+def test_where_nginx_does_not_see_the_generation_it_keeps_nothing(purged, folder, spoil):  # noqa: F811
+    """It cannot be purged then. Back again, it is as before."""
+    if os.getuid():
+        pytest.skip("without root nginx has no user of its own, who could be kept out")
+    gateway, port, upstream = purged()
+    place = folder / "purges"
+    link = (place / "current").readlink()
+    assert bodies(port, *[get("/a")] * 2) == [b"old"] * 2
+    spoil(place)
+    for _ in range(3):
+        head = exchange(port, get("/a"))
+        assert fields(head, "Cache-Status")[0].startswith("greengate; hit"), "of the gateway"
+    assert f'realpath() "{place}/current" failed' in (folder / "error.log").read_text()
+    if not place.exists():
+        place.with_name("gone").rename(place)
+    place.chmod(0o755)
+    if not (place / "current").is_symlink():
+        (place / "current").symlink_to(link)
+    assert len({fields(exchange(port, get("/a")), "Cache-Status")[0] for _ in range(3)}) == 1

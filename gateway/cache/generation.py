@@ -1,0 +1,129 @@
+"""How a purge reaches what nginx in front keeps (``edge``): by the generation in the key of all that it keeps.
+
+Stock nginx forgets nothing on demand. But it sees where a symbolic link leads (``$realpath_root``), anew for each request, and what
+``gateway nginx`` renders has that in the key. So there is a link to an empty folder beside it, and a step makes it one to another
+folder, of a name that never was and never comes again: nothing that nginx has kept is found any more, and the answers to what it
+has asked before are kept under the old name.
+
+Each worker makes a step when it has heard of a purge. What nginx asks a worker after that worker's step is answered as the purge
+wants it, and what it asked before is not found any more after it: so after the last step nothing older than the purge is found. An
+instance on another machine, whose steps are for the nginx there, hears of it within a second: one more step, SETTLED seconds later,
+is for what this nginx got from it meanwhile.
+
+Steps are for purges that somebody asks for, not for what unsafe requests make invalid: each POST would empty all that nginx keeps.
+
+nginx needs no right but to enter the folder. Where it does not see the generation it keeps nothing, and says so in its log.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic, sleep, time, time_ns
+from typing import Any
+
+from ..tasks import spawn_apart
+from .purge import Purge
+
+SETTLED = 2.0                   # seconds
+SWEPT = 60.0                    # seconds after which nobody is still looking at an old one
+NAME = re.compile(r"\.?([0-9a-f]+)-[0-9]+")
+
+log = logging.getLogger("gateway")
+
+
+class Generation:
+    """A channel (tiers.py) that ends at nginx, by ``link``: ``write`` is the step for a purge made here, ``heard`` for one made
+    elsewhere. ``reached``: the last step could be made."""
+
+    def __init__(self, link: str | os.PathLike[str], settled: float = SETTLED) -> None:
+        self.link = Path(link)
+        self.folder = self.link.parent
+        self.settled = settled
+        self.reached = True
+        self._began = self._until = 0.0
+        self._soon: Any = None
+        self._last: Any = None
+
+    def start(self, heard: Callable[[Purge], None]) -> None:
+        """There is a generation from now on, else nginx keeps nothing."""
+        self._began = time()
+        try:
+            if not self.folder.is_dir():
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self.folder.chmod(0o755)                 # whatever the umask: nginx has a user of its own
+        except OSError as error:
+            log.error("nginx keeps nothing: there is no folder for its generation: %s", error)
+            return
+        if not self.since():
+            self.step()
+
+    def write(self, purge: Purge) -> bool:
+        """For one that is about nginx, the step; whether it was made."""
+        if purge.kind != "edge":
+            return False
+        self._settle()
+        return self.step()
+
+    def waiting_purges(self) -> int:
+        return 0
+
+    def heard(self, purge: Purge) -> None:
+        """A step, when all is known that was heard at the same time. What was purged before this worker began needs only that of
+        others: this one has answered nothing without knowing it."""
+        if purge.at <= self._began and purge.at <= self.since():
+            return
+        if self._soon is None or self._soon.dead:
+            self._soon = spawn_apart(self.step)
+        self._settle()
+
+    def _settle(self) -> None:
+        self._until = monotonic() + self.settled
+        if self._last is None or self._last.dead:
+            self._last = spawn_apart(self._at_last)
+
+    def _at_last(self) -> None:
+        while (left := self._until - monotonic()) > 0:
+            sleep(left)
+        self.step()
+
+    def since(self) -> float:
+        """When the last step was made, in wall clock seconds; 0 when there was none."""
+        try:
+            return os.lstat(self.link).st_mtime
+        except OSError:
+            return 0.0
+
+    def step(self) -> bool:
+        name = f"{time_ns():x}-{os.getpid()}"
+        made = self.folder / f".{name}"
+        try:
+            (self.folder / name).mkdir()
+            made.symlink_to(name)
+            made.replace(self.link)
+            self._sweep()
+            self.reached = True
+        except OSError as error:
+            log.error("purges do not reach nginx: %s", error)
+            self.reached = False
+        return self.reached
+
+    def _sweep(self) -> None:
+        """Remove what nobody can be looking at any more, but not what is current."""
+        kept, oldest = os.readlink(self.link), (time() - SWEPT) * 1e9
+        for name in os.listdir(self.folder):
+            if (match := NAME.fullmatch(name)) and name != kept and int(match[1], 16) < oldest:
+                with suppress(OSError):                  # another worker has done it
+                    (os.unlink if name.startswith(".") else os.rmdir)(self.folder / name)
+
+    def stop(self) -> None:
+        for greenlet in (self._soon, self._last):
+            if greenlet is not None:
+                greenlet.kill()
+
+    def __repr__(self) -> str:
+        return f"Generation({self.link})"

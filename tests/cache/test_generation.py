@@ -1,0 +1,239 @@
+"""The generation that purges change, for nginx: its steps, who makes them, what they leave behind. nginx is in the e2e tests."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import gevent
+import pytest
+
+from gateway.cache.generation import SWEPT, Generation
+from gateway.cache.httpstore import HttpStore
+from gateway.cache.journal import Journal, latest, line_of
+from gateway.cache.memory import Memory
+from gateway.cache.purge import Purge
+from gateway.cache.store import http_store
+from gateway.configfile import load_text
+from gateway.errors import ConfigError
+
+SAFETY = 20.0
+
+
+def edge(at: float = 0.0) -> Purge:
+    return Purge("edge", "", False, at or time.time())
+
+
+@pytest.fixture
+def made(tmp_path):
+    """``made(settled)`` is one that has begun, without the step of its beginning; ``targets`` are where its link has led since."""
+    running = []
+
+    def start(settled: float = 0.0) -> Generation:
+        generation = Generation(tmp_path / "purges" / "current", settled)
+        generation.start(lambda purge: None)
+        step, generation.targets = generation.step, []
+
+        def counted() -> bool:
+            done = step()
+            generation.targets.append(os.path.realpath(generation.link))
+            return done
+
+        generation.step = counted
+        running.append(generation)
+        return generation
+
+    yield start
+    for generation in running:
+        generation.stop()
+
+
+def until(condition) -> None:
+    with gevent.Timeout(SAFETY):
+        while not condition():
+            gevent.sleep(0.01)
+
+
+def test_it_begins_with_a_generation_and_another_worker_leaves_it(made):
+    first = made()
+    target = os.path.realpath(first.link)
+    assert os.path.isdir(target) and os.path.dirname(target) == str(first.folder)
+    assert os.path.realpath(made().link) == target
+
+
+def test_no_two_steps_lead_to_the_same_place(made):
+    one, other = made(), made()
+    for _ in range(50):
+        assert one.step() and other.step()
+    targets = one.targets + other.targets
+    assert len(set(targets)) == 100 and all(map(os.path.isdir, targets))
+
+
+def test_the_folder_can_be_entered_whatever_the_umask(tmp_path):
+    before = os.umask(0o077)
+    try:
+        Generation(tmp_path / "purges" / "current").start(lambda purge: None)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "purges").stat().st_mode & 0o777 == 0o755
+
+
+def test_what_is_old_is_swept_away_and_nothing_else(made):
+    generation = made()
+    old = f"{time.time_ns() - int((SWEPT + 5) * 1e9):x}-1"
+    young = f"{time.time_ns() - int((SWEPT - 50) * 1e9):x}-1"
+    for name in (old, young, "kept", "12-x"):
+        (generation.folder / name).mkdir()
+    (generation.folder / f".{old}").symlink_to(old)
+    (generation.folder / "file").touch()
+    current = os.path.basename(os.path.realpath(generation.link))
+    generation.step()
+    new = os.path.basename(generation.targets[-1])
+    assert set(os.listdir(generation.folder)) == {young, "kept", "12-x", "file", current, new, "current"}
+
+
+def test_an_old_one_that_is_current_is_not_swept_away(made):
+    """After the others have been idle for long; the sweep is another worker's, that had made its link before."""
+    generation = made()
+    old = f"{time.time_ns() - int((SWEPT + 5) * 1e9):x}-1"
+    (generation.folder / old).mkdir()
+    generation.link.unlink()
+    generation.link.symlink_to(old)
+    generation._sweep()
+    assert os.path.isdir(os.path.realpath(generation.link))
+
+
+def test_a_purge_made_here_is_a_step_at_once_and_one_more_at_last(made):
+    generation = made(settled=0.05)
+    assert generation.write(edge()) is True and len(generation.targets) == 1
+    until(lambda: len(generation.targets) == 2)
+
+
+@pytest.mark.parametrize("kind", ["url", "tag", "prefix", "everything", "key", "view"])
+def test_other_purges_are_none_of_its_business(made, kind):
+    """What somebody asks for is followed by one of kind edge; the rest is what clients do."""
+    generation = made()
+    assert generation.write(Purge(kind, "x", False, time.time())) is False and generation.targets == []
+
+
+def test_many_that_are_heard_at_once_are_one_step_when_all_are_known(made):
+    generation = made(settled=SAFETY)
+    for _ in range(10):
+        generation.heard(edge())
+        assert generation.targets == [], "what is heard with it counts first"
+    gevent.sleep(0)
+    gevent.sleep(0)
+    assert len(generation.targets) == 1
+    generation.heard(edge())
+    until(lambda: len(generation.targets) == 2)
+
+
+@pytest.mark.parametrize("at, stepped, expected", [
+    (-10, -5, 0), (-10, -10, 0), (-5, -10, 1), (-5, None, 1), (5, 10, 1), (5, -10, 1)])
+def test_what_was_purged_before_it_began_needs_only_the_step_of_others(made, at, stepped, expected):
+    """Seconds from when it began: when it was purged, and when the last step was made."""
+    generation = made(settled=SAFETY)
+    began = generation._began
+    if stepped is None:
+        generation.link.unlink()
+    else:
+        os.utime(generation.link, (began + stepped, began + stepped), follow_symlinks=False)
+    generation.heard(edge(began + at))
+    gevent.sleep(0)
+    gevent.sleep(0)
+    assert len(generation.targets) == expected
+
+
+def test_a_folder_that_cannot_be_written_to_is_said_and_no_error(tmp_path, caplog):
+    (tmp_path / "purges").touch()
+    generation = Generation(tmp_path / "purges" / "current")
+    generation.start(lambda purge: None)
+    assert "nginx keeps nothing" in caplog.text or "purges do not reach nginx" in caplog.text
+    assert generation.write(edge()) is False and not generation.reached
+    assert "purges do not reach nginx" in caplog.text
+    (tmp_path / "purges").unlink()
+    generation.start(lambda purge: None)
+    assert generation.write(edge()) is True and generation.reached
+    generation.stop()
+
+
+# -- who tells it
+
+class Told:
+    """A channel that writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.kinds: list[str] = []
+
+    def write(self, purge: Purge) -> bool:
+        self.kinds.append(purge.kind)
+        return True
+
+
+@pytest.mark.parametrize("what", [{"url": "/a"}, {"url": "/a?x=1"}, {"prefix": "/"}, {"tag": "t"}, {"everything": True}])
+@pytest.mark.parametrize("listening", [True, False])
+def test_what_somebody_purges_is_followed_by_one_for_nginx(what, listening):
+    told = Told()
+    store = HttpStore(Memory(1000), channels=[told])
+    if listening:
+        store.hears["edge"] = told.write
+    assert store.purge(**what) == 1
+    [purged, *more] = told.kinds
+    assert purged != "edge" and more == (["edge"] if listening else [])
+
+
+def test_what_clients_change_is_not():
+    told = Told()
+    store = HttpStore(Memory(1000), channels=[told])
+    store.hears["edge"] = told.write
+    store.purge_urls(["http://shop.test/a", "http://shop.test/b"])
+    assert set(told.kinds) == {"urls"}
+
+
+def test_a_store_hears_it_of_others_and_counts_it_as_no_purge():
+    heard = []
+    store = HttpStore(Memory(1000))
+    store.heard(edge(5.0))                               # nobody listens
+    store.hears["edge"] = heard.append
+    store.heard(edge(6.0))
+    assert heard == [edge(6.0)] and store.number == 0
+
+
+def test_it_travels_in_the_journal_behind_its_purge_and_is_forgotten_with_its_older_half(tmp_path):
+    journal, reader = Journal(tmp_path / "purges"), Journal(tmp_path / "purges")
+    journal.write(Purge("tags", "7", False, 5.0))
+    journal.write(edge(5.0))
+    assert [purge.kind for purge in reader.read()] == ["tags", "edge"]
+    assert len(latest([line_of(edge(1.0)), line_of(edge(2.0))])) == 1
+    small = Journal(tmp_path / "small", limit=200)
+    for number in range(20):
+        small.write(edge(float(number + 1)))
+        small.write(Purge("tags", str(number % 2), False, float(number + 1)))
+    assert [purge.kind for purge in Journal(tmp_path / "small").read()].count("edge") <= 5
+
+
+CONFIG = """
+[nginx]
+purges = "{folder}"
+[[routes]]
+path = "/x"
+respond = {{ text = "x" }}
+cache = {{ {cache} }}
+"""
+
+
+@pytest.mark.parametrize("cache, expected", [('edge = "10s"', True), ('ttl = "1s"', False)])
+def test_only_where_nginx_keeps_something(tmp_path, cache, expected):
+    store = http_store(load_text(CONFIG.format(folder=tmp_path / "new" / "purges/", cache=cache), {}))
+    assert ("edge" in store.hears, any(isinstance(channel, Generation) for channel in store.channels)) == (expected, expected)
+    store.start()
+    assert (tmp_path / "new" / "purges" / "current").is_symlink() is expected
+    store.stop()
+
+
+@pytest.mark.parametrize("folder, sentence", [
+    ("purges", 'does not begin with "/": nginx would look for it in another place'), ("/a b", "would end the nginx directive"),
+    ("/a;b", "would end the nginx directive"), ("/$a", "would end the nginx directive")])
+def test_a_folder_that_nginx_would_not_find(folder, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        load_text(CONFIG.format(folder=folder, cache='edge = "10s"'), {})
