@@ -65,11 +65,10 @@ class Invalidate:
 
     def __call__(self, request: Request) -> Response:
         response = self.next(request)
-        forget(self.store, request, response)
-        for name, _ in response.headers:
-            if OWN_FIELD[name]:
-                response.headers = [field for field in response.headers if not OWN_FIELD[field[0]]]
-                break
+        if request.method not in SAFE:
+            forget(self.store, request, response)
+        if response.written is None and [1 for name, _ in response.headers if OWN_FIELD[name]]:      # an upstream's
+            response.headers = [field for field in response.headers if not OWN_FIELD[field[0]]]
         return response
 
     def __repr__(self) -> str:
