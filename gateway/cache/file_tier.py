@@ -62,15 +62,16 @@ class FileTier:
             self._report(error)
         return data
 
-    def put(self, key: str, data: bytes, seconds: float) -> None:
+    def put(self, key: str, data: bytes, seconds: float) -> bool:
         if len(data) > self.limit * SHARE:
             self.delete(key)
-            return
+            return False
         error = offload(self._write, self._place(key), data, self.clock() + seconds)
         if error is not None:
             self._report(error)
-            return
+            return False
         self._wrote(len(data))
+        return True
 
     def _wrote(self, size: int) -> None:
         self._written += size
@@ -81,10 +82,9 @@ class FileTier:
     def delete(self, key: str) -> None:
         offload(remove, self._place(key))
 
-    def write(self, operations: Sequence[Operation]) -> None:
-        """``put`` and ``delete`` by name."""
-        for name, *arguments in operations:
-            getattr(self, name)(*arguments)
+    def write(self, operations: Sequence[Operation]) -> int:
+        """``put`` and ``delete`` by name; how many are lost."""
+        return [getattr(self, name)(*arguments) for name, *arguments in operations].count(False)
 
     def file_of(self, entry: Entry) -> str | None:
         """The name, below BODIES, of a file with the body of ``entry``: made when it is not there, swept like a record.

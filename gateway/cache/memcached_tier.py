@@ -56,8 +56,8 @@ class MemcachedTier:
     def get(self, key: str) -> bytes | None:
         return self._attempt(lambda: self.client.get(self._name(key)))
 
-    def put(self, key: str, data: bytes, seconds: float) -> None:
-        self._write("put", key, data, seconds)
+    def put(self, key: str, data: bytes, seconds: float) -> bool:
+        return self._write("put", key, data, seconds) is not None
 
     def delete(self, key: str) -> None:
         self._write("delete", key)

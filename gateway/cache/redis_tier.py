@@ -66,8 +66,8 @@ class RedisTier:
     def get(self, key: str) -> bytes | None:
         return self.ask("GET", self.prefix + key)
 
-    def put(self, key: str, data: bytes, seconds: float) -> None:
-        self.ask(*self._command(("put", key, data, seconds)))
+    def put(self, key: str, data: bytes, seconds: float) -> bool:
+        return self.ask(*self._command(("put", key, data, seconds))) is not None
 
     def delete(self, key: str) -> None:
         self.ask(*self._command(("delete", key)))

@@ -13,7 +13,7 @@ Operation = tuple[Any, ...]
 
 
 class Shared(Protocol):
-    """A tier of bytes by key. It never raises: a failure is counted, and is None or nothing done."""
+    """A tier of bytes by key. It never raises: a failure is counted, and is None or nothing done. ``put`` is whether it was."""
 
     name: str
     shift: float                # seconds that the tier's clock, in which it keeps times, is ahead of ours
@@ -24,7 +24,7 @@ class Shared(Protocol):
 
     def get(self, key: str) -> bytes | None: ...
 
-    def put(self, key: str, data: bytes, seconds: float) -> None: ...
+    def put(self, key: str, data: bytes, seconds: float) -> bool: ...
 
     def delete(self, key: str) -> None: ...
 
