@@ -11,8 +11,8 @@
     put ---> memory, and beside the request (writer.py) every tier
 
 The memory is asked without waiting. A request waits for shared tiers for ``patience`` seconds, the look-up and the lease together,
-and for nothing that is written; for each key one request looks and the others wait for what it finds. A tier that fails is a
-miss.
+and for nothing that is written; for each key there is one look-up, beside the requests that wait for it (looks.py). A tier that
+fails is a miss.
 
 What memory holds may be out of date when another worker has got a newer answer: so when it has expired, the shared tiers are asked
 once more, at most every AGAIN seconds.
@@ -24,18 +24,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
 from time import monotonic, sleep, time
 from typing import Any
 
-from ..tasks import Event, LoopLimit, spawn_apart
+from ..tasks import spawn_apart
 from . import format
-from .circuit import Slow
 from .compact import compacted
 from .entry import Variants
 from .lease import Lease, Leases
+from .looks import Look, Looks
 from .memory import Memory, Node, Owner, whole_steps
 from .purge import NO_MARKS, Marks, Purge, parsed_purge
 from .tiers import Channel, Counts, Leasing, Operation, Shared, ignore
@@ -50,19 +49,6 @@ FLUSH = 20.0                    # seconds
 
 log = logging.getLogger("gateway")
 _looked: ContextVar[tuple[float, float]] = ContextVar("cache_looked", default=(0.0, 0.0))    # when the last look-up ended, its time
-
-
-class Look:
-    """A look-up of one key in the shared tiers. ``number`` is that of the purges that were heard when it was ``done``; one that is
-    over and not done is that of a request that was ended."""
-
-    __slots__ = ("found", "number", "done", "over")
-
-    def __init__(self) -> None:
-        self.found: Variants | None = None
-        self.number = 0
-        self.done = False
-        self.over = Event()
 
 
 class HttpStore:
@@ -86,8 +72,8 @@ class HttpStore:
         self._leases: Leases | None = None
         self.marks = Marks()
         self.views_cleared = 0.0                         # the cache of view code, whose purges travel along: when last
-        self.hears: dict[str, Callable[[Purge], Any]] = {"key": lambda purge: memory.delete(purge.value)}      # what is no mark
-        self._looks: dict[str, Look] = {}
+        self.hears: dict[str, Callable[[Purge], Any]] = {"key": self._deleted}       # what is no mark
+        self.looks = Looks()
         self._queries: dict[object, Callable[[str], str | None]] = {}
         self._hit = self.counts.of("hits", "memory")
         self._bytes = self.counts.of("bytes", "memory")
@@ -153,32 +139,22 @@ class HttpStore:
         return found
 
     def _looked_up(self, key: str, known: Node | None, owner: Owner | None) -> Variants | None:
-        """The first that asks for a key looks; the others wait for what it finds as long as they may."""
+        """What the look-up of this key finds within the time that a request has for it."""
         began = monotonic()
-        while (look := self._looks.get(key)) is not None:
-            with suppress(Slow), LoopLimit(self.patience, Slow()):
-                look.over.wait()
-            if look.done or not look.over.is_set():
-                ended, found = monotonic(), look.found
-                _looked.set((ended, ended - began))
-                return found if found is None or look.number == self.marks.number else self.marks.apply(found)
-        look = self._looks[key] = Look()
-        try:
-            look.found = self._look_up(key, known, owner)
-            look.number, look.done = self.marks.number, True
-        finally:
-            del self._looks[key]
-            look.over.set()
-            _looked.set((ended := monotonic(), ended - began))
-        return look.found
+        looked = self.looks.ask(key, lambda look: (self._look_up(key, known, owner, look), self.marks.number), self.patience)
+        _looked.set((ended := monotonic(), ended - began))
+        if looked is None:
+            return None
+        found, number = looked
+        return found if found is None or number == self.marks.number else self.marks.apply(found)
 
-    def _look_up(self, key: str, known: Node | None, owner: Owner | None) -> Variants | None:
+    def _look_up(self, key: str, known: Node | None, owner: Owner | None, look: Look) -> Variants | None:
         for tier in self.tiers:
             found = self._read(tier, key)
             node = self.memory.nodes.get(key)
             if node is not None and node is not known:   # it was stored here while the tier was waited for
                 return node.value if node.seen == self.marks.number or self._still_there(node) else None
-            if found is None:
+            if found is None or look.void:
                 self.counts.of("misses", tier.name)(1.0)
                 continue
             if node is not None and found[0].stored_at <= node.value[0].stored_at:
@@ -267,6 +243,7 @@ class HttpStore:
     def delete(self, key: str) -> None:
         """Forget one key, in every worker. What is stored under it afterwards is not affected; a purge is."""
         self.memory.delete(key)
+        self.looks.forget(key)
         self._measure()
         purge = Purge("key", key, False, time())
         for tier in self.tiers:                          # the others hear of it when they would not find it any more
@@ -313,15 +290,17 @@ class HttpStore:
     def _purge(self, purges: set[Purge]) -> int:
         for purge in purges:
             self.heard(purge)
-        if len(purges) == 1:
-            return self.announce(purges.pop())
-        telling = [spawn_apart(self.announce, purge) for purge in purges]        # together they take as long as one
-        for each in telling:
-            each.join()
-        return min([each.value or 0 for each in telling], default=0)
+        return self.tell(purges)
+
+    def tell(self, purges: Iterable[Purge]) -> int:
+        """Tell the other workers; how many ways all have gone when the time is over that a request has. The rest goes on."""
+        if not self.channels:
+            return 0
+        told = self.looks.do([partial(self.announce, purge) for purge in purges], self.patience)
+        return min([ways or 0 for ways in told], default=0)
 
     def announce(self, purge: Purge) -> int:
-        """Tell the other workers; how many ways it has gone."""
+        """The same as long as it takes."""
         purge = purge.short()
         return sum(channel.write(purge) for channel in self.channels)
 
@@ -341,6 +320,11 @@ class HttpStore:
             self.memory.clear()
         self._measure()
 
+    def _deleted(self, purge: Purge) -> None:
+        """One key, here or elsewhere: what is being looked up now counts no more either."""
+        self.memory.delete(purge.value)
+        self.looks.forget(purge.value)
+
     # One fetch for all workers
 
     def lease(self, key: str, seconds: float) -> Lease | None:
@@ -355,15 +339,18 @@ class HttpStore:
 
     def leased(self, key: str) -> bool:
         """Has somebody the lease of ``key``?"""
-        return self.leases is not None and bool(self.leases.leased(key))
+        return bool(self._leased(key))
+
+    def _leased(self, key: str) -> bool | None:
+        """None when nobody can be asked, or does not answer in time."""
+        leases = self.leases
+        return None if leases is None else self.looks.ask(f"lease\n{key}", lambda _: leases.leased(key), self.patience)
 
     def wait(self, key: str, seconds: float, lease: str = "") -> Variants | None:
         """What is there when the worker that has the lease is done, or ``seconds`` are over; None when nothing is, or nobody
         can be asked. ``lease`` is the lease's own key, where it is not that of the answer."""
-        if self.leases is None:
-            return None
         until, pause = monotonic() + seconds, POLL_FIRST
-        while held := self.leases.leased(lease or key):
+        while held := self._leased(lease or key):
             if (left := until - monotonic()) <= 0:
                 break
             sleep(min(pause, left))
@@ -391,6 +378,7 @@ class HttpStore:
             self._leases.stop()
         for writer in self._writers.values():
             writer.stop(max(0.0, until - monotonic()))
+        self.looks.stop(max(0.0, until - monotonic()))
         for channel in self.channels:
             channel.stop()
         for tier in self.tiers:

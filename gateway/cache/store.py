@@ -13,8 +13,9 @@ is seen NEAR seconds later at most.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from time import time
 from typing import Any
@@ -31,6 +32,7 @@ from .file_tier import FileTier
 from .generation import Generation
 from .httpstore import HttpStore
 from .journal import Journal
+from .looks import Look
 from .memcached_tier import MemcachedTier
 from .memory import Memory
 from .purge import Purge
@@ -115,13 +117,20 @@ class Tiered(BaseCache):
             held = self.memory.get(key)
         if held is not None and held.until > now and (held.asked + NEAR > now or not held.shared):
             return held.value()
+        tiers = self._tiers()
+        if tiers and (found := self.store.looks.ask(f"view:{key}", partial(self._look_up, key), self.store.patience)) is not None:
+            return found.value()
+        if held is not None and held.until > now and not any(tier.usable for tier in tiers):
+            return held.value()                          # nobody can be asked whether there is a newer one
+        return None
+
+    def _look_up(self, key: str, look: Look) -> Held | None:
+        """What a tier has, in memory from now on."""
         for tier in self._tiers():
             data = tier.get(f"view:{key}")
-            if data is not None and (found := self._read(tier, key, data)) is not None:
+            if data is not None and not look.void and (found := self._read(tier, key, data)) is not None:
                 self._keep(key, found)
-                return found.value()
-        if held is not None and held.until > now and not any(tier.usable for tier in self._tiers()):
-            return held.value()                          # nobody can be asked whether there is a newer one
+                return found
         return None
 
     def _read(self, tier: Shared, key: str, data: bytes) -> Held | None:
@@ -142,10 +151,19 @@ class Tiered(BaseCache):
         tiers = self._tiers()
         held = Held(value, now + seconds, now, bool(tiers))
         self._keep(key, held)
-        if held.packed is not None:
-            for tier in tiers:
-                tier.put(f"view:{key}", record_of(key, held, tier.shift - tier.margin), seconds)
+        self.store.looks.forget(f"view:{key}")           # what a look-up finds now may be older
+        if tiers and held.packed is not None:
+            self._behind(partial(self._put, key, held, seconds, tiers))
         return True
+
+    def _put(self, key: str, held: Held, seconds: float, tiers: Sequence[Shared]) -> None:
+        for tier in tiers:
+            if not tier.put(f"view:{key}", record_of(key, held, tier.shift - tier.margin), seconds):
+                self.store.counts.of("dropped", tier.name)(1.0)
+
+    def _behind(self, work: Callable[[], object]) -> None:
+        """Do it behind memory, and wait for it as long as a request may."""
+        self.store.looks.do([work], self.store.patience)
 
     def add(self, key: str, value: Any, timeout: Any = None) -> bool:
         return not self.has(key) and self.set(key, value, timeout)
@@ -157,21 +175,26 @@ class Tiered(BaseCache):
         there = self.has(key)
         with self._lock:
             self.memory.delete(key)
-        for tier in self._tiers():
+        self.store.looks.forget(f"view:{key}")
+        self._behind(partial(self._delete, key, self._tiers()))
+        return there
+
+    def _delete(self, key: str, tiers: Sequence[Shared]) -> None:
+        for tier in tiers:
             tier.delete(f"view:{key}")
         self.store.announce(Purge("view", key, False, time()))
-        return there
 
     def clear(self) -> bool:
         purge = Purge("view", "", False, time())
         self.store.heard(purge)
-        self.store.announce(purge)
+        self.store.tell([purge])
         return True
 
     def _purged(self, purge: Purge) -> None:
         with self._lock:
             if purge.value:
                 self.memory.delete(purge.value)
+                self.store.looks.forget(f"view:{purge.value}")
             else:
                 self.memory.clear()
 

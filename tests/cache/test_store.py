@@ -592,6 +592,23 @@ def test_memory_counts_while_redis_is_gone(redis_server, app_of, monkeypatch):
     assert one.get("k") == {"a": 1} and one.get("k") == {"a": 1} and one.get("else") is None
 
 
+@pytest.mark.parametrize("why", ["paused", "gone", "refused"])
+def test_values_that_do_not_reach_redis_are_counted(redis_server, app_of, why):
+    server = redis_server("--maxmemory-policy", "noeviction")
+    app = app_of(redis=server.url)
+    shared = app.extensions["greengate.store"]
+    app.tiered.set("k", 1)
+    assert ("dropped", "redis") not in shared.counted
+    if why == "paused":
+        shared.leases.circuit.pause(OSError("away"))
+    elif why == "gone":
+        server.kill()
+    else:
+        server.client.config_set("maxmemory", 1)
+    assert app.tiered.set("l", 2) and app.tiered.get("l") == 2
+    assert shared.counted["dropped", "redis"] == 1
+
+
 def test_objects_of_ones_own_classes_stay_here(redis_server, app_of):
     server = redis_server()
     one, other = app_of(redis=server.url).tiered, app_of(redis=server.url).tiered
