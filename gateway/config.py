@@ -222,8 +222,8 @@ class CacheStorage(Model):
     prefix: Token = Field(default="greengate:", description="What the names of this gateway's keys in Redis begin with.")
     compress: Flag = Field(default=False, description="Compress bodies behind the memory of a worker.")
     timeout: Duration = Field(
-        default=parse_duration("50ms"), description="The longest a request waits for what is behind memory, all together; and one look"
-                                                    " into Redis or Memcached may take: then it is paused.")
+        default=parse_duration("50ms"), description="The longest a request waits for what is behind memory, all together; and one"
+                                                    " look into Redis or Memcached may take: then it is paused.")
 
 
 class Nginx(Model):

@@ -5,27 +5,42 @@ long is replaced by one that says the same: of several purges of one thing the l
 newer half. URLs and tags are numbers of buckets by then (purge.py), of which there are so many and no more. Only when that is still
 too long, for about 100,000 prefixes, half of it is dropped, under a purge of everything at the time of the last one dropped.
 
-Writers hold the lock of the file (flock(2)), so that none writes into one that was replaced.
+::
+
+    too long --> read, and said in fewer lines, some at a time, while all go on writing into it
+                   --> locked: what was written meanwhile follows, and the new file takes its name
+                         --> each reader reads the old one to its end, then goes on where the new one begins to say something new
+
+The first line of the new file says which one it replaced, and where that is. So nobody hears anything twice, or misses it.
+
+Writers hold the lock of the file (flock(2)), so that none writes into one that was replaced; for one line, or for as long as the
+new file takes to get its name.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from time import sleep
 from typing import IO, Any
 
-from ..tasks import spawn
+from ..tasks import spawn, spawn_apart
 from .purge import KINDS, Purge
 
 POLL = 0.25                     # seconds
 LONGEST = 8 * 1024 ** 2         # bytes
 SHORTER = 3 / 4                 # of that, a file that says the same has to have to be worth it
-FLEETING = (b'["key"', b'["view"', b'["edge"')      # about what living workers have in memory, and nginx
+FLEETING = (b'["key"', b'["view"', b'["edge"', b'["after"')     # about what living workers have in memory, nginx, or were reading
+AFTER = re.compile(rb'\["after","([0-9]+):([0-9]+)",false,0\]\n')       # what inode it replaced, and how much says the same
+SOME = 16 * 1024                # bytes that are heard at a time
+LINES = 1000                    # lines that are looked at at a time
+PAUSE = 0.005                   # seconds between two times, for all others
 
 log = logging.getLogger("gateway")
 
@@ -40,43 +55,53 @@ class Journal:
         self.limit = limit
         self._file: IO[bytes] | None = None              # held open, so that no other file gets its inode
         self._greenlet: Any = None
+        self._shortening: Any = None
 
     def start(self, heard: Callable[[Purge], None]) -> None:
         """Hear everything there is before this returns, and then whatever comes."""
         if self.make:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._deliver(heard)
+        while self._deliver(heard):
+            pass
         self._greenlet = spawn(self._follow, heard)
 
     def stop(self) -> None:
-        if self._greenlet is not None:
-            self._greenlet.kill()
+        for greenlet in (self._greenlet, self._shortening):
+            if greenlet is not None:
+                greenlet.kill()
         self.close()
 
     def _follow(self, heard: Callable[[Purge], None]) -> None:
         while True:
             sleep(POLL)
-            self._deliver(heard)
+            while self._deliver(heard):
+                sleep(PAUSE)
 
-    def _deliver(self, heard: Callable[[Purge], None]) -> None:
+    def _deliver(self, heard: Callable[[Purge], None]) -> bool:
+        """Hear some of what came; whether there was anything."""
         try:
-            purges = self.read()
+            text = self._some()
         except OSError as error:
             log.error("purges by other workers cannot be read: %s", error)
-            return
-        for purge in purges:
+            return False
+        for purge in parsed(text.splitlines()):
             heard(purge)
+        return bool(text)
 
     def write(self, purge: Purge) -> bool:
         """Tell the others; whether that was possible."""
+        line = line_of(purge)
         try:
             with self._locked() as file:
-                file.write(line_of(purge))
-                if file.tell() > self.limit:
-                    self._shorten(file)
+                before = file.seek(0, os.SEEK_END)
+                if file.write(line) < len(line):         # the next one is not to begin in the middle of a line
+                    file.truncate(before)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             log.error("the other workers do not hear of the purge of %s %s: %s", purge.kind, purge.value, error)
             return False
+        if before + len(line) > self.limit and self._shortening is None:
+            self._shortening = spawn_apart(self._shorten)
         return True
 
     def waiting_purges(self) -> int:
@@ -85,7 +110,7 @@ class Journal:
     def _locked(self) -> IO[bytes]:
         """The file, opened for appending and locked; not one that was replaced meanwhile."""
         while True:
-            file = open(self.path, "ab", opener=private)
+            file = open(self.path, "ab", buffering=0, opener=private)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 if os.fstat(file.fileno()).st_ino == os.stat(self.path).st_ino:
@@ -97,37 +122,62 @@ class Journal:
                 raise
             file.close()
 
-    def _shorten(self, file: IO[bytes]) -> None:
-        """Say the same in fewer lines, else keep the newer half, under a floor at the time of the last one dropped."""
-        file.flush()
-        lines = self.path.read_bytes().splitlines(keepends=True)
-        half = len(lines) // 2
-        kept = latest([line for line in lines[:half] if not line.startswith(FLEETING)] + lines[half:])
-        if sum(map(len, kept)) > self.limit * SHORTER:
+    def _shorten(self) -> None:
+        """In a greenlet of its own."""
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.{id(self):x}")
+        try:
+            with open(self.path, "rb") as old, open(temporary, "wb", opener=private) as new:
+                inode = os.fstat(old.fileno()).st_ino
+                new.write(after(inode, 0))
+                for line in paused(self._shorter(old)):
+                    new.write(line)
+                self._replace(old, new, inode)
+        except OSError as error:
+            log.error("the list of purges cannot be shortened: %s", error)
+        finally:
+            self._shortening = None
+            temporary.unlink(missing_ok=True)
+
+    def _shorter(self, old: IO[bytes]) -> list[bytes]:
+        """The same in fewer lines, else the newer half, under a floor at the time of the last one dropped."""
+        kept = latest(paused(needed(old)))
+        if sum([len(line) for _, line in kept]) > self.limit * SHORTER:
             half = len(kept) // 2
-            floor = max((purge.at for purge in parsed(kept[:half])), default=0.0)
-            kept[:half] = [line_of(Purge("everything", "", False, floor))]
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        with open(temporary, "wb", opener=private) as shorter:
-            shorter.write(b"".join(kept))
-        temporary.replace(self.path)
+            floor = max([at for at, _ in kept[:half]], default=0.0)
+            kept[:half] = [(floor, line_of(Purge("everything", "", False, floor)))]
+        return [line for _, line in kept]
+
+    def _replace(self, old: IO[bytes], new: IO[bytes], inode: int) -> None:
+        """By ``new``, and what comes next in ``old``; unless somebody else has replaced it. Without a pause."""
+        with self._locked() as file:
+            if os.fstat(file.fileno()).st_ino == inode:
+                new.write(old.read())
+                length = new.tell()
+                new.seek(0)
+                new.write(after(inode, length))
+                new.flush()
+                os.replace(new.name, self.path)
 
     def read(self) -> list[Purge]:
-        """What was written since the last call; all of it the first time, and again when the file was replaced."""
-        file = self._file
+        """What was written since the last call; all of it the first time."""
+        purges: list[Purge] = []
+        while text := self._some():
+            purges += parsed(text.splitlines())
+        return purges
+
+    def _some(self) -> bytes:
+        """Some of the lines that are new; none when there are none."""
         try:
-            found = os.stat(self.path)
-            if file is None or os.fstat(file.fileno()).st_ino != found.st_ino:
-                self.close()
-                file = self._file = open(self.path, "rb")
+            inode = os.stat(self.path).st_ino
+            if self._file is None:
+                self._file = open(self.path, "rb")
+            text = whole(self._file)
+            if not text and os.fstat(self._file.fileno()).st_ino != inode:       # it was read to its end, and replaced before
+                self._file = successor(self._file, self.path)
+                text = whole(self._file)
         except FileNotFoundError:
-            return []
-        if found.st_size == file.tell():
-            return []
-        text = file.read()
-        whole = text.rfind(b"\n") + 1
-        file.seek(whole - len(text), os.SEEK_CUR)
-        return list(parsed(text[:whole].splitlines()))
+            return b""
+        return text
 
     def close(self) -> None:
         if self._file is not None:
@@ -147,8 +197,48 @@ def line_of(purge: Purge) -> bytes:
     return json.dumps(purge, separators=(",", ":")).encode() + b"\n"
 
 
-def latest(lines: Iterable[bytes]) -> list[bytes]:
-    """Of those lines that differ in their time alone, the one with the latest, where it first stood."""
+def after(inode: int, length: int) -> bytes:
+    """The first line of a file that replaced another. It is always as long."""
+    return b'["after","%020d:%020d",false,0]\n' % (inode, length)
+
+
+def successor(old: IO[bytes], path: Path) -> IO[bytes]:
+    """What replaced a file, at the first line that did not come from that."""
+    new = open(path, "rb")
+    found = AFTER.fullmatch(new.readline())
+    new.seek(int(found[2]) if found is not None and int(found[1]) == os.fstat(old.fileno()).st_ino else 0)
+    old.close()
+    return new
+
+
+def whole(file: IO[bytes]) -> bytes:
+    """Some of the lines that come next. One that has no end yet is left for the next time."""
+    text = file.read(SOME) + file.readline()
+    end = text.rfind(b"\n") + 1
+    file.seek(end - len(text), os.SEEK_CUR)
+    return text[:end]
+
+
+def paused(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """The same, with a pause now and then."""
+    for number, line in enumerate(lines, 1):
+        if not number % LINES:
+            sleep(PAUSE)
+        yield line
+
+
+def needed(file: IO[bytes]) -> Iterator[bytes]:
+    """The lines that are there now, without what is fleeting in the older half. Then ``file`` is where they end."""
+    size, read = os.fstat(file.fileno()).st_size, 0
+    while read < size and (line := file.readline()).endswith(b"\n"):
+        read += len(line)
+        if read > size / 2 or not line.startswith(FLEETING):
+            yield line
+    file.seek(read)
+
+
+def latest(lines: Iterable[bytes]) -> list[tuple[float, bytes]]:
+    """Of those lines that differ in their time alone, the one with the latest, where it first stood; each with its time."""
     found: dict[bytes, tuple[float, bytes]] = {}
     for line in lines:
         what, _, at = line.rpartition(b",")
@@ -158,7 +248,7 @@ def latest(lines: Iterable[bytes]) -> list[bytes]:
             continue
         if what not in found or found[what][0] < moment:
             found[what] = moment, line
-    return [line for _, line in found.values()]
+    return list(found.values())
 
 
 def parsed(lines: Iterable[bytes]) -> Iterator[Purge]:

@@ -233,15 +233,21 @@ def test_what_is_no_purge_is_passed_over(tmp_path):
     assert Journal(tmp_path / "purges").read() == [purge("a")]
 
 
+def written(journal: Journal, purge: Purge) -> None:
+    """The file is as long as it may be again."""
+    assert journal.write(purge)
+    while journal._shortening is not None:
+        gevent.sleep(0)
+
+
 def test_a_long_journal_is_replaced_by_its_newer_half(tmp_path):
     writer, reader = Journal(tmp_path / "purges", limit=2000), Journal(tmp_path / "purges", limit=2000)
     heard = []
     for number in range(500):
-        assert writer.write(purge(str(number), float(number)))
+        written(writer, purge(str(number), float(number)))
         heard += reader.read()
         assert os.stat(tmp_path / "purges").st_size <= 2100
-    assert [each.value for each in heard if each.kind == "tag"][-1] == "499"
-    assert {each.value for each in heard if each.kind == "tag"} == set(map(str, range(500)))
+    assert heard == [purge(str(number), float(number)) for number in range(500)], "each once, also what the new file says again"
     late = Journal(tmp_path / "purges").read()
     tags = [each for each in late if each.kind == "tag"]
     assert late[0] == Purge("everything", "", False, tags[0].at - 1) and tags[-1].value == "499"
@@ -253,8 +259,8 @@ def test_a_journal_of_the_same_things_says_them_once(tmp_path):
     writer = Journal(tmp_path / "purges", limit=4000)
     for number in range(1000):
         for value in "abcdefgh":
-            assert writer.write(Purge("urls", value, False, float(number)))
-        writer.write(Purge("key", str(number), False, float(number)))
+            written(writer, Purge("urls", value, False, float(number)))
+        written(writer, Purge("key", str(number), False, float(number)))
     late = Journal(tmp_path / "purges").read()
     assert not [each for each in late if each.kind == "everything"]
     assert {each.value: each.at for each in late if each.kind == "urls"} == dict.fromkeys("abcdefgh", 999.0)
@@ -265,14 +271,65 @@ def test_a_journal_of_the_same_things_says_them_once(tmp_path):
 
 def test_the_latest_of_each_is_left():
     lines = [line_of(each) for each in (purge("a", 5.0), purge("b", 1.0), purge("a", 4.5), purge("b", 2.0))]
-    assert latest([*lines, b"nonsense\n", b"[1,x]\n"]) == [lines[0], lines[3]]
+    assert latest([*lines, b"nonsense\n", b"[1,x]\n"]) == [(5.0, lines[0]), (2.0, lines[3])]
+
+
+def test_a_journal_is_shortened_while_others_go_on(tmp_path, monkeypatch):
+    """Both write and read into what is about to be replaced; the loop has a pause after each line."""
+    monkeypatch.setattr(journals, "LINES", 1)
+    monkeypatch.setattr(journals, "SOME", 1)
+    writer, other, reader = (Journal(tmp_path / "purges", limit=500) for _ in range(3))
+    heard = []
+    for number in range(20):
+        writer.write(purge("same", float(number)))
+    first, shortening = os.stat(tmp_path / "purges").st_ino, writer._shortening
+    heard += reader.read()
+    pauses = 0
+    while writer._shortening is not None:
+        other.write(purge(f"meanwhile {pauses}", 100.0))
+        heard += reader.read() if pauses % 2 else []
+        pauses += 1
+        gevent.sleep(journals.PAUSE)
+    for journal in (writer, other):
+        journal.limit = 10 ** 6
+        if journal._shortening is not None:
+            journal._shortening.join()
+    assert shortening is not None and pauses > 5 and os.stat(tmp_path / "purges").st_ino != first
+    other.write(purge("last"))
+    heard += reader.read()
+    expected = [*(f"meanwhile {number}" for number in range(pauses)), "last"]
+    assert [each.value for each in heard] == ["same"] * 20 + expected, "each once"
+    late = [each.value for each in Journal(tmp_path / "purges").read() if each.kind == "tag"]
+    assert late == ["same", *expected]
+
+
+def test_who_missed_more_than_one_replacement_hears_all_of_it(tmp_path):
+    writer, reader = Journal(tmp_path / "purges", limit=2000), Journal(tmp_path / "purges")
+    written(writer, purge("heard"))
+    assert reader.read() == [purge("heard")]
+    for number in range(300):
+        written(writer, purge(str(number), float(number)))
+    late, heard = Journal(tmp_path / "purges").read(), reader.read()
+    assert heard[-len(late):] == late and late[-1] == purge("299", 299.0)
+    assert heard[:2] == [purge("0", 0.0), purge("1", 1.0)], "and before, the rest of what it was reading"
+
+
+def test_a_line_that_found_no_room_does_not_spoil_the_next(tmp_path):
+    """The limit for the size of files is in the middle of a line."""
+    code = ("import resource, signal, sys; from gateway.cache.journal import Journal; from gateway.cache.purge import Purge\n"
+            "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (30, 30))\n"
+            "sys.exit([Journal(sys.argv[1]).write(Purge('tag', value, False, 1.0)) for value in 'ab'] != [True, False])")
+    assert subprocess.run([sys.executable, "-c", code, tmp_path / "purges"], cwd=ROOT, timeout=60).returncode == 0
+    Journal(tmp_path / "purges").write(purge("c"))
+    assert Journal(tmp_path / "purges").read() == [purge("a"), purge("c")]
 
 
 def test_many_writers_lose_nothing(tmp_path):
     """Processes that write at once, while the file is replaced under them."""
-    code = ("import sys, time; from gateway.cache.journal import Journal; from gateway.cache.purge import Purge\n"
+    code = ("import gevent, sys, time; from gateway.cache.journal import Journal; from gateway.cache.purge import Purge\n"
             "journal = Journal(sys.argv[1], limit=8000)\n"
-            "for number in range(100): journal.write(Purge('tag', f'{sys.argv[2]}-{number}', False, time.time()))")
+            "for number in range(100):\n"
+            "    journal.write(Purge('tag', f'{sys.argv[2]}-{number}', False, time.time())); gevent.sleep(0)")
     reader, heard = Journal(tmp_path / "purges"), []
     children = [subprocess.Popen([sys.executable, "-c", code, tmp_path / "purges", str(child)], cwd=ROOT) for child in range(4)]
     for child in children:
