@@ -102,6 +102,13 @@ def entry_of(head: list[Any], body: bytes, shift: float) -> Entry:
         body = inflate(body, whole)
     if len(body) != (length if whole is None else whole):
         raise Corrupt("the body is cut")
+    if type(status) is not int or type(flags) is not int or not 100 <= status <= 999:
+        raise Corrupt("a number of another type")
+    # a TypeError for what is no text
+    "".join([reason, url, *tags, *[text for field in headers for text in field], *[name for name, _ in vary]])
+    "".join([text for text in (etag, *[value for _, value in vary]) if text is not None])
+    if last_modified is not None:
+        last_modified += 0.0
     moments = {name: moment - shift for name, moment in zip(TIMES, times, strict=True)}
     return Entry(status, reason, [(name, value) for name, value in headers], body, **moments, flags=flags, etag=etag,
                  last_modified=last_modified, vary=tuple((name, value) for name, value in vary), tags=frozenset(tags), url=url)

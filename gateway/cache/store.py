@@ -256,8 +256,12 @@ def record_read(key: str, data: bytes, shift: float) -> Held:
     """Raises ValueError for what is no such record."""
     if data[:5] != MAGIC or data[5:9] != zlib.crc32(memoryview(data)[9:]).to_bytes(4, "big"):
         raise ValueError("not a record of this version")
-    stored, until, stored_key, packed = objects.loads(data[9:])
-    if stored_key != key or not isinstance(packed, bytes) or not (isinstance(stored, float) and isinstance(until, float)):
+    try:
+        stored, until, stored_key, packed = objects.loads(data[9:])
+        unpack(packed)
+    except (TypeError, IndexError) as error:
+        raise ValueError(f"not a record of this version: {error}") from None
+    if stored_key != key or not (isinstance(stored, float) and isinstance(until, float)):
         raise ValueError("the record of another key")
     held = Held(None, until - shift, stored - shift, True, packed)
     held.asked = time()

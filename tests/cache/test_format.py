@@ -9,11 +9,13 @@ from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from uuid import UUID
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.cache import objects
+from gateway.cache.compact import compacted
 from gateway.cache.entry import Entry, Variants
 from gateway.cache.format import COMPRESSED, HEAD, TIMES, Corrupt, decode, encode
 
@@ -130,6 +132,24 @@ def sealed(head: bytes, bodies: bytes = b"") -> bytes:
 def test_a_right_checksum_around_nonsense(head):
     with pytest.raises(Corrupt):
         decode("k", sealed(head))
+
+
+@pytest.mark.parametrize("field", range(12))
+@pytest.mark.parametrize("value", [None, "x", -1, 1.5, [], {}, [1], [[1, 2]], [["a", None]], [["a", 1]], True, 10 ** 18], ids=repr)
+def test_a_right_checksum_around_other_types(field, value):
+    """It is refused, or can be kept and sent."""
+    data = encode("k", sample())
+    length = HEAD.unpack_from(data)[5]
+    key, [head] = orjson.loads(data[HEAD.size:HEAD.size + length])
+    head[field] = value
+    changed = orjson.dumps([key, [head]])
+    rest = len(changed).to_bytes(4, "big") + changed + data[HEAD.size + length:]
+    try:
+        [entry] = decode("k", HEAD.pack(b"GGHC", 1, 0, 0, zlib.crc32(rest), len(changed)) + rest[4:])
+    except Corrupt:
+        return
+    assert compacted(entry, "k") > 0 and 100 <= entry.status <= 999
+    assert all(type(text) is str for pair in entry.copied() for text in pair) and entry.expires > 0
 
 
 def test_a_compressed_body_never_grows_beyond_its_length():
