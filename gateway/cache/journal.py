@@ -30,7 +30,7 @@ from pathlib import Path
 from time import sleep
 from typing import IO, Any
 
-from ..tasks import spawn, spawn_apart
+from ..tasks import native_thread, spawn, spawn_apart
 from .purge import KINDS, Purge
 
 POLL = 0.25                     # seconds
@@ -56,6 +56,7 @@ class Journal:
         self._file: IO[bytes] | None = None              # held open, so that no other file gets its inode
         self._greenlet: Any = None
         self._shortening: Any = None
+        self._thread = native_thread()                   # another has no loop that goes on
 
     def start(self, heard: Callable[[Purge], None]) -> None:
         """Hear everything there is before this returns, and then whatever comes."""
@@ -100,7 +101,7 @@ class Journal:
         except OSError as error:
             log.error("the other workers do not hear of the purge of %s %s: %s", purge.kind, purge.value, error)
             return False
-        if before + len(line) > self.limit and self._shortening is None:
+        if before + len(line) > self.limit and self._shortening is None and self._thread == native_thread():
             self._shortening = spawn_apart(self._shorten)
         return True
 

@@ -11,6 +11,9 @@ a hash beside it knows where that is. Worth reading are KEPT; beyond that the ol
 The log begins with an entry that everything older is purged, and the oldest one in it counts as such: so a log that was trimmed,
 or lost with the rest of Redis (FLUSHALL, eviction, a restart without a disk), brings nothing back.
 
+A full Redis takes a purge all the same: it refuses a script that would begin with writing something new, and these begin with
+making room (XTRIM, DEL).
+
 A purge that cannot be written waits here, and is written as soon as Redis takes it on the log's own connections, before the tier is
 used again. When too many different ones wait, one of everything takes their place.
 """
@@ -26,7 +29,7 @@ from math import inf
 from time import sleep, time
 from typing import Any
 
-from ..tasks import spawn
+from ..tasks import native_thread, spawn
 from .purge import KINDS, Purge
 from .redis_pool import connect, disconnect
 from .redis_tier import RedisTier
@@ -41,7 +44,9 @@ LOOKS = 5                       # at Redis's clock
 
 WRITE = """
 local now = redis.call('TIME')
-local added = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', 'at', now[1] .. '.' .. string.format('%06d', now[2]),
+redis.call('XTRIM', KEYS[1], 'MAXLEN', '~', ARGV[1])
+if redis.call('TYPE', KEYS[2]).ok ~= 'hash' then redis.call('DEL', KEYS[2]) end
+local added = redis.call('XADD', KEYS[1], '*', 'at', now[1] .. '.' .. string.format('%06d', now[2]),
                          'purge', ARGV[2], 'by', ARGV[3])
 if ARGV[4] == '1' then
     local before = redis.call('HGET', KEYS[2], ARGV[2])
@@ -53,6 +58,7 @@ return added
 BEGIN = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return false end
 local now = redis.call('TIME')
+redis.call('DEL', KEYS[1])
 return redis.call('XADD', KEYS[1], '*', 'at', now[1] .. '.' .. string.format('%06d', now[2]),
                   'purge', '["everything","",false]', 'by', '')
 """
@@ -69,13 +75,14 @@ class RedisLog:
         self.latest = f"{self.name}:latest" if "{" in self.name else f"{{{self.name}}}:latest"       # on the same node of a Cluster
         self.waiting: dict[tuple[str, str, bool], Purge] = {}
         self.own = ""                                    # who we are, in the log
+        self._thread = native_thread()                   # whose loop the connections belong to
         self._client: Any = None
         self._last = b"0-0"
         self._greenlet: Any = None
 
     def write(self, purge: Purge) -> bool:
         """Tell all workers; whether that was possible. If not, they hear of it when Redis is back."""
-        if not self.waiting and self.tier.ask("EVAL", *self._line(purge)) is not None:
+        if self._thread == native_thread() and not self.waiting and self.tier.ask("EVAL", *self._line(purge)) is not None:
             return True
         if len(self.waiting) >= MOST_WAITING and purge[:3] not in self.waiting:
             self.waiting.clear()
@@ -92,6 +99,7 @@ class RedisLog:
     def start(self, heard: Callable[[Purge], None]) -> None:
         """Follow in a greenlet; Redis is not used before the whole log was read."""
         self.own = f"{os.getpid()}-{secrets.token_hex(6)}"
+        self._thread = native_thread()
         self.tier.circuit.follow()
         self._greenlet = spawn(self._follow, heard)
 
