@@ -35,7 +35,7 @@ class MemcachedTier:
             raise ConfigError(["cache.memcached: needs the extra memcached: pip install 'greengate[memcached]'"]) from None
         self.hosts = hosts
         self.prefix = prefix
-        self.circuit = Circuit("Memcached", timeout, (MemcacheError,), failed=failed)
+        self.circuit = Circuit("Memcached", timeout, (MemcacheError, ValueError, KeyError), failed=failed)
         self.slots = Slots(CONNECTIONS, timeout / 2)
         self._refusal = MemcacheServerError              # too large, out of memory
         self._client: Any = None

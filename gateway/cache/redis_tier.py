@@ -27,7 +27,11 @@ from .tiers import Operation
 CONNECTIONS = 32                # of one worker; more wait
 AT_ONCE = 8                     # writes to a Cluster
 WRITING = 1.0                   # seconds for a batch, for which no request waits
-TAKE = "if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end return 0"
+TAKE = """
+if redis.call('PTTL', KEYS[1]) == -1 then redis.call('DEL', KEYS[1]) end
+if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end
+return 0
+"""                             # what never ends is no lease
 RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 EXTEND = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0"
 
@@ -50,10 +54,10 @@ class RedisTier:
         self.prefix = prefix
         self.timeout = timeout
         self.shift = self.margin = 0.0
-        self.circuit = Circuit("Redis", timeout, (redis.RedisError, redis.RedisClusterException), failed=failed)
+        self.circuit = Circuit("Redis", timeout, (redis.RedisError, redis.RedisClusterException, ValueError), failed=failed)
         self.slots = Slots(CONNECTIONS, timeout / 2)     # of a Cluster
         self._refusals = redis.ResponseError
-        self._failures = (redis.ReadOnlyError, redis.exceptions.ClusterDownError)
+        self._failures = (redis.ReadOnlyError, redis.exceptions.MasterDownError, redis.exceptions.ClusterDownError)
         self._client: Any = None
         self._connections: Connections | None = None
 
@@ -64,7 +68,7 @@ class RedisTier:
     # Records
 
     def get(self, key: str) -> bytes | None:
-        return self.ask("GET", self.prefix + key)
+        return self.ask("GET", self._name(key))
 
     def put(self, key: str, data: bytes, seconds: float) -> bool:
         return self.ask(*self._command(("put", key, data, seconds))) is not None
@@ -81,11 +85,14 @@ class RedisTier:
 
     def leased(self, key: str) -> bool | None:
         """Does anybody have the lease of ``key``? None when Redis cannot be asked."""
-        found = self.ask("EXISTS", self._lease(key))
-        return None if found is None else bool(found)
+        left = self.ask("PTTL", self._lease(key))
+        return None if left is None else left > 0
 
-    def _lease(self, key: str) -> str:
-        return f"{self.prefix}lease:{key}"
+    def _lease(self, key: str) -> bytes:
+        return self._name(f"lease:{key}")
+
+    def _name(self, key: str) -> bytes:
+        return (self.prefix + key).encode("utf-8", "surrogatepass")
 
     # Beside the requests
 
@@ -105,9 +112,9 @@ class RedisTier:
     def _command(self, operation: Operation) -> Command:
         match operation:
             case ("put", key, data, seconds):
-                return "SET", self.prefix + key, data, "PX", milliseconds(seconds)
+                return "SET", self._name(key), data, "PX", milliseconds(seconds)
             case ("delete", key):
-                return "DEL", self.prefix + key
+                return "DEL", self._name(key)
             case ("lease", key, token, seconds):
                 return "EVAL", TAKE, 1, self._lease(key), token, milliseconds(seconds)
             case ("extend", key, token, seconds):
@@ -119,18 +126,22 @@ class RedisTier:
     def _written(self, commands: list[Command], refused: list[Exception]) -> bool:
         """One batch. One that is ``refused`` leaves the others as they are."""
         try:
-            refused += self._with_connection(lambda connection: exchange(connection, commands, self._refusals), WRITING, WRITING)
+            refused += self._with_connection(lambda connection: self._exchanged(connection, commands), WRITING, WRITING)
         except Busy:
             self.circuit.failed(float(len(commands)))
             raise
-        for error in refused:
-            if isinstance(error, self._failures):
-                raise error
-        for error in refused[1:]:
+        for _ in refused[1:]:
             self.circuit.failed(1.0)
         if refused:
             raise Refused(str(refused[0]))
         return True
+
+    def _exchanged(self, connection: Any, commands: list[Command]) -> list[Exception]:
+        refused = exchange(connection, commands, self._refusals)
+        for error in refused:
+            if isinstance(error, self._failures):
+                raise error
+        return refused
 
     # Asking
 
@@ -150,8 +161,11 @@ class RedisTier:
             if not self.usable:                          # it became so while a connection was waited for
                 raise Busy
             result = self.circuit.limited(lambda: operation(connection), seconds)
-        except (Busy, self._refusals):
-            connections.give(connection)
+        except (Busy, self._refusals) as error:
+            if isinstance(error, self._failures):        # there may be another Redis under this address now
+                connections.drop(connection)
+            else:
+                connections.give(connection)
             raise
         except BaseException:                            # what comes next on it may be the answer to this
             connections.drop(connection)
