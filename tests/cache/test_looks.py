@@ -144,7 +144,7 @@ def test_what_comes_late_is_there_for_the_next(behind):
     behind.store.put("k", stored, 60, time.time())
     assert behind.store.flush()
     behind.store.memory.clear()
-    behind.far[0].delay = 0.2
+    behind.far[0].delay = 0.3
     assert behind.store.get("k") is None
     until(lambda: behind.store.held("k"))
     assert behind.counted.numbers["hits", "redis"] == 1 and behind.redis.usable
@@ -155,7 +155,7 @@ def test_what_comes_late_is_not_older_than_what_was_forgotten(behind, forget):
     behind.store.put("k", variants_of(), 60, time.time())
     assert behind.store.flush()
     behind.store.memory.clear()
-    behind.far[0].delay = 0.2
+    behind.far[0].delay = 0.3
     assert behind.store.get("k") is None
     forget(behind.store)
     until(lambda: not behind.store.looks._under_way)
@@ -168,7 +168,7 @@ def test_a_value_that_comes_late_does_not_replace_a_newer_one(behind):
     with app.app_context():
         cache.set("k", "old")
         cache.cache.memory.clear()
-        behind.far[0].delay = 0.2
+        behind.far[0].delay = 0.3
         assert cache.get("k") is None
         cache.set("k", "new")
         until(lambda: not behind.store.looks._under_way)
