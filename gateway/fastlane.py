@@ -30,7 +30,7 @@ from gunicorn.util import unquote_to_wsgi_str
 
 from .fields import READ, WRITTEN
 from .message import Body, Headers, Request, Response
-from .prepared import status_line
+from .prepared import first_line, status_line
 from .reader import Connection
 from .writer import ShortBody, compose
 
@@ -155,7 +155,7 @@ class Lane:
             closing = plain.close or leaving
             if plain.method == "HEAD" or status in BODILESS:
                 body = b""
-            return b"%b%b%b" % (written, CLOSE if closing else KEEP_ALIVE, body), closing
+            return b"%b%b%b%b" % (first_line(status, response.reason), written, CLOSE if closing else KEEP_ALIVE, body), closing
         code, line = status_line(f"{status} {response.reason}")
         head, length, closing = compose(plain.version, code, line, response.headers)
         closing = closing or plain.close or leaving

@@ -1,7 +1,7 @@
 """The head of an answer, as far as it can be written before there is a request: once for a stored answer, or a route that always
 says the same, not for each client.
 
-``head_of`` writes it and ``Prepared`` carries it. What is different each time is appended as lines, too (``Prepared.written``).
+``written_of`` writes it and ``Prepared`` carries it. What is different each time is appended as lines, too (``Prepared.written``).
 Whoever wants to see or to change the fields uses ``headers`` as with any other Response; what was written is then taken apart
 again, and whoever sends the answer writes it as he would have.
 """
@@ -14,7 +14,7 @@ from functools import lru_cache
 from time import time
 from typing import Any
 
-from .fields import WRITTEN, Kinds, ReservedField, UnsafeField, fields_of
+from .fields import WRITTEN, Kinds, UnsafeField, fields_of
 from .message import Headers, Response, Stream
 
 STATUS = re.compile(r"[1-9][0-9]{2}(?: [ \t\x21-\x7e\x80-\xff]*)?")
@@ -24,9 +24,9 @@ BODILESS = (204, 304)
 
 
 class Prepared(Response):
-    """``written`` are the status line and the fields so far, each line with its CRLF; None once somebody looked at ``headers``. It
-    has the Content-Length of ``body``, and neither X-Request-Id nor fields of the connection. Lines may be appended to it that
-    are safe to send."""
+    """``written`` are the fields so far, each a line with its CRLF; None once somebody looked at ``headers``. It has the
+    Content-Length of ``body``, and neither X-Request-Id nor fields of the connection. Lines may be appended to it that are safe to
+    send."""
 
     __slots__ = ("written", "_fields")
 
@@ -43,7 +43,7 @@ class Prepared(Response):
     @property
     def headers(self) -> Headers:
         if self.written is not None:
-            self._fields = fields_of(self.written.partition(b"\r\n")[2])
+            self._fields = fields_of(self.written)
             self.written = None
         return self._fields
 
@@ -59,18 +59,22 @@ class Prepared(Response):
             self._fields += fields_of(lines)
 
 
-def head_of(status: int, reason: str, headers: Headers, size: int) -> bytes | None:
-    """The status line and ``headers``, written, for a body of ``size`` bytes. None where they need a second look when they are
-    sent: what cannot be sent at all, what is the connection's own, another Content-Length than that."""
-    try:
-        first = f"HTTP/1.1 {status_line(f'{status} {reason}')[1]}\r\n".encode("latin-1")
-        fields = b"".join([WRITTEN[field] for field in headers])
-    except (UnsafeField, ReservedField, ValueError):
-        return None
+def written_of(status: int, headers: Headers, size: int) -> bytes | None:
+    """``headers``, written, for a body of ``size`` bytes. None where they need a second look when they are sent: what cannot be
+    sent at all, what is the connection's own, another Content-Length than that."""
     special = [(SENDERS[name], value) for name, value in headers if SENDERS[name]]
     if status < 200 or special != ([] if status in BODILESS else [(1, str(size))]):
         return None
-    return first + fields
+    try:
+        return b"".join([WRITTEN[field] for field in headers])
+    except UnsafeField:
+        return None
+
+
+@lru_cache(maxsize=1024)
+def first_line(status: int, reason: str) -> bytes:
+    """The status line. Raises ValueError."""
+    return f"HTTP/1.1 {status_line(f'{status} {reason}')[1]}\r\n".encode("latin-1")
 
 
 @lru_cache(maxsize=1024)

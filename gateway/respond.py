@@ -9,13 +9,13 @@ import orjson
 
 from .config import Respond as Settings
 from .message import REASONS, Request, Response
-from .prepared import Prepared, date_line, head_of
+from .prepared import Prepared, date_line, written_of
 
 BODILESS = frozenset({204, 304})
 
 
 class Respond:
-    """The answer is made once, its head but for Date is written once."""
+    """The answer is made once, its fields but for Date are written once."""
 
     def __init__(self, settings: Settings) -> None:
         headers = list(settings.headers.items())
@@ -33,11 +33,11 @@ class Respond:
         self.body = body
         self.reason = REASONS.get(self.status, "")
         dated = any(name.lower() == "date" for name, _ in headers)
-        self.head = None if dated else head_of(self.status, self.reason, headers, len(body))
+        self.written = None if dated else written_of(self.status, headers, len(body))
 
     def __call__(self, request: Request) -> Response:
-        if self.head is not None:
-            return Prepared(self.status, self.reason, self.head + date_line(), self.body)
+        if self.written is not None:
+            return Prepared(self.status, self.reason, self.written + date_line(), self.body)
         return Response(self.status, self.headers.copy(), self.body)
 
     def __repr__(self) -> str:

@@ -11,7 +11,7 @@ from gateway.config import HeaderRules
 from gateway.fastlane import Lane
 from gateway.headers import EditHeaders, edit_of
 from gateway.message import Request, Response
-from gateway.prepared import Prepared, head_of
+from gateway.prepared import Prepared, written_of
 from gateway.telemetry.observe import set_id
 
 LANE = Lane(Config())
@@ -20,9 +20,9 @@ DATE = ("Date", "Sat, 01 Jan 2000 00:00:00 GMT")
 
 
 def prepared(headers, status=200, reason="OK", body=b"ab"):
-    head = head_of(status, reason, headers, len(body))
-    assert head is not None
-    return Prepared(status, reason, head, body)
+    written = written_of(status, headers, len(body))
+    assert written is not None
+    return Prepared(status, reason, written, body)
 
 
 def sent(response, method="GET", asked=b"", leaving=False):
@@ -86,13 +86,17 @@ def test_there_is_one_request_id(looked):
     assert sent(response)[0].count(b"X-Request-Id: 0123456789\r\n") == 1
 
 
-@pytest.mark.parametrize("status, reason, headers, size", [
-    (200, "OK", [("X", "a\r\nb"), LENGTH], 2), (200, "OK", [("X", "\u20ac"), LENGTH], 2),
-    (200, "OK", [("no name", "a"), LENGTH], 2),
-    (200, "O\nK", [LENGTH], 2), (200, "\u20ac", [LENGTH], 2), (99, "", [LENGTH], 2), (101, "", [], 0), (1000, "", [LENGTH], 2),
-    (200, "OK", [], 2), (200, "OK", [LENGTH], 3), (200, "OK", [("content-length", "02")], 2), (200, "OK", [LENGTH, LENGTH], 2),
-    (204, "", [("Content-Length", "0")], 0), (200, "OK", [("CONNECTION", "x"), LENGTH], 2),
-    (200, "OK", [("Transfer-Encoding", "chunked"), LENGTH], 2), (200, "OK", [("Upgrade", "x"), LENGTH], 2),
-    (200, "OK", [("X-Request-ID", "x"), LENGTH], 2), (200, "OK", [("Trailer", "x"), LENGTH], 2)])
-def test_what_needs_a_second_look_is_not_written(status, reason, headers, size):
-    assert head_of(status, reason, headers, size) is None
+@pytest.mark.parametrize("status, headers, size", [
+    (200, [("X", "a\r\nb"), LENGTH], 2), (200, [("X", "\u20ac"), LENGTH], 2), (200, [("no name", "a"), LENGTH], 2),
+    (99, [LENGTH], 2), (101, [], 0), (200, [], 2), (200, [LENGTH], 3), (200, [("content-length", "02")], 2),
+    (200, [LENGTH, LENGTH], 2), (204, [("Content-Length", "0")], 0), (200, [("CONNECTION", "x"), LENGTH], 2),
+    (200, [("Transfer-Encoding", "chunked"), LENGTH], 2), (200, [("Upgrade", "x"), LENGTH], 2),
+    (200, [("X-Request-ID", "x"), LENGTH], 2), (200, [("Trailer", "x"), LENGTH], 2)])
+def test_what_needs_a_second_look_is_not_written(status, headers, size):
+    assert written_of(status, headers, size) is None
+
+
+@pytest.mark.parametrize("status, reason", [(200, "O\nK"), (200, "\u20ac"), (1000, "")])
+def test_a_status_that_cannot_be_sent_is_not(status, reason):
+    with pytest.raises(ValueError):
+        sent(prepared([LENGTH, DATE], status, reason))

@@ -15,7 +15,7 @@ from sys import getsizeof
 
 from ..fields import fields_of
 from ..message import Headers, Response
-from ..prepared import Prepared, head_of
+from ..prepared import Prepared, written_of
 from .flags import names_of
 
 MOST_VARIANTS = 32
@@ -68,7 +68,7 @@ class Entry:
     def headers(self) -> Headers:
         """The header fields: once packed, a new list each time."""
         fields = self._fields
-        return fields_of(fields.partition(b"\r\n")[2]) if isinstance(fields, bytes) else fields
+        return fields_of(fields) if isinstance(fields, bytes) else fields
 
     @headers.setter
     def headers(self, headers: Headers) -> None:
@@ -86,12 +86,12 @@ class Entry:
         return Response(self.status, fields.copy(), self.body, self.reason)
 
     def pack(self) -> int:
-        """Keep the header fields as the head that is sent from now on, which takes a third of the room; its size in bytes. Those
+        """Keep the header fields as they are sent from now on, which takes a third of the room; its size in bytes. Those
         that may not be sent so stay as they are."""
         fields = self._fields
         if isinstance(fields, bytes):
             return getsizeof(fields)
-        packed = head_of(self.status, self.reason, fields, len(self.body))
+        packed = written_of(self.status, fields, len(self.body))
         if packed is None:
             return sum(140 + len(name) + len(value) for name, value in fields)
         if self._etag and self._etag == first_etag(fields):

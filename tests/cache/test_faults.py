@@ -255,7 +255,7 @@ def test_from_a_native_thread_others_hear_of_it_too(redis_server, worker):
     world, other, heard = worker(server), worker(server), []
     one = store.Tiered(world.store, 10 ** 6)
     one.set("k", 1)
-    other.store.view_purged = heard.append
+    other.store.hears["view"] = heard.append
     world.store.leases.connections.close()
     offload(one.delete, "k")
     until(lambda: heard)
