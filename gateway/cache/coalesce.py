@@ -78,7 +78,7 @@ class Flight:
         self._landed.set()
         lease, self.lease = self.lease, None
         if lease is not None:
-            lease.release()
+            lease.release(state == STORED)
 
     def wait(self, deadline: Deadline, patience: float = inf) -> int:
         """The state after waiting. FLYING: ``patience`` is over, or a streamed answer takes too long. Raises DeadlineExceeded."""

@@ -6,6 +6,7 @@
                     |                                                      |
                     +--> its worker is lost, or the tier away: it ends     +--> not written yet: the next one of this worker has it
 
+When it is released because the answer is stored, nobody gets it for a moment: who looked just before that looks again.
 A lease is asked for as long as the request may wait for the shared tiers. When the answer is not there by then, the request goes on
 as if it had the lease, at worst two workers fetch the same. Whatever extends and ends a lease is written beside the requests
 (writer.py). What is lost on that way costs the others SHORT seconds.
@@ -44,11 +45,11 @@ class Lease:
         """Its name in the queue of the writer. No record has one like it."""
         return f"lease\n{self.key}\n{self.token}"
 
-    def release(self) -> None:
+    def release(self, stored: bool = False) -> None:
         self.over = True
         self.leases.ending[self.key] = self
         self.leases.writer.withdraw(self.name)           # a record may have been put since: that goes first
-        self._add("release", self.key, self.token, after=partial(self.leases.ended, self))
+        self._add("release", self.key, self.token, stored, after=partial(self.leases.ended, self))
 
     def extend(self, seconds: float) -> None:
         """Hold it for ``seconds`` from now on."""

@@ -27,12 +27,19 @@ from .tiers import Operation
 CONNECTIONS = 32                # of one worker; more wait
 AT_ONCE = 8                     # writes to a Cluster
 WRITING = 1.0                   # seconds for a batch, for which no request waits
+DONE = "done"                   # in place of a token, for DONE_FOR ms: who looked for the record before it was there looks again
+DONE_FOR = 150
 TAKE = """
 if redis.call('PTTL', KEYS[1]) == -1 then redis.call('DEL', KEYS[1]) end
 if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end
 return 0
 """                             # what never ends is no lease
-RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+LEASED = f"if redis.call('PTTL', KEYS[1]) > 0 and redis.call('GET', KEYS[1]) ~= '{DONE}' then return 1 end return 0"
+RELEASE = f"""
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+if ARGV[2] == '0' then return redis.call('DEL', KEYS[1]) end
+return redis.call('SET', KEYS[1], '{DONE}', 'PX', {DONE_FOR})
+"""
 EXTEND = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0"
 
 Command = tuple[Any, ...]
@@ -79,14 +86,15 @@ class RedisTier:
     # Leases
 
     def lease(self, key: str, token: str, seconds: float) -> bool | None:
-        """Take the lease of ``key`` for at most that long. False when another has it, None when Redis cannot be asked."""
+        """Take the lease of ``key`` for at most that long. False when another has it, or had it until a moment ago, None when Redis
+        cannot be asked."""
         taken = self.ask(*self._command(("lease", key, token, seconds)))
         return None if taken is None else bool(taken)
 
     def leased(self, key: str) -> bool | None:
         """Does anybody have the lease of ``key``? None when Redis cannot be asked."""
-        left = self.ask("PTTL", self._lease(key))
-        return None if left is None else left > 0
+        held = self.ask("EVAL", LEASED, 1, self._lease(key))
+        return None if held is None else bool(held)
 
     def _lease(self, key: str) -> bytes:
         return self._name(f"lease:{key}")
@@ -119,8 +127,8 @@ class RedisTier:
                 return "EVAL", TAKE, 1, self._lease(key), token, milliseconds(seconds)
             case ("extend", key, token, seconds):
                 return "EVAL", EXTEND, 1, self._lease(key), token, milliseconds(seconds)
-            case ("release", key, token):
-                return "EVAL", RELEASE, 1, self._lease(key), token
+            case ("release", key, token, stored):
+                return "EVAL", RELEASE, 1, self._lease(key), token, int(stored)
         raise ValueError(operation[0])
 
     def _written(self, commands: list[Command], refused: list[Exception]) -> bool:

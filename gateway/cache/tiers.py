@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from .purge import Purge
 
 # What is written beside the requests (writer.py): ("put", key, data, seconds), ("delete", key), and where the tier gives leases
-# ("lease", key, token, seconds), ("extend", key, token, seconds), ("release", key, token)
+# ("lease", key, token, seconds), ("extend", key, token, seconds), ("release", key, token, stored)
 Operation = tuple[Any, ...]
 
 

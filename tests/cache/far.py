@@ -65,8 +65,8 @@ def commands(data: bytes) -> list[str]:
         words = piece.split(b"\r\n")
         if len(words) > 2 and words[0].isdigit() and words[2].isalpha():
             script = words[4] if words[2] == b"EVAL" else b""
-            kind = next((kind for kind in ("PEXPIRE", "'NX'", "DEL", "XADD", "XLEN") if kind.encode() in script), "")
+            kind = next((kind for kind in ("PEXPIRE", "'NX'", "ARGV[2] ==", "PTTL", "XADD", "XLEN") if kind.encode() in script), "")
             if words[2] in (b"CLIENT", b"PING"):
                 continue
-            found.append({"PEXPIRE": "extend", "'NX'": "lease", "DEL": "release"}.get(kind, kind) or words[2].decode())
+            found.append({"PEXPIRE": "extend", "'NX'": "lease", "ARGV[2] ==": "release"}.get(kind, kind) or words[2].decode())
     return found

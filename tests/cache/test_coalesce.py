@@ -106,10 +106,10 @@ def test_a_lease_is_given_back_once_when_the_flight_lands():
     released = []
     flights = Flights()
     flight = flights.lead("k")
-    flight.lease = type("Lease", (), {"release": lambda self: released.append(1)})()
+    flight.lease = type("Lease", (), {"release": lambda self, stored: released.append(stored)})()
     flights.land(flight, STORED)
     flights.land(flight, ABANDONED)
-    assert released == [1]
+    assert released == [True]
 
 
 def test_rest_after_a_failure():

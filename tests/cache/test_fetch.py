@@ -822,6 +822,19 @@ def test_one_request_for_all_workers(world, workers):
     assert {answer.text for answer in ask_all(workers, 20)} == {b"hello"} and len(world.seen) == 1
 
 
+def test_who_looked_before_the_answer_was_stored_and_asks_for_the_lease_after_it_looks_again(world, workers):
+    one, other, _ = workers
+    lease = other.store.lease
+
+    def late(*asked):
+        one.ask()
+        assert one.store.flush()
+        return lease(*asked)
+
+    other.store.lease = late
+    assert status_of(other.ask()) == ["greengate; fwd=uri-miss; collapsed"] and len(world.seen) == 1
+
+
 def test_the_first_uncacheable_answer_costs_one_wait_in_all_workers_together(world, workers):
     """A third wave would never come: the second one waits until all are there."""
     together = crowd(workers, 60)

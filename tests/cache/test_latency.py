@@ -230,9 +230,9 @@ def test_a_far_redis_is_used(far, stores):
 @pytest.fixture
 def miss(far, stores):
     """A world over a far Redis to which there is a connection, and what was said to it."""
-    place = far(0.15)
+    place = far(0.2)
     world = World()
-    world.store = stores(place.url, timeout=0.4)
+    world.store = stores(place.url, timeout=0.55)
     world.clock = time.time
     world.cache()
     until(lambda: world.store.leases.ask("PING"))
@@ -276,7 +276,7 @@ def test_a_look_up_that_took_all_the_time_leaves_none_for_the_lease(miss):
 
 def test_a_lease_that_comes_late_is_given_back(miss):
     world, place = miss
-    world.store.patience = 0.31                          # enough for a look-up; the lease is on its way when it is released
+    world.store.patience = 0.45                          # enough for a look-up; the lease is on its way when it is released
     lease = world.store.lease("k", 60)
     world.store.patience = 0.01
     late = world.store.lease("l", 60)

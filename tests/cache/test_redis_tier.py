@@ -11,7 +11,7 @@ from stored import SAFETY, until
 
 from gateway import gather
 from gateway.cache import circuit as circuits
-from gateway.cache import redis_log
+from gateway.cache import redis_log, redis_tier
 from gateway.cache.circuit import Circuit, Refused, Slow
 from gateway.cache.purge import Purge
 from gateway.cache.redis_log import RedisLog
@@ -102,11 +102,23 @@ def test_one_lease_at_a_time(redis_server, tier):
     assert one.lease("key", "a", 10) is True
     assert other.leased("key") is True and other.leased("else") is False
     assert other.lease("key", "b", 10) is False and one.lease("key", "c", 10) is False
-    other.write([("release", "key", "b")])
+    other.write([("release", "key", "b", True)])
     assert one.leased("key"), "only by its holder"
-    one.write([("release", "key", "a")])
+    one.write([("release", "key", "a", False)])
     assert one.leased("key") is False
     assert other.lease("key", "d", 10) is True
+
+
+def test_a_lease_whose_answer_is_stored_is_given_to_nobody_for_a_moment(redis_server, tier):
+    """Who takes it then has looked for the answer before it was there."""
+    server = redis_server()
+    one, other = tier(server.url), tier(server.url)
+    one.lease("key", "a", 10)
+    one.write([("release", "key", "a", True)])
+    assert other.leased("key") is False and 0 < server.client.pttl("greengate:lease:key") <= redis_tier.DONE_FOR
+    assert other.lease("key", "b", 10) is False
+    other.write([("extend", "key", "b", 50), ("release", "key", "b", False)])
+    until(lambda: other.lease("key", "c", 10))
 
 
 def test_a_lease_that_is_extended(redis_server, tier):
@@ -123,7 +135,7 @@ def test_a_lease_that_is_over_is_not_released_for_its_successor(redis_server, ti
     one.lease("key", "a", 0.02)
     until(lambda: not one.leased("key"))
     assert other.lease("key", "b", 10)
-    one.write([("release", "key", "a")])
+    one.write([("release", "key", "a", False)])
     assert one.leased("key")
 
 
@@ -558,7 +570,7 @@ def test_a_cluster(redis_server, tier, follow):
         assert one.get(f"key{number}") == b"x"
     one.write([("put", "key1", b"y", 100), ("lease", "key", "a", 10), ("delete", "key2")])
     assert (one.get("key1"), one.get("key2"), one.leased("key"), one.lease("key", "b", 10)) == (b"y", None, True, False)
-    one.write([("extend", "key", "a", 20), ("release", "key", "a")])
+    one.write([("extend", "key", "a", 20), ("release", "key", "a", False)])
     assert not one.leased("key")
     (log, _), (_, heard) = follow(url), follow(url)
     until(lambda: log.tier.circuit.usable)
