@@ -69,6 +69,7 @@ class Pipeline:
         self.registry = registry
         self.store = store if store is not None else http_store(config, Counts(tier_numbers(registry)))
         self.caching = any(route.cache for route in config.routes)
+        self.store.kept = Table((route, None) for route in config.routes if route.cache).reaches
         self.routes = (*config.routes, *views)
         if mistakes := problems(self.routes):
             raise ConfigError(mistakes)

@@ -72,6 +72,11 @@ class Table(Generic[T]):
                 return entry.target, entry.params(segments) if entry.captures or entry.rest else {}
         raise self._refusal(request, segments_of(path))
 
+    def reaches(self, path: str) -> bool:
+        """Is there a route with a pattern for this path, whatever else it asks for?"""
+        segments = segments_of(path)
+        return any(True for table in self._hosts for _ in table.reached(segments))
+
     def _tables(self, authority: str) -> tuple[HostTable[T], ...]:
         """The tables of the hosts that match, the most specific first."""
         host = host_of(authority)

@@ -62,9 +62,9 @@ class Generation:
         if not self.since():
             self.step()
 
-    def write(self, purge: Purge) -> bool:
+    def write(self, *purges: Purge) -> bool:
         """For one that is about nginx, the step; whether it was made."""
-        if purge.kind != "edge":
+        if not any(purge.kind == "edge" for purge in purges):
             return False
         self._settle()
         return self.step()

@@ -36,7 +36,8 @@ from .entry import Variants
 from .lease import Lease, Leases
 from .looks import Look, Looks
 from .memory import Memory, Node, Owner, whole_steps
-from .purge import NO_MARKS, Marks, Purge, parsed_purge
+from .purge import NO_MARKS, Addresses, Marks, Purge, parsed_purge
+from .telling import Telling
 from .tiers import Channel, Counts, Leasing, Operation, Shared, ignore
 from .writer import Writer, Written
 
@@ -74,7 +75,9 @@ class HttpStore:
         self.views_cleared = 0.0                         # the cache of view code, whose purges travel along: when last
         self.hears: dict[str, Callable[[Purge], Any]] = {"key": self._deleted}       # what is no mark
         self.looks = Looks()
-        self._queries: dict[object, Callable[[str], str | None]] = {}
+        self.kept: Callable[[str], bool] = lambda path: True         # is there a route that keeps answers with this path?
+        self.addresses = Addresses()
+        self.telling = Telling(lambda purges: [channel.write(*purges) for channel in self.channels])
         self._hit = self.counts.of("hits", "memory")
         self._bytes = self.counts.of("bytes", "memory")
         self._entries = self.counts.of("entries", "memory")
@@ -259,10 +262,6 @@ class HttpStore:
 
     # Purges
 
-    def counts_query(self, what: object, query_of: Callable[[str], str | None]) -> None:
-        """Some routes store under addresses without parts of the query: a purge of a URL is one of what it becomes there, too."""
-        self._queries[what] = query_of
-
     def purge(self, *, url: str | None = None, prefix: str | None = None, tag: str | None = None, everything: bool = False,
               soft: bool = False) -> int:
         """Purge one of these, here at once and elsewhere within a second. How many ways it has gone: 0 is this worker only.
@@ -272,20 +271,20 @@ class HttpStore:
         told = (self.purge_urls([url], soft) if url is not None and prefix is tag is None and not everything
                 else self._purge({parsed_purge(url, prefix, tag, everything, soft, time())}))
         if "edge" in self.hears:                         # behind the purge, so that who hears of it knows that
-            self.announce(Purge("edge", "", False, time()))
+            self.tell([Purge("edge", "", False, time())])
         return told
 
     def purge_urls(self, urls: Iterable[str], soft: bool = False) -> int:
         """Purge all of these. Raises ValueError when one is no address, and then purges none."""
-        now = time()
-        purges = set()
-        for url in urls:
-            purges.add(parsed_purge(url, None, None, False, soft, now))
-            address, mark, query = url.partition("#")[0].partition("?")
-            for query_of in self._queries.values() if mark else ():
-                left = query_of(query)
-                purges.add(parsed_purge(address if left is None else f"{address}?{left}", None, None, False, soft, now))
-        return self._purge(purges)
+        return self._purge(self.addresses.purges(urls, soft))
+
+    def invalidate(self, urls: Iterable[str]) -> None:
+        """Purge what an exchange has changed. The others are told beside the requests, in one go (telling.py).
+        Raises ValueError as purge_urls."""
+        for purge in self.addresses.purges(urls, False):
+            self.heard(purge)
+            if self.channels:
+                self.telling.add(purge.short())
 
     def _purge(self, purges: set[Purge]) -> int:
         for purge in purges:
@@ -378,6 +377,7 @@ class HttpStore:
             self._leases.stop()
         for writer in self._writers.values():
             writer.stop(max(0.0, until - monotonic()))
+        self.telling.now()
         self.looks.stop(max(0.0, until - monotonic()))
         for channel in self.channels:
             channel.stop()

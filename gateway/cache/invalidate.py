@@ -10,6 +10,8 @@ ends here. Location and Content-Location count when they are of the same origin:
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import Protocol
 from urllib.parse import urljoin, urlsplit
 
@@ -17,12 +19,17 @@ from ..fields import Kinds
 from ..message import Handler, Request, Response
 from .directives import OWN
 
+PLAIN = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*/?")             # there is one way to write it
 OWN_FIELD = Kinds({OWN: 1})
 SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PROPFIND", "REPORT", "SEARCH", "QUERY"})
 
 
 class Purgeable(Protocol):
-    def purge_urls(self, urls: list[str]) -> int: ...
+    """``kept``: is there a route that keeps answers with such a path?"""
+
+    kept: Callable[[str], bool]
+
+    def invalidate(self, urls: list[str]) -> None: ...
 
 
 def invalidated(request: Request, response: Response) -> list[str]:
@@ -40,9 +47,17 @@ def invalidated(request: Request, response: Response) -> list[str]:
 
 
 def forget(store: Purgeable, request: Request, response: Response) -> None:
-    """Purge what this exchange has made invalid. The store knows as what the routes keep these addresses."""
-    if gone := invalidated(request, response):
-        store.purge_urls(gone)
+    """Purge what this exchange has made invalid. The store knows as what the routes keep these addresses. Where none does there is
+    nothing to purge: most POSTs are to such an address, and all workers would hear of each. An odd one may mean another path."""
+    gone = [url for url in invalidated(request, response) if not PLAIN.fullmatch(path := path_of(url)) or store.kept(path)]
+    if gone:
+        store.invalidate(gone)
+
+
+def path_of(url: str) -> str:
+    """The path of an address, or of one that begins with it."""
+    rest = url.partition("://")[2]
+    return (f"/{rest.partition('/')[2]}" if rest else url).partition("?")[0]
 
 
 def resolved(base: str, reference: str) -> str | None:

@@ -89,9 +89,9 @@ class Journal:
             heard(purge)
         return bool(text)
 
-    def write(self, purge: Purge) -> bool:
+    def write(self, *purges: Purge) -> bool:
         """Tell the others; whether that was possible."""
-        line = line_of(purge)
+        line = b"".join(map(line_of, purges))
         try:
             with self._locked() as file:
                 before = file.seek(0, os.SEEK_END)
@@ -99,7 +99,8 @@ class Journal:
                     file.truncate(before)
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            log.error("the other workers do not hear of the purge of %s %s: %s", purge.kind, purge.value, error)
+            log.error("the other workers do not hear of the purge of %s: %s",
+                      ", ".join(f"{purge.kind} {purge.value}" for purge in purges[:10]), error)
             return False
         if before + len(line) > self.limit and self._shortening is None and self._thread == native_thread():
             self._shortening = spawn_apart(self._shorten)

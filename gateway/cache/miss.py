@@ -14,6 +14,7 @@ from . import rules
 from .asked import Asked
 from .entry import Entry, Variants
 from .key import SEPARATOR, normal, select
+from .purge import Addresses
 
 OF_THE_CLIENT = frozenset({"gateway.connection", "gunicorn.socket", "wsgi.early_hints"})         # variables of an environ
 
@@ -32,11 +33,12 @@ class HttpStore(Protocol):
 
     def owner(self, route: str) -> Any: ...
 
-    def counts_query(self, what: object, query_of: Callable[[str], str | None]) -> None: ...
+    addresses: Addresses
+    kept: Callable[[str], bool]
 
     def delete(self, key: str) -> None: ...
 
-    def purge_urls(self, urls: list[str]) -> int: ...
+    def invalidate(self, urls: list[str]) -> None: ...
 
     def lease(self, key: str, seconds: float) -> Any: ...
 

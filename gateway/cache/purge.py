@@ -33,8 +33,9 @@ from __future__ import annotations
 import re
 from array import array
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from copy import copy
+from time import time
 from typing import NamedTuple
 from zlib import crc32
 
@@ -226,6 +227,28 @@ def portless(host: str) -> str:
     for port in PORTS.values():
         host = host.removesuffix(port)
     return host
+
+
+class Addresses:
+    """Under which addresses routes keep a URL: some without parts of the query."""
+
+    def __init__(self) -> None:
+        self._queries: dict[object, Callable[[str], str | None]] = {}
+
+    def counts_query(self, what: object, query_of: Callable[[str], str | None]) -> None:
+        """Some routes keep addresses with what this makes of the query; ``what`` is the same for all that make the same."""
+        self._queries[what] = query_of
+
+    def purges(self, urls: Iterable[str], soft: bool) -> set[Purge]:
+        """One for each of these and of what becomes of it. Raises ValueError when one is no address."""
+        now, purges = time(), set()
+        for url in urls:
+            purges.add(parsed_purge(url, None, None, False, soft, now))
+            address, mark, query = url.partition("#")[0].partition("?")
+            for query_of in self._queries.values() if mark else ():
+                left = query_of(query)
+                purges.add(parsed_purge(address if left is None else f"{address}?{left}", None, None, False, soft, now))
+        return purges
 
 
 def parsed_purge(url: str | None, prefix: str | None, tag: str | None, everything: bool, soft: bool, at: float) -> Purge:

@@ -80,8 +80,11 @@ class RedisLog:
         self._last = b"0-0"
         self._greenlet: Any = None
 
-    def write(self, purge: Purge) -> bool:
+    def write(self, *purges: Purge) -> bool:
         """Tell all workers; whether that was possible. If not, they hear of it when Redis is back."""
+        return all([self._write(purge) for purge in purges])
+
+    def _write(self, purge: Purge) -> bool:
         if self._thread == native_thread() and not self.waiting and self.tier.ask("EVAL", *self._line(purge)) is not None:
             return True
         if len(self.waiting) >= MOST_WAITING and purge[:3] not in self.waiting:

@@ -58,7 +58,7 @@ class Cache:
         self.numbers = Numbers(counter, route)
         self.owner = self.numbers.owner = store.owner(route) if route else None
         if self.key_of.query is not None:
-            store.counts_query((policy.key.query, policy.key.ignore_query), self.key_of.query)
+            store.addresses.counts_query((policy.key.query, policy.key.ignore_query), self.key_of.query)
         self.fetch = Fetch(next, policy, store, self.report, self.numbers, clock, self.key_of.url, begin)
         self._proofs = AUTHORIZATION | (COOKIE if policy.key.cookies is None else 0)
         self._posts = "POST" in policy.methods

@@ -253,7 +253,7 @@ def test_each_query_rule_once(world):
     for name in ("utm_*", "utm_*", "fbclid"):
         world.cache({"key": {"ignore_query": [name]}})
     world.ask(target="/p?a=1&fbclid=2")
-    assert len(world.store._queries) == 2
+    assert len(world.store.addresses._queries) == 2
     world.store.purge(url="/p?a=1&fbclid=9")
     assert world.store.get("http://shop.test/p?a=1") is None
 
