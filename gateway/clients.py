@@ -78,6 +78,14 @@ class Client:
         self._posted = True
         self._outbox.post(self._deliver, data)
 
+    def offer(self, data: bytes) -> None:
+        """Send what the client may go without, if it has taken all that came before. Never waits."""
+        if self._posted:
+            self._outbox.flush()
+        if self._rest is None and not self.lost and self.native is not None:
+            self._posted = True
+            self._outbox.post(self._deliver, data)
+
     def settle(self) -> None:
         """Return once what was posted has been sent, or cannot be: before somebody else writes, or the connection is closed."""
         if self._posted:

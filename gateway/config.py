@@ -39,6 +39,7 @@ class Gateway(Model):
         default=None, description="host:port of the admin listener; only loopback. Unset: no admin listener.")
     log: Filled = Field(default="stdout", description='Where the request log goes: "stdout", "stderr", "off" or a file.')
     via: Token = Field(default="greengate", description="The name of this gateway in Via.")
+    interim: Flag = Field(default=True, description="Pass on interim answers (102, 103) to clients that are no proxies.")
 
 
 class Tls(Model):

@@ -177,7 +177,7 @@ class Serving(GeventWorker):
     def handle_request(self, client: Client, request: Request) -> bool:
         """Run the application for one request; whether the connection may carry another."""
         began = datetime.now()
-        connection = Connection(request.raw_headers, client.sock, client.peer or "unix", client.unreader, request.version >= (1, 1))
+        connection = Connection(request.raw_headers, client.sock, client.peer or "unix", client.unreader)
         writer: ResponseWriter | None = None
         environ: dict[str, Any] = {}
         try:

@@ -36,13 +36,14 @@ DEFAULT_PORT = {"http": "80", "https": "443"}
 
 class Forward:
     """``send`` is the upstream's. ``path`` gives the path to send (None: as it came), ``edit`` the route's request header
-    rules, ``publish`` makes an upstream's own addresses in the answer public ones."""
+    rules, ``publish`` makes an upstream's own addresses in the answer public ones, ``interim`` is whether
+    clients hear 102 and 103."""
 
-    __slots__ = ("send", "upstream", "preserve_host", "host", "forwarding", "path", "edit", "publish", "_rewritten")
+    __slots__ = ("send", "upstream", "preserve_host", "host", "forwarding", "path", "edit", "publish", "interim", "_rewritten")
 
     def __init__(self, route: Route, send: Callable[[Call], Response], *, upstream: str, host: str, forwarding: Forwarding,
                  path: Callable[[str, dict[str, str]], str] | None = None, edit: Callable[[Headers], Headers] | None = None,
-                 publish: Callable[[Headers, Request], Headers] | None = None) -> None:
+                 publish: Callable[[Headers, Request], Headers] | None = None, interim: bool = True) -> None:
         self.send = send
         self.upstream = upstream
         self.preserve_host = host == "preserve"
@@ -51,6 +52,7 @@ class Forward:
         self.path = path
         self.edit = edit
         self.publish = publish
+        self.interim = interim
         self._rewritten = route.strip_prefix or route.rewrite or ""
 
     def __call__(self, request: Request) -> Response:
@@ -84,7 +86,7 @@ class Forward:
             headers = self.edit(headers)
         return Call(request.method, self.target(request), headers, request.body, deadline=request.deadline,
                     host=request.host or None if self.preserve_host else self.host, attempts=request.attempts,
-                    hearer=None if request.trusted else request.connection)
+                    hearer=request.connection if self.interim and not request.trusted else None)
 
     def finish(self, response: Response, request: Request) -> Response:
         """The upstream's answer as the client gets it."""

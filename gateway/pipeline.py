@@ -117,7 +117,7 @@ class Pipeline:
                               tls=any(url.lower().startswith("https:") for url in upstream.settings.instances))
         return Forward(route, self.sends[name], upstream=name, host=upstream.settings.host, forwarding=self.forwarding,
                        path=Rewrite(route) if route.strip_prefix or route.rewrite else None,
-                       edit=edit_of(route.request_headers), publish=publish)
+                       edit=edit_of(route.request_headers), publish=publish, interim=self.config.gateway.interim)
 
     def aggregate(self, route: Route, parts: dict[str, Part]) -> Aggregate:
         return Aggregate(parts, self.send, self.forwarding, parameters(route.path), kept=route.cache is not None)

@@ -14,7 +14,6 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -24,7 +23,6 @@ from gunicorn.http.errors import InvalidHeader, ParseException, UnsupportedTrans
 
 from . import chunked
 from .errors import BodyTimeout, GatewayError, MalformedBody, TruncatedBody
-from .fields import BELIEVED, CONNECTION_FIELDS, WRITTEN
 from .message import Headers
 
 PIECE = 65536                   # bytes: the most read at once, and the most of an unread body read away to keep a connection
@@ -33,7 +31,6 @@ GRACE = 5.0                     # seconds of waiting before that counts
 FEW = 16384                     # bytes read at once of small chunks: so many take 3 ms at most, and then others have their turn
 RESET = struct.pack("ii", 1, 0)
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-OF_PROXIES = BELIEVED | {"via"}
 QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
 
 
@@ -255,9 +252,9 @@ class Connection:
     ``alive`` is over when the request is, or the client cannot be reached any more.
     """
 
-    __slots__ = ("headers", "socket", "peer", "alive", "started", "taken", "_unreader", "hears_interim")
+    __slots__ = ("headers", "socket", "peer", "alive", "started", "taken", "_unreader")
 
-    def __init__(self, headers: Headers, sock: Any, peer: str, unreader: Any, hears_interim: bool = True) -> None:
+    def __init__(self, headers: Headers, sock: Any, peer: str, unreader: Any) -> None:
         self.headers = headers
         self.socket = sock
         self.peer = peer
@@ -265,25 +262,9 @@ class Connection:
         self.started = False                                 # something of the answer was sent
         self.taken = False
         self._unreader = unreader
-        self.hears_interim = hears_interim                   # not before HTTP/1.1
 
     def interim(self, status: int, reason: str, headers: Headers) -> None:
-        """Pass on an interim answer of an upstream (RFC 9110 section 15.2), as long as the final one has not begun. Not to a proxy,
-        known or by what it sends: nginx before 1.29 takes it for the answer. Whether the client is still there is found out by
-        others."""
-        if self.started or self.taken or not self.alive or not self.hears_interim:
-            return
-        if any(name.lower() in OF_PROXIES for name, _ in self.headers):
-            return
-        nominated = {word.strip().lower() for name, value in headers if name.lower() == "connection" for word in value.split(",")}
-        dropped = CONNECTION_FIELDS | {"content-length"} | nominated
-        lines = [WRITTEN[field] for field in headers if field[0].lower() not in dropped]
-        with suppress(OSError):
-            self.send_interim(b"".join((f"HTTP/1.1 {status} {reason}\r\n".encode("latin-1"), *lines, b"\r\n")))
-
-    def send_interim(self, head: bytes) -> None:
-        """Raises OSError."""
-        self.socket.sendall(head)
+        """An interim answer of an upstream. Here it is dropped: whether the client takes it now cannot be told (fastlane.py)."""
 
     def take(self) -> tuple[Any, bytes]:
         """The socket and the bytes already read from it. The worker leaves it alone until the application returns, then ends it.

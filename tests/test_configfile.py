@@ -70,7 +70,7 @@ def mistakes(text, environ=None):
     ('[gateway]\ntimeut = "3s"',
      ['gateway: timeut: unknown setting, did you mean timeout?']),
     ('[gateway]\nzzz = 1',
-     ['gateway: zzz: unknown setting; there are views, trust, timeout, max_body, admin, log, via']),
+     ['gateway: zzz: unknown setting; there are views, trust, timeout, max_body, admin, log, via, interim']),
     ('[gateway]\ntimeout = 10',
      ['gateway: timeout: 10 is not a duration: write a number and its unit, like "250ms", "30s" or "5m"']),
     ('[gateway]\ntimeout = "10"',

@@ -729,6 +729,33 @@ def test_early_hints(run):
     assert run(application).exchange(GET).startswith(b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\nHTTP/1.1 200 OK\r\n")
 
 
+def test_what_is_offered_is_never_waited_for():
+    one, other = socket.socketpair()
+    client = clients.Client(None, one, ("127.0.0.1", 5))
+    one.setblocking(False)
+    client.offer(b"hint")
+    gevent.sleep(0)
+    assert other.recv(100) == b"hint"
+    while client._rest is None:                          # it takes no more
+        client.offer(bytes(10_000))
+        gevent.sleep(0)
+    client.offer(b"hint")
+    assert not client._posted
+    one.setblocking(True)
+    taken = b""
+    while client._rest is not None and not client._rest.dead or len(taken) % 10_000:
+        taken += other.recv(65536)
+    client.settle()
+    client.post(b"answer")
+    gevent.sleep(0)
+    other.settimeout(5)
+    while not taken.endswith(b"answer"):
+        taken += other.recv(65536)
+    assert taken.count(b"hint") == 0 and len(taken) % 10_000 == 6
+    client.readable.close()
+    one.close(), other.close()
+
+
 def test_it_says_what_it_is():
     assert repr(clients.Waiting()) == "Waiting(0 clients)"
     with socket.socket() as sock:
