@@ -231,6 +231,9 @@ def mistakes(text, environ=None):
     (R + 'view = true\ncache = { edge = "999ms" }',
      ['route "/x": cache.edge: nginx counts in whole seconds and would keep nothing for "999ms": write "1s" or more, or leave'
       ' it out']),
+    (R + 'view = true\ncache = { edge = "9s" }\nresponse_headers = { set = { Cache-Control = "max-age=9" } }',
+     ['route "/x": cache.edge: nginx goes by what the cache says of each answer; response_headers must not change cache-control:'
+      ' let the upstream say it, or leave edge out']),
     (R + 'view = true\nmethds = []',
      ['route "/x": methds: unknown setting, did you mean methods?']),
     (R + 'respond = 410',

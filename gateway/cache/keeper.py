@@ -13,8 +13,6 @@ from .report import Numbers
 
 SAYS_NOTHING = frozenset({"partial", "request", "method", "cut", "changed"})             # the next may well be kept
 OF_ONE_USER = frozenset({"cookie", "authorization", "request"})          # what others have stays as it is
-# Statuses for what is odd about one request: what is stored for the others is as good as before
-PROVOKED = frozenset({400, 408, 411, 412, 413, 414, 415, 416, 417, 421, 422, 425, 426, 428, 429, 431})
 MOST_COUNTED = 10_000                                    # keys whose uses are counted
 
 
@@ -96,7 +94,7 @@ class Keeper:
         """It may not be kept. An error says nothing about the next answer, and leaves what is stored as it is."""
         self.numbers.refused(reason)
         self.heard(miss, reason, flight, status)
-        if status < 500 and status not in PROVOKED and reason not in OF_ONE_USER:
+        if status < 500 and status not in rules.PROVOKED and reason not in OF_ONE_USER:
             self._forget(miss)
 
     def heard(self, miss: Miss, made: Entry | str, flight: Flight | None, status: int) -> None:

@@ -47,6 +47,8 @@ UNDERSTOOD = HEURISTIC_STATUSES | {201, 202, 302, 303, 307, 400, 401, 403, 406, 
 ERRORS = frozenset({500, 502, 503, 504})                 # RFC 5861 section 4
 HOP_BY_HOP = frozenset({"connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authentication-info",
                         "proxy-authorization", "te", "trailer", "transfer-encoding", "upgrade"})
+# Errors for what is odd about one request: that of others may be fine. Frameworks write max-age on every page
+PROVOKED = frozenset({400, 405, 406, 408, 411, 412, 413, 414, 415, 416, 417, 421, 422, 425, 426, 428, 429, 431})
 COOKIES = frozenset({"set-cookie", "set-cookie2"})
 NOT_STORED = HOP_BY_HOP | {"age", "x-request-id", "x-accel-expires", OWN}
 # A 304 does not change what the stored body is (sections 3.2 and 4.3.4)
@@ -126,6 +128,8 @@ def forbidden(request: Request, asked: dict[str, list[str]], status: int, fields
         return "private"
     if personal:
         return ""
+    if status in PROVOKED and not given.for_everybody:
+        return "provoked"
     if "authorization" in asked and not (given.for_callers or ruled.must_revalidate and ruled.explicit):
         return "authorization"
     if "cookie" in asked and policy.key.cookies is None and not (
@@ -204,7 +208,7 @@ def misfit(fields: dict[str, list[str]], size: int | None, policy: Cache) -> str
 
 def sendable(headers: Headers, given: Directives, date: float, undated: bool, size: int | None) -> Headers:
     """The header fields as they are stored and sent: without what is not stored (section 3.1), with Date and Content-Length."""
-    dropped = NOT_STORED | given.fields | nominated(headers)
+    dropped = (NOT_STORED | given.fields | nominated(headers)) - {"date"}
     if undated:
         dropped |= {"date"}
     kept = [field for field in headers if field[0].lower() not in dropped]

@@ -141,7 +141,10 @@ CC = "Cache-Control"
     ("policy", [], {"ttl": "30s", "status": 500}, "status"),
     ("policy", [], {"ttl": "30s", "status": 404}, "useless"),            # an error is not an answer: negative_ttl is its own
     ("policy", [], {"negative_ttl": "30s", "status": 404}, None),
-    ("policy", [], {"negative_ttl": "30s", "status": 400}, "status"),
+    ("policy", [], {"negative_ttl": "30s", "status": 400}, "provoked"),
+    ("safety", [(CC, "max-age=60")], {"status": 431}, "provoked"),
+    ("safety", [(CC, "s-maxage=60")], {"status": 400}, None),
+    ("safety", [(CC, "public, max-age=60")], {"status": 405}, None),
     ("policy", [], {"negative_ttl": "30s", "status": 500}, "status"),
     ("policy", [(CC, "no-store")], {"ttl": "30s"}, "no-store"),
     ("policy", [(CC, "no-store, private")], {"ttl": "30s", "respect": "policy"}, None),
@@ -246,6 +249,14 @@ def test_what_is_stored_of_the_header():
                     ("X-Own", "1"), ("X-Other", "1"), ("X-Kept", "1"), ("Link", "a"), ("Link", "b"), ("Date", "broken")])
     assert made.headers == [("X-Kept", "1"), ("Link", "a"), ("Link", "b"), ("Date", date(0)), ("Content-Length", "10")]
     assert made.flags == flags.PUBLIC and made.body is BODY and made.born == NOW - 5
+
+
+@pytest.mark.parametrize("cc", ['max-age=60, no-cache="Date"', 'max-age=60, private="date"', "max-age=60"])
+@pytest.mark.parametrize("dated", [[("date", date(-5))], []])
+def test_a_stored_answer_has_one_date(cc, dated):
+    """RFC 9110 section 6.6.1, whatever else is left out."""
+    made = arrived([(CC, cc), *dated])
+    assert [value for name, value in made.headers if name.lower() == "date"] == [date(-5 if dated else 0)]
 
 
 def test_tags_come_from_the_route_and_the_upstream():

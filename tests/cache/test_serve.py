@@ -765,6 +765,8 @@ def test_a_change_is_noticed_whatever_does_not_count_of_the_query(world):
     ({"ttl": "30s"}, "/a", [("X-Forwarded-Scheme", "nothttps")], ok("", b"", 301, Location="https://shop.test/a")),
     ({"ttl": "30s"}, "/a", [("X-Host", "evil.test")], ok("", b"<script src=//evil.test>")),
     ({"ttl": "30s", "negative_ttl": "9s"}, "/a", [("X-Odd", "\x7f" * 9000)], ok("", b"bad request", 400)),
+    ({}, "/a", [("X-Odd", "\x7f" * 9000)], ok("max-age=60", b"too large", 431)),
+    ({}, "/a", [("X-Odd", "\x7f")], ok("max-age=60", b"bad request", 400)),
     ({"ttl": "30s"}, "/a", [("X-HTTP-Method-Override", "HEAD")], ok("", b"")),
     ({"ttl": "30s"}, "/a", [], ok("", b"overloaded", 503)),
 ])
