@@ -154,11 +154,11 @@ def _cache(route: Route, cache: Cache) -> Iterator[str]:
     if cache.edge is not None and cache.edge < 1:
         yield (f'cache.edge: nginx counts in whole seconds and would keep nothing for "{duration_text(cache.edge)}": write "1s" or'
                ' more, or leave it out')
-    written = {name.lower() for rules in (route.response_headers.set, route.response_headers.add, route.response_headers.remove)
-               for name in rules}
+    rules = route.response_headers
+    written = {name.lower() for name in (*rules.set, *rules.add, *rules.remove)}
     if cache.edge is not None and (said := sorted(written & {"cache-control", "x-accel-expires"})):
-        yield (f"cache.edge: nginx goes by what the cache says of each answer; response_headers must not change {' and '.join(said)}:"
-               " let the upstream say it, or leave edge out")
+        yield ("cache.edge: nginx goes by what the cache says of each answer; response_headers must not change"
+               f" {' and '.join(said)}: let the upstream say it, or leave edge out")
     if cache.edge is not None and apart:
         yield f"cache.edge: nginx knows the address alone; it must not keep what {' and '.join(apart)} keep apart"
 

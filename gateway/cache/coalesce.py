@@ -19,7 +19,7 @@ one that is costs as many requests. What is known decides:
 a key whose answer was for one       nobody waits
 a key that is new, of a kind ...
 ... of which one was for several     they wait
-... of which nothing is known        they wait
+... of which nothing is known        they wait for UNKNOWN; then they ask beside the leader if they are FEW, else they wait on
 ... of which all were for one        they wait for DOUBT; then COMPANY of them ask beside the leader, and the rest waits on
 ===================================  ==========================================================================================
 
@@ -41,6 +41,8 @@ FLYING, STORED, UNCACHEABLE, FAILED, ABANDONED = range(5)
 PATIENCE = 1.0                                           # seconds a follower waits for the rest of a streamed answer
 DOUBT = 0.25                                             # seconds it waits for an answer that is most likely for one only
 COMPANY = 64                                             # followers that then ask beside the leader
+UNKNOWN = 0.5                                            # seconds it waits for an answer that may be for one or for several
+FEW = 24                                                 # so many requests more an upstream can bear once, for a route that is new
 UNCACHEABLE_FOR = 120.0                                  # seconds
 RESTING_FOR = 1.0                                        # seconds after a failure in which a stale answer is given at once
 RECENT = 32                                              # new keys whose answers are remembered of each kind
@@ -49,15 +51,16 @@ MOST_REMEMBERED = 10_000
 
 class Flight:
     """``value`` is the entry when STORED, the error when FAILED. ``lease`` is what keeps other workers waiting meanwhile,
-    ``company`` how many ask beside the leader."""
+    ``crowd`` how many follow, or did, ``company`` how many ask beside the leader."""
 
-    __slots__ = ("key", "state", "value", "lease", "company", "_landed", "_until")
+    __slots__ = ("key", "state", "value", "lease", "crowd", "company", "_landed", "_until")
 
     def __init__(self, key: Any) -> None:
         self.key = key
         self.state = FLYING
         self.value: Any = None
         self.lease: Any = None
+        self.crowd = 0
         self.company = 0
         self._landed = Event()
         self._until = inf
@@ -137,6 +140,10 @@ class Flights:
     def hopeful(self, kind: Any) -> bool:
         """Was one of the last new keys of this kind for several?"""
         return any(self._recent.get(kind, ()))
+
+    def unknown(self, kind: Any) -> bool:
+        """Was there no new key of this kind yet?"""
+        return kind not in self._recent
 
     def doubtful(self, kind: Any) -> bool:
         """Were all of the last new keys of this kind for one only?"""

@@ -27,7 +27,7 @@ from ..message import Handler, Request, Response
 from ..tasks import current_request, spawn
 from . import rules
 from .answers import Answers
-from .coalesce import ABANDONED, COMPANY, DOUBT, FAILED, FLYING, STORED, UNCACHEABLE, Flight, Flights
+from .coalesce import ABANDONED, COMPANY, DOUBT, FAILED, FEW, FLYING, STORED, UNCACHEABLE, UNKNOWN, Flight, Flights
 from .entry import Entry, Variants
 from .exchange import Exchange
 from .keeper import Keeper, Uses
@@ -113,6 +113,12 @@ class Fetch:
 
     def _follow(self, miss: Miss, flight: Flight) -> int:
         """The state of the flight after waiting for it; UNCACHEABLE also when this request goes on as if it were."""
+        flight.crowd += 1
+        if self._unknown(miss):
+            state = flight.wait(miss.request.deadline, UNKNOWN)
+            if state != FLYING or flight.streaming:
+                return state
+            return UNCACHEABLE if flight.crowd <= FEW else flight.wait(miss.request.deadline)
         if self._doubtful(miss) and flight.company < COMPANY:
             state = flight.wait(miss.request.deadline, DOUBT)
             if state != FLYING or flight.streaming:      # of what is streamed it is known already
@@ -121,6 +127,9 @@ class Fetch:
                 flight.company += 1
                 return UNCACHEABLE
         return flight.wait(miss.request.deadline)
+
+    def _unknown(self, miss: Miss) -> bool:
+        return miss.variants is None and self.flights.unknown(miss.shown)
 
     def _doubtful(self, miss: Miss) -> bool:
         return miss.variants is None and self.flights.doubtful(miss.shown)
@@ -157,7 +166,11 @@ class Fetch:
         """What another worker is fetching right now, once it is there and usable."""
         patience = DOUBT if self._doubtful(miss) else min(miss.request.deadline.left() / 2, LEASE)
         until, leased = self.flights.clock() + patience, self.store.leased(miss.lease)
-        if (entry := self._newer(miss, patience)) is not None:
+        first = min(patience, UNKNOWN) if self._unknown(miss) else patience
+        entry = self._newer(miss, first)
+        if entry is None and first < patience and flight.crowd > FEW:
+            entry = self._newer(miss, patience - first)
+        if entry is not None:
             return entry
         miss.look_again(self.store)
         if leased and self.flights.clock() < until and miss.variants is None and not self.flights.hopeful(miss.shown):

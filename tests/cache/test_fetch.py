@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from math import inf
 
 import gevent
 import pytest
@@ -11,6 +12,7 @@ from gevent.event import Event
 from stored import entry_of, until
 
 from gateway.cache.asked import COOKIE
+from gateway.cache.coalesce import Flight
 from gateway.cache.entry import Variants
 from gateway.cache.fetch import LEASE
 from gateway.cache.httpstore import HttpStore
@@ -317,6 +319,28 @@ def test_a_new_key_of_a_route_without_sharable_answers_is_fetched_side_by_side(w
     world.ask(target="/known")
     world.answer = meeting(world, 1 + 20)
     assert [answer.text for answer in at_once(world, 20)] == [b"hello"] * 20
+
+
+def test_a_few_do_not_wait_long_on_a_route_that_is_new(world, monkeypatch):
+    """The first answer comes when all have asked."""
+    monkeypatch.setattr("gateway.cache.fetch.UNKNOWN", 0.01)
+    world.answer = meeting(world, 20)
+    assert [answer.text for answer in at_once(world, 20)] == [b"hello"] * 20
+
+
+def test_a_crowd_waits_on_a_route_that_is_new(world, monkeypatch):
+    monkeypatch.setattr("gateway.cache.fetch.UNKNOWN", 0.01)
+    waited = []
+
+    def slow(request):
+        until(lambda: len(waited) >= 99)                 # all have waited for UNKNOWN, and wait on
+        return ok()
+
+    wait = Flight.wait
+    monkeypatch.setattr(Flight, "wait", lambda flight, deadline, patience=inf: (
+        waited.append(1) if patience == inf else None, wait(flight, deadline, patience))[1])
+    world.answer = slow
+    assert {answer.text for answer in at_once(world, 100)} == {b"hello"} and len(world.seen) == 1
 
 
 def test_one_sharable_answer_gives_hope(world, monkeypatch):
@@ -847,6 +871,13 @@ def test_the_first_uncacheable_answer_costs_one_wait_in_all_workers_together(wor
         worker.answer = slow
     ask_all(workers, 20)
     assert len(world.seen) == 60
+
+
+def test_a_few_do_not_wait_long_across_workers_either(world, workers, monkeypatch):
+    monkeypatch.setattr("gateway.cache.fetch.UNKNOWN", 0.01)
+    for worker in workers:
+        worker.answer = meeting(world, 18)
+    assert {answer.text for answer in ask_all(workers, 6)} == {b"hello"}
 
 
 def test_doubt_is_short_across_workers_too(world, workers, monkeypatch):
