@@ -53,14 +53,19 @@ class Generation:
         """There is a generation from now on, else nginx keeps nothing."""
         self._began = time()
         try:
-            if not self.folder.is_dir():
-                self.folder.mkdir(parents=True, exist_ok=True)
-                self.folder.chmod(0o755)                 # whatever the umask: nginx has a user of its own
+            self._make_folder()
         except OSError as error:
             log.error("nginx keeps nothing: there is no folder for its generation: %s", error)
             return
-        if not self.since():
+        if not os.path.exists(self.link):                # nor where what it led to was tidied away
             self.step()
+
+    def _make_folder(self) -> None:
+        """With all above it; what is made here can be entered whatever the umask, since nginx has a user of its own."""
+        for folder in [each for each in (self.folder, *self.folder.parents) if not each.exists()][::-1]:
+            with suppress(FileExistsError):              # another worker has made it
+                folder.mkdir()
+                folder.chmod(0o755)
 
     def write(self, *purges: Purge) -> bool:
         """For one that is about nginx, the step; whether it was made."""

@@ -61,6 +61,13 @@ def test_it_begins_with_a_generation_and_another_worker_leaves_it(made):
     assert os.path.realpath(made().link) == target
 
 
+def test_a_link_that_leads_nowhere_any_more_is_no_generation(made):
+    target = os.path.realpath(made().link)
+    os.rmdir(target)
+    again = os.path.realpath(made().link)
+    assert again != target and os.path.isdir(again)
+
+
 def test_no_two_steps_lead_to_the_same_place(made):
     one, other = made(), made()
     for _ in range(50):
@@ -69,13 +76,15 @@ def test_no_two_steps_lead_to_the_same_place(made):
     assert len(set(targets)) == 100 and all(map(os.path.isdir, targets))
 
 
-def test_the_folder_can_be_entered_whatever_the_umask(tmp_path):
+def test_the_folders_it_makes_can_be_entered_whatever_the_umask(tmp_path):
+    (tmp_path / "there").mkdir(0o700)
     before = os.umask(0o077)
     try:
-        Generation(tmp_path / "purges" / "current").start(lambda purge: None)
+        Generation(tmp_path / "there" / "new" / "purges" / "current").start(lambda purge: None)
     finally:
         os.umask(before)
-    assert (tmp_path / "purges").stat().st_mode & 0o777 == 0o755
+    modes = {name: (tmp_path / name).stat().st_mode & 0o777 for name in ("there", "there/new", "there/new/purges")}
+    assert modes == {"there": 0o700, "there/new": 0o755, "there/new/purges": 0o755}
 
 
 def test_what_is_old_is_swept_away_and_nothing_else(made):
