@@ -5,10 +5,10 @@ Stock nginx forgets nothing on demand. But it sees where a symbolic link leads (
 folder, of a name that never was and never comes again: nothing that nginx has kept is found any more, and the answers to what it
 has asked before are kept under the old name.
 
-Each worker makes a step when it has heard of a purge. What nginx asks a worker after that worker's step is answered as the purge
-wants it, and what it asked before is not found any more after it: so after the last step nothing older than the purge is found. An
-instance on another machine, whose steps are for the nginx there, hears of it within a second: one more step, SETTLED seconds later,
-is for what this nginx got from it meanwhile.
+Each worker makes a step when it has heard of a purge, one for all that it hears of at the same time. What nginx asks a worker
+after that worker's step is answered as the purge wants it, and what it asked before is not found any more after it: so after the
+last step nothing older than the purge is found. An instance on another machine, whose steps are for the nginx there, hears of it
+within a second: one more step, SETTLED seconds later, is for what this nginx got from it meanwhile.
 
 Steps are for purges that somebody asks for, not for what unsafe requests make invalid: each POST would empty all that nginx keeps.
 
@@ -26,7 +26,7 @@ from pathlib import Path
 from time import monotonic, sleep, time, time_ns
 from typing import Any
 
-from ..tasks import spawn_apart
+from ..tasks import offload, spawn_apart
 from .purge import Purge
 
 SETTLED = 2.0                   # seconds
@@ -45,7 +45,7 @@ class Generation:
         self.folder = self.link.parent
         self.settled = settled
         self.reached = True
-        self._began = self._until = 0.0
+        self._began = self._until = self._sweep_at = 0.0
         self._soon: Any = None
         self._last: Any = None
 
@@ -68,11 +68,11 @@ class Generation:
                 folder.chmod(0o755)
 
     def write(self, *purges: Purge) -> bool:
-        """For one that is about nginx, the step; whether it was made."""
+        """For one that is about nginx, the step, also that of others that come at the same time; whether it was made."""
         if not any(purge.kind == "edge" for purge in purges):
             return False
         self._settle()
-        return self.step()
+        return self._next().get() is True                # not so when it was told to end
 
     def waiting_purges(self) -> int:
         return 0
@@ -82,9 +82,14 @@ class Generation:
         others: this one has answered nothing without knowing it."""
         if purge.at <= self._began and purge.at <= self.since():
             return
+        self._next()
+        self._settle()
+
+    def _next(self) -> Any:
+        """The step that is about to be made: everything that is known now goes before it."""
         if self._soon is None or self._soon.dead:
             self._soon = spawn_apart(self.step)
-        self._settle()
+        return self._soon
 
     def _settle(self) -> None:
         self._until = monotonic() + self.settled
@@ -110,12 +115,21 @@ class Generation:
             (self.folder / name).mkdir()
             made.symlink_to(name)
             made.replace(self.link)
-            self._sweep()
             self.reached = True
         except OSError as error:
             log.error("purges do not reach nginx: %s", error)
             self.reached = False
+        if self._sweep_at <= monotonic():
+            self._sweep_at = monotonic() + SWEPT
+            spawn_apart(self._tidy)
         return self.reached
+
+    def _tidy(self) -> None:
+        """Beside the requests: there may be thousands, and a disk takes its time."""
+        try:
+            offload(self._sweep)
+        except OSError as error:
+            log.error("old generations of nginx stay: %s", error)
 
     def _sweep(self) -> None:
         """Remove what nobody can be looking at any more, but not what is current."""

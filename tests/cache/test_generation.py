@@ -54,6 +54,13 @@ def until(condition) -> None:
             gevent.sleep(0.01)
 
 
+def settle() -> None:
+    """Let what runs in the background end."""
+    for _ in range(20):
+        gevent.sleep(0)
+    gevent.get_hub().threadpool.join()
+
+
 def test_it_begins_with_a_generation_and_another_worker_leaves_it(made):
     first = made()
     target = os.path.realpath(first.link)
@@ -96,9 +103,34 @@ def test_what_is_old_is_swept_away_and_nothing_else(made):
     (generation.folder / f".{old}").symlink_to(old)
     (generation.folder / "file").touch()
     current = os.path.basename(os.path.realpath(generation.link))
+    generation._sweep_at = 0.0
     generation.step()
     new = os.path.basename(generation.targets[-1])
-    assert set(os.listdir(generation.folder)) == {young, "kept", "12-x", "file", current, new, "current"}
+    until(lambda: set(os.listdir(generation.folder)) == {young, "kept", "12-x", "file", current, new, "current"})
+
+
+def test_the_folder_is_looked_through_once_in_a_while_and_not_for_each_step(made, monkeypatch):
+    """Else the steps of a burst of purges would take longer the more there have been."""
+    generation, offset, looks, listed = made(), 0.0, [], os.listdir
+    settle()                                             # it has looked once
+    monkeypatch.setattr("gateway.cache.generation.monotonic", lambda: time.monotonic() + offset)
+    monkeypatch.setattr(os, "listdir", lambda folder: (looks.append(folder), listed(folder))[1])
+    for offset, expected in ((SWEPT, 1), (SWEPT + SWEPT / 2, 1), (2 * SWEPT + 1, 2)):
+        assert all(generation.step() for _ in range(50))
+        until(lambda: len(looks) >= expected)
+        settle()
+        assert looks == [generation.folder] * expected
+
+
+def test_where_nothing_can_be_swept_that_is_said_and_purges_reach_nginx(made, monkeypatch, caplog):
+    def failing(folder):
+        raise PermissionError(13, "not allowed")
+
+    generation = made()
+    monkeypatch.setattr(os, "listdir", failing)
+    generation._sweep_at = 0.0
+    assert generation.step() and generation.reached
+    until(lambda: "old generations of nginx stay" in caplog.text)
 
 
 def test_an_old_one_that_is_current_is_not_swept_away(made):
@@ -116,6 +148,20 @@ def test_a_purge_made_here_is_a_step_at_once_and_one_more_at_last(made):
     generation = made(settled=0.05)
     assert generation.write(edge()) is True and len(generation.targets) == 1
     until(lambda: len(generation.targets) == 2)
+
+
+def test_purges_made_here_at_the_same_time_are_one_step_after_all_of_them(made):
+    generation = made(settled=SAFETY)
+    told = []
+
+    def telling():
+        done = generation.write(edge())
+        told.append((done, len(generation.targets)))
+
+    for round in (1, 2):
+        gevent.joinall([gevent.spawn(telling) for _ in range(100)], timeout=SAFETY, raise_error=True)
+        assert told == [(True, round)] * 100, "none has gone on before a step that began after it"
+        told.clear()
 
 
 @pytest.mark.parametrize("kind", ["url", "tag", "prefix", "everything", "key", "view"])
