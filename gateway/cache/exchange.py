@@ -45,9 +45,10 @@ class Exchange:
         self.clock = answers.clock
         self.url_of = url_of
 
-    def __call__(self, miss: Miss, flight: Flight | None) -> Response:
-        """Go on to the upstream, and see what comes back. ``flight`` is what this request leads, None when it asks for itself."""
-        begun = self._begin(miss)
+    def __call__(self, miss: Miss, flight: Flight | None, again: bool = False) -> Response:
+        """Go on to the upstream, and see what comes back. ``flight`` is what this request leads, None when it asks for itself;
+        ``again``: it has gone on before, and is counted."""
+        begun = self._begin(miss, again)
         try:
             response = self.next(self._outgoing(miss))
             if (covered := self._covered(miss, response)) is not None:
@@ -66,11 +67,11 @@ class Exchange:
             return self._validated(miss, entry, response, begun, flight)
         return self._arrived(miss, response, begun, flight)
 
-    def _begin(self, miss: Miss) -> float:
+    def _begin(self, miss: Miss, again: bool = False) -> float:
         """It goes on now: when that is, and what the store is like."""
         miss.number = self.store.number
         miss.held = self.store.held(miss.key) is not None
-        if not miss.beside:                              # refreshes have numbers of their own
+        if not (miss.beside or again):                   # refreshes have numbers of their own
             self.answers.note(miss, miss.reason)
         return self.clock()
 
@@ -87,7 +88,7 @@ class Exchange:
         close(response)
         if not rules.confirms(entry, response.headers):                  # it is about something that is not stored
             miss.entry = None
-            return self(miss, flight)
+            return self(miss, flight, again=True)
         made, whole = rules.freshened(entry, miss.request, response.headers, self.policy, request_time=begun,
                                       response_time=self.clock(), personal=miss.personal)
         if isinstance(made, str):

@@ -238,6 +238,7 @@ def test_a_304_about_something_else_is_no_answer(world):
     world.answer = lambda request: Response(304, [("ETag", '"w"')]) if request.header("If-None-Match") else ok(body=b"newer")
     assert world.ask().text == b"newer"
     assert len(world.seen) == 3
+    assert world.count("gateway_cache_requests_total", outcome="stale") == 1, "it is one request, though it went on twice"
 
 
 def test_an_answer_that_may_no_longer_be_kept_is_forgotten(world):
