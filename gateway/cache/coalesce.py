@@ -51,9 +51,9 @@ MOST_REMEMBERED = 10_000
 
 class Flight:
     """``value`` is the entry when STORED, the error when FAILED. ``lease`` is what keeps other workers waiting meanwhile,
-    ``crowd`` how many follow, or did, ``company`` how many ask beside the leader."""
+    ``crowd`` how many follow, or did, ``company`` how many ask beside the leader, ``wanted`` is set when somebody has waited."""
 
-    __slots__ = ("key", "state", "value", "lease", "crowd", "company", "_landed", "_until")
+    __slots__ = ("key", "state", "value", "lease", "crowd", "company", "wanted", "_landed", "_until")
 
     def __init__(self, key: Any) -> None:
         self.key = key
@@ -62,6 +62,7 @@ class Flight:
         self.lease: Any = None
         self.crowd = 0
         self.company = 0
+        self.wanted = Event()
         self._landed = Event()
         self._until = inf
 
@@ -86,6 +87,7 @@ class Flight:
     def wait(self, deadline: Deadline, patience: float = inf) -> int:
         """The state after waiting. FLYING: ``patience`` is over, or a streamed answer takes too long. Raises DeadlineExceeded."""
         until = monotonic() + patience
+        self.wanted.set()
         while self.state == FLYING and (left := min(until, self._until) - monotonic()) > 0:
             self._landed.wait(min(deadline.left(), left, PATIENCE))
         return self.state

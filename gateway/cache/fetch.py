@@ -24,7 +24,7 @@ from collections.abc import Callable
 from ..config import Cache as Policy
 from ..errors import ClientDisconnected, ConnectFailed, ConnectTimeout, DeadlineExceeded, GatewayError, PoolExhausted
 from ..message import Handler, Request, Response
-from ..tasks import current_request, spawn
+from ..tasks import Event, current_request, spawn
 from . import rules
 from .answers import Answers
 from .coalesce import ABANDONED, COMPANY, DOUBT, FAILED, FEW, FLYING, STORED, UNCACHEABLE, UNKNOWN, Flight, Flights
@@ -177,9 +177,9 @@ class Fetch:
             self.flights.land(flight, UNCACHEABLE)       # who waits here has waited for one answer for nothing: that is enough
         return None
 
-    def _newer(self, miss: Miss, patience: float) -> Entry | None:
+    def _newer(self, miss: Miss, patience: float, wanted: Event | None = None) -> Entry | None:
         """What another worker has got, or gets within ``patience`` seconds, when it is usable."""
-        found = self.store.wait(miss.key, patience, miss.lease)
+        found = self.store.wait(miss.key, patience, miss.lease, wanted)
         entry = select(found, miss.request) if found is not None else None
         if entry is None or entry is miss.entry or rules.withheld(entry, miss.shown):
             return None
@@ -205,7 +205,7 @@ class Fetch:
         try:
             flight.lease = self.store.lease(miss.lease, LEASE)
             leased = flight.lease is None and self.store.leased(miss.lease)
-            found = self._newer(miss, LEASE if leased else 0.0)
+            found = self._newer(miss, LEASE if leased else 0.0, flight.wanted)
             if leased or found is not None:
                 result = "elsewhere"
                 self.flights.land(flight, ABANDONED if found is None else STORED, found)

@@ -29,7 +29,7 @@ from functools import partial
 from time import monotonic, sleep, time
 from typing import Any
 
-from ..tasks import spawn_apart
+from ..tasks import Event, spawn_apart
 from . import format
 from .compact import compacted
 from .entry import Variants
@@ -42,7 +42,8 @@ from .tiers import Channel, Counts, Leasing, Operation, Shared, ignore
 from .writer import Writer, Written
 
 AGAIN = 1.0                     # seconds
-POLL_FIRST, POLL_MOST = 0.005, 0.05     # seconds between two looks for what another worker is fetching
+POLL_FIRST, POLL_MOST = 0.005, 0.05     # seconds between two looks for what another worker is fetching ...
+POLL_BESIDE = 0.5               # ... and while no request waits for it
 PATIENCE = 0.05                 # seconds
 RECENT = 1.0                    # seconds after a look-up in which it belongs to the same request
 DRAIN = 0.5                     # seconds that a worker which ends takes for what is still to be written
@@ -345,13 +346,16 @@ class HttpStore:
         leases = self.leases
         return None if leases is None else self.looks.ask(f"lease\n{key}", lambda _: leases.leased(key), self.patience)
 
-    def wait(self, key: str, seconds: float, lease: str = "") -> Variants | None:
+    def wait(self, key: str, seconds: float, lease: str = "", wanted: Event | None = None) -> Variants | None:
         """What is there when the worker that has the lease is done, or ``seconds`` are over; None when nothing is, or nobody
-        can be asked. ``lease`` is the lease's own key, where it is not that of the answer."""
+        can be asked. ``lease`` is the lease's own key, where it is not that of the answer; until ``wanted`` is set there is no
+        hurry."""
         until, pause = monotonic() + seconds, POLL_FIRST
         while held := self._leased(lease or key):
             if (left := until - monotonic()) <= 0:
                 break
+            if wanted is not None and not wanted.wait(min(POLL_BESIDE, left)):
+                continue
             sleep(min(pause, left))
             pause = min(pause * 1.5, POLL_MOST)
         if held is None:                                 # nobody can be asked, nor for the answer

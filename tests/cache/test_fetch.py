@@ -15,7 +15,7 @@ from gateway.cache.asked import COOKIE
 from gateway.cache.coalesce import Flight
 from gateway.cache.entry import Variants
 from gateway.cache.fetch import LEASE
-from gateway.cache.httpstore import HttpStore
+from gateway.cache.httpstore import POLL_MOST, HttpStore
 from gateway.cache.memory import Memory
 from gateway.cache.miss import Miss
 from gateway.cache.serve import Cache
@@ -887,8 +887,8 @@ def test_doubt_is_short_across_workers_too(world, workers, monkeypatch):
         worker.answer = ok("no-store")
         worker.ask(target="/known")
         worker.answer = meeting(world, 3 + 60)
-        worker.store.wait = (lambda key, seconds, lease, wait=worker.store.wait:
-                             (waited.append(seconds), wait(key, seconds, lease))[1])
+        worker.store.wait = (lambda key, seconds, *more, wait=worker.store.wait:
+                             (waited.append(seconds), wait(key, seconds, *more))[1])
     ask_all(workers, 20)
     assert waited == [0.01] * 2
 
@@ -1007,6 +1007,38 @@ def test_one_worker_refreshes_for_all(world, workers):
     until(lambda: sum(worker.count("gateway_cache_refreshes_total") for worker in workers) == 3)
     assert {answer.text for answer in ask_all(workers, 1)} == {b"new"} and len(world.seen) == 2
     assert sorted((refreshes(worker, "done"), refreshes(worker, "elsewhere")) for worker in workers) == [(0, 1), (0, 1), (1, 0)]
+
+
+@pytest.mark.parametrize("hurried", [False, True])
+def test_a_refresh_looks_for_what_another_gets_in_no_hurry_until_a_request_waits_for_it(world, workers, monkeypatch, hurried):
+    one, other, _ = workers
+    go, waiting, pauses = Event(), leaving(workers), []
+    monkeypatch.setattr("gateway.cache.httpstore.POLL_BESIDE", 0.05 if not hurried else LEASE)
+    monkeypatch.setattr("gateway.cache.httpstore.sleep", lambda seconds: (pauses.append(seconds), gevent.sleep(seconds)))
+
+    def slow(request):
+        assert go.wait(SAFETY)
+        return ok(body=b"new")
+
+    one.answer = STALE
+    one.ask()
+    one.store.flush()
+    looks, exists = [], other.store.leases.leased
+    other.store.leases.leased = lambda key: (looks.append(key), exists(key))[1]
+    one.answer = other.answer = slow
+    assert one.ask().text == b"old"
+    until(lambda: len(world.seen) == 2)
+    assert other.ask().text == b"old"
+    until(lambda: other in waiting and len(looks) >= 4 - 2 * hurried)
+    assert pauses == []
+    if hurried:                                          # else it would look again when its time is over, and not before
+        asking = gevent.spawn(other.ask, ("Cache-Control", "no-cache"), deadline=SAFETY)
+        until(lambda: len(looks) >= 5)
+        assert pauses and max(pauses) <= POLL_MOST
+    go.set()
+    until(lambda: refreshes(other, "elsewhere"))
+    assert not hurried or asking.get(timeout=SAFETY).text == b"new"
+    assert len(world.seen) == 2 and refreshes(one, "done") == 1
 
 
 @pytest.mark.parametrize("policy, fields", [({}, {"Age": "20"}), ({"early_refresh": True}, {})])
