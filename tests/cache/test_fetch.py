@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from math import inf
 
 import gevent
@@ -27,20 +28,27 @@ from gateway.errors import ClientDisconnected, ConnectFailed, DeadlineExceeded, 
 from gateway.message import Request, Response
 
 
-def test_ten_thousand_for_one_cold_key(world):
-    asked, waiting = world.step, []
+@pytest.fixture
+def followers(world, monkeypatch):
+    """``followers()`` is how many wait for what is fetched right now."""
+    waiting: Counter[Flight] = Counter()
+    wait = Flight.wait
 
-    def counted(request):
-        waiting.append(1)
-        return asked(request)
+    def counted(flight, *limits):
+        waiting[flight] += 1
+        return wait(flight, *limits)
 
+    monkeypatch.setattr(Flight, "wait", counted)
+    return lambda: sum(waiting[flight] for flight in world.step.fetch.flights.flying.values())
+
+
+def test_ten_thousand_for_one_cold_key(world, followers):
     def slow(request):
-        while len(waiting) < 10_000:
-            gevent.sleep(0.01)
+        until(lambda: followers() == 9_999)
         return ok()
 
-    world.step, world.answer = counted, slow
-    answers = at_once(world, 10_000)
+    world.answer = slow
+    answers = at_once(world, 10_000, deadline=SAFETY)
     assert len(world.seen) == 1
     assert {answer.text for answer in answers} == {b"hello"}
     assert world.count("gateway_cache_requests_total", outcome="collapsed") == 9_999
@@ -71,13 +79,14 @@ def test_an_error_that_one_client_may_have_provoked_is_his_alone(world):
     assert [answer.text for answer in answers[1:]] == [b"hello"] * 9 and len(world.seen) == 2
 
 
-def test_an_upstream_that_fails_twice_is_asked_no_more_for_those_who_waited(world):
+def test_an_upstream_that_fails_twice_is_asked_no_more_for_those_who_waited(world, followers):
     def resetting(request):
-        gevent.sleep(0.01)
+        number = len(world.seen)
+        until(lambda: followers() == 100 - number)
         raise UpstreamClosed("reset")
 
     world.answer = resetting
-    assert [type(answer) for answer in at_once(world, 100)] == [UpstreamClosed] * 100
+    assert [type(answer) for answer in at_once(world, 100, deadline=SAFETY)] == [UpstreamClosed] * 100
     assert len(world.seen) == 2
 
 
