@@ -3,7 +3,8 @@
 One JSON list a line. A worker that starts reads all of it, then every POLL seconds what was added. A file that has become too
 long is replaced by one that says the same: of several purges of one thing the latest, and no keys that were forgotten before its
 newer half. URLs and tags are numbers of buckets by then (purge.py), of which there are so many and no more. Only when that is still
-too long, for about 100,000 prefixes, half of it is dropped, under a purge of everything at the time of the last one dropped.
+too long, for about 100,000 prefixes, half of it is dropped, under a purge of everything at the time of the last one dropped, but
+for when the cache of view code was cleared: that is never dropped.
 
 ::
 
@@ -37,6 +38,7 @@ POLL = 0.25                     # seconds
 LONGEST = 8 * 1024 ** 2         # bytes
 SHORTER = 3 / 4                 # of that, a file that says the same has to have to be worth it
 FLEETING = (b'["key"', b'["view"', b'["edge"', b'["after"')     # about what living workers have in memory, nginx, or were reading
+CLEARED = b'["view","",'                                # all values of view code: they are still in their tiers, so this one stays
 AFTER = re.compile(rb'\["after","([0-9]+):([0-9]+)",false,0\]\n')       # what inode it replaced, and how much says the same
 SOME = 16 * 1024                # bytes that are heard at a time
 LINES = 1000                    # lines that are looked at at a time
@@ -146,7 +148,8 @@ class Journal:
         if sum([len(line) for _, line in kept]) > self.limit * SHORTER:
             half = len(kept) // 2
             floor = max([at for at, _ in kept[:half]], default=0.0)
-            kept[:half] = [(floor, line_of(Purge("everything", "", False, floor)))]
+            cleared = [(at, line) for at, line in kept[:half] if line.startswith(CLEARED)]      # everything is answers only
+            kept[:half] = [(floor, line_of(Purge("everything", "", False, floor))), *cleared]
         return [line for _, line in kept]
 
     def _replace(self, old: IO[bytes], new: IO[bytes], inode: int) -> None:
@@ -234,7 +237,7 @@ def needed(file: IO[bytes]) -> Iterator[bytes]:
     size, read = os.fstat(file.fileno()).st_size, 0
     while read < size and (line := file.readline()).endswith(b"\n"):
         read += len(line)
-        if read > size / 2 or not line.startswith(FLEETING):
+        if read > size / 2 or not line.startswith(FLEETING) or line.startswith(CLEARED):
             yield line
     file.seek(read)
 

@@ -269,6 +269,17 @@ def test_a_journal_of_the_same_things_says_them_once(tmp_path):
     assert os.stat(tmp_path / "purges").st_size <= 4000
 
 
+@pytest.mark.parametrize("others", ["key", "view", "tag"])
+def test_that_view_code_has_cleared_its_cache_is_never_dropped(tmp_path, others):
+    """What is in a folder is only marked by it. A purge of everything, which is about answers, does not say the same."""
+    writer = Journal(tmp_path / "purges", limit=2000)
+    assert writer.write(Purge("view", "", False, 1.0))
+    for number in range(500):
+        written(writer, Purge(others, str(number), False, float(number)))
+    late = Journal(tmp_path / "purges").read()
+    assert len(late) < 100 and Purge("view", "", False, 1.0) in late
+
+
 def test_the_latest_of_each_is_left():
     lines = [line_of(each) for each in (purge("a", 5.0), purge("b", 1.0), purge("a", 4.5), purge("b", 2.0))]
     assert latest([*lines, b"nonsense\n", b"[1,x]\n"]) == [(5.0, lines[0]), (2.0, lines[3])]
