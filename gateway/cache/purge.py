@@ -25,7 +25,8 @@ an entry (key.py): one purge is about all that a client might mean.
 
 Purges travel between the workers of one machine through a file (journal.py), between machines through a log in Redis
 (redis_log.py). Neither those nor the marks of prefixes grow without bound: what falls out at the old end leaves a ``floor``,
-everything before which counts as purged.
+everything before which counts as purged. What a log has lost may also have been about values of view code, which a purge of
+``everything`` is not about: so its floor is two purges (``floor``).
 """
 
 from __future__ import annotations
@@ -66,6 +67,11 @@ class Purge(NamedTuple):
         if self.kind == "tag":
             return self._replace(kind="tags", value=str(bucket_of(self.value)))
         return self
+
+
+def floor(at: float) -> tuple[Purge, Purge]:
+    """For purges up to then that are not known any more: of all answers, and of all values of view code."""
+    return Purge("everything", "", False, at), Purge("view", "", False, at)
 
 
 class Times:

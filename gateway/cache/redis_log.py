@@ -8,14 +8,14 @@ too.
 Of several purges of one bucket (purge.py) the log has the latest, so that it does not grow with what is purged again and again;
 a hash beside it knows where that is. Worth reading are KEPT; beyond that the oldest go.
 
-The log begins with an entry that everything older is purged, and the oldest one in it counts as such: so a log that was trimmed,
-or lost with the rest of Redis (FLUSHALL, eviction, a restart without a disk), brings nothing back.
+The log begins with entries that everything older is purged (``floor`` in purge.py), and the oldest one in it counts as such: so a
+log that was trimmed, or lost with the rest of Redis (FLUSHALL, eviction, a restart without a disk), brings nothing back.
 
 A full Redis takes a purge all the same: it refuses a script that would begin with writing something new, and these begin with
 making room (XTRIM, DEL).
 
 A purge that cannot be written waits here, and is written as soon as Redis takes it on the log's own connections, before the tier is
-used again. When too many different ones wait, one of everything takes their place.
+used again. When too many different ones wait, a floor takes their place.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from time import sleep, time
 from typing import Any
 
 from ..tasks import native_thread, spawn
-from .purge import KINDS, Purge
+from .purge import KINDS, Purge, floor
 from .redis_pool import connect, disconnect
 from .redis_tier import RedisTier
 
@@ -59,8 +59,10 @@ BEGIN = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return false end
 local now = redis.call('TIME')
 redis.call('DEL', KEYS[1])
-return redis.call('XADD', KEYS[1], '*', 'at', now[1] .. '.' .. string.format('%06d', now[2]),
-                  'purge', '["everything","",false]', 'by', '')
+for _, purge in ipairs(ARGV) do
+    redis.call('XADD', KEYS[1], '*', 'at', now[1] .. '.' .. string.format('%06d', now[2]), 'purge', purge, 'by', '')
+end
+return true
 """
 
 log = logging.getLogger("gateway")
@@ -88,9 +90,9 @@ class RedisLog:
         if self._thread == native_thread() and not self.waiting and self.tier.ask("EVAL", *self._line(purge)) is not None:
             return True
         if len(self.waiting) >= MOST_WAITING and purge[:3] not in self.waiting:
-            self.waiting.clear()
-            purge = Purge("everything", "", False, purge.at)
-        self.waiting[purge[:3]] = purge
+            self.waiting = {lost[:3]: lost for lost in floor(purge.at)}
+        else:
+            self.waiting[purge[:3]] = purge
         return False
 
     def waiting_purges(self) -> int:
@@ -133,10 +135,11 @@ class RedisLog:
             self._client = connect(self.tier.url, BLOCK + PATIENCE, connections=2)
         client = self._client
         self._compare_clocks(lambda: circuit.limited(client.time))
-        client.eval(BEGIN, 1, self.name)
+        client.eval(BEGIN, 1, self.name, *(json.dumps(purge[:3]) for purge in floor(0.0)))
         [(first, fields)] = client.xrange(self.name, count=1)        # gone already, or no purge: ValueError, KeyError
         if order(first) > order(self._last):             # new here, or what came in between is lost
-            heard(Purge("everything", "", False, self._moment(fields)))
+            for purge in floor(self._moment(fields)):
+                heard(purge)
         while self._read(heard):
             pass
         self._write_waiting()

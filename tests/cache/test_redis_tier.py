@@ -427,8 +427,9 @@ def test_a_log_that_was_lost_brings_nothing_back(redis_server, follow, lose):
     lost_at = time.time()
     late, heard = follow(server.url)
     until(lambda: late.tier.circuit.usable)
-    everything = [purge for purge in heard if purge.kind == "everything" and not purge.soft]
-    assert everything and everything[0].at >= lost_at - 0.01
+    for kind in ("everything", "view"):
+        everything = [purge for purge in heard if purge.kind == kind and not purge.value and not purge.soft]
+        assert everything and everything[0].at >= lost_at - 0.01
 
 
 def test_a_log_that_was_trimmed_has_a_floor(redis_server, follow, monkeypatch):
@@ -441,8 +442,8 @@ def test_a_log_that_was_trimmed_has_a_floor(redis_server, follow, monkeypatch):
     assert server.client.xlen(log.name) < 150
     late, heard = follow(server.url)
     until(lambda: late.tier.circuit.usable)
-    floor = heard[0]
-    assert floor.kind == "everything" and tags(heard)[0] != "0"
+    floor, values = heard[:2]
+    assert floor.kind == "everything" and values == Purge("view", "", False, floor.at) and tags(heard)[0] != "0"
     assert floor.at >= next(purge.at for purge in heard if purge.kind == "tag") - 0.001
 
 
@@ -458,24 +459,36 @@ def test_a_log_of_the_same_things_says_them_once(redis_server, prefix):
         for value in "1234":
             assert log.write(Purge("urls", f"0:{value}", False, time.time()))
     log.write(Purge("prefix", "/a", False, time.time()))
-    assert server.client.xlen(log.name) == 1 + 4 + 1
+    assert server.client.xlen(log.name) == 2 + 4 + 1
     heard: list[Purge] = []
     reader.start(heard.append)
     until(lambda: late.circuit.usable)
-    assert [purge.value for purge in heard if purge.kind != "everything"] == ["0:1", "0:2", "0:3", "0:4", "/a"]
+    assert [purge.value for purge in heard if purge.value] == ["0:1", "0:2", "0:3", "0:4", "/a"]
     for each in (log, reader):
         each.stop()
         each.tier.close()
 
 
-def test_too_many_purges_that_wait_become_one_of_everything(tier, monkeypatch):
+def test_who_was_there_when_a_log_was_lost_hears_its_floor(redis_server, follow):
+    """Also for values of view code."""
+    server = redis_server()
+    log, heard = follow(server.url)
+    until(lambda: log.tier.circuit.usable)
+    heard.clear()
+    server.client.delete(log.name)
+    follow(server.url)
+    until(lambda: len(heard) == 2)
+    assert [purge[:3] for purge in heard] == [("everything", "", False), ("view", "", False)]
+
+
+def test_too_many_purges_that_wait_become_a_floor(tier, monkeypatch):
     monkeypatch.setattr(redis_log, "MOST_WAITING", 3)
     log = RedisLog(tier("redis://127.0.0.1:1/0"))
     for value in "aabbcc":
         assert not log.write(Purge("tags", value, False, 1.0))
     assert [purge.value for purge in log.waiting.values()] == ["a", "b", "c"]
     log.write(Purge("tags", "c", True, 2.0))
-    assert list(log.waiting.values()) == [Purge("everything", "", False, 2.0)]
+    assert list(log.waiting.values()) == [Purge("everything", "", False, 2.0), Purge("view", "", False, 2.0)]
 
 
 def test_what_is_no_purge_is_passed_over_and_counted(redis_server, follow):
