@@ -344,7 +344,7 @@ class HttpStore:
     def _leased(self, key: str) -> bool | None:
         """None when nobody can be asked, or does not answer in time."""
         leases = self.leases
-        return None if leases is None else self.looks.ask(f"lease\n{key}", lambda _: leases.leased(key), self.patience)
+        return None if leases is None else self.looks.ask(f"\0lease\n{key}", lambda _: leases.leased(key), self.patience)
 
     def wait(self, key: str, seconds: float, lease: str = "", wanted: Event | None = None) -> Variants | None:
         """What is there when the worker that has the lease is done, or ``seconds`` are over; None when nothing is, or nobody

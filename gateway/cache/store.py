@@ -78,7 +78,7 @@ def store_of(settings: CacheStorage, counts: Counts | None = None) -> HttpStore:
                               evicted=counts.of("evicted", "file")))
         journal = Journal(Path(settings.file) / "purges", make=True)     # they have to last as long as what they purge
     if journal is not None:
-        channels.append(journal)
+        channels.insert(0, journal)                      # it does not wait: what is told next is not in it before this
     return HttpStore(Memory(settings.memory), tiers, channels, leases=leases, compress=settings.compress, counts=counts,
                      patience=settings.timeout)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import time
 import tracemalloc
 
 import flask
+import gevent
 import pytest
 from stored import Counted, entry_of, until, variants_of
 
@@ -371,6 +373,19 @@ def test_a_purge_reaches_other_workers_through_the_run_directory(instance, worke
     assert late.marks.purged(entry_of(tags=["t"], at=1.0))[0] > 0, "known before it serves"
 
 
+def test_the_workers_of_an_instance_do_not_wait_for_redis(redis_server, instance, worker):
+    """So that what nginx keeps is given up behind the purge, in each of them."""
+    server = redis_server()
+    one = worker(redis=server.url, timeout="5s")
+    server.process.send_signal(signal.SIGSTOP)
+    telling = gevent.spawn(one.announce, Purge("tag", "t", False, 1.0))
+    told = journal.Journal(instance / "purges")
+    until(lambda: [each.kind for each in told.read()] == ["tags"])
+    assert not telling.ready(), "Redis has not answered yet"
+    server.process.send_signal(signal.SIGCONT)
+    assert telling.get() == 2
+
+
 def test_purges_of_a_folder_last_as_long_as_it(tmp_path, worker):
     one = worker(file=str(tmp_path))
     keep(one, tags=["t"])
@@ -477,6 +492,13 @@ def test_waiting_ends_when_nothing_came(redis_server, worker, how):
         lease.release()
     assert other.wait("k", 10) is None
     assert other.lease("k", 1) is not None
+
+
+def test_the_answers_of_a_route_are_not_taken_for_leases(redis_server, worker):
+    """The keys of a route that has a scope begin with its name, and a line."""
+    one = worker(redis=redis_server().url)
+    assert gather(lambda: one.get("lease\nk"), lambda: one.leased("k")) == [None, False]
+    assert gather(lambda: one.leased("k"), lambda: one.get("lease\nk")) == [False, None]
 
 
 def test_nobody_waits_longer_than_he_may(redis_server, worker):
