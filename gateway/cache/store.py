@@ -8,11 +8,16 @@ docs/cache.md says what that means for ``cached()``.
 one, in a tier behind it, written as plain data (objects.py). A value that is none, an object of the application's own classes,
 stays in the memory of the worker, as a copy. What is deleted or cleared is forgotten by every worker; what is set again elsewhere
 is seen NEAR seconds later at most.
+
+A tier may have what is older than that: a record that could not be replaced or deleted, because the tier was away, or for want of a
+loop in a native thread. So memory keeps what was stored later than the record, and each worker remembers which keys were deleted
+last, MOST_GONE of them: a record from before that is none.
 """
 
 from __future__ import annotations
 
 import zlib
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import partial
@@ -41,6 +46,7 @@ from .redis_tier import RedisTier
 from .tiers import Channel, Counts, Shared
 
 NEAR = 1.0                      # seconds that memory goes without asking the tier behind it
+MOST_GONE = 10_000
 FOREVER = 10 * 365 * 86400.0    # seconds
 MAGIC = b"GGVC\x01"
 PLAIN = (str, bytes, int, float, bool, type(None))
@@ -98,6 +104,7 @@ class Tiered(BaseCache):
         super().__init__(default_timeout)
         self.store = store
         self.memory = Memory(memory, store.counts.of("evicted", "views"))
+        self.gone: OrderedDict[str, float] = OrderedDict()           # when each of these keys was deleted, the last one last
         self._lock = native_lock()
         self._thread = native_thread()
         store.hears["view"] = self._purged
@@ -125,23 +132,35 @@ class Tiered(BaseCache):
         return None
 
     def _look_up(self, key: str, look: Look) -> Held | None:
-        """What a tier has, in memory from now on."""
+        """What a tier has, in memory from now on; or what memory has, when that is newer."""
         for tier in self._tiers():
             data = tier.get(f"view:{key}")
             if data is not None and not look.void and (found := self._read(tier, key, data)) is not None:
-                self._keep(key, found)
-                return found
+                return self._newer(key, found, tier.margin)
         return None
 
     def _read(self, tier: Shared, key: str, data: bytes) -> Held | None:
-        """What is in a record; None when it is none, or older than the last clear()."""
+        """What is in a record; None when it is none."""
         try:
-            found = record_read(key, data, tier.shift)
+            return record_read(key, data, tier.shift)
         except ValueError:
             self.store.counts.of("corrupt", tier.name)(1.0)
             tier.delete(f"view:{key}")
             return None
-        return found if found.stored > self.store.views_cleared else None
+
+    def _newer(self, key: str, found: Held, margin: float) -> Held | None:
+        """Of what a record says and what memory has. None when the record is older than the last clear(), or was deleted, and
+        memory has nothing. By ``margin`` it says that it is older than it is, by up to three it seems so here."""
+        with self._lock:
+            held: Held | None = self.memory.get(key)
+            late = held is not None and held.stored > found.stored + 3 * margin
+            if not late and found.stored > self.store.views_cleared and found.stored + margin > self.gone.get(key, 0.0):
+                self.memory.put(key, found, found.size)
+                return found
+            if held is None or held.until <= time():
+                return None
+            held.asked = time()
+            return held
 
     def set(self, key: str, value: Any, timeout: Any = None) -> bool:
         seconds = self._normalize_timeout(timeout) or FOREVER
@@ -172,17 +191,26 @@ class Tiered(BaseCache):
         return self.get(key) is not None
 
     def delete(self, key: str) -> bool:
-        there = self.has(key)
-        with self._lock:
-            self.memory.delete(key)
-        self.store.looks.forget(f"view:{key}")
-        self._behind(partial(self._delete, key, self._tiers()))
+        there, now = self.has(key), time()
+        self._forget(key, now, now)
+        self._behind(partial(self._delete, key, self._tiers(), now))
         return there
 
-    def _delete(self, key: str, tiers: Sequence[Shared]) -> None:
+    def _delete(self, key: str, tiers: Sequence[Shared], at: float) -> None:
         for tier in tiers:
             tier.delete(f"view:{key}")
-        self.store.announce(Purge("view", key, False, time()))
+        self.store.announce(Purge("view", key, False, at))
+
+    def _forget(self, key: str, at: float, surely: float) -> None:
+        """What was stored under a key before it was deleted ``at``. A record has to be from before ``surely``."""
+        with self._lock:
+            held = self.memory.get(key)
+            if held is not None and held.stored <= at:
+                self.memory.delete(key)
+            self.gone[key] = max(surely, self.gone.pop(key, 0.0))
+            if len(self.gone) > MOST_GONE:
+                self.gone.popitem(last=False)
+        self.store.looks.forget(f"view:{key}")
 
     def clear(self) -> bool:
         purge = Purge("view", "", False, time())
@@ -191,12 +219,13 @@ class Tiered(BaseCache):
         return True
 
     def _purged(self, purge: Purge) -> None:
+        if purge.value:                                  # who sets it again right after is not to be refused for two clocks
+            margin = max([tier.margin for tier in self.store.tiers], default=0.0)
+            self._forget(purge.value, purge.at, purge.at - 2 * margin)
+            return
         with self._lock:
-            if purge.value:
-                self.memory.delete(purge.value)
-                self.store.looks.forget(f"view:{purge.value}")
-            else:
-                self.memory.clear()
+            for key in [key for key, node in self.memory.nodes.items() if node.value.stored <= purge.at]:
+                self.memory.delete(key)
 
     def _keep(self, key: str, held: Held) -> None:
         with self._lock:

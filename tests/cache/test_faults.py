@@ -252,11 +252,14 @@ def test_a_whole_record_of_something_else(tiered, what):
 def test_from_a_native_thread_others_hear_of_it_too(redis_server, worker):
     """The connections belong to the loop of another thread, and are far from ready."""
     server = redis_server()
-    world, other, heard = worker(server), worker(server), []
-    one = store.Tiered(world.store, 10 ** 6)
+    world, other = worker(server), worker(server)
+    one, there = store.Tiered(world.store, 10 ** 6), store.Tiered(other.store, 10 ** 6)
     one.set("k", 1)
-    other.store.hears["view"] = heard.append
-    world.store.leases.connections.close()
+    assert there.get("k") == 1
+    world.store.leases.close()
     offload(one.delete, "k")
-    until(lambda: heard)
-    assert heard[0].value == "k" and not errors(world)
+    until(lambda: there.gone)
+    assert not errors(world)
+    for each in (one, there):
+        until(lambda each=each: each.store.leases.get("view:k"))         # nobody could delete the record, and who asks finds it
+        assert each.get("k") is None

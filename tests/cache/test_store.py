@@ -614,6 +614,75 @@ def test_memory_counts_while_redis_is_gone(redis_server, app_of, monkeypatch):
     assert one.get("k") == {"a": 1} and one.get("k") == {"a": 1} and one.get("else") is None
 
 
+def test_what_changes_while_redis_is_away_is_not_what_it_was_afterwards(redis_server, app_of, monkeypatch):
+    """Nothing of it reached Redis, which still has what was there before."""
+    monkeypatch.setattr(store, "NEAR", 0.0)
+    server = redis_server()
+    app, other = app_of(redis=server.url, timeout="5s"), app_of(redis=server.url, timeout="5s").tiered
+    one, shared = app.tiered, app.extensions["greengate.store"]
+    for key in ("set", "deleted", "both", "neither"):
+        one.set(key, "old")
+        assert other.get(key) == "old"
+    monkeypatch.setattr(circuits, "FIRST", 60.0)
+    shared.leases.circuit._length = 0.0
+    shared.leases.circuit.pause(OSError("away"))
+    one.set("set", "new")
+    one.delete("deleted")
+    one.delete("both")
+    one.set("both", "new")
+    assert not shared.leases.usable
+    until(lambda: not shared.waiting())
+    shared.leases.circuit.resume()
+    keys = ("set", "deleted", "both", "neither")
+    assert server.client.exists(*(f"greengate:view:{key}" for key in keys)) == 4
+    assert one.get_many(*keys) == one.get_many(*keys) == ["new", None, "new", "old"]
+    until(lambda: {"deleted", "both"} <= set(other.gone))
+    assert other.get_many(*keys)[1:] == [None, None, "old"]
+
+
+def test_what_is_set_right_after_it_was_deleted_is_found(redis_server, app_of, monkeypatch):
+    monkeypatch.setattr(store, "NEAR", 0.0)
+    server = redis_server()
+    one, other = app_of(redis=server.url, timeout="5s").tiered, app_of(redis=server.url, timeout="5s").tiered
+    for number in range(20):
+        one.set("k", number)
+        one.delete("k")
+        one.set("k", -number)
+        until(lambda: other.gone)
+        assert one.get("k") == other.get("k") == -number
+        other.gone.clear()
+
+
+def test_what_was_set_later_elsewhere_is_seen(redis_server, app_of, monkeypatch):
+    monkeypatch.setattr(store, "NEAR", 0.0)
+    server = redis_server()
+    one, other = app_of(redis=server.url, timeout="5s").tiered, app_of(redis=server.url, timeout="5s").tiered
+    for number in range(20):
+        one.set("k", number)
+        other.set("k", -number)
+        assert one.get("k") == other.get("k") == -number
+
+
+def test_how_many_deletions_are_remembered(app_of, monkeypatch):
+    monkeypatch.setattr(store, "MOST_GONE", 3)
+    tiered = app_of().tiered
+    for key in "abcda":
+        tiered.delete(key)
+    assert list(tiered.gone) == ["c", "d", "a"]
+
+
+def test_a_late_purge_leaves_what_was_stored_after_it(app_of):
+    app = app_of()
+    before = time.time()
+    app.tiered.set("k", 1)
+    for value in ("k", ""):
+        app.extensions["greengate.store"].heard(Purge("view", value, False, before - 1.0))
+        assert app.tiered.get("k") == 1
+        app.extensions["greengate.store"].heard(Purge("view", value, False, time.time()))
+        assert app.tiered.get("k") is None
+        app.tiered.set("k", 1)
+
+
 @pytest.mark.parametrize("why", ["paused", "gone", "refused"])
 def test_values_that_do_not_reach_redis_are_counted(redis_server, app_of, why):
     server = redis_server("--maxmemory-policy", "noeviction")
