@@ -40,7 +40,6 @@ BODILESS = (204, 304)
 WITH_BODY = frozenset({b"POST", b"PUT", b"PATCH"})
 REQUEST_LINE = re.compile(rb"(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) (/[\x21\x22\x24-\x7e]*) HTTP/1\.1")
 
-HINTS = frozenset({"link", "content-security-policy", "referrer-policy"})          # that clients heed before the answer (HTML)
 OF_PROXIES = BELIEVED | {"via"}
 
 HOST, CONNECTION, LENGTH, AUTHORIZATION, TYPE, DOUBTFUL = 1, 2, 4, 8, 16, 32
@@ -236,11 +235,12 @@ class LaneConnection(Connection):
             self.socket.sendall(b"HTTP/1.1 103 Early Hints\r\n" + lines + b"\r\n")
 
     def interim(self, status: int, reason: str, headers: Headers) -> None:
-        """Pass on an interim answer of an upstream (RFC 9110 section 15.2), of its fields those that are HINTS. Not to a proxy,
-        which shows by what it sends: nginx before 1.29 takes it for the answer. Nobody waits for the client here."""
+        """Pass on an interim answer of an upstream (RFC 9110 section 15.2). Not to a proxy, which shows by what it sends: nginx
+        before 1.29 takes it for the answer. Nobody waits for the client here."""
         if self.started or self.taken or not self.alive:
             return
         if any(name.lower() in OF_PROXIES for name, _ in self.headers):
             return
-        lines = b"".join([WRITTEN[name, value] for name, value in headers if name.lower() in HINTS])
+        nominated = {word.strip().lower() for name, value in headers if name.lower() == "connection" for word in value.split(",")}
+        lines = b"".join([WRITTEN[name, value] for name, value in headers if name.lower() not in nominated])
         self.client.offer(b"%b%b\r\n" % (first_line(status, reason), lines))

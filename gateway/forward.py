@@ -28,6 +28,8 @@ TRUSTED_KINDS = Kinds({**dict.fromkeys(CONNECTION_FIELDS | REPLACED_FIELDS, LEFT
 STRANGER_KINDS = Kinds({**TRUSTED_KINDS.table, **dict.fromkeys(PROXY_WORDS - REPLACED_FIELDS, LEFT_OUT)})
 VIA = Kinds({"via": 1})
 RESPONSE_KINDS = Kinds({**dict.fromkeys(CONNECTION_FIELDS, LEFT_OUT), "connection": CONNECTION})
+# What an interim answer does not tell a client: what frames or keeps the answer, and cookies, which nobody expects so early
+NOT_IN_INTERIM = CONNECTION_FIELDS | {"content-length", "set-cookie", "set-cookie2", "greengate-cache-control"}
 REMEMBERED = 1024
 LONGEST = 200                   # characters of a chain remembered
 NODE = re.compile(r"[A-Za-z0-9._:-]+")
@@ -39,7 +41,8 @@ class Forward:
     rules, ``publish`` makes an upstream's own addresses in the answer public ones, ``interim`` is whether
     clients hear 102 and 103."""
 
-    __slots__ = ("send", "upstream", "preserve_host", "host", "forwarding", "path", "edit", "publish", "interim", "_rewritten")
+    __slots__ = ("send", "upstream", "preserve_host", "host", "forwarding", "path", "edit", "publish", "interim", "withheld",
+                 "_rewritten")
 
     def __init__(self, route: Route, send: Callable[[Call], Response], *, upstream: str, host: str, forwarding: Forwarding,
                  path: Callable[[str, dict[str, str]], str] | None = None, edit: Callable[[Headers], Headers] | None = None,
@@ -53,6 +56,8 @@ class Forward:
         self.edit = edit
         self.publish = publish
         self.interim = interim
+        rules = route.response_headers                       # what they add belongs to the answer itself
+        self.withheld = NOT_IN_INTERIM | frozenset(name.lower() for name in (*rules.remove, *rules.set))
         self._rewritten = route.strip_prefix or route.rewrite or ""
 
     def __call__(self, request: Request) -> Response:
@@ -86,7 +91,7 @@ class Forward:
             headers = self.edit(headers)
         return Call(request.method, self.target(request), headers, request.body, deadline=request.deadline,
                     host=request.host or None if self.preserve_host else self.host, attempts=request.attempts,
-                    hearer=request.connection if self.interim and not request.trusted else None)
+                    hearer=request.connection if self.interim and not request.trusted else None, withheld=self.withheld)
 
     def finish(self, response: Response, request: Request) -> Response:
         """The upstream's answer as the client gets it."""

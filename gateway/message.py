@@ -213,14 +213,14 @@ class Call:
 
     ``headers`` are final and end-to-end, without Host, Content-Length and Transfer-Encoding: ``host`` (None: the instance's own)
     and ``body`` decide those. ``timeout`` bounds one attempt in seconds (None: the upstream's setting). ``attempts`` gets one
-    Attempt for each try, ``hearer`` hears the interim answers: ``hearer.interim(status, reason, headers)``.
+    Attempt for each try. ``hearer`` hears the interim answers, ``interim(status, reason, headers)``, but for fields ``withheld``.
     """
 
-    __slots__ = ("method", "target", "headers", "body", "host", "deadline", "timeout", "attempts", "hearer")
+    __slots__ = ("method", "target", "headers", "body", "host", "deadline", "timeout", "attempts", "hearer", "withheld")
 
     def __init__(self, method: str, target: str, headers: Headers, body: bytes | Body | None = None, *, deadline: Deadline,
                  host: str | None = None, timeout: float | None = None, attempts: list[Attempt] | None = None,
-                 hearer: Any = None) -> None:
+                 hearer: Any = None, withheld: frozenset[str] = frozenset()) -> None:
         self.method = method
         self.target = target
         self.headers = headers
@@ -230,6 +230,7 @@ class Call:
         self.timeout = timeout
         self.attempts = attempts if attempts is not None else []
         self.hearer = hearer
+        self.withheld = withheld
 
     def __repr__(self) -> str:
         return f"Call({self.method} {self.target})"

@@ -47,8 +47,8 @@ UNDERSTOOD = HEURISTIC_STATUSES | {201, 202, 302, 303, 307, 400, 401, 403, 406, 
 ERRORS = frozenset({500, 502, 503, 504})                 # RFC 5861 section 4
 HOP_BY_HOP = frozenset({"connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authentication-info",
                         "proxy-authorization", "te", "trailer", "transfer-encoding", "upgrade"})
-# Errors for what is odd about one request: that of others may be fine. Frameworks write max-age on every page
-PROVOKED = frozenset({400, 405, 406, 408, 411, 412, 413, 414, 415, 416, 417, 421, 422, 425, 426, 428, 429, 431})
+# Errors for what is odd about one request beside its address: that of others may be fine. Frameworks write max-age on every page
+PROVOKED = frozenset({400, 406, 408, 411, 412, 413, 415, 416, 417, 421, 422, 425, 426, 428, 429, 431})
 COOKIES = frozenset({"set-cookie", "set-cookie2"})
 NOT_STORED = HOP_BY_HOP | {"age", "x-request-id", "x-accel-expires", OWN}
 # A 304 does not change what the stored body is (sections 3.2 and 4.3.4)

@@ -168,7 +168,7 @@ class Upstream:
             attempt.reused = connection.served > 0
             exchange = Exchange(connection, limit, self.settings.read_timeout, instance.release, attempt)
             exchange.send(request, body, posted)
-            head = exchange.read_head(call.method, upgrade, call.hearer)
+            head = exchange.read_head(call.method, upgrade, call)
             attempt.status = head.status
             attempt.seconds = monotonic() - begun
             if head.status == 101:

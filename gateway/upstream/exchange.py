@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import GatewayError, UpstreamClosed, UpstreamError, UpstreamProtocolError, UpstreamTimeout
-from ..message import Attempt, Body
+from ..message import Attempt, Body, Call
 from .framing import ByLength, Chunked, Framing, UntilClose
 from .head import CHUNKED, UNTIL_CLOSE, Head, parse_head
 from .limit import Limit, Silence
@@ -79,13 +79,13 @@ class Exchange:
             rest = [memoryview(data)[sent:], memoryview(more)]
             self.sender = Sender(self.connection, rest, body if isinstance(body, Body) else None, self.limit, self.silence)
 
-    def read_head(self, method: str, upgrade: bool = False, hearer: Any = None) -> Head:
-        """The head of the answer, after all 1xx, which ``hearer`` hears. Raises Stale, UpstreamClosed, UpstreamProtocolError and
-        what the limit does."""
+    def read_head(self, method: str, upgrade: bool = False, call: Call | None = None) -> Head:
+        """The head of the answer, after all 1xx, which ``call`` has a hearer for. Raises Stale, UpstreamClosed, UpstreamProtocolError
+        and what the limit does."""
         data = self._receive(False)
         head = parse_head(data)
         if head is None or head.status < 200:
-            data, head = self._final_head(data, head, upgrade, hearer)
+            data, head = self._final_head(data, head, upgrade, call)
         self._rest = data[head.end:]
         if method == "HEAD" or head.status in BODILESS:
             if method != "HEAD" and (head.size == CHUNKED or head.status == 204 and head.size > 0):
@@ -93,7 +93,7 @@ class Exchange:
             head.size = 0
         return head
 
-    def _final_head(self, data: bytes, head: Head | None, upgrade: bool, hearer: Any) -> tuple[bytes, Head]:
+    def _final_head(self, data: bytes, head: Head | None, upgrade: bool, call: Call | None) -> tuple[bytes, Head]:
         """The rest of a head that has begun with ``data``, and what follows those that are interim; with the bytes it is in."""
         for _ in range(MAX_INTERIM):
             while head is None:
@@ -104,8 +104,9 @@ class Exchange:
                 raise UpstreamProtocolError("101 without having been asked")
             if head.status >= 200 or head.status == 101:
                 return data, head
-            if hearer is not None and head.status > 101:     # 100 is an answer to what the client need not have asked
-                hearer.interim(head.status, head.reason, head.headers)
+            if call is not None and call.hearer is not None and head.status > 101:       # 100 answers what we have asked
+                headers = [field for field in head.headers if field[0].lower() not in call.withheld]
+                call.hearer.interim(head.status, head.reason, headers)
             data = data[head.end:]
             head = parse_head(data)
         raise UpstreamProtocolError(f"more than {MAX_INTERIM} interim answers")

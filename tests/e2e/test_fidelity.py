@@ -411,16 +411,17 @@ def test_interim_answers_are_not_the_answer(gateway, upstream, interim):
     assert get(gateway, "/", "Via: 1.1 edge")[::2] == (200, b"ok")
 
 
-HINT = (b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\nSet-Cookie: a=b\r\nX-Secret: 1\r\nContent-Length: 9\r\n\r\n",
-        b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n")
+HINT = (b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\nX-A: b\r\nSet-Cookie: a=b\r\nKeep-Alive: 5\r\nContent-Length: 9\r\n"
+        b"Greengate-Cache-Control: max-age=9\r\nX-Powered-By: x\r\nCache-Control: x\r\n\r\n",
+        b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\nX-A: b\r\n\r\n")
 OTHERS = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n", b"HTTP/1.1 102 Processing\r\n\r\n"
 
 
 @pytest.mark.parametrize("head, hears", [
-    (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", True), (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx", True),
-    (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n", False),
-    (b"GET / HTTP/1.0\r\nHost: a\r\n\r\n", False), (b"GET / HTTP/1.1\r\nHost: a\r\nvia: 1.1 edge\r\n\r\n", False),
-    (b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 10.0.0.1\r\n\r\n", False)])
+    (b"GET /rules HTTP/1.1\r\nHost: a\r\n\r\n", True), (b"POST /rules HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx", True),
+    (b"POST /rules HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n", False),
+    (b"GET /rules HTTP/1.0\r\nHost: a\r\n\r\n", False), (b"GET /rules HTTP/1.1\r\nHost: a\r\nvia: 1.1 edge\r\n\r\n", False),
+    (b"GET /rules HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 10.0.0.1\r\n\r\n", False)])
 def test_a_client_hears_interim_answers_and_a_proxy_does_not(gateway, upstream, head, hears):
     upstream.answer = HINT[0] + OTHERS[0] + b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
     said = exchange(gateway.port, head)
@@ -437,7 +438,7 @@ def test_a_trusted_proxy_hears_none(trusting, upstream):
 def test_an_interim_answer_comes_behind_the_answer_before(gateway, upstream):
     """A client that pipelines: the one before may still wait for the end of its turn."""
     upstream.answer = HINT[0] + b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-    said = exchange(gateway.port, b"GET /fixed HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", b"\r\n\r\nok")
+    said = exchange(gateway.port, b"GET /fixed HTTP/1.1\r\nHost: a\r\n\r\nGET /rules HTTP/1.1\r\nHost: a\r\n\r\n", b"\r\n\r\nok")
     assert [said.index(text) for text in (b"\r\n\r\nfixed", HINT[1], b"\r\n\r\nok")] == sorted(
         [said.index(text) for text in (b"\r\n\r\nfixed", HINT[1], b"\r\n\r\nok")])
 
