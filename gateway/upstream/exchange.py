@@ -80,8 +80,8 @@ class Exchange:
             self.sender = Sender(self.connection, rest, body if isinstance(body, Body) else None, self.limit, self.silence)
 
     def read_head(self, method: str, upgrade: bool = False, call: Call | None = None) -> Head:
-        """The head of the answer, after all 1xx, which ``call`` has a hearer for. Raises Stale, UpstreamClosed, UpstreamProtocolError
-        and what the limit does."""
+        """The head of the answer, after all 1xx, which ``call`` has a hearer for. Raises Stale, UpstreamClosed,
+        UpstreamProtocolError and what the limit does."""
         data = self._receive(False)
         head = parse_head(data)
         if head is None or head.status < 200:
