@@ -234,13 +234,15 @@ class LaneConnection(Connection):
             lines = b"".join([WRITTEN[name, value] for name, value in headers])
             self.socket.sendall(b"HTTP/1.1 103 Early Hints\r\n" + lines + b"\r\n")
 
-    def interim(self, status: int, reason: str, headers: Headers) -> None:
-        """Pass on an interim answer of an upstream (RFC 9110 section 15.2). Not to a proxy, which shows by what it sends: nginx
-        before 1.29 takes it for the answer. Nobody waits for the client here."""
+    def interim(self, status: int, reason: str, headers: Headers, withheld: frozenset[str]) -> None:
+        """Pass on an interim answer of an upstream (RFC 9110 section 15.2), but for fields ``withheld``, in lower case, and what
+        Connection names. Not to a proxy, which shows by what it sends: nginx before 1.29 takes it for the answer. Nobody waits for
+        the client here."""
         if self.started or self.taken or not self.alive:
             return
         if any(name.lower() in OF_PROXIES for name, _ in self.headers):
             return
-        nominated = {word.strip().lower() for name, value in headers if name.lower() == "connection" for word in value.split(",")}
-        lines = b"".join([WRITTEN[name, value] for name, value in headers if name.lower() not in nominated])
+        dropped = withheld.union(word.strip().lower() for name, value in headers if name.lower() == "connection"
+                                 for word in value.split(","))
+        lines = b"".join([WRITTEN[field] for field in headers if field[0].lower() not in dropped])
         self.client.offer(b"%b%b\r\n" % (first_line(status, reason), lines))

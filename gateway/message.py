@@ -213,7 +213,7 @@ class Call:
 
     ``headers`` are final and end-to-end, without Host, Content-Length and Transfer-Encoding: ``host`` (None: the instance's own)
     and ``body`` decide those. ``timeout`` bounds one attempt in seconds (None: the upstream's setting). ``attempts`` gets one
-    Attempt for each try. ``hearer`` hears the interim answers, ``interim(status, reason, headers)``, but for fields ``withheld``.
+    Attempt for each try. ``hearer`` hears the interim answers, ``interim(status, reason, headers, withheld)``.
     """
 
     __slots__ = ("method", "target", "headers", "body", "host", "deadline", "timeout", "attempts", "hearer", "withheld")

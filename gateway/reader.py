@@ -263,7 +263,7 @@ class Connection:
         self.taken = False
         self._unreader = unreader
 
-    def interim(self, status: int, reason: str, headers: Headers) -> None:
+    def interim(self, status: int, reason: str, headers: Headers, withheld: frozenset[str]) -> None:
         """An interim answer of an upstream. Here it is dropped: whether the client takes it now cannot be told (fastlane.py)."""
 
     def take(self) -> tuple[Any, bytes]:

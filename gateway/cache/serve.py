@@ -74,11 +74,12 @@ class Cache:
         kinds = seen(request.headers)
         asked = self.asked(request) if kinds & ASKS else None
         shown = kinds & self._proofs and self.shown(kinds, request)
-        key = self.key_of(request)
-        if asked is not None:
-            if asked.bypass:
-                return self._bypass(request, asked, "request" if asked.bypass == "no-store" else "bypass", asked.bypass)
-            key += asked.told
+        if asked is None:
+            key = self.key_of(request)
+        elif asked.bypass:
+            return self._bypass(request, asked, "request" if asked.bypass == "no-store" else "bypass", asked.bypass)
+        else:
+            key = self.key(request, asked)
         if method == "POST" or request.body is not None:
             told_apart = self._by_body(request)
             if told_apart is None:

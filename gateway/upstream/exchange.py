@@ -105,8 +105,7 @@ class Exchange:
             if head.status >= 200 or head.status == 101:
                 return data, head
             if call is not None and call.hearer is not None and head.status > 101:       # 100 answers what we have asked
-                headers = [field for field in head.headers if field[0].lower() not in call.withheld]
-                call.hearer.interim(head.status, head.reason, headers)
+                call.hearer.interim(head.status, head.reason, head.headers, call.withheld)
             data = data[head.end:]
             head = parse_head(data)
         raise UpstreamProtocolError(f"more than {MAX_INTERIM} interim answers")

@@ -411,7 +411,8 @@ def test_interim_answers_are_not_the_answer(gateway, upstream, interim):
     assert get(gateway, "/", "Via: 1.1 edge")[::2] == (200, b"ok")
 
 
-HINT = (b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\nX-A: b\r\nSet-Cookie: a=b\r\nKeep-Alive: 5\r\nContent-Length: 9\r\n"
+HINT = (b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\nX-A: b\r\nSet-Cookie: a=b\r\nContent-Length: 9\r\n"
+        b"Connection: x-hop\r\nX-Hop: 1\r\nKeep-Alive: 5\r\n"
         b"Greengate-Cache-Control: max-age=9\r\nX-Powered-By: x\r\nCache-Control: x\r\n\r\n",
         b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\nX-A: b\r\n\r\n")
 OTHERS = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n", b"HTTP/1.1 102 Processing\r\n\r\n"
