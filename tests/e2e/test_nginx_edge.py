@@ -345,19 +345,24 @@ def test_end_to_end(serve, nginx, tmp_path):  # noqa: F811
         gateway.stop()
 
 
-def test_a_purge_reaches_nginx_when_the_edge_has_passed(serve, nginx, tmp_path):  # noqa: F811
-    """Kept for a second here and for an hour in the gateway, which alone hears of the purge."""
-    upstream = Recorder(b"HTTP/1.1 200 OK\r\nCache-Control: max-age=3600\r\nContent-Length: 3\r\n\r\nold")
-    text = f"""
+def kept_at_the_edge(port: int, edge: str) -> str:
+    """A configuration for an upstream at that port."""
+    return f"""
         [gateway]
         trust = ["127.0.0.1/32"]
         [upstreams.shop]
-        instances = ["http://127.0.0.1:{serve(upstream)}"]
+        instances = ["http://127.0.0.1:{port}"]
         [[routes]]
         path = "/*"
         upstream = "shop"
-        cache = {{ edge = "1s" }}
+        cache = {{ edge = "{edge}" }}
     """
+
+
+def test_a_purge_reaches_nginx_when_the_edge_has_passed(serve, nginx, tmp_path):  # noqa: F811
+    """Kept for a second here and for an hour in the gateway, which alone hears of the purge."""
+    upstream = Recorder(b"HTTP/1.1 200 OK\r\nCache-Control: max-age=3600\r\nContent-Length: 3\r\n\r\nold")
+    text = kept_at_the_edge(serve(upstream), "1s")
     gateway = Running(tmp_path, text)
     try:
         port = nginx([gateway.port], load_text(text, {}))
@@ -381,16 +386,7 @@ def test_nginx_does_not_serve_what_has_expired_where_the_gateway_would_not(serve
     """nginx reads the windows in Cache-Control, and nothing of what takes them back."""
     said = f"HTTP/1.1 200 OK\r\nCache-Control: {control}\r\nContent-Length: 3\r\n\r\nold".encode()
     upstream = Recorder(said)
-    text = f"""
-        [gateway]
-        trust = ["127.0.0.1/32"]
-        [upstreams.shop]
-        instances = ["http://127.0.0.1:{serve(upstream)}"]
-        [[routes]]
-        path = "/*"
-        upstream = "shop"
-        cache = {{ edge = "10s" }}
-    """
+    text = kept_at_the_edge(serve(upstream), "10s")
     gateway = Running(tmp_path, text)
     try:
         port = nginx([gateway.port], load_text(text, {}))
