@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from math import inf
 
 import gevent
@@ -29,17 +28,9 @@ from gateway.message import Request, Response
 
 
 @pytest.fixture
-def followers(world, monkeypatch):
+def followers(world):
     """``followers()`` is how many wait for what is fetched right now."""
-    waiting: Counter[Flight] = Counter()
-    wait = Flight.wait
-
-    def counted(flight, *limits):
-        waiting[flight] += 1
-        return wait(flight, *limits)
-
-    monkeypatch.setattr(Flight, "wait", counted)
-    return lambda: sum(waiting[flight] for flight in world.step.fetch.flights.flying.values())
+    return lambda: sum(flight.crowd for flight in world.step.fetch.flights.flying.values())
 
 
 def test_ten_thousand_for_one_cold_key(world, followers):
