@@ -91,7 +91,8 @@ class Forward:
             headers = self.edit(headers)
         return Call(request.method, self.target(request), headers, request.body, deadline=request.deadline,
                     host=request.host or None if self.preserve_host else self.host, attempts=request.attempts,
-                    hearer=request.connection if self.interim and not request.trusted else None, withheld=self.withheld)
+                    hearer=request.connection if self.interim and not request.trusted else None, withheld=self.withheld,
+                    head_first=request.head_first, upgrade=request.upgrade)
 
     def finish(self, response: Response, request: Request) -> Response:
         """The upstream's answer as the client gets it."""

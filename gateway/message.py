@@ -107,10 +107,15 @@ class Request(Message):
     ``chain``, the field whose word for the client was taken, with all it says (else None). ``attempts`` collects one line per
     upstream attempt for the log, ``notes`` whatever else steps want logged. ``connection`` is the worker's handle on the client's
     connection, None under another server.
+
+    Two wishes are for whichever target answers, and one that cannot fulfil them need not know them: ``head_first``, the answer is
+    wanted as soon as its head is known, a body that is not here yet as a stream, however small; ``upgrade``, the protocol to which
+    the client wants to switch, empty for none (see Response.upgraded).
     """
 
     __slots__ = ("method", "target", "path", "query", "body", "scheme", "host", "client", "peer", "trusted", "port",
-                 "chain", "id", "deadline", "served", "params", "attempts", "notes", "environ", "connection")
+                 "chain", "id", "deadline", "served", "params", "attempts", "notes", "environ", "connection", "head_first",
+                 "upgrade")
 
     def __init__(self, method: str, target: str, headers: Headers, body: Body | None = None, *, scheme: str = "http",
                  host: str = "", peer: str = "", deadline: Deadline | None = None) -> None:
@@ -125,8 +130,8 @@ class Request(Message):
         self.host = host
         self.client = peer
         self.peer = peer
-        self.trusted = False
-        self.port = ""
+        self.trusted = self.head_first = False
+        self.port = self.upgrade = ""
         self.chain: tuple[str, str] | None = None
         self.id = ""
         self.deadline = deadline or Deadline(10.0)
@@ -166,9 +171,9 @@ class Response(Message):
     """An answer. ``body`` is bytes, or a Stream when it is not all here yet. ``reason`` may be empty and is sent as it is.
     ``version`` is that of HTTP in which it was received. ``whole`` is the stored answer of which this is all or a part, where nginx
     in front may send that (handover.py), else None. ``hop`` are those of its fields that belong to the connection it came on, when
-    whoever read it has noted them."""
+    whoever read it has noted them. ``upgraded`` is the connection behind a 101, with ``sock`` and ``leftover``, else None."""
 
-    __slots__ = ("status", "reason", "body", "version", "takeover", "whole", "hop")
+    __slots__ = ("status", "reason", "body", "version", "takeover", "whole", "hop", "upgraded")
     written: bytes | None = None                         # see Prepared
 
     def __init__(self, status: int, headers: Headers, body: bytes | Stream = b"", reason: str | None = None) -> None:
@@ -177,8 +182,10 @@ class Response(Message):
         self.headers = headers
         self.body = body
         self.version = "1.1"
-        self.whole: Any = None
         self.hop: Headers | None = None
+        self.whole: Any
+        self.upgraded: Any
+        self.whole = self.upgraded = None
         self.takeover: Callable[[], None] | None = None     # set by an Upgrade: called with the connection, which ends after it
 
     def append(self, lines: bytes) -> None:
@@ -213,14 +220,17 @@ class Call:
 
     ``headers`` are final and end-to-end, without Host, Content-Length and Transfer-Encoding: ``host`` (None: the instance's own)
     and ``body`` decide those. ``timeout`` bounds one attempt in seconds (None: the upstream's setting). ``attempts`` gets one
-    Attempt for each try. ``hearer`` hears the interim answers, ``interim(status, reason, headers, withheld)``.
+    Attempt for each try. ``hearer`` hears the interim answers, ``interim(status, reason, headers, withheld)``. ``head_first`` and
+    ``upgrade`` are as in Request.
     """
 
-    __slots__ = ("method", "target", "headers", "body", "host", "deadline", "timeout", "attempts", "hearer", "withheld")
+    __slots__ = ("method", "target", "headers", "body", "host", "deadline", "timeout", "attempts", "hearer", "withheld",
+                 "head_first", "upgrade")
 
     def __init__(self, method: str, target: str, headers: Headers, body: bytes | Body | None = None, *, deadline: Deadline,
                  host: str | None = None, timeout: float | None = None, attempts: list[Attempt] | None = None,
-                 hearer: Any = None, withheld: frozenset[str] = frozenset()) -> None:
+                 hearer: Any = None, withheld: frozenset[str] = frozenset(), head_first: bool = False,
+                 upgrade: str = "") -> None:
         self.method = method
         self.target = target
         self.headers = headers
@@ -231,6 +241,7 @@ class Call:
         self.attempts = attempts if attempts is not None else []
         self.hearer = hearer
         self.withheld = withheld
+        self.head_first, self.upgrade = head_first, upgrade
 
     def __repr__(self) -> str:
         return f"Call({self.method} {self.target})"

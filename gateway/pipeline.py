@@ -9,8 +9,8 @@ A request meets the steps from the outside in; a step is there only when the rou
           ------------------------------------------ from here on each route has its own
           bodylimit     refuse bodies that are too large
             headers     the route's own header rules
-              cache     a hit ends here; on a miss one request goes on, the others wait for it
-                websocket upgrades leave here
+              websocket the client's connection is spliced with that of an answer that has switched protocols
+                cache   a hit ends here; on a miss one request goes on, the others wait for it
                   target  forward to an upstream | aggregate | view | respond | files
 
 A new step is one file with a class ``Step(next, <its settings>)`` and one line in ``Pipeline.stack``.
@@ -19,7 +19,6 @@ A new step is one file with a class ``Step(next, <its settings>)`` and one line 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from copy import copy
 
 from .aggregate import Aggregate
 from .assets import Assets
@@ -65,7 +64,6 @@ class Pipeline:
         self.upstreams = upstreams if upstreams is not None else {
             name: Upstream(name, settings) for name, settings in config.upstreams.items()}
         self.sends = {name: upstream.send for name, upstream in self.upstreams.items()}     # one for all routes
-        self.begins = {name: upstream.begin for name, upstream in self.upstreams.items()}
         self.registry = registry
         self.store = store if store is not None else http_store(config, Counts(tier_numbers(registry)))
         self.caching = any(route.cache for route in config.routes)
@@ -81,10 +79,10 @@ class Pipeline:
     def stack(self, route: Route) -> Handler:
         """The steps of one route around its target, innermost first."""
         handler = self.target(route)
-        if route.websocket:
-            handler = self.websocket(handler, route)
         if self.caching:
             handler = self.cache(handler, route)
+        if route.websocket:
+            handler = WebSocket(handler, route.websocket_idle_timeout)
         request_edit = None if route.upstream else edit_of(route.request_headers)
         response_edit = edit_of(route.response_headers)
         if request_edit or response_edit:
@@ -122,30 +120,13 @@ class Pipeline:
     def aggregate(self, route: Route, parts: dict[str, Part]) -> Aggregate:
         return Aggregate(parts, self.send, self.forwarding, parameters(route.path), kept=route.cache is not None)
 
-    def websocket(self, handler: Handler, route: Route) -> WebSocket:
-        assert isinstance(handler, Forward) and route.upstream, "the configuration allows websocket for upstream routes only"
-        return WebSocket(handler, handler.call, self.upstreams[route.upstream].upgrade, handler.finish,
-                         route.websocket_idle_timeout)
-
     def cache(self, handler: Handler, route: Route) -> Handler:
         """A route without a cache may still change what the others keep. Routes with conditions share addresses with others."""
         if route.cache is None:
             return Invalidate(handler, self.store)
         scope = route.name if route.header or route.query or route.cookie else ""
         return Cache(handler, policy_of(route, route.cache), self.store, counter=self.registry.counter, route=route.name,
-                     scope=scope, name=self.config.gateway.via, begin=self.begin(handler))
-
-    def begin(self, target: Handler) -> Handler | None:
-        """The same target, which answers with the head that an upstream sent, before its body; None for what is no upstream."""
-        if isinstance(target, Forward):
-            forward = copy(target)
-            forward.send = self.begins[target.upstream]
-            return forward
-        if isinstance(target, WebSocket):
-            websocket = copy(target)
-            websocket.next = self.begin(target.next) or target.next
-            return websocket
-        return None
+                     scope=scope, name=self.config.gateway.via)
 
     def handover(self, handler: Handler) -> Handler:
         """Only where a route hands large bodies over, and there is a folder for them."""

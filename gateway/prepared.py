@@ -12,7 +12,6 @@ import re
 from email.utils import formatdate
 from functools import lru_cache
 from time import time
-from typing import Any
 
 from .fields import WRITTEN, Kinds, UnsafeField, fields_of
 from .message import Headers, Response, Stream
@@ -35,9 +34,8 @@ class Prepared(Response):
         self.reason = reason
         self.body: bytes | Stream = body
         self.version = "1.1"
-        self.whole: Any = None
-        self.hop = None
-        self.takeover = None
+        self.hop = self.takeover = None
+        self.whole = self.upgraded = None
         self.written: bytes | None = written
 
     @property

@@ -1,37 +1,30 @@
 """Step: a WebSocket upgrade is passed through (RFC 6455 section 4, RFC 9110 section 7.8).
 
-The handshake goes to the upstream like any request, with Upgrade and Connection, which are not dropped here. When the upstream
-answers 101, the two sockets are spliced: bytes are copied both ways, unread and unchanged, until either side closes or nothing
+The handshake goes to the target like any request, which says that the client wants to switch protocols. When the answer is 101, the
+two sockets are spliced: bytes are copied both ways, unread and unchanged, until either side closes or nothing
 has moved in either direction for ``idle_timeout`` seconds. Any other answer is an ordinary answer. A client that goes away while
 the upstream is thinking ends the handshake there too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
 import gevent
 from gevent import socket
 
-from .disconnect import Watched, unwatch, watch
 from .errors import NotAllowedHere
-from .message import Call, Handler, Request, Response
+from .message import Handler, Request, Response
 
-HANDSHAKE = [("Connection", "Upgrade"), ("Upgrade", "websocket")]
 PIECE = 65536
 
 
 class WebSocket:
-    """``prepare`` makes the Call of a request, ``upgrade`` sends it, ``finish`` is for an answer that is not 101."""
+    """Whatever stands between this step and the target sees the handshake as a request like any other, and its 101 as an answer."""
 
-    def __init__(self, next: Handler, prepare: Callable[[Request], Call], upgrade: Callable[[Call], tuple[Response, Any]],
-                 finish: Callable[[Response, Request], Response], idle_timeout: float) -> None:
+    def __init__(self, next: Handler, idle_timeout: float) -> None:
         self.next = next
-        self.prepare = prepare
-        self.upgrade = upgrade
-        self.finish = finish
         self.idle_timeout = idle_timeout
 
     def __call__(self, request: Request) -> Response:
@@ -39,28 +32,17 @@ class WebSocket:
             return self.next(request)
         if request.connection is None:
             raise NotAllowedHere("WebSocket needs the gateway's own worker class")
-        token = watch(request.connection.socket)
-        streamed = False
-        try:
-            call = self.prepare(request)
-            call.headers = call.headers + HANDSHAKE
-            response, upgraded = self.upgrade(call)
-            if upgraded is not None:
-                response.takeover = lambda: self._take(request, response, upgraded)
-                return response
-            response = self.finish(response, request)
-            if not isinstance(response.body, bytes):
-                response.body = Watched(response.body, token)
-                streamed = True
-            return response
-        finally:
-            if not streamed:
-                unwatch(token)
+        request.upgrade = "websocket"
+        response = self.next(request)
+        if response.upgraded is not None:
+            response.takeover = lambda: self._take(request, response, response.upgraded)
+        return response
 
     def _take(self, request: Request, response: Response, upgraded: Any) -> None:
         """Send the 101 and copy until the end."""
         client, early = request.connection.take()
-        head = [f"HTTP/1.1 101 {response.reason}\r\n", *(f"{name}: {value}\r\n" for name, value in response.headers), "\r\n"]
+        fields = [("Connection", "Upgrade"), ("Upgrade", request.upgrade), *response.headers]
+        head = [f"HTTP/1.1 101 {response.reason}\r\n", *(f"{name}: {value}\r\n" for name, value in fields), "\r\n"]
         try:
             client.sendall("".join(head).encode("latin-1") + upgraded.leftover)
             if early:

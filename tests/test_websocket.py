@@ -6,9 +6,9 @@ import gevent
 import pytest
 from gevent.socket import socketpair
 
-from gateway.errors import ClientDisconnected, NotAllowedHere
-from gateway.message import Call, Request, Response
-from gateway.websocket import HANDSHAKE, WebSocket, is_handshake, splice
+from gateway.errors import NotAllowedHere
+from gateway.message import Request, Response
+from gateway.websocket import WebSocket, is_handshake, splice
 
 ASKS = [("Connection", "keep-alive, Upgrade"), ("Upgrade", "WebSocket")]
 
@@ -24,11 +24,8 @@ def request(headers, connection=None, method: str = "GET") -> Request:
     return made
 
 
-def step(upgrade) -> WebSocket:
-    def prepare(request: Request) -> Call:
-        return Call(request.method, request.target, [("X-A", "1")], deadline=request.deadline)
-
-    return WebSocket(lambda request: Response(299, []), prepare, upgrade, lambda response, request: response, 5.0)
+def step(answer=lambda request: Response(299, [])) -> WebSocket:
+    return WebSocket(answer, 5.0)
 
 
 @pytest.mark.parametrize("method, headers, asks", [
@@ -40,33 +37,35 @@ def test_what_is_a_handshake(method, headers, asks):
 
 
 def test_other_requests_and_other_servers():
-    assert step(None)(request([])).status == 299
+    plain = request([])
+    assert step()(plain).status == 299 and plain.upgrade == ""
     with pytest.raises(NotAllowedHere):
-        step(None)(request(ASKS))
+        step()(request(ASKS))
 
 
 def test_an_answer_that_is_no_upgrade_is_an_ordinary_one():
-    calls: list[Call] = []
+    wishes = []
 
-    def upgrade(call):
-        calls.append(call)
-        return Response(403, [], b"no"), None
+    def refuse(request):
+        wishes.append(request.upgrade)
+        return Response(403, [], b"no")
 
     here, there = socketpair()
     with here, there:
-        answer = step(upgrade)(request(ASKS, Connection(here)))
+        answer = step(refuse)(request(ASKS, Connection(here)))
     assert (answer.status, answer.body, answer.takeover) == (403, b"no", None)
-    assert calls[0].headers == [("X-A", "1"), *HANDSHAKE]
+    assert wishes == ["websocket"]
 
 
-def test_a_client_that_goes_away_ends_the_handshake():
-    def upgrade(call):
-        there.close()
-        gevent.sleep(30)
+def test_a_switch_of_protocols_takes_the_connection():
+    def switch(request):
+        answer = Response(101, [("Upgrade", "websocket")])
+        answer.upgraded = object()
+        return answer
 
     here, there = socketpair()
-    with here, pytest.raises(ClientDisconnected):
-        step(upgrade)(request(ASKS, Connection(here)))
+    with here, there:
+        assert step(switch)(request(ASKS, Connection(here))).takeover is not None
 
 
 def test_bytes_pass_both_ways_until_one_side_ends():

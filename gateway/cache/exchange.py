@@ -29,13 +29,11 @@ SMALL = 65536                                            # bytes
 
 
 class Exchange:
-    """``next`` is the rest of the pipeline, ``url_of`` gives the address by which what a request gets is purged. ``begin`` is
-    ``next`` where that can answer before it has read a small body, None where it cannot."""
+    """``next`` is the rest of the pipeline, ``url_of`` gives the address by which what a request gets is purged."""
 
     def __init__(self, next: Handler, policy: Policy, store: HttpStore, flights: Flights, keeper: Keeper, answers: Answers,
-                 url_of: Callable[[Request], str], begin: Handler | None = None) -> None:
-        self.next = begin or next
-        self.begins = begin is not None
+                 url_of: Callable[[Request], str]) -> None:
+        self.next = next
         self.policy = policy
         self.store = store
         self.flights = flights
@@ -53,7 +51,7 @@ class Exchange:
             response = self.next(self._outgoing(miss))
             if (covered := self._covered(miss, response)) is not None:
                 return covered
-            if self.begins and small(response):
+            if small(response):
                 self.keeper.heard(miss, self._made(miss, response, begun), flight, response.status)
                 response.read(SMALL)
         except ClientDisconnected:
@@ -68,7 +66,8 @@ class Exchange:
         return self._arrived(miss, response, begun, flight)
 
     def _begin(self, miss: Miss, again: bool = False) -> float:
-        """It goes on now: when that is, and what the store is like."""
+        """It goes on now: when that is, and what the store is like. Whether the answer is for others is known with its head."""
+        miss.request.head_first = True
         miss.number = self.store.number
         miss.held = self.store.held(miss.key) is not None
         if not (miss.beside or again):                   # refreshes have numbers of their own

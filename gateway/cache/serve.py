@@ -42,12 +42,11 @@ LARGEST_KEY_BODY = 65536                                 # bytes of a POST that 
 
 class Cache:
     """``scope`` tells routes apart that answer the same addresses, ``counter`` makes the numbers (those of a registry),
-    ``name`` is this gateway's in Cache-Status. ``clock`` is the wall clock in seconds, ``draw`` gives numbers from [0, 1).
-    ``begin`` is ``next`` where that can answer before it has read a small body (None: it cannot)."""
+    ``name`` is this gateway's in Cache-Status. ``clock`` is the wall clock in seconds, ``draw`` gives numbers from [0, 1)."""
 
     def __init__(self, next: Handler, policy: Policy, store: HttpStore, *, counter: Callable[..., Any], route: str = "",
                  scope: str = "", name: str = "greengate", clock: Callable[[], float] = time,
-                 draw: Callable[[], float] = random, begin: Handler | None = None) -> None:
+                 draw: Callable[[], float] = random) -> None:
         self.next = next
         self.policy = policy
         self.store = store
@@ -59,7 +58,7 @@ class Cache:
         self.owner = self.numbers.owner = store.owner(route) if route else None
         if self.key_of.query is not None:
             store.addresses.counts_query((policy.key.query, policy.key.ignore_query), self.key_of.query)
-        self.fetch = Fetch(next, policy, store, self.report, self.numbers, clock, self.key_of.url, begin)
+        self.fetch = Fetch(next, policy, store, self.report, self.numbers, clock, self.key_of.url)
         self._proofs = AUTHORIZATION | (COOKIE if policy.key.cookies is None else 0)
         self._posts = "POST" in policy.methods
         self._heeding = policy.client_directives

@@ -24,7 +24,7 @@ from ..values import Address, parse_instance
 from .balancer import RULES, Balancer
 from .connecting import Connector
 from .dns import Resolver
-from .exchange import Exchange, Stale, Upgraded, note
+from .exchange import Exchange, Stale, note
 from .limit import Limit
 from .pool import Pool, WaitOver
 from .rendering import render_head
@@ -104,16 +104,22 @@ class Upstream:
 
     def send(self, call: Call) -> Response:
         """The answer to ``call``. Raises UpstreamError and its kinds, DeadlineExceeded, BadRequest for what cannot be sent, and
-        what reading the call's body raises. A stream that is its body must be closed."""
-        return self._make(call, False)[0]
-
-    def begin(self, call: Call) -> Response:
-        """Like ``send``, as soon as the head of the answer is here: a body that is not is a stream, however small it is."""
-        return self._make(call, False, whole=False)[0]
-
-    def upgrade(self, call: Call) -> tuple[Response, Upgraded | None]:
-        """Like ``send``, for a call that asks for another protocol: with 101 comes the connection, which is the caller's then."""
-        return self._make(call, True)
+        what reading the call's body raises. A stream that is its body must be closed, and so must the connection behind a 101
+        (``upgraded``), which is the caller's."""
+        body = call.body
+        if body is not None:
+            body = small_body(call, self.settings.read_timeout)
+        instance = self.balancer.pick()
+        request = render_head(call, body, instance.authority)
+        repeatable = call.method in IDEMPOTENT and not isinstance(body, Body)
+        fresh = False
+        while True:
+            try:
+                return self._attempt(call, request, body, instance, fresh, repeatable)
+            except GatewayError as error:
+                if fresh or not self._again(error, call, body):
+                    raise
+                fresh = True
 
     def close(self) -> None:
         """Close all unused connections; those in use are closed when they come back."""
@@ -131,30 +137,14 @@ class Upstream:
             check_name(context, name)
         return context
 
-    def _make(self, call: Call, upgrade: bool, whole: bool = True) -> tuple[Response, Upgraded | None]:
-        body = call.body
-        if body is not None:
-            body = small_body(call, self.settings.read_timeout)
-        instance = self.balancer.pick()
-        request = render_head(call, body, instance.authority)
-        repeatable = call.method in IDEMPOTENT and not isinstance(body, Body)
-        fresh = False
-        while True:
-            try:
-                return self._attempt(call, request, body, instance, fresh, repeatable, upgrade, whole)
-            except GatewayError as error:
-                if fresh or not self._again(error, call, body):
-                    raise
-                fresh = True
-
     def _again(self, error: GatewayError, call: Call, body: bytes | Body | None) -> bool:
         """Whether to make another attempt, after one on a connection that had served before."""
         if not isinstance(error, Stale) or isinstance(body, Body) and body.started:
             return False
         return error.unsent or call.method in IDEMPOTENT
 
-    def _attempt(self, call: Call, request: bytes, body: bytes | Body | None, instance: Instance, fresh: bool, repeatable: bool,
-                 upgrade: bool, whole: bool) -> tuple[Response, Upgraded | None]:
+    def _attempt(self, call: Call, request: bytes, body: bytes | Body | None, instance: Instance, fresh: bool,
+                 repeatable: bool) -> Response:
         begun = monotonic()
         attempt = Attempt(self.name, instance.name)
         call.attempts.append(attempt)
@@ -168,14 +158,15 @@ class Upstream:
             attempt.reused = connection.served > 0
             exchange = Exchange(connection, limit, self.settings.read_timeout, instance.release, attempt)
             exchange.send(request, body, posted)
-            head = exchange.read_head(call.method, upgrade, call)
+            head = exchange.read_head(call)
             attempt.status = head.status
             attempt.seconds = monotonic() - begun
             if head.status == 101:
-                return head, exchange.detach()
+                head.upgraded = exchange.detach()
+                return head
             connection.keep = head.idle
-            head.body = exchange.read_body(head, whole)
-            return head, None
+            head.body = exchange.read_body(head, not call.head_first)
+            return head
         except BaseException as error:
             if not attempt.status:
                 attempt.seconds = monotonic() - begun

@@ -79,32 +79,32 @@ class Exchange:
             rest = [memoryview(data)[sent:], memoryview(more)]
             self.sender = Sender(self.connection, rest, body if isinstance(body, Body) else None, self.limit, self.silence)
 
-    def read_head(self, method: str, upgrade: bool = False, call: Call | None = None) -> Head:
-        """The head of the answer, after all 1xx, which ``call`` has a hearer for. Raises Stale, UpstreamClosed,
+    def read_head(self, call: Call) -> Head:
+        """The head of the answer to ``call``, after all 1xx, which it may have a hearer for. Raises Stale, UpstreamClosed,
         UpstreamProtocolError and what the limit does."""
         data = self._receive(False)
         head = parse_head(data)
         if head is None or head.status < 200:
-            data, head = self._final_head(data, head, upgrade, call)
+            data, head = self._final_head(data, head, call)
         self._rest = data[head.end:]
-        if method == "HEAD" or head.status in BODILESS:
-            if method != "HEAD" and (head.size == CHUNKED or head.status == 204 and head.size > 0):
+        if call.method == "HEAD" or head.status in BODILESS:
+            if call.method != "HEAD" and (head.size == CHUNKED or head.status == 204 and head.size > 0):
                 head.keep_alive = False                  # a body was announced where none may be: it may be under way
             head.size = 0
         return head
 
-    def _final_head(self, data: bytes, head: Head | None, upgrade: bool, call: Call | None) -> tuple[bytes, Head]:
+    def _final_head(self, data: bytes, head: Head | None, call: Call) -> tuple[bytes, Head]:
         """The rest of a head that has begun with ``data``, and what follows those that are interim; with the bytes it is in."""
         for _ in range(MAX_INTERIM):
             while head is None:
                 seen = len(data)
                 data += self._receive(True)
                 head = parse_head(data, seen)
-            if head.status == 101 and not upgrade:
+            if head.status == 101 and not call.upgrade:
                 raise UpstreamProtocolError("101 without having been asked")
             if head.status >= 200 or head.status == 101:
                 return data, head
-            if call is not None and call.hearer is not None and head.status > 101:       # 100 answers what we have asked
+            if call.hearer is not None and head.status > 101:                # 100 answers what we have asked
                 call.hearer.interim(head.status, head.reason, head.headers, call.withheld)
             data = data[head.end:]
             head = parse_head(data)

@@ -48,7 +48,7 @@ class Head(Response):
         self.reason = reason
         self.headers = []
         self.body = b""
-        self.whole = self.takeover = None
+        self.whole = self.upgraded = self.takeover = None
         self.hop = []
         self.end = end
         self.size = UNTIL_CLOSE

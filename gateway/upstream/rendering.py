@@ -1,6 +1,7 @@
 """The head of a request, byte for byte as the Call gives it. Pure.
 
-RFC 9112 section 3. Host comes first, then the fields in their order, then Content-Length or Transfer-Encoding as the body says.
+RFC 9112 section 3. Host comes first, then the protocol to switch to (RFC 9110 section 7.8), then the fields in their order, then
+Content-Length or Transfer-Encoding as the body says.
 Nothing is repaired: a method or a field name that is no token, a target with white space, a value with CR, LF or NUL would let
 one request become two, and is refused. Host, Content-Length and Transfer-Encoding among the fields are a defect of the caller.
 """
@@ -18,6 +19,7 @@ TARGET = re.compile(r"[\x21-\x7e\x80-\xff]+")
 HOST = re.compile(r"[\x21-\x7e\x80-\xff]*")
 RESERVED = frozenset({"host", "content-length", "transfer-encoding"})
 LINE = Written(RESERVED).__getitem__
+SWITCH = "Connection: Upgrade\r\nUpgrade: %s\r\n"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})      # need no second look
 
 
@@ -33,7 +35,7 @@ def render_head(call: Call, body: bytes | Body | None, host: str) -> bytes:
         host = call.host
         if not HOST.fullmatch(host):
             raise InvalidHost(f"white space or control characters in {host[:200]!r}")
-    first = f"{method} {call.target} HTTP/1.1\r\nHost: {host}\r\n".encode("latin-1")
+    first = f"{method} {call.target} HTTP/1.1\r\nHost: {host}\r\n{call.upgrade and SWITCH % call.upgrade}".encode("latin-1")
     try:
         fields = b"".join(map(LINE, call.headers))
     except UnsafeField as error:

@@ -222,8 +222,9 @@ def test_an_upgrade_hands_the_connection_over(serve, upstream):
         echo(sock, address)
 
     one = upstream(serve(handle), max_connections=1)
-    call = get("/", ("Connection", "Upgrade"), ("Upgrade", "echo"))
-    response, upgraded = one.upgrade(call)
+    call = get(upgrade="echo")
+    response = one.send(call)
+    upgraded = response.upgraded
     assert (response.status, response.reason, response.header("Upgrade")) == (101, "Switching Protocols", "echo")
     assert upgraded is not None and upgraded.leftover == b"hello"
     assert pool_of(one) == (0, 0, 0)                     # it is no longer one of the pool's
@@ -237,6 +238,6 @@ def test_an_upgrade_hands_the_connection_over(serve, upstream):
 
 def test_an_upgrade_refused_is_an_ordinary_answer(serve, upstream):
     one = upstream(serve(Service()))
-    response, upgraded = one.upgrade(get("/", ("Connection", "Upgrade"), ("Upgrade", "echo")))
-    assert (response.status, response.body, upgraded) == (200, b"ok", None)
+    response = one.send(get(upgrade="echo"))
+    assert (response.status, response.body, response.upgraded) == (200, b"ok", None)
     assert pool_of(one) == (1, 1, 0)

@@ -211,7 +211,8 @@ def test_we_say_goodbye(serve_tls, upstream, certificates):
 
 def test_an_upgrade_over_tls(serve_tls, upstream, certificates):
     one = upstream(f"https://127.0.0.1:{serve_tls(echo)}", tls={"ca": certificates["ca"]})
-    response, upgraded = one.upgrade(get("/", ("Connection", "Upgrade"), ("Upgrade", "echo")))
+    response = one.send(get(upgrade="echo"))
+    upgraded = response.upgraded
     assert response.status == 101 and upgraded is not None
     sock = upgraded.sock
     hello = upgraded.leftover or sock.recv(100)
@@ -231,7 +232,7 @@ def test_an_upgrade_over_tls(serve_tls, upstream, certificates):
 
 def test_an_upgraded_socket_may_time_out(serve_tls, upstream, certificates):
     one = upstream(f"https://127.0.0.1:{serve_tls(echo)}", tls={"ca": certificates["ca"]})
-    upgraded = one.upgrade(get("/", ("Connection", "Upgrade"), ("Upgrade", "echo")))[1]
+    upgraded = one.send(get(upgrade="echo")).upgraded
     assert upgraded is not None
     assert (upgraded.leftover or upgraded.sock.recv(100)) == b"hello"
     upgraded.sock.settimeout(0.01)
