@@ -11,20 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import cache as cache
+    from . import errors as errors
     from .app import create_app as create_app
     from .app import static_url as static_url
+    from .message import Handler as Handler
+    from .message import Request as Request
+    from .message import Response as Response
     from .tasks import gather as gather
     from .upstream.requests_adapter import govern_requests as govern_requests
 
 __version__ = "0.1.0"
 
-HOMES = {"create_app": ".app", "gather": ".tasks", "govern_requests": ".upstream.requests_adapter",
-         "static_url": ".app"}
+HOMES = {"Handler": ".message", "Request": ".message", "Response": ".message", "create_app": ".app", "gather": ".tasks",
+         "govern_requests": ".upstream.requests_adapter", "static_url": ".app"}
+MODULES = {"cache", "errors"}                            # the first behaves like the cache object of Flask-Caching
 
 
 def __getattr__(name: str) -> Any:
-    if name == "cache":                                  # a package that behaves like the cache object of Flask-Caching
-        return import_module(".cache", __name__)
+    if name in MODULES:
+        return import_module(f".{name}", __name__)
     if name not in HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(HOMES[name], __name__), name)
@@ -32,7 +37,8 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *HOMES, "cache"})
+    return sorted({*globals(), *HOMES, *MODULES})
 
 
-__all__ = ["__version__", "cache", "create_app", "gather", "govern_requests", "static_url"]
+__all__ = ["Handler", "Request", "Response", "__version__", "cache", "create_app", "errors", "gather", "govern_requests",
+           "static_url"]

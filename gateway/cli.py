@@ -127,8 +127,8 @@ def explain(path: str | None, headers: tuple[str, ...], peer: str | None, method
             sys.exit(1)
         request.params = explanation.params
         click.echo("steps, outermost first:")
-        for step in pipeline.steps(explanation.route):
-            click.echo(f"  {printable(repr(step))}")
+        for line in pipeline.describe(explanation.route, parts=False):
+            click.echo(f"  {printable(line)}")
         for line in (*cache_lines(config, pipeline, explanation.route, request),
                      *destinations(app, pipeline, explanation.route, request)):
             click.echo(printable(line))
@@ -292,7 +292,7 @@ def destinations(app: Gateway, pipeline: Pipeline, route: Route, request: Reques
     from .aggregate import Aggregate
     from .forward import Forward
     from .views import View, endpoint_of
-    target = pipeline.steps(route)[-1]
+    target = pipeline.target(route)
     upstreams = pipeline.config.upstreams
     if isinstance(target, Forward):
         return asked(f'upstream "{target.upstream}"', request.method, upstreams[target.upstream].instances, target.target(request))

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .values import (Address, Duration, FieldConditions, FieldName, Fields, FieldTemplates, Filled, Flag, Hosts, InstanceUrl,
-                     Loopback, Method, Module, Network, NginxFolder, NginxWord, OwnField, RedisUrl, Size, Token, UpstreamHost,
-                     Whole, parse_duration, parse_instance, parse_size)
+                     Loopback, Method, Module, Network, NginxFolder, NginxWord, OwnField, RedisUrl, Reference, Size, Token,
+                     UpstreamHost, Whole, parse_duration, parse_instance, parse_size)
 
 __all__ = ["Address", "Cache", "CacheKey", "CacheStorage", "Config", "Gateway", "HeaderRules", "Model", "Nginx", "Part",
-           "Respond", "Route", "Tls", "Upstream", "parse_duration", "parse_instance", "parse_size"]
+           "Respond", "Route", "StepSettings", "TARGETS", "Tls", "Upstream", "parse_duration", "parse_instance", "parse_size"]
 
 BODY_HOLE = re.compile(r"(?<!\{)(?:\{\{)*\{body\.")      # {body.x} of a template, and not {{body.x}}
 
@@ -155,6 +156,31 @@ class Part(Model):
         return {"from": value} if isinstance(value, str) else value
 
 
+class StepSettings(Model):
+    """A step of the user's own. ``"module:name"`` is short for ``{ use = "module:name" }``; whatever else stands in the table are
+    its settings, which it takes as keyword arguments."""
+
+    model_config = ConfigDict(extra="allow")
+
+    use: Reference = Field(description="The class or function that makes the step, as module:name.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _written_short(cls, value: Any) -> Any:
+        return {"use": value} if isinstance(value, str) else value
+
+
+# What can answer a route: the setting that says so, and how lists call it. Pipeline.targets has a row for each.
+TARGETS: dict[str, Callable[[Any], str]] = {
+    "upstream": str,
+    "aggregate": ", ".join,
+    "view": lambda _: "",
+    "respond": lambda settings: str(settings.status),
+    "files": str,
+    "handler": str,
+}
+
+
 class Route(Model):
     path: str = Field(description="/exact, /{name}, /{name:int}, /{rest:path} or /*.")
     host: str | None = Field(default=None, description="shop.example.org or *.example.org.")
@@ -170,6 +196,8 @@ class Route(Model):
     respond: Respond | None = Field(default=None, description="The answer itself.")
 
     files: Filled | None = Field(default=None, description="The folder whose files answer; static_url() gives their addresses.")
+    handler: Reference | None = Field(default=None, description="A function of your own that answers, as module:name.")
+    steps: tuple[StepSettings, ...] = Field(default=(), description="Steps of your own, outermost first, as module:name.")
 
     timeout: Duration | None = Field(default=None, description="The deadline of a request; unset: the gateway's.")
     max_body: Size | None = Field(default=None, description="The largest request body; unset: the gateway's.")
@@ -194,14 +222,13 @@ class Route(Model):
 
     @property
     def kind(self) -> str:
-        """What answers: upstream, aggregate, respond, files or view."""
-        return next((kind for kind in ("upstream", "aggregate", "respond", "files") if getattr(self, kind)), "view")
+        """What answers, one of TARGETS."""
+        return next((kind for kind in TARGETS if getattr(self, kind)), "view")
 
     @property
     def target(self) -> str:
         """What answers, by name: ``upstream legacy``, ``aggregate user, team``, ``respond 410``, ``view``."""
-        name = self.upstream or ", ".join(self.aggregate or ()) or (str(self.respond.status) if self.respond else self.files or "")
-        return f"{self.kind} {name}".rstrip()
+        return f"{self.kind} {TARGETS[self.kind](getattr(self, self.kind))}".rstrip()
 
     @property
     def name(self) -> str:

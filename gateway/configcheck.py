@@ -14,13 +14,12 @@ from collections.abc import Collection, Iterator
 
 import orjson
 
-from .config import Cache, CacheStorage, Config, Gateway, Route, Upstream
+from .config import TARGETS, Cache, CacheStorage, Config, Gateway, Route, Upstream
 from .mistakes import unknown_upstream
 from .partcheck import check_parts
 from .pattern import parameters, parse_path, takes
 from .values import did_you_mean, duration_text, parse_instance, quoted
 
-TARGETS = ("upstream", "aggregate", "view", "respond", "files")
 ONLY_WITH_UPSTREAM = ("strip_prefix", "rewrite", "rewrite_location", "rewrite_cookies", "websocket")
 UPSTREAM_NAME = re.compile(r"[a-z0-9](?:[a-z0-9_.-]*[a-z0-9])?")
 HOLE = re.compile(r"\{([^{}]*)\}")
@@ -166,7 +165,7 @@ def _cache(route: Route, cache: Cache) -> Iterator[str]:
 def _target(route: Route, given: Collection[str]) -> Iterator[str]:
     targets = [name for name in TARGETS if name in given and (name != "view" or route.view)]
     if not targets:
-        yield "a route needs a target: one of upstream, aggregate, view, respond, files"
+        yield f"a route needs a target: one of {', '.join(TARGETS)}"
     elif len(targets) > 1:
         yield f"a route has one target, this one has {len(targets)}: {', '.join(targets)}"
     if route.aggregate == {}:

@@ -22,8 +22,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from .config import CacheStorage, Config, Gateway, Nginx, Route, Upstream
-from .configcheck import TARGETS, check_gateway, check_route, check_storage, check_upstream
+from .config import TARGETS, CacheStorage, Config, Gateway, Nginx, Route, Upstream
+from .configcheck import check_gateway, check_route, check_storage, check_upstream
 from .errors import ConfigError
 from .mistakes import Mistake, Place, mistakes_of, not_a_table, place_text, unknown
 from .pattern import clashes, labels_of, route_problems

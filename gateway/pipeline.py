@@ -9,16 +9,20 @@ A request meets the steps from the outside in; a step is there only when the rou
           ------------------------------------------ from here on each route has its own
           bodylimit     refuse bodies that are too large
             headers     the route's own header rules
-              websocket the client's connection is spliced with that of an answer that has switched protocols
-                cache   a hit ends here; on a miss one request goes on, the others wait for it
-                  target  forward to an upstream | aggregate | view | respond | files
+              steps     those that the route names (extension.py)
+                websocket the client's connection is spliced with that of an answer that has switched protocols
+                  cache   a hit ends here; on a miss one request goes on, the others wait for it
+                    target  what answers: a row of ``Pipeline.targets``
 
-A new step is one file with a class ``Step(next, <its settings>)`` and one line in ``Pipeline.stack``.
+A new step is one file with a class ``Step(next, <its settings>)`` and one line in ``Pipeline.wraps``; a new target one file, a
+row there, and one in ``config.TARGETS``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
 
 from .aggregate import Aggregate
 from .assets import Assets
@@ -29,8 +33,9 @@ from .cache.policy import policy_of
 from .cache.report import tier_numbers
 from .cache.serve import Cache
 from .cache.store import Counts, HttpStore, http_store
-from .config import Config, Part, Route
+from .config import Config, Route
 from .errors import ConfigError
+from .extension import OwnPartError, OwnStep, OwnTarget
 from .forward import Forward, Forwarding
 from .handover import Handover
 from .headers import EditHeaders, edit_of
@@ -46,6 +51,8 @@ from .telemetry.metrics import Registry
 from .telemetry.observe import Observe
 from .upstream.client import Upstream
 from .websocket import WebSocket
+
+Wrap = Callable[[Handler], Handler]
 
 
 class Pipeline:
@@ -72,39 +79,62 @@ class Pipeline:
         if mistakes := problems(self.routes):
             raise ConfigError(mistakes)
         self.assets: list[Assets] = []
-        self.handlers = {route.name: self.stack(route) for route in self.routes}
+        self.targets: dict[str, Callable[[Any], Handler]] = {            # what makes the target of a route, by Route.kind
+            "upstream": self.forward,
+            "aggregate": self.aggregate,
+            "respond": lambda route: Respond(route.respond),
+            "files": self.files,
+            "handler": lambda route: OwnTarget(route.handler),
+            "view": lambda route: self.view,
+        }
+        self.handlers = self.stacks()
         self.table: Table[Served] = Table((route, Served(route, self.handlers[route.name])) for route in self.routes)
         self.handle = Observe(Accept(self.handover(Match(self.table))), log, registry)
 
+    def stacks(self) -> dict[str, Handler]:
+        """The handler of each route, by the route's name. Raises ConfigError with all that is wrong with the user's own parts."""
+        handlers: dict[str, Handler] = {}
+        mistakes: list[str] = []
+        cause: BaseException | None = None
+        for route in self.routes:
+            try:
+                handlers[route.name] = self.stack(route)
+            except OwnPartError as error:
+                mistakes.append(f'route "{route.path}": {error}')
+                cause = cause or error.__cause__
+        if mistakes:
+            raise ConfigError(mistakes) from cause
+        return handlers
+
     def stack(self, route: Route) -> Handler:
-        """The steps of one route around its target, innermost first."""
-        handler = self.target(route)
-        if self.caching:
-            handler = self.cache(handler, route)
-        if route.websocket:
-            handler = WebSocket(handler, route.websocket_idle_timeout)
+        """The target of one route with the steps around it."""
+        handler = self.targets[route.kind](route)
+        for wrap in reversed([*self.wraps(route)]):
+            handler = wrap(handler)
+        return handler
+
+    def wraps(self, route: Route) -> Iterator[Wrap]:
+        """The steps that a route asks for, outermost first: what puts each around the handler inside it."""
+        limit = self.config.gateway.max_body if route.max_body is None else route.max_body
+        if limit is not None:
+            yield partial(BodyLimit, limit=limit)
         request_edit = None if route.upstream else edit_of(route.request_headers)
         response_edit = edit_of(route.response_headers)
         if request_edit or response_edit:
-            handler = EditHeaders(handler, request_edit, response_edit)
-        limit = self.config.gateway.max_body if route.max_body is None else route.max_body
-        if limit is not None:
-            handler = BodyLimit(handler, limit)
-        return handler
+            yield partial(EditHeaders, request=request_edit, response=response_edit)
+        for settings in route.steps:
+            yield partial(OwnStep, settings=settings)
+        if route.websocket:
+            yield partial(WebSocket, idle_timeout=route.websocket_idle_timeout)
+        if self.caching:
+            yield partial(self.cache, route=route)
 
-    def target(self, route: Route) -> Handler:
-        if route.upstream:
-            return self.forward(route, route.upstream)
-        if route.aggregate:
-            return self.aggregate(route, route.aggregate)
-        if route.respond:
-            return Respond(route.respond)
-        if route.files:
-            self.assets.append(Assets(route.path, route.files))
-            return self.assets[-1]
-        return self.view
+    def files(self, route: Any) -> Assets:
+        self.assets.append(Assets(route.path, route.files))
+        return self.assets[-1]
 
-    def forward(self, route: Route, name: str) -> Forward:
+    def forward(self, route: Any) -> Forward:
+        name = route.upstream
         upstream = self.upstreams[name]
         publish = None
         if route.rewrite_location or route.rewrite_cookies:
@@ -117,8 +147,8 @@ class Pipeline:
                        path=Rewrite(route) if route.strip_prefix or route.rewrite else None,
                        edit=edit_of(route.request_headers), publish=publish, interim=self.config.gateway.interim)
 
-    def aggregate(self, route: Route, parts: dict[str, Part]) -> Aggregate:
-        return Aggregate(parts, self.send, self.forwarding, parameters(route.path), kept=route.cache is not None)
+    def aggregate(self, route: Any) -> Aggregate:
+        return Aggregate(route.aggregate, self.send, self.forwarding, parameters(route.path), kept=route.cache is not None)
 
     def cache(self, handler: Handler, route: Route) -> Handler:
         """A route without a cache may still change what the others keep. Routes with conditions share addresses with others."""
@@ -139,16 +169,20 @@ class Pipeline:
         """One exchange with an upstream by its name."""
         return self.upstreams[upstream].send(call)
 
-    def describe(self, route: Route) -> list[str]:
-        """The steps that a request of ``route`` meets, one line each, outermost first, then the parts of a composition."""
-        steps = self.steps(route)
-        target = steps[-1]
-        parts = target.describe() if isinstance(target, Aggregate) else []
-        return [*map(repr, steps), *(f"  {part}" for part in parts)]
+    def describe(self, route: Route, *, parts: bool = True) -> list[str]:
+        """What a request of ``route`` meets, a line each, outermost first: steps, branches, targets, and ``parts`` of those."""
+        return [*described(self.handle, parts), *described(self.handlers[route.name], parts)]
 
     def steps(self, route: Route) -> list[Handler]:
-        """The steps that a request of ``route`` meets, outermost first; the last is the target."""
+        """The handlers that a request of ``route`` may meet, outermost first, one branch after the other."""
         return [*layers(self.handle), *layers(self.handlers[route.name])]
+
+    def target(self, route: Route) -> Handler:
+        """The target of ``route``; of one with branches, that of the first."""
+        handler = self.handlers[route.name]
+        while inside := inner(handler):
+            handler = next(iter(inside.values()))
+        return handler
 
     def start(self) -> None:
         """What runs in each worker, after the fork."""
@@ -180,8 +214,28 @@ class Match:
         return f"match: {self.table!r}"
 
 
-def layers(handler: Handler | None) -> Iterator[Handler]:
-    """A handler and those inside it."""
-    while handler is not None:
-        yield handler
-        handler = getattr(handler, "next", None)
+def inner(handler: Handler) -> dict[str, Handler]:
+    """The handlers inside one, by the name of the branch: none of a target, one without a name of a step (its ``next``), several of
+    a step that chooses (its ``branches``)."""
+    branches: dict[str, Handler] = getattr(handler, "branches", {})
+    next = getattr(handler, "next", None)
+    return branches or ({"": next} if next is not None else {})
+
+
+def layers(handler: Handler) -> Iterator[Handler]:
+    """A handler and all inside it, outermost first, one branch after the other."""
+    yield handler
+    for inside in inner(handler).values():
+        yield from layers(inside)
+
+
+def described(handler: Handler, parts: bool = True) -> Iterator[str]:
+    """A line for a handler and for each inside it; what belongs to one branch is indented below its name. A target that is made of
+    ``parts`` says them by ``describe()``."""
+    yield repr(handler)
+    if parts and hasattr(handler, "describe"):
+        yield from (f"  {part}" for part in handler.describe())
+    for name, inside in inner(handler).items():
+        if name:
+            yield f"  {name}:"
+        yield from (f"    {line}" if name else line for line in described(inside, parts))

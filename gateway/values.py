@@ -269,6 +269,13 @@ def check_module(value: str) -> str:
     return value
 
 
+def check_reference(value: str) -> str:
+    module, colon, name = value.partition(":")
+    if not (colon and MODULE.fullmatch(module) and MODULE.fullmatch(name)):
+        raise ValueError(f'{quoted(value)} names nothing in a module: write module:name, like "shop.steps:Audit"')
+    return value
+
+
 def check_nginx_word(value: str) -> str:
     if not NGINX_WORD.fullmatch(value):
         raise ValueError(f"{quoted(value)} would end the nginx directive it is written into")
@@ -334,6 +341,7 @@ Fields = Annotated[dict[OwnField, FieldValue], AfterValidator(check_unlike)]
 FieldTemplates = Annotated[dict[OwnField, Annotated[str, AfterValidator(check_field_text)]], AfterValidator(check_unlike)]
 FieldConditions = Annotated[dict[FieldName, FieldValue], AfterValidator(check_unlike)]
 Module = Annotated[str, AfterValidator(check_module)]
+Reference = Annotated[str, AfterValidator(check_reference)]
 NginxWord = Annotated[str, AfterValidator(check_nginx_word)]
 NginxFolder = Annotated[str, AfterValidator(check_nginx_folder)]
 Filled = Annotated[str, AfterValidator(check_filled)]

@@ -78,7 +78,7 @@ def test_check_says_every_mistake_on_stderr(command):
         "gateway.toml: 3 mistakes",
         '  gateway: timeout: "0s": a duration must be more than 0',
         '  route "/x": upstrem: unknown setting, did you mean upstream?',
-        '  route "/x": a route needs a target: one of upstream, aggregate, view, respond, files']
+        '  route "/x": a route needs a target: one of upstream, aggregate, view, respond, files, handler']
     assert (result.stdout, result.exit_code) == ("", 2)
 
 
