@@ -14,15 +14,18 @@ from gevent.socket import AF_UNIX, SOCK_STREAM, socket
 from gateway.config import Upstream as Settings
 from gateway.upstream.client import Upstream
 
+GENEROUS = {"connect_timeout": "30s", "pool_timeout": "30s"}
+
 
 @pytest.fixture
 def upstream() -> Iterator[Callable[..., Upstream]]:
-    """``upstream(port, ...)`` is an upstream of these instances (ports or URLs), with settings as in a file."""
+    """``upstream(port, ...)`` is an upstream of these instances (ports or URLs), with settings as in a file. What a test does not
+    set has all the time that a busy machine may need."""
     made = []
 
     def make(*instances: int | str, **settings: Any) -> Upstream:
         urls = tuple(f"http://127.0.0.1:{place}" if isinstance(place, int) else place for place in instances)
-        made.append(Upstream("shop", Settings(instances=urls, **settings)))
+        made.append(Upstream("shop", Settings(instances=urls, **{**GENEROUS, **settings})))
         return made[-1]
 
     yield make
