@@ -22,6 +22,7 @@ from .limit import Limit, Silence
 from .transport import CLOSED_HERE, PIECE, Connection, Lost
 
 RECORDS = 65536
+CUT = "UNEXPECTED_EOF_WHILE_READING"                     # OpenSSL's reason for an end without close_notify
 
 
 def build_context(tls: Tls) -> ssl.SSLContext:
@@ -117,6 +118,8 @@ class TlsStream:
             return None
         except ssl.SSLZeroReturnError:
             return b""
+        except ssl.SSLError as error:                    # before 3.11.4 Python has no class of its own for that reason
+            raise ssl.SSLEOFError(*error.args) if error.reason == CUT else error
 
     def send(self, data: bytes | memoryview) -> int:
         """Encrypt and send up to 64 KB of ``data``: how many bytes have gone. Raises BlockingIOError when the socket takes no

@@ -12,7 +12,7 @@ import pytest
 from gevent.event import Event
 from gevent.queue import Queue
 from raw import OK, Peer, Service, body_of, content, get, pool_of, post
-from test_connecting import echo
+from test_connecting import SWITCH, echo
 
 from gateway.config import Tls
 from gateway.errors import ConfigError, ConnectFailed, ConnectTimeout, UpstreamClosed, UpstreamTruncated
@@ -238,6 +238,30 @@ def test_an_upgraded_socket_may_time_out(serve_tls, upstream, certificates):
     upgraded.sock.settimeout(0.01)
     with pytest.raises(TimeoutError):
         upgraded.sock.recv(1)
+    upgraded.sock.close()
+
+
+@pytest.mark.parametrize("orderly", [True, False])
+@pytest.mark.parametrize("sent", [b"", b"some"])
+def test_an_upgraded_socket_ends_however_the_service_ends_it(serve_tls, upstream, certificates, orderly, sent):
+    """The protocol spoken now says itself where it ends. Each Python has its own word for a connection that was cut."""
+    def handle(sock, address):
+        peer = Peer(sock)
+        peer.request()
+        sock.sendall(SWITCH + b"hello")
+        peer.exactly(4)
+        sock.sendall(sent)
+        if orderly:
+            sock.unwrap()
+        sock._sock.shutdown(socket.SHUT_RDWR)
+
+    one = upstream(f"https://127.0.0.1:{serve_tls(handle)}", tls={"ca": certificates["ca"]})
+    upgraded = one.upgrade(get("/", ("Connection", "Upgrade"), ("Upgrade", "echo")))[1]
+    assert upgraded is not None
+    assert (upgraded.leftover or upgraded.sock.recv(100)) == b"hello"
+    upgraded.sock.settimeout(5)
+    upgraded.sock.sendall(b"last")
+    assert b"".join(iter(lambda: upgraded.sock.recv(1000), b"")) == sent
     upgraded.sock.close()
 
 
