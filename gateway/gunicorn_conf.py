@@ -13,6 +13,7 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import atexit  # noqa: E402
 import os  # noqa: E402
 import resource  # noqa: E402
 import signal  # noqa: E402
@@ -54,6 +55,17 @@ worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None     # a 
 
 OPEN_FILES = 65536
 ADMIN_FD = "GATEWAY_ADMIN_FD"
+
+
+def drop_unwritten() -> None:
+    """A line of the log that found no room, on a full disk, is lost: Python would try once more at the end, and exit with 120."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
+atexit.register(drop_unwritten)     # in the master, and as its children in the workers
 
 
 class Instance:

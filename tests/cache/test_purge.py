@@ -326,11 +326,12 @@ def test_who_missed_more_than_one_replacement_hears_all_of_it(tmp_path):
 
 
 def test_a_line_that_found_no_room_does_not_spoil_the_next(tmp_path):
-    """The limit for the size of files is in the middle of a line."""
+    """The limit for the size of files is in the middle of a line; a pipe takes what is logged of it."""
     code = ("import resource, signal, sys; from gateway.cache.journal import Journal; from gateway.cache.purge import Purge\n"
             "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (30, 30))\n"
             "sys.exit([Journal(sys.argv[1]).write(Purge('tag', value, False, 1.0)) for value in 'ab'] != [True, False])")
-    assert subprocess.run([sys.executable, "-c", code, tmp_path / "purges"], cwd=ROOT, timeout=60).returncode == 0
+    child = subprocess.run([sys.executable, "-c", code, tmp_path / "purges"], cwd=ROOT, timeout=60, stderr=subprocess.PIPE)
+    assert child.returncode == 0 and b"do not hear of the purge of tag b" in child.stderr
     Journal(tmp_path / "purges").write(purge("c"))
     assert Journal(tmp_path / "purges").read() == [purge("a"), purge("c")]
 

@@ -44,6 +44,25 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+@pytest.mark.parametrize("reload", [False, True])
+def test_a_log_without_room_changes_nothing(plain, tmp_path, monkeypatch, unbuffered, number, reload):
+    """A disk that is full, or a file as large as it may be: requests are served, and it ends as it should."""
+    (tmp_path / "errors.log").symlink_to("/dev/full")
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    port = free_port()
+    instance = plain(bind=f"127.0.0.1:{port}")
+    if reload:
+        old = instance.serving()
+        instance.signal(signal.SIGHUP)
+        until(lambda: len(instance.serving()) == 1 and not instance.serving() & old)
+    status, _ = Connection(port).ask()
+    assert status == 200
+    instance.signal(number)
+    assert instance.ended() == 0
+
+
 def test_hup_renews_the_workers_and_loses_nothing(plain):
     instance = plain(workers=2)
     load = Load(instance.port)
