@@ -9,10 +9,14 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import distribution as installed
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import gateway
 from gateway.config import Config
@@ -74,6 +78,25 @@ def test_what_the_tests_import_is_in_their_extra(setup):
     assert imported("tests") - installed - {"odd-service"} <= wanted
     unused = wanted - imported("tests") - imported("gateway")          # what the package can use, tests may have it use
     assert unused == {"setuptools"}                                    # pip needs it to build the wheel below
+
+
+def test_nothing_was_compiled_here():
+    """A bare Debian has no compiler, so everything that runs or tests this comes as a wheel that was built for all (PEP 600)."""
+    wanted, seen, compiled = [("greengate", {"redis", "memcached", "test", "lint"})], set(), []
+    while wanted:
+        name, extras = wanted.pop()
+        try:
+            found = installed(name)
+        except PackageNotFoundError:                                   # of another extra, or another system
+            continue
+        compiled += [f"{name}: {tag}" for tag in re.findall(r"^Tag: (.*-linux_\w+)$", found.read_text("WHEEL") or "", re.MULTILINE)]
+        for requirement in map(Requirement, found.requires or ()):
+            marker = requirement.marker
+            key = canonicalize_name(requirement.name), *sorted(requirement.extras)
+            if key not in seen and (marker is None or any(marker.evaluate({"extra": extra}) for extra in {"", *extras})):
+                seen.add(key)
+                wanted.append((requirement.name, requirement.extras))
+    assert {"gevent", "pytest"} <= {name for name, *_ in seen} and compiled == []
 
 
 def test_every_requirement_has_a_lower_bound(setup):
