@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import re
-import sys
+import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -28,11 +28,6 @@ from .errors import ConfigError
 from .mistakes import Mistake, Place, mistakes_of, not_a_table, place_text, unknown
 from .pattern import clashes, labels_of, route_problems
 from .values import duration_text, quoted
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 DEFAULT_PATH = "gateway.toml"
 OVERRIDES = {"admin": "GATEWAY_ADMIN", "log": "GATEWAY_LOG", "timeout": "GATEWAY_TIMEOUT"}
