@@ -123,8 +123,10 @@ def summary(application: Gateway) -> dict[str, Any]:
 
 
 def readiness() -> tuple[Response, int]:
-    is_ready = ready()
-    return jsonify(ready=is_ready, workers=workers(), config_problems=config_problems()), 200 if is_ready else 503
+    is_ready, place = ready(), rundir.current()
+    run_dir = None if place is None else {"usable": place.usable, "repairs": place.repairs}
+    return (jsonify(ready=is_ready, workers=workers(), config_problems=config_problems(), run_dir=run_dir),
+            200 if is_ready else 503)
 
 
 def metrics() -> Response:

@@ -11,10 +11,11 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator
-from types import ModuleType
+from collections.abc import Callable, Iterable, Iterator
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
+import flask.app
 from flask import Blueprint, Flask
 from flask import Response as FlaskResponse
 from flask import current_app, got_request_exception, request
@@ -52,6 +53,7 @@ class Gateway(Flask):
         self.settings = config
         self.source = source
         self.incoming = Incoming(config.gateway.trust, config.gateway.timeout)
+        self.bypassed: Callable[[], None] | None = None  # called when a middleware comes between the server and this
         self.request_log = RequestLog(config.gateway.log)
         self._pipeline: Pipeline | None = None
         self._kept: Pipeline | None = None               # the last one, whether it still knows all views or not
@@ -132,6 +134,23 @@ class Gateway(Flask):
         start_response(f"{response.status} {response.reason}", sized(response, environ["REQUEST_METHOD"]))
         return [response.body] if isinstance(response.body, bytes) else response.body
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """``app.wsgi_app = Middleware(app.wsgi_app)``, as Flask's documentation tells: from now on every request goes through it."""
+        super().__setattr__(name, value)
+        if name == "wsgi_app":
+            self.incoming.edited = True
+            if self.bypassed is not None:
+                self.bypassed()
+
+    def is_reached_directly(self, wsgi: Any) -> bool:
+        """Does the WSGI application that the server calls lead here with nothing in between: no middleware around this object, on
+        it, or (as Sentry does it) on a class?"""
+        call = type(self).__call__
+        direct = (wsgi is self and "wsgi_app" not in vars(self) and type(self).wsgi_app is OWN_WSGI_APP
+                  and type(call) is FunctionType and call.__code__.co_filename == flask.app.__file__)
+        self.incoming.edited = not direct
+        return direct
+
     def receive(self, plain: Plain, connection: Any, peer: str) -> Response:
         """Answer what the worker's fast lane has read, without WSGI."""
         return self.pipeline.handle(self.incoming.plain(plain, connection, peer))
@@ -139,6 +158,10 @@ class Gateway(Flask):
     def refuse(self, error: GatewayError, peer: str) -> Response:
         """The answer to what the worker could not read as a request, or could not send as an answer."""
         return self.pipeline.handle.refused(Request("-", "-", [], peer=peer), error)
+
+    def mend(self) -> None:
+        """Called every second: make the files again that are lost."""
+        registry.mend()
 
     def reopen_logs(self) -> None:
         """The request log's file was moved away (SIGUSR1)."""
@@ -162,6 +185,15 @@ class Gateway(Flask):
         response = render_http(e.code, e.name, e.description or "", e.get_headers(), request.headers.get("Accept", ""),
                                request.environ["HTTP_X_REQUEST_ID"])
         return FlaskResponse(response.body, response.status, response.headers)
+
+
+OWN_WSGI_APP = Gateway.wsgi_app
+_created: Gateway | None = None                          # the last one that create_app() made in this process
+
+
+def served_by(wsgi: Any) -> Gateway | None:
+    """The gateway behind the WSGI application ``wsgi``: itself, or what ``create_app`` has made and something is wrapped around."""
+    return wsgi if isinstance(wsgi, Gateway) else _created
 
 
 def static_url(name: str) -> str:
@@ -243,6 +275,8 @@ def create_app(config: Config | str | None = None) -> Gateway:
 
 def ready(app: Gateway) -> Gateway:
     """Make what can fail fail now, and let every ``requests`` call of the process use the upstreams."""
+    global _created
+    _created = app
     store.init(app, app.pipeline.store)
     govern_requests(app.pipeline.upstreams)
     return app
@@ -258,7 +292,15 @@ def start_worker(app: Gateway) -> None:
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLD)
     registry.start()
-    app.request_log.start()
+    try:
+        app.request_log.start()
+    except ConfigError as error:
+        place = rundir.current()
+        if place is None or not place.has_served():      # a mistake, and not the loss of what there was
+            raise
+        log.error("%s; the request log goes to stderr", "; ".join(error.problems))
+        app.request_log.destination = "stderr"
+        app.request_log.start()
     app.pipeline.start()
 
 

@@ -55,6 +55,7 @@ class Serving(GeventWorker):
     _heads: Waiting
     _lane: Lane | None
     _tls: ssl.SSLContext | None
+    application: Any
     _count: Callable[[], None]                               # one request more; worker.py
 
     def handle(self, listener: Any, sock: Any, addr: Any) -> None:
@@ -141,7 +142,7 @@ class Serving(GeventWorker):
         writer = None
         try:
             self._count()
-            response = self.wsgi.receive(plain, connection, client.peer)
+            response = self.application.receive(plain, connection, client.peer)
             body = response.body
             if connection.taken or not connection.alive:     # a view has used the connection itself
                 if not isinstance(body, bytes):
@@ -269,7 +270,7 @@ class Serving(GeventWorker):
     def _refuse(self, client: Client, request: Request | Plain | None, error: BaseException) -> None:
         """Answer what cannot be served, and end the connection. ``request`` is None when it could not be read."""
         client.lingers = True
-        if not hasattr(self.wsgi, "refuse"):
+        if self.application is None:
             if isinstance(error, HeadTimeout):
                 util.write_error(client.sock, error.status, REASONS[error.status], "")
                 return
@@ -283,6 +284,6 @@ class Serving(GeventWorker):
             error.__cause__ = cause
         try:
             client.settle()
-            client.send(closing_answer(self.wsgi.refuse(error, client.peer)))
+            client.send(closing_answer(self.application.refuse(error, client.peer)))
         except OSError as gone:
             self.log.debug("The client did not take the answer: %s", gone)

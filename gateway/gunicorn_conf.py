@@ -19,16 +19,46 @@ import resource  # noqa: E402
 import signal  # noqa: E402
 import socket  # noqa: E402
 import sys  # noqa: E402
+from collections.abc import Collection  # noqa: E402
 from typing import Any, NoReturn  # noqa: E402
 
 from gunicorn.errors import HaltServer  # noqa: E402
 from gunicorn.util import parse_address  # noqa: E402
 
-from gateway import rundir  # noqa: E402
+from gateway import master, rundir  # noqa: E402
 from gateway.errors import ConfigError  # noqa: E402
 
-bind = os.environ.get("GATEWAY_BIND", "127.0.0.1:8000").split(",")
-workers = int(os.environ.get("GATEWAY_WORKERS", "1"))
+
+def stop(*problems: str) -> NoReturn:
+    """End the start: every problem on a line, status 2."""
+    for problem in problems:
+        print(f"gateway: {problem}", file=sys.stderr)
+    sys.stderr.flush()
+    raise SystemExit(2)
+
+
+def addresses(text: str) -> list[str]:
+    """Of GATEWAY_BIND: empty is unset, here as everywhere, and so is what is between two commas."""
+    found = [address.strip() for address in text.split(",") if address.strip()] or ["127.0.0.1:8000"]
+    for address in found:
+        try:
+            parsed = parse_address(address)
+            if isinstance(parsed, tuple) and (not 0 <= parsed[1] < 65536 or address.count(":") > 1 and "[" not in address):
+                raise RuntimeError
+        except RuntimeError:
+            stop(f'GATEWAY_BIND: {address!r} is no address: write host:port or unix:/path, several with commas')
+    return found
+
+
+def number_of_workers(text: str) -> int:
+    text = text.strip() or "1"
+    if not (text.isascii() and text.isdigit() and 0 < int(text) <= rundir.MOST):
+        stop(f"GATEWAY_WORKERS: {text!r} is no number of workers: write one from 1 to {rundir.MOST}")
+    return int(text)
+
+
+bind = addresses(os.environ.get("GATEWAY_BIND", ""))
+workers = number_of_workers(os.environ.get("GATEWAY_WORKERS", ""))
 worker_class = "gateway.worker.GatewayWorker"
 worker_connections = 10000      # of one worker, idle ones included: when they are all taken, new ones wait
 backlog = 2048
@@ -89,7 +119,7 @@ class Instance:
 def inherited(address: str | None) -> socket.socket | None:
     """The admin listener of the master that USR2 was sent to, if it is for ``address``."""
     number, _, theirs = os.environ.pop(ADMIN_FD, "").partition(" ")
-    if not number:
+    if not number.isdigit() or "GUNICORN_PID" not in os.environ:         # not by USR2: nobody has handed it on
         return None
     sock = socket.socket(fileno=int(number))
     sock.set_inheritable(False)
@@ -113,22 +143,22 @@ def listen(address: str) -> socket.socket:
 
 
 def refuse(server: Any, problems: list[str]) -> NoReturn:
-    """End the start: every problem on a line, status 2."""
-    for problem in problems:
-        print(f"gateway: {problem}", file=sys.stderr)
-    sys.stderr.flush()
+    """The same, once there is a master."""
     if server.pidfile is not None:
         server.pidfile.unlink()
-    raise SystemExit(2)
+    stop(*problems)
 
 
 def ports_in_use(server: Any) -> list[str]:
     """Which addresses of ``bind`` cannot be listened on. Gunicorn itself would try for five seconds, and not say 2."""
-    if "GUNICORN_FD" in os.environ or "LISTEN_FDS" in os.environ or server.cfg.reuse_port:
-        return []
+    return [] if "GUNICORN_FD" in os.environ or "LISTEN_FDS" in os.environ else unavailable(server.cfg)
+
+
+def unavailable(cfg: Any, ours: Collection[Any] = ()) -> list[str]:
+    """Which addresses of ``cfg`` cannot be listened on. ``ours`` are those that this master listens on."""
     problems = []
-    for address in server.cfg.address:
-        if isinstance(address, tuple):
+    for address in () if cfg.reuse_port else cfg.address:
+        if isinstance(address, tuple) and address not in ours:
             try:
                 listen("[%s]:%d" % address[:2] if ":" in address[0] else "%s:%d" % address[:2]).close()
             except OSError as error:
@@ -160,45 +190,24 @@ def on_starting(server: Any) -> None:
     try:
         instance.place = rundir.start(os.environ.get("GATEWAY_RUN_DIR"), uid, gid)
     except OSError as error:
-        refuse(server, [f"cannot make a run directory: {error}"])
+        refuse(server, [f"GATEWAY_RUN_DIR: cannot make a run directory: {error}"])
     instance.place.offer_config(text)
-    count_out_leaving(server, instance.place)
+    master.protect(server, instance.place, unavailable)
     if os.path.basename(server.START_CTX["args"][1]) == "__main__.py":
         # USR2 runs this again. As a file it would put gunicorn's folder, with its http package, before the standard library.
         server.START_CTX["args"][1:2] = ["-m", "gunicorn"]
 
 
-def count_out_leaving(server: Any, place: rundir.RunDir) -> None:
-    """Let the master look away from workers that end by themselves.
-
-    So it starts the successor of one that has reached ``max_requests`` while that one still serves; and when there are too many,
-    it does not end one that serves for the sake of one that is ending, or could not start.
-    """
-    manage_workers = server.manage_workers
-
-    def manage() -> None:
-        states = {worker.pid: worker.state for worker in place.states().values()}
-        ending = [pid for pid in server.WORKERS if states.get(pid) in ("retiring", "draining")]
-        surplus = max(0, len(server.WORKERS) - len(ending) - server.num_workers)
-        ending += [pid for pid in server.WORKERS if states.get(pid) == "failed"][:surplus]
-        aside = {pid: server.WORKERS.pop(pid) for pid in ending}
-        try:
-            manage_workers()
-        finally:
-            server.WORKERS.update(aside)
-
-    server.manage_workers = manage
-
-
 def on_reload(server: Any) -> None:
     instance = server.gateway
     config, text, problems = read_configuration()
+    problems += server.settings_problems
     if config is not None:
         instance.place.offer_config(text)
         try:
             instance.open_admin(config.gateway.admin)
         except OSError as error:
-            problems = [f"gateway: admin: cannot listen on {config.gateway.admin}: {error.strerror}; {instance.address} is kept"]
+            problems += [f"gateway: admin: cannot listen on {config.gateway.admin}: {error.strerror}; {instance.address} is kept"]
     for problem in problems:
         server.log.error("%s", problem)
     instance.place.report_config(problems)
@@ -211,8 +220,7 @@ def pre_fork(server: Any, worker: Any) -> None:
 
 def post_fork(server: Any, worker: Any) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)            # until the worker has its own: the master's would swallow it here
-    worker.gateway.place.slot = worker.slot
-    worker.gateway.place.set_state("starting")
+    worker.gateway.place.enter_slot(worker.slot)
 
 
 def post_worker_init(worker: Any) -> None:
@@ -220,16 +228,24 @@ def post_worker_init(worker: Any) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
     if soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    start = of_application(worker, "start_worker")
-    if start:
-        start(worker.wsgi)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        except (OSError, ValueError) as error:               # above fs.nr_open, or forbidden in a container
+            worker.log.warning("this worker may open %d files, not %d: %s", soft, wanted, error)
+    module = sys.modules.get("gateway.app")                  # not imported for an application that does without
+    worker.application = module.served_by(worker.wsgi) if module is not None else None
+    if worker.application is not None:
+        module.start_worker(worker.application)
     if worker.gateway.admin is None:
         return
     closing = [worker.gateway.admin.close]
-    if start:
+    if worker.application is not None:
         from gateway import admin
-        closing.append(admin.start(socket.socket(fileno=os.dup(worker.gateway.admin.fileno())), worker.wsgi).close)
+        try:
+            sock = socket.socket(fileno=os.dup(worker.gateway.admin.fileno()))
+            closing.append(admin.start(sock, worker.application).close)
+        except OSError as error:
+            worker.log.error("this worker does not answer on the admin listener: %s", error)
     worker.orphaned = lambda: [close() for close in closing]     # the next start is to find the port free
 
 
@@ -237,14 +253,8 @@ def worker_exit(server: Any, worker: Any) -> None:
     """In the worker, when it ends; Gunicorn calls it in the master too, for one that vanished."""
     if worker.pid != os.getpid():
         server.gateway.place.free_slot(worker.slot)
-    elif worker.booted and (stop := of_application(worker, "stop_worker")):
-        stop(worker.wsgi)
-
-
-def of_application(worker: Any, name: str) -> Any:
-    """A function of gateway.app, when the application served is the gateway's; None for any other."""
-    app = sys.modules.get("gateway.app")
-    return getattr(app, name, None) if app is not None and isinstance(worker.wsgi, app.Gateway) else None
+    elif worker.booted and worker.application is not None:
+        sys.modules["gateway.app"].stop_worker(worker.application)
 
 
 def child_exit(server: Any, worker: Any) -> None:

@@ -23,6 +23,7 @@ from __future__ import annotations
 import re
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any
+from urllib.parse import quote, unquote_to_bytes
 
 from .deadline import Deadline
 from .errors import DuplicateHeader, InvalidHost, InvalidTarget, NotAllowedHere
@@ -82,18 +83,23 @@ class Trust:
 
 
 class Incoming:
-    """``incoming(environ) -> Request``. ``timeout`` is the gateway's deadline in seconds; a route may set another."""
+    """``incoming(environ) -> Request``. ``timeout`` is the gateway's deadline in seconds; a route may set another. ``edited``: a
+    middleware may have changed the environ, which then counts before what the connection received."""
 
     def __init__(self, trust: tuple[str, ...], timeout: float) -> None:
         self.trust = Trust(trust)
         self.timeout = timeout
+        self.edited = False
 
     def __call__(self, environ: dict[str, Any]) -> Request:
         connection = environ.get("gateway.connection")
         headers = connection.headers if connection is not None else headers_of(environ)
+        target = environ.get("RAW_URI") or target_of(environ)
+        if self.edited and connection is not None:
+            headers, target = edited_headers(headers, environ), edited_target(target, environ)
         address = environ.get("REMOTE_ADDR", "")
         peer, trusted = self.trust.known.get(address) or self.trust.judge(address)
-        request = Request(environ["REQUEST_METHOD"], environ.get("RAW_URI") or target_of(environ), headers, body_of(environ),
+        request = Request(environ["REQUEST_METHOD"], target, headers, body_of(environ),
                           scheme=environ["wsgi.url_scheme"], host=environ.get("HTTP_HOST", ""),
                           peer=peer, deadline=Deadline(self.timeout))
         request.environ = environ
@@ -214,9 +220,38 @@ def headers_of(environ: dict[str, Any]) -> Headers:
     return headers
 
 
+def edited_headers(received: Headers, environ: dict[str, Any]) -> Headers:
+    """The fields as they were received, but for those that a middleware has changed, removed or added in the environ."""
+    present = {name.lower(): (name, value) for name, value in headers_of(environ)}
+    values: dict[str, list[str]] = {}
+    for name, value in received:
+        values.setdefault(name.lower(), []).append(value)
+    same = {name for name, (_, value) in present.items()
+            if value in (",".join(values.get(name, ())), ", ".join(values.get(name, ())), "; ".join(values.get(name, ())))}
+    headers = []
+    for name, value in received:
+        lowered = name.lower()
+        if lowered in same:
+            headers.append((name, value))
+        elif lowered in present:
+            headers.append((name, present.pop(lowered)[1]))
+    received_names = values.keys()
+    return headers + [field for name, field in present.items() if name not in received_names]
+
+
+def edited_target(received: str, environ: dict[str, Any]) -> str:
+    """The target as it was received, or what a middleware has made of the path and the query."""
+    path, _, query = received.partition("?")
+    same = unquote_to_bytes(path).decode("latin-1") == environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+    if not path.startswith("/") or same and query == environ.get("QUERY_STRING", ""):
+        return received
+    if not same:
+        return target_of(environ)
+    return f"{path}?{environ['QUERY_STRING']}" if environ.get("QUERY_STRING") else path
+
+
 def target_of(environ: dict[str, Any]) -> str:
     """The request-target under a server without RAW_URI; what was percent-encoded in the path is a guess then."""
-    from urllib.parse import quote
     path = quote(environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""), safe="/!$&'()*+,;=:@~", encoding="latin-1")
     query = environ.get("QUERY_STRING")
     return f"{path or '/'}?{query}" if query else path or "/"

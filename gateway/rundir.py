@@ -1,8 +1,10 @@
-"""What the processes of one instance (a Gunicorn master and its workers) know of each other: files in one private directory.
+"""What the processes of one instance (a Gunicorn master and its workers) know of each other.
 
+**In memory that they share** (``Board``): which worker is in which slot, and its state. **In files** of one private directory,
 ``<parent>/greengate-<uid>-<random>/``, mode 0700; the parent is ``GATEWAY_RUN_DIR`` or the system's temporary directory::
 
-    worker.<slot>    "<pid> <state>" of the worker in that slot
+    workers          a link to the shared memory, for whoever looks from outside
+    offered          the text of the configuration that the master has read
     config           the text of the last configuration that was valid
     problems         JSON list: what is wrong with the configuration file now
     metrics.<slot>   written by telemetry; they outlive their worker, so that the next one in the slot counts on
@@ -16,53 +18,167 @@ the workers of an old and a new generation never share one. States of a worker::
         |           +--> retiring --> draining       max_requests; the same, and the master counts it out already
         +--> failed                                  could not start; those that serve go on
 
-Every write is a temporary file and a rename: a reader sees the old or the new, never half. The directory is locked (flock(2)) as
-long as any process of the instance lives. So those of instances that died are found and removed when a new one starts, which
-pids, being reused, would not allow; and systemd-tmpfiles leaves a locked directory alone.
+**The directory may be lost at any time**: deleted by a cleaner, replaced, on a full or read-only disk. No operation on it raises
+OSError once the instance has started. What cannot be read is missing, what cannot be written is logged and kept in memory, and
+``mend``, called every second, makes the directory and the files again. Whether a worker lives and serves never depends on a disk.
+
+Every write of a file is a temporary file and a rename: a reader sees the old or the new, never half. The directory is locked
+(flock(2)) as long as any process of the instance lives. So those of instances that died are found and removed when a new one
+starts, which pids, being reused, would not allow; and systemd-tmpfiles leaves a locked directory alone.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import shutil
+import stat
 import tempfile
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+
+from .board import STATES, Board, Worker, alive
 
 ACCEPTING = frozenset({"serving", "leaving", "retiring"})
-STATES = ACCEPTING | {"starting", "draining", "failed"}
+MOST = 500                      # workers of an instance; a reload has twice as many for a while
 FAILED = 0.5                    # seconds after which a failed worker counts: one that was told to end says so until then
 
 
-class Worker(NamedTuple):
-    pid: int
-    state: str
+log = logging.getLogger("gateway")
 
 
 class RunDir:
-    """The directory at ``path``, seen from the worker in ``slot``."""
+    """The directory at ``path``, seen from the worker in ``slot``. ``uid`` and ``gid`` are its owner's (-1: whoever makes it)."""
 
-    def __init__(self, path: str | os.PathLike[str], slot: int = 0) -> None:
+    def __init__(self, path: str | os.PathLike[str], slot: int = 0, uid: int = -1, gid: int = -1) -> None:
         self.path = Path(path)
         self.slot = slot
+        self._owner = uid, gid
+        self._master = 0                                     # the pid of the process that makes the directory
         self._taken: set[int] = set()
         self._lock: int | None = None
+        self._board: Board | None = None
+        self._state = ""                                     # of this process, once it is a worker
+        self._own: dict[str, str] = {}                       # the files that this process writes
+        self._unwritten: set[str] = set()                    # those of them that are not yet as they should be
+        self._offered: str | None = None
+        self._trouble = ""
 
     def create(self) -> RunDir:
-        """Make the directory, readable by its owner only, and hold its lock until every process that inherited it has ended."""
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        """Make the directory, readable by its owner only, and hold its lock until every process that inherited it has ended.
+        Raises OSError."""
+        self._master = os.getpid()
+        self._board = Board.make()
+        self._make()
         return self
+
+    def _make(self) -> None:
+        """Under a hidden name at first, so that nobody takes it for stale before it is locked. Raises OSError."""
+        parent = self.path.parent
+        if not parent.exists():
+            parent.mkdir(mode=0o700, parents=True)
+            os.chown(parent, *self._owner)
+        hidden = Path(tempfile.mkdtemp(prefix=".new-", dir=parent))
+        lock = os.open(hidden, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._link(hidden)
+            os.chown(hidden, *self._owner)
+            if self.path.is_symlink() or self.path.is_file():
+                self.path.unlink()
+            elif self.path.is_dir():                         # somebody has put it back: it is not known who
+                self.path.rename(hidden / "found")
+            hidden.rename(self.path)
+        except OSError:
+            shutil.rmtree(hidden, ignore_errors=True)
+            os.close(lock)
+            raise
+        if self._lock is not None:
+            os.close(self._lock)
+        self._lock = lock
+
+    def _target(self) -> str:
+        assert self._board is not None
+        return f"/proc/{os.getpid()}/fd/{self._board.fd}"
+
+    def _link(self, folder: Path) -> None:
+        fresh = folder / f".workers.{os.getpid()}"
+        fresh.unlink(missing_ok=True)
+        fresh.symlink_to(self._target())
+        fresh.replace(folder / "workers")
+
+    def _is_linked(self) -> bool:
+        try:
+            return os.readlink(self.path / "workers") == self._target()
+        except OSError:                                      # not there, or no link
+            return False
 
     def remove(self) -> None:
         """Delete everything; the instance has ended."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        if self.path.is_dir():
+            shutil.rmtree(self.path, ignore_errors=True)
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    # What is lost is made again.
+
+    def mend(self) -> None:
+        """Make again what is lost: the master the directory, every process the files that it has written. Never raises."""
+        try:
+            if self._master == os.getpid():
+                self._mend_directory()
+            for name, text in self._own.items():
+                if name in self._unwritten or not (self.path / name).is_file():
+                    self._store(name, text)
+        except OSError as error:
+            self._complain(f"the run directory {self.path} cannot be used: {error}")
+        else:
+            self._complain("")
+
+    def _mend_directory(self) -> None:
+        assert self._board is not None and self._lock is not None
+        try:
+            found: os.stat_result | None = os.stat(self.path, follow_symlinks=False)
+        except FileNotFoundError:
+            found = None
+        ours = os.fstat(self._lock)
+        if found is None or (found.st_dev, found.st_ino) != (ours.st_dev, ours.st_ino):
+            self._make()
+            self._board.count_repair()
+            log.error("the run directory %s was lost, and has been made again", self.path)
+        elif stat.S_IMODE(found.st_mode) & 0o700 != 0o700:
+            os.chmod(self.path, 0o700)
+        if not self._is_linked():
+            self._link(self.path)
+
+    def _complain(self, trouble: str) -> None:
+        """Log what is new, and say in the shared memory whether anything is wrong."""
+        if trouble and trouble != self._trouble:
+            log.error("%s; requests are served, and it is tried again", trouble)
+        elif self._trouble and not trouble:
+            log.info("the run directory %s is in order again", self.path)
+        self._trouble = trouble
+        if self._board is None:
+            return
+        if self._master == os.getpid():
+            self._board.set_trouble(bool(trouble))
+        elif self._state:
+            self._board.put(self.slot, os.getpid(), self._state, bool(trouble))
+
+    @property
+    def repairs(self) -> int:
+        """How often the directory was made again."""
+        board = self._attached()
+        return board.repairs if board is not None else 0
+
+    @property
+    def usable(self) -> bool:
+        """Can every process of the instance read and write what it has to?"""
+        board = self._attached()
+        return board is None or not board.trouble()
 
     # Slots: only the master gives and frees them.
 
@@ -72,30 +188,60 @@ class RunDir:
         while slot in self._taken:
             slot += 1
         self._taken.add(slot)
-        self._write(f"worker.{slot}", f"{os.getpid()} starting")         # the worker puts its own pid there
+        self.board.put(slot, os.getpid(), "starting")        # the worker puts its own pid there
         return slot
 
     def free_slot(self, slot: int) -> None:
         """The worker in ``slot`` was reaped. Its metrics stay."""
         self._taken.discard(slot)
-        (self.path / f"worker.{slot}").unlink(missing_ok=True)
+        self.board.clear(slot)
+
+    def enter_slot(self, slot: int) -> None:
+        """In a worker just forked: it starts. What the master has written is the master's to mend."""
+        self.slot, self._own, self._unwritten, self._trouble = slot, {}, set(), ""
+        self.set_state("starting")
 
     # States: a worker writes its own and reads those of the others.
+
+    @property
+    def board(self) -> Board:
+        """The shared memory; without an instance one is made."""
+        board = self._attached()
+        if board is None:
+            board = self._board = Board.make()
+            self._link(self.path)
+        return board
+
+    def _attached(self) -> Board | None:
+        """The shared memory that was inherited, or that of the instance whose directory it is."""
+        if self._board is None:
+            try:
+                self._board = Board.at(self.path / "workers")
+            except (OSError, ValueError):                    # there is no instance, or it has ended
+                return None
+        return self._board
+
+    def adopt(self) -> None:
+        """The master has died: what shows the states from outside is this process from now on."""
+        try:
+            self.board
+            self._link(self.path)
+        except OSError as error:
+            log.error("the run directory %s cannot be used: %s", self.path, error)
 
     def set_state(self, state: str) -> None:
         """Say what the calling process, the worker in ``slot``, does. Raises ValueError for a state that does not exist."""
         if state not in STATES:
             raise ValueError(f"{state!r} is none of {', '.join(sorted(STATES))}")
-        self._write(f"worker.{self.slot}", f"{os.getpid()} {state}")
+        self._state = state
+        self.board.put(self.slot, os.getpid(), state, bool(self._trouble))
+        if state in ACCEPTING:
+            self.board.set_served()
 
     def states(self) -> dict[int, Worker]:
         """``slot: (pid, state)`` of the workers that live, by slot."""
-        found = {}
-        for entry in self.path.glob("worker.*"):
-            words = (self._read(entry.name) or "").split()
-            if len(words) == 2 and alive(int(words[0])):
-                found[int(entry.name.partition(".")[2])] = Worker(int(words[0]), words[1])
-        return dict(sorted(found.items()))
+        board = self._attached()
+        return board.workers() if board is not None else {}
 
     def others(self) -> dict[int, str]:
         """Pid and state of the other workers that live."""
@@ -105,6 +251,11 @@ class RunDir:
         """Does another worker take new connections?"""
         return not ACCEPTING.isdisjoint(self.others().values())
 
+    def has_served(self) -> bool:
+        """Has any worker of the instance ever taken connections?"""
+        board = self._attached()
+        return board is not None and board.served
+
     def ready(self) -> bool:
         """Does any worker take new connections?"""
         return any(worker.state in ACCEPTING for worker in self.states().values())
@@ -112,11 +263,13 @@ class RunDir:
     # Configuration: the last one that was valid, and what is wrong with the present file.
 
     def offer_config(self, text: str) -> None:
-        """What the master has read: workers use this, so that a file being edited is not live before HUP."""
+        """What the master has read: workers use this, so that a file being edited is not live before HUP. Those it forks have it
+        from its memory."""
+        self._offered = text
         self._write("offered", text)
 
     def offered_config(self) -> str | None:
-        return self._read("offered")
+        return self._offered if self._offered is not None else self._read("offered")
 
     def keep_config(self, text: str) -> None:
         """What a worker has made an application of."""
@@ -130,17 +283,35 @@ class RunDir:
         self._write("problems", json.dumps(problems))
 
     def config_problems(self) -> list[str]:
-        return json.loads(self._read("problems") or "[]")
+        try:
+            return [str(problem) for problem in json.loads(self._read("problems") or "[]")]
+        except (ValueError, TypeError):
+            return [f"{self.path / 'problems'} cannot be read; the next HUP writes it again"]
 
     def _write(self, name: str, text: str) -> None:
+        """Now if that is possible, else as soon as ``mend`` can."""
+        self._own[name] = text
+        self._unwritten.add(name)
+        self.mend()
+
+    def _store(self, name: str, text: str) -> None:
         temporary = self.path / f".{name}.{os.getpid()}"
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(self.path / name)
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(self.path / name)
+        except OSError:
+            with suppress(OSError):                          # half a file, on a full disk
+                temporary.unlink()
+            raise
+        self._unwritten.discard(name)
 
     def _read(self, name: str) -> str | None:
         try:
             return (self.path / name).read_text(encoding="utf-8")
         except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            log.error("%s cannot be read: %s", self.path / name, error)
             return None
 
     def __repr__(self) -> str:
@@ -193,19 +364,13 @@ def enter(place: RunDir | None) -> None:
 
 
 def start(parent: str | os.PathLike[str] | None = None, uid: int = -1, gid: int = -1) -> RunDir:
-    """A new run directory for the instance whose master calls this; the process is in it from now on.
+    """A new run directory for the instance whose master calls this; the process is in it from now on. Raises OSError.
 
     ``uid`` and ``gid`` are those the workers run as (-1: unchanged). Directories that dead instances left are removed.
     """
     parent = Path(parent or tempfile.gettempdir())
-    parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     remove_stale(parent)
-    hidden = Path(tempfile.mkdtemp(prefix=".new-", dir=parent))            # nobody takes it for stale before it is locked
-    place = RunDir(hidden).create()
-    if (uid, gid) != (-1, -1):
-        os.chown(hidden, uid, gid)
-    place.path = parent / f"greengate-{os.geteuid()}-{hidden.name[5:]}"
-    hidden.rename(place.path)
+    place = RunDir(parent / f"greengate-{os.geteuid()}-{os.urandom(6).hex()}", uid=uid, gid=gid).create()
     enter(place)
     return place
 
@@ -225,14 +390,3 @@ def remove_stale(parent: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         finally:
             os.close(lock)
-
-
-def alive(pid: int) -> bool:
-    """Is there a process ``pid``?"""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -62,6 +62,7 @@ class GatewayWorker(Serving):
         self._told = False                                   # by a signal, not by max_requests
         self._waiting = Waiting()                            # for a request, or for a handshake
         self._heads = Waiting()                              # for the rest of a head
+        self.application: Any = None                         # the gateway's, however it is wrapped; None for any other
         self._lane: Lane | None = None                       # set once the application is known
         self._tls: ssl.SSLContext | None = None
         self._pool: Any = None
@@ -93,7 +94,8 @@ class GatewayWorker(Serving):
             raise
 
     def _give_up(self, error: Exception) -> None:
-        """This worker cannot start. While others serve that is no reason to end the master, as exit codes 3 and 4 would."""
+        """This worker cannot start. In an instance that has served that is no reason to end the master, as exit codes 3 and 4
+        would: others serve still, or the next one may be able to."""
         place = rundir.current()
         if place is None:
             return
@@ -101,11 +103,13 @@ class GatewayWorker(Serving):
             place.report_config(error.problems)
             for problem in error.problems:
                 self.log.error("%s: %s", error.source or "the configuration", problem)
-            if not place.serves_without_me():
+            if not place.has_served():
                 sys.exit(Arbiter.WORKER_BOOT_ERROR)
-        elif not place.serves_without_me():
+        elif not place.has_served():
             return
-        self.log.error("Worker %s cannot start; those that serve go on", self.pid, exc_info=error)
+        self.log.error("Worker %s cannot start; %s", self.pid,
+                       "those that serve go on" if place.serves_without_me() else "nobody serves until the next one can",
+                       exc_info=error)
         self._report("failed")
         until = monotonic() + RETRY
         while self.alive and monotonic() < until:
@@ -136,8 +140,11 @@ class GatewayWorker(Serving):
         if self.cfg.is_ssl:
             self._tls = ssl_context(self.cfg)
         self._pool = Pool(self.worker_connections)
-        if hasattr(self.wsgi, "receive") and possible(self.cfg):
+        if self.application is None and hasattr(self.wsgi, "receive"):
+            self.application = self.wsgi                     # under other hooks than the gateway's
+        if self.application is not None and self.application.is_reached_directly(self.wsgi) and possible(self.cfg):
             self._lane = Lane(self.cfg)
+            self.application.bypassed = self._leave_lane
         servers = []
         for sock in self.sockets:
             sock.setblocking(1)
@@ -148,12 +155,23 @@ class GatewayWorker(Serving):
             servers.append(server)
         return servers
 
+    def _leave_lane(self) -> None:
+        self._lane = None
+
     def _tick(self, seconds: float) -> None:
         """Sleep until something changes, at most ``seconds``."""
         self.notify()
+        self._mend()
         self._dismiss_overdue()
         self._changed.wait(seconds)
         self._changed.clear()
+
+    def _mend(self) -> None:
+        place = rundir.current()
+        if place is not None:
+            place.mend()
+        if self.application is not None:
+            self.application.mend()
 
     def _dismiss_overdue(self) -> None:
         self._waiting.dismiss_overdue(self.cfg.keepalive or IO_TIMEOUT)
@@ -169,6 +187,9 @@ class GatewayWorker(Serving):
             release()
         if self.alive:
             self.log.info("Parent changed, shutting down: %s", self)
+            place = rundir.current()
+            if place is not None:
+                place.adopt()
             self.alive, self._told = False, True
 
     def handle_exit(self, sig: int, frame: Any) -> None:
@@ -177,8 +198,8 @@ class GatewayWorker(Serving):
 
     def handle_usr1(self, sig: int, frame: Any) -> None:
         super().handle_usr1(sig, frame)
-        if hasattr(self.wsgi, "reopen_logs"):
-            gevent.spawn(self.wsgi.reopen_logs)
+        if self.application is not None:
+            gevent.spawn(self.application.reopen_logs)
 
     def _on_signal(self) -> None:
         os.read(self.PIPE[0], 4096)
@@ -210,10 +231,7 @@ class GatewayWorker(Serving):
     def _report(self, state: str) -> None:
         place = rundir.current()
         if place is not None:
-            try:
-                place.set_state(state)
-            except OSError as error:                         # the directory was deleted: the requests do not depend on it
-                self.log.error("Cannot write to %r: %s", place, error)
+            place.set_state(state)
 
     # The end
 

@@ -157,13 +157,16 @@ def test_errors_as_asked(client, accept, kind):
     assert (answer.status_code, answer.content_type) == (404, kind)
 
 
-def test_page_that_fails_is_a_500_with_its_cause_in_the_log_only(instance, client, tmp_path, caplog):
+def test_page_that_fails_is_a_500_with_its_cause_in_the_log_only(instance, client, monkeypatch, caplog):
+    def fail(place):
+        raise RuntimeError("secret")
+
     instance("serving")
-    (tmp_path / "problems").write_text("secret garbage")
+    monkeypatch.setattr(rundir.RunDir, "config_problems", fail)
     answer = client.get("/config")
     assert answer.status_code == 500 and b"secret" not in answer.data
     assert answer.json["code"] == "internal_server_error"
-    assert "JSONDecodeError" in caplog.text
+    assert "RuntimeError: secret" in caplog.text
 
 
 @pytest.fixture

@@ -21,10 +21,10 @@ PACKAGE = Path(__file__).parent.parent / "gateway"
 FEATURE = 2
 LEVELS = {
     "errors": 0,
-    "chunked": 1, "conditions": 1, "config": 1, "crew": 1, "deadline": 1, "disconnect": 1, "fields": 1, "message": 1, "outbox": 1,
-    "readable": 1, "pattern": 1, "prepared": 1, "problem": 1, "rundir": 1, "tasks": 1, "template": 1, "values": 1,
+    "board": 1, "chunked": 1, "conditions": 1, "config": 1, "crew": 1, "deadline": 1, "disconnect": 1, "fields": 1, "message": 1,
+    "outbox": 1, "readable": 1, "pattern": 1, "prepared": 1, "problem": 1, "rundir": 1, "tasks": 1, "template": 1, "values": 1,
     "pipeline": 3,
-    "admin": 4, "app": 4, "worker": 4,
+    "admin": 4, "app": 4, "master": 4, "worker": 4,
     "__init__": 5, "gunicorn_conf": 5, "probe": 5, "demo": 6, "cli": 7,
 }
 
@@ -45,7 +45,7 @@ DOORS = {
     "gevent": {"crew", "tasks", "websocket", "disconnect", "outbox", "readable", "upstream/dns", "upstream/pool",
                "upstream/sending", "upstream/transport", "telemetry/log", "admin", "worker", "clients", "connections",
                "gunicorn_conf"},
-    "gunicorn": {"worker", "clients", "connections", "fastlane", "probe", "reader", "writer", "gunicorn_conf"},
+    "gunicorn": {"worker", "clients", "connections", "fastlane", "probe", "reader", "writer", "gunicorn_conf", "master"},
     "pydantic": {"config", "configfile", "mistakes", "values"},
     "jinja2": {"nginx"},
     "click": {"cli"},

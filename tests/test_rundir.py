@@ -76,7 +76,7 @@ def test_metrics_outlive_their_worker(place):
 
 
 def write(place: RunDir, slot: int, pid: int, state: str) -> None:
-    (place.path / f"worker.{slot}").write_text(f"{pid} {state}")
+    place.board.put(slot, pid, state)
 
 
 @pytest.mark.parametrize("states, ready", [
@@ -138,7 +138,7 @@ def test_states_of_this_process(place, state):
     place.slot = 3
     place.set_state(state)
     assert place.states() == {3: (os.getpid(), state)}
-    assert [path.name for path in place.path.iterdir()] == ["worker.3"]         # nothing temporary is left
+    assert [path.name for path in place.path.iterdir()] == ["workers"]          # nothing temporary is left
 
 
 def test_a_state_that_does_not_exist(place):

@@ -88,6 +88,8 @@ class Exposition:
                 parts.append((*read(path), slot.isdigit() and int(slot) in live))
             except (OSError, Corrupt):
                 self.unreadable += 1
+        if self.registry.lost():                             # no file holds the numbers of this process
+            parts.append((*self.registry.own(), True))
         return parts
 
     def facts(self) -> Iterator[Metric]:
@@ -101,6 +103,9 @@ class Exposition:
             yield gauge("gateway_workers", "Live workers by state.", [({"state": name}, n) for name, n in sorted(states.items())])
             yield gauge("gateway_config_problems", "Mistakes in the configuration file as it is now; above 0 an older one serves.",
                         [({}, len(place.config_problems()))])
+            yield gauge("gateway_run_dir_usable", "Whether every process of the instance can use the run directory.",
+                        [({}, float(place.usable))])
+            yield counter("gateway_run_dir_repairs_total", "How often the run directory was lost and made again.", place.repairs)
 
 
 def render(registry: Registry, accept: str = "") -> tuple[bytes, str]:
@@ -113,6 +118,12 @@ def gauge(name: str, help: str, samples: list[tuple[dict[str, str], float]]) -> 
     metric = Metric(name, help, "gauge")
     for labels, value in samples:
         metric.add_sample(name, labels, value)
+    return metric
+
+
+def counter(name: str, help: str, value: float) -> Metric:
+    metric = Metric(name.removesuffix("_total"), help, "counter")
+    metric.add_sample(name, {}, value)
     return metric
 
 

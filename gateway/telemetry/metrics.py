@@ -82,6 +82,7 @@ class Registry:
         self._children: dict[Identity, Any] = {}
         self._families: dict[str, tuple[str, tuple[float, ...], str]] = {}
         self.place: rundir.RunDir | None = None
+        self._lost = False                                   # could the file of the slot not be had?
 
     def counter(self, name: str, help: str, labels: Mapping[str, str] | None = None) -> Counter:
         """A number that only grows. Its name ends in ``_total``."""
@@ -131,19 +132,36 @@ class Registry:
         place = place or rundir.current()
         if place is None or self.place is not None:
             return
-        try:
-            numbers = SlotFile(os.path.join(place.path, f"metrics.{place.slot}"))
-        except OSError as error:
-            log.error("the metrics of this worker are not exposed: %s", error)
-            return
         self.place = place
-        self._move(numbers, carry=True)
         resets = self.counter("gateway_metrics_resets_total", "Metrics files that were broken and begun anew.")
+        self._open(resets)
+        self.gauge("gateway_worker_start_time_seconds", "When the worker of this slot started, in Unix time.",
+                   {"slot": str(place.slot)}).set(time.time())
+
+    def _open(self, resets: Counter) -> None:
+        """Count in the file of the slot; when there can be none, in memory as before, and ``mend`` tries again."""
+        assert self.place is not None
+        try:
+            numbers = SlotFile(os.path.join(self.place.path, f"metrics.{self.place.slot}"))
+        except OSError as error:
+            if not self._lost:
+                log.error("the other workers cannot see the metrics of this one: %s", error)
+            self._lost = True
+            return
+        self._lost = False
+        self._move(numbers, carry=True)
         if numbers.replaced:
             log.error("%s begins anew: %s", numbers.path, numbers.replaced)
             resets.inc()
-        self.gauge("gateway_worker_start_time_seconds", "When the worker of this slot started, in Unix time.",
-                   {"slot": str(place.slot)}).set(time.time())
+
+    def mend(self) -> None:
+        """Go on in a new file when that of the slot is lost."""
+        if self.lost():
+            self._open(self.counter("gateway_metrics_resets_total", ""))
+
+    def lost(self) -> bool:
+        """Can the other workers not see what this one counts?"""
+        return self.place is not None and self._numbers.lost()
 
     def detach(self) -> None:
         """Count in memory of this process from now on, from 0. For a child after a fork, which must not count in our file."""
@@ -159,7 +177,16 @@ class Registry:
             if carry:
                 for offset in range(width(identity[0], identity[3])):
                     child.values[child.index + offset] += values[start + offset]
+        if carry:
+            self._carry_unused(before)
         before.close()
+
+    def _carry_unused(self, before: Memory | SlotFile) -> None:
+        """What workers before have counted, and nothing here counts on."""
+        for key in before.keys:
+            if key.kind != "gauge" and key.identity not in self._children and key.identity not in self._inherited:
+                fresh = self._numbers.add(*key[:5])
+                self._numbers.values[fresh.at:fresh.end] = before.values[key.at:key.end]
 
     def own(self) -> tuple[list[Key], memoryview[float]]:
         """The keys and numbers of this process."""

@@ -75,6 +75,10 @@ class Memory:
         self.keys.append(key)
         return key
 
+    def lost(self) -> bool:
+        """Can nobody else see the numbers?"""
+        return True
+
     def close(self) -> None:
         """Nothing to let go of."""
 
@@ -142,6 +146,14 @@ class SlotFile:
             raise OSError("no room for another key")
         self.keys.append(key)
         return key
+
+    def lost(self) -> bool:
+        """Is one of the files not at its place any more?"""
+        try:
+            return any(os.stat(path).st_ino != os.fstat(fd).st_ino
+                       for path, fd in ((self.path, self._numbers), (self.path + ".keys", self._names)))
+        except OSError:
+            return True
 
     def close(self) -> None:
         """Let go of the descriptors; the map lives as long as somebody counts in it."""

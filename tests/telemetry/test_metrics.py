@@ -151,7 +151,7 @@ def test_without_a_place_for_the_files_counting_goes_on(tmp_path, caplog):
     registry.start(Place(tmp_path / "absent"))
     counter.inc()
     assert value(counter) == 1.0
-    assert "not exposed" in caplog.text
+    assert "cannot see the metrics" in caplog.text
 
 
 def test_child_without_room_counts_in_vain_and_hurts_nobody(started, tmp_path, caplog):
