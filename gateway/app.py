@@ -267,10 +267,23 @@ def create_app(config: Config | str | None = None) -> Gateway:
         log.error("%s cannot be used; going on with the last configuration that worked: %s", error.source or "the configuration",
                   "; ".join(error.problems))
         place.report_config(error.problems)
-        return ready(Gateway(load_text(kept, os.environ, "the last configuration that worked"), "kept"))
+        return ready(Gateway(load_kept(kept, place), "kept"))
     if place is not None:
         place.keep_config(text)
     return app
+
+
+def load_kept(text: str, place: rundir.RunDir) -> Config:
+    """The last configuration that worked. Does it not any more, the folder of the request log may be gone: nobody is to be without
+    an answer for that."""
+    name = "the last configuration that worked"
+    try:
+        return load_text(text, os.environ, name)
+    except ConfigError as error:
+        if not place.has_served():
+            raise
+        log.error("%s; if it works so, the request log goes to stderr", "; ".join(error.problems))
+        return load_text(text, {**os.environ, "GATEWAY_LOG": "stderr"}, name)
 
 
 def ready(app: Gateway) -> Gateway:

@@ -143,21 +143,37 @@ def explain(path: str | None, headers: tuple[str, ...], peer: str | None, method
 @config_option
 @click.option("--bind", "-b", metavar="ADDRESS", multiple=True, help="host:port or unix:/path; may be given several times.")
 @click.option("--workers", "-w", type=click.IntRange(min=1), help="Number of worker processes.")
+@click.option("--settings", metavar="FILE", type=click.Path(exists=True, dir_okay=False),
+              help="Settings of Gunicorn: a Python file that begins with those of the gateway (from gateway.gunicorn_conf import *)."
+                   " Else gunicorn.conf.py of this directory if it does so, else those of the gateway alone.")
 @click.argument("gunicorn_options", nargs=-1, type=click.UNPROCESSED)
-def run(path: str | None, bind: tuple[str, ...], workers: int | None, gunicorn_options: tuple[str, ...]) -> None:
-    """Serve, under Gunicorn: with gunicorn.conf.py of this directory, or the one of the package.
+def run(path: str | None, bind: tuple[str, ...], workers: int | None, settings: str | None,
+        gunicorn_options: tuple[str, ...]) -> None:
+    """Serve, under Gunicorn.
 
     Further options are Gunicorn's own. The signals are Gunicorn's too: HUP reads the configuration again, TERM ends.
     """
     _, source = loaded(path)
     os.environ["GATEWAY_CONFIG"] = os.path.abspath(source)
-    conf = "gunicorn.conf.py" if os.path.isfile("gunicorn.conf.py") else str(PACKAGED_CONF)
+    conf, why = (settings, "") if settings else settings_file()
+    click.echo(f"settings of Gunicorn: {conf}{why}", err=True)
     command = [sys.executable, "-m", "gunicorn", "-c", conf]
     for address in bind:
         command += ["--bind", address]
     if workers is not None:
         command += ["--workers", str(workers)]
     os.execvp(command[0], [*command, *gunicorn_options, "gateway.app:create_app()"])
+
+
+def settings_file() -> tuple[str, str]:
+    """The file with Gunicorn's settings, and what is to be said of it. One that lies here may be of another application."""
+    own = Path("gunicorn.conf.py")
+    if not own.is_file():
+        return str(PACKAGED_CONF), ""
+    if b"gateway.gunicorn_conf" in own.read_bytes():
+        return str(own.resolve()), ""
+    return str(PACKAGED_CONF), (f"; not {own.resolve()}, which does not import gateway.gunicorn_conf and may be of another application:"
+                                " to use it, say --settings gunicorn.conf.py")
 
 
 @main.command()

@@ -186,6 +186,9 @@ def on_starting(server: Any) -> None:
         instance.open_admin(config.gateway.admin)
     except OSError as error:
         refuse(server, [f"cannot listen on {config.gateway.admin} (admin): {error.strerror}"])
+    if server.cfg.worker_class_str != worker_class:
+        server.log.warning("worker_class is %s, not %s: no fast lane, no answers on the admin listener while it is busy or cannot"
+                           " run gevent, no renewal without a gap", server.cfg.worker_class_str, worker_class)
     uid, gid = (server.cfg.uid, server.cfg.gid) if os.geteuid() == 0 else (-1, -1)
     try:
         instance.place = rundir.start(os.environ.get("GATEWAY_RUN_DIR"), uid, gid)

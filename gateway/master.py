@@ -27,7 +27,7 @@ def protect(server: Any, place: RunDir, unavailable: Callable[[Any, Any], list[s
     for name in ACTIONS:
         guard(server, name)
     keep_settings(server, unavailable)
-    keep_log_files(server.log)
+    keep_log_files(server)
     wait_for_signals = server.wait_for_signals
 
     def each_second(*args: Any, **kwargs: Any) -> Any:
@@ -102,19 +102,22 @@ def keep_settings(server: Any, unavailable: Callable[[Any, Any], list[str]]) -> 
     application.reload = reload
 
 
-def keep_log_files(logger: Any) -> None:
-    """At USR1 and HUP: a log file that cannot be opened again goes on as it is. Gunicorn closes it first, and then every line that
-    is logged raises."""
-    reopen_files = logger.reopen_files
+def keep_log_files(server: Any) -> None:
+    """At USR1 and HUP: the folders of log files and the pid file are made again. Log files that still cannot be opened go on as they
+    are: Gunicorn closes them first, and then every line that is logged raises."""
+    logger = server.log
 
-    def reopen() -> None:
-        paths = {logger.cfg.errorlog, logger.cfg.accesslog} - {None, "-"}
-        try:
-            for path in paths:
-                open(path, "ab").close()
-        except OSError as error:
-            logger.error("log files are not opened again: %s", error)
-        else:
-            reopen_files()
+    def checked(act: Callable[..., None]) -> Callable[..., None]:
+        def run(*args: Any) -> None:
+            try:
+                for path in filter(None, (server.cfg.errorlog, server.cfg.accesslog, server.cfg.pidfile)):
+                    if path != "-":
+                        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+                        open(path, "ab").close()
+            except OSError as error:
+                logger.error("log files are not opened again: %s", error)
+            else:
+                act(*args)
+        return run
 
-    logger.reopen_files = reopen
+    logger.reopen_files, logger.setup = checked(logger.reopen_files), checked(logger.setup)

@@ -444,9 +444,31 @@ def test_run_becomes_gunicorn(command, monkeypatch, arguments, expected):
     packaged = str(ROOT / "gateway" / "gunicorn_conf.py")
     assert started == [(sys.executable, [sys.executable, "-m", "gunicorn", "-c", packaged, *expected, "gateway.app:create_app()"])]
     assert os.environ["GATEWAY_CONFIG"] == os.path.abspath("gateway.toml")
-    write("", "gunicorn.conf.py")
-    command("run", *arguments)
-    assert started[1][1][4] == "gunicorn.conf.py"
+
+
+@pytest.mark.parametrize("own, options, taken", [
+    (None, (), "packaged"),
+    ("", (), "packaged"),
+    ("worker_class = 'gthread'\nbind = '0.0.0.0:80'\n", (), "packaged"),                 # the old application's
+    ("from gateway.gunicorn_conf import *  # noqa\n", (), "own"),
+    ("import gateway.gunicorn_conf\n", (), "own"),
+    ("worker_class = 'gthread'\n", ("--settings", "gunicorn.conf.py"), "named"),
+    (None, ("--settings", "gunicorn.conf.py"), "refused")])
+def test_run_says_which_settings_of_gunicorn_it_takes(command, monkeypatch, own, options, taken):
+    """A gunicorn.conf.py that lies in the current directory may be of the application that the gateway stands in front of."""
+    started = []
+    monkeypatch.setattr(os, "execvp", lambda program, command: started.append(command))
+    if own is not None:
+        write(own, "gunicorn.conf.py")
+    result = command("run", *options)
+    if taken == "refused":
+        assert result.exit_code == 2 and started == []
+        return
+    packaged = str(ROOT / "gateway" / "gunicorn_conf.py")
+    conf = {"packaged": packaged, "own": os.path.abspath("gunicorn.conf.py"), "named": "gunicorn.conf.py"}[taken]
+    assert started[0][3:5] == ["-c", conf]
+    assert f"settings of Gunicorn: {conf}" in result.stderr
+    assert ("may be of another application" in result.stderr) is (own is not None and taken == "packaged")
 
 
 def test_run_refuses_no_workers(command):

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from plain import ROOT, Load, Plain, gone, until
+from plain import GATEWAY, ROOT, Load, Plain, gone, until
 
 CONF = f'exec(open({str(ROOT / "gunicorn.conf.py")!r}).read())\n'
 
@@ -29,6 +29,15 @@ def instance(tmp_path):
     made.log = logs / "errors.log"
     yield made
     made.stop()
+
+
+@pytest.fixture
+def stopping():
+    """``stopping(instance)`` gives it back, and stops it after the test."""
+    started = []
+    yield lambda instance: started.append(instance) or instance
+    for instance in started:
+        instance.stop()
 
 
 def logged(instance: Plain) -> str:
@@ -74,7 +83,8 @@ WORSE = [settings_deleted, settings_broken, settings_refused, no_such_worker_cla
 
 @pytest.mark.parametrize("worse", WORSE)
 def test_what_fails_at_a_signal_ends_nothing(instance, worse):
-    load = Load(instance.port)
+    port = instance.port
+    load = Load(port)
     load.more()
     words = worse(instance)
     try:
@@ -86,7 +96,7 @@ def test_what_fails_at_a_signal_ends_nothing(instance, worse):
         load.stop()
         os.kill(next(iter(instance.serving())), signal.SIGKILL)
         until(instance.serving)
-        load = Load(instance.port)
+        load = Load(port)
         load.more()
         load.stop()
         instance.signal(signal.SIGTERM)
@@ -97,28 +107,29 @@ def test_what_fails_at_a_signal_ends_nothing(instance, worse):
             holder.close()
 
 
-def test_a_new_master_that_cannot_be_started_ends_alone(tmp_path):
-    """Its folder was deleted: what the fork is then, a copy of the old master, must not end the old one's workers."""
-    place = tmp_path / "release"
-    place.mkdir()
-    instance = Plain(place).started()
+def test_a_new_master_that_cannot_be_started_ends_alone(tmp_path, stopping):
+    """Its Python was deleted: what the fork is then, a copy of the old master, must not end the old one's workers."""
+    python = tmp_path / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    shutil.copy(Path(sys.prefix, "pyvenv.cfg"), tmp_path / "venv")
+    (tmp_path / "venv" / "lib").symlink_to(Path(sys.prefix, "lib"))
+    instance = stopping(Plain(tmp_path, command=(str(python), "-m", "gunicorn"))).started()
     load = Load(instance.port)
     load.more()
     workers = instance.serving()
-    log = tmp_path / "errors.log"
-    os.link(instance.log, log)
-    os.rename(place, tmp_path / "gone")
-    instance.signal(signal.SIGUSR2)
-    until(lambda: "The new master cannot be started" in log.read_text())
-    load.more(by=workers.__contains__)
+    python.unlink()
+    for time in (1, 2):
+        instance.signal(signal.SIGUSR2)
+        until(lambda: instance.log.read_text().count("The new master cannot be started") == time)
+        load.more(by=workers.__contains__)
     load.stop()
     assert not any(gone(pid) for pid in workers) and instance.process.poll() is None
     instance.signal(signal.SIGTERM)
     assert instance.ended() == 0
-    instance.stop()
 
 
-def test_a_fork_that_fails_is_tried_again(tmp_path):
+def test_a_fork_that_fails_is_tried_again(tmp_path, stopping):
     """Also a worker's heartbeat file, or any other thing of a new worker's."""
     conf = tmp_path / "conf.py"
     conf.write_text(CONF + f"""
@@ -132,10 +143,10 @@ def failing():
 
 real.fork = failing
 """)
-    instance = Plain(tmp_path, conf=str(conf)).started()
+    instance = stopping(Plain(tmp_path, conf=str(conf))).started()
     (tmp_path / "broken").touch()
     load = Load(instance.port)
-    for number in (signal.SIGTTIN, signal.SIGUSR2, signal.SIGHUP):
+    for number in (signal.SIGUSR2, signal.SIGHUP, signal.SIGTTIN):
         before = instance.log.read_text().count("failed; the master goes on")
         instance.signal(number)
         until(lambda: instance.log.read_text().count("failed; the master goes on") > before)
@@ -144,12 +155,11 @@ real.fork = failing
     until(lambda: len(instance.serving()) >= 2 or load.errors)
     load.more()
     load.stop()
-    instance.stop()
 
 
-def test_a_worker_that_cannot_start_ends_no_instance_that_has_served(tmp_path):
+def test_a_worker_that_cannot_start_ends_no_instance_that_has_served(tmp_path, stopping):
     """Its code was broken on the disk, then the only worker crashed: as soon as the code is mended, it serves again."""
-    instance = Plain(tmp_path).started()
+    instance = stopping(Plain(tmp_path)).started()
     sound = instance.app.read_text()
     instance.app.write_text("raise RuntimeError('a broken deployment')")
     os.kill(next(iter(instance.serving())), signal.SIGKILL)
@@ -163,23 +173,21 @@ def test_a_worker_that_cannot_start_ends_no_instance_that_has_served(tmp_path):
     assert instance.ended() == 0
 
 
-def test_the_request_log_of_a_new_worker_whose_folder_is_gone(tmp_path):
+def test_the_request_log_of_a_new_worker_whose_folder_is_gone(tmp_path, stopping):
     logs = tmp_path / "logs"
     logs.mkdir()
-    instance = Plain(tmp_path, application="from gateway import create_app\napplication = create_app()\n",
-                     config=f'[gateway]\nlog = "{logs}/requests.log"\n[[routes]]\npath = "/*"\nrespond = {{ text = "1 one" }}\n')
-    instance.started()
+    config = f'[gateway]\nlog = "{logs}/requests.log"\n[[routes]]\npath = "/*"\nrespond = {{ text = "1 one" }}\n'
+    instance = stopping(Plain(tmp_path, application=GATEWAY, config=config)).started()
     shutil.rmtree(logs)
     old = instance.serving()
     instance.signal(signal.SIGHUP)
     until(lambda: instance.serving() and not instance.serving() & old)
-    assert "the request log goes to stderr" in instance.log.read_text()
+    assert "request log goes to stderr" in instance.log.read_text()
     os.kill(next(iter(instance.serving())), signal.SIGKILL)
     until(instance.serving)
     load = Load(instance.port)
     load.more()
     load.stop()
-    instance.stop()
 
 
 # The environment
