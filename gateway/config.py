@@ -40,6 +40,9 @@ class Gateway(Model):
         default=None, description="host:port of the admin listener; only loopback. Unset: no admin listener.")
     log: Filled = Field(default="stdout", description='Where the request log goes: "stdout", "stderr", "off" or a file.')
     via: Token = Field(default="greengate", description="The name of this gateway in Via.")
+    literal_paths: Flag = Field(
+        default=False, description="Choose the route by the path as it came alone, whatever a server behind may read it as (dot"
+                                   " segments, //, an encoded slash, a backslash, ;).")
     interim: Flag = Field(default=True, description="Pass on interim answers (102, 103) to clients that are no proxies.")
 
 
@@ -182,7 +185,7 @@ TARGETS: dict[str, Callable[[Any], str]] = {
 
 
 class Route(Model):
-    path: str = Field(description="/exact, /{name}, /{name:int}, /{rest:path} or /*.")
+    path: str = Field(description="/exact, /{name}, /{name:int}, /{name}.json, /{rest:path} or /*.")
     host: str | None = Field(default=None, description="shop.example.org or *.example.org.")
     methods: tuple[Method, ...] | None = Field(
         default=None, description="Unset: every method; GET for a composition, which needs them when it does more than read.")

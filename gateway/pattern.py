@@ -1,23 +1,30 @@
 """What a route matches: the patterns of its path and its host, and which of two routes goes first. Pure.
 
 **Path.** Matching is on the path as the client sent it, split at ``/``. A segment is compared with its percent-encoding
-undone, alone: ``/%61dmin`` is ``/admin``, and ``%2F`` stays inside its segment. Nothing is folded: ``//`` makes an empty
-segment, ``.`` and ``..`` are segments like others. A pattern is made of whole segments:
+undone, alone: ``/%61dmin`` is ``/admin``, and ``%2F`` stays inside its segment. A pattern folds nothing: ``//`` makes an empty
+segment, ``.`` and ``..`` are segments like others; what servers behind fold is seen to in ``spelling.py``. A segment is:
 
-===============  ===============================================================================================
-``/users``       this text, in either encoding
-``/{name}``      one segment that is not empty
-``/{name:int}``  one segment of digits
-``/{rest:path}`` all that follows the slash, perhaps nothing; at the end only
-``/*``           the same without a name: ``/api/*`` takes ``/api/`` and ``/api/x/y``, not ``/api``
-===============  ===============================================================================================
+====================  ==========================================================================================
+``/users``            this text, in either encoding
+``/{name}``           one segment that is not empty
+``/{name:int}``       one segment of digits
+``/{name}.json``      parameters with text beside and between them, each of one character or more. A parameter
+                      ends where the text after it begins for the first time, the last one at the text that ends
+                      the segment: of ``/{a}-{b}``, ``x-y-z`` is ``x`` and ``y-z``
+``/{rest:path}``      all that follows the slash, perhaps nothing, at the end; elsewhere, as in
+                      ``/{repo:path}/edit``, one segment or more, the first not empty. Once in a path
+``/*``                the same without a name, at the end only: ``/api/*`` takes ``/api/`` and ``/api/x/y``, not
+                      ``/api``
+====================  ==========================================================================================
 
 **Host.** Lower case, without port and trailing dot. ``*.example.org`` takes every name below ``example.org``, at any depth.
 
 **The most specific route wins**, wherever it stands in the file. Compared are, in this order:
 
 1. the host: exact, then the longest wildcard, then any;
-2. the path, segment by segment: text, then ``{name:int}``, then ``{name}``, then ``{rest:path}`` and ``/*``;
+2. the path, segment by segment: text, then text with parameters (more text first, then more before the first parameter, then
+   digits), then ``{name:int}``, then ``{name}``, then ``{rest:path}`` with segments behind it (more of them first), then
+   ``{rest:path}`` at the end and ``/*``;
 3. the method: named, then GET named for a HEAD request, then not named;
 4. the conditions: more of them, then more on header fields, on query parameters, on cookies, then more with a value.
 
@@ -31,10 +38,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, combinations, product
 from sys import intern
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from .conditions import LONGEST_LINE, TOO_LONG, as_bytes, condition_rank, conditions_of, decoded, exclusive, impossible
 from .config import Route
+from .notation import remark, translated
 from .values import quoted
 
 PARAMETER = re.compile(r"\{([^{}:]*)(?::([^{}]*))?\}")
@@ -49,56 +57,117 @@ RAW_IN_QUERY = re.compile(r"[ -\x22$%'-*,-~]")
 REFUSED_METHODS = frozenset({"CONNECT", "TRACE"})
 
 Labelled = tuple[str, Route]
-Kind = Literal["text", "int", "name", "rest"]
+Kind = Literal["text", "mixed", "int", "name", "middle", "rest"]
 CONVERTERS: dict[str | None, Kind] = {None: "name", "int": "int", "path": "rest"}
-RANK: dict[Kind, int] = {"text": 0, "int": 1, "name": 2, "rest": 3}
+RANK: dict[Kind, int] = {"text": 0, "mixed": 1, "int": 2, "name": 3, "middle": 4, "rest": 5}
+
+
+class Mixed(NamedTuple):
+    """The parameters of one segment, with the ``texts`` before, between and after them, as ``decoded`` gives them."""
+
+    texts: tuple[str, ...]
+    names: tuple[str, ...]
+    digits: tuple[bool, ...]
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """Point 2 of the rule for those that match one same segment."""
+        return -sum(map(len, self.texts)), -len(self.texts[0]), self.texts, tuple(not digits for digits in self.digits)
+
+    def values(self, segment: str) -> tuple[str, ...] | None:
+        """The decoded values in a decoded segment; None when it does not match."""
+        first, *between, last = self.texts
+        start, stop = len(first), len(segment) - len(last)
+        if not segment.startswith(first) or not segment.endswith(last):
+            return None
+        found = []
+        for text, digits in zip((*between, ""), self.digits):
+            end = segment.find(text, start + 1, stop) if text else stop
+            value = segment[start:end]
+            if end <= start or digits and not (value.isascii() and value.isdigit()):
+                return None
+            found.append(value)
+            start = end + len(text)
+        return tuple(found)
 
 
 class Segment(NamedTuple):
-    """``text`` is the literal as ``decoded`` gives it, or the name of the parameter ("" for ``*``)."""
+    """``text`` is the literal as ``decoded`` gives it, or the name of the parameter ("" for ``*``). ``after`` are the segments
+    behind one of the kind "middle"."""
 
     kind: Kind
     text: str
+    mixed: Mixed | None = None
+    after: int = 0
 
     @property
-    def shape(self) -> tuple[int, str]:
+    def shape(self) -> tuple[Any, ...]:
         """Equal for segments that match the same; of two that differ and match one same segment, the smaller goes first."""
-        return RANK[self.kind], self.text if self.kind == "text" else ""
+        if self.mixed is not None:
+            return RANK[self.kind], *self.mixed.shape
+        return RANK[self.kind], self.text if self.kind == "text" else -self.after
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those of its parameters."""
+        if self.mixed is not None:
+            return self.mixed.names
+        return (self.text,) if self.kind != "text" and self.text else ()
 
 
 def parse_path(path: str) -> tuple[Segment, ...]:
     """The segments of a pattern. Raises ValueError with what is wrong with it."""
+    meant = translated(path)
+    if meant is not None:
+        raise ValueError(f"{quoted(path)} is another framework's notation: did you mean {meant}?{remark(path)}")
     if not path.startswith("/"):
         raise ValueError(f'{quoted(path)} must start with "/"')
     raw = path.split("/")[1:]
-    segments = tuple(_segment(piece, position == len(raw) - 1) for position, piece in enumerate(raw))
-    names = [segment.text for segment in segments if segment.kind != "text" and segment.text]
+    segments = tuple(_segment(piece, len(raw) - 1 - position) for position, piece in enumerate(raw))
+    if sum(segment.kind in ("middle", "rest") for segment in segments) > 1:
+        raise ValueError(f"{quoted(path)} has two parameters that take several segments, and where one ends could not be told")
+    names = parameters_of(segments)
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"{{{name}}} stands twice; give the second another name")
     return segments
 
 
-def _segment(piece: str, last: bool) -> Segment:
+def parameters_of(segments: Iterable[Segment]) -> list[str]:
+    return [name for segment in segments for name in segment.names]
+
+
+def _segment(piece: str, after: int) -> Segment:
     if piece == "*":
-        if not last:
-            raise ValueError("/* stands at the end only; one segment is {name}")
+        if after:
+            raise ValueError("/* stands at the end only; one segment is {name}, several are {name:path}")
         return Segment("rest", "")
     if "{" not in piece and "}" not in piece:
         return Segment("text", intern(_literal(piece)))      # one object for all routes: with many of them it stays in the cache
-    match = PARAMETER.fullmatch(piece)
-    if not match:
-        if piece.count("{") != piece.count("}"):
-            raise ValueError(f'a brace of {quoted(piece)} has no partner; a brace itself is written %7B or %7D')
-        raise ValueError(f"{quoted(piece)} mixes text and a parameter; a segment is one or the other, write {{name}} for all of it")
+    found = list(PARAMETER.finditer(piece))
+    texts = PARAMETER.sub("/", piece).split("/")
+    if any("{" in text or "}" in text for text in texts):
+        raise ValueError(f"a brace of {quoted(piece)} has no partner; a brace itself is written %7B or %7D")
+    parameters = [_parameter(match) for match in found]
+    if len(parameters) == 1 and texts == ["", ""]:
+        kind, name = parameters[0]
+        return Segment("middle", name, after=after) if kind == "rest" and after else Segment(kind, name)
+    if any(kind == "rest" for kind, _ in parameters):
+        raise ValueError(f"{quoted(piece)}: what takes several segments stands alone between its slashes")
+    if "" in texts[1:-1]:
+        raise ValueError(f"{quoted(piece)}: nothing says where one parameter ends and the next begins; put text between them")
+    return Segment("mixed", piece, Mixed(tuple(intern(_literal(text)) for text in texts), tuple(name for _, name in parameters),
+                                         tuple(kind == "int" for kind, _ in parameters)))
+
+
+def _parameter(match: re.Match[str]) -> tuple[Kind, str]:
     name, kind = match[1], match[2]
     if not NAME.fullmatch(name):
         raise ValueError(f"{quoted(name)} is not the name of a parameter: letters, digits and _ only, not beginning with a digit")
     if kind not in CONVERTERS:
-        raise ValueError(f'{quoted(kind)} in {piece} is unknown: {{{name}}}, {{{name}:int}} and {{{name}:path}} are what there is')
-    if kind == "path" and not last:
-        raise ValueError(f"{piece} takes all that follows and stands at the end only")
-    return Segment(CONVERTERS[kind], intern(name))
+        known = f"{{{name}}}, {{{name}:int}} and {{{name}:path}}"
+        raise ValueError(f"{quoted(kind)} in {match[0]} is unknown: {known} are what there is")
+    return CONVERTERS[kind], intern(name)
 
 
 def _literal(piece: str) -> str:
@@ -117,7 +186,7 @@ def _literal(piece: str) -> str:
 def parameters(path: str) -> frozenset[str] | None:
     """The names of a path's parameters, None for a path that cannot be read, which is reported elsewhere."""
     try:
-        return frozenset(segment.text for segment in parse_path(path) if segment.kind != "text" and segment.text)
+        return frozenset(parameters_of(parse_path(path)))
     except ValueError:
         return None
 
@@ -225,7 +294,9 @@ def shortest_line(route: Route) -> int:
     """Bytes that a request line needs at least for a route whose path can be read."""
     size = min(map(len, route.methods or ["M"])) + len("  HTTP/1.1")
     for segment in parse_path(route.path):
-        size += 1 + (written(segment.text, RAW_IN_PATH) if segment.kind == "text" else int(segment.kind != "rest"))
+        if segment.mixed is not None:
+            size += sum(written(text, RAW_IN_PATH) for text in segment.mixed.texts) + len(segment.mixed.names)
+        size += 1 + (written(segment.text, RAW_IN_PATH) if segment.kind == "text" else segment.kind in ("int", "name", "middle"))
     for kind, name, value in conditions_of(route):
         if kind == "query":
             size += 1 + written(name, RAW_IN_QUERY) + (1 + written(value, RAW_IN_QUERY) if value else 0)

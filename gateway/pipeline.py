@@ -74,7 +74,8 @@ class Pipeline:
         self.registry = registry
         self.store = store if store is not None else http_store(config, Counts(tier_numbers(registry)))
         self.caching = any(route.cache for route in config.routes)
-        self.store.kept = Table((route, None) for route in config.routes if route.cache).reaches
+        folds = not config.gateway.literal_paths
+        self.store.kept = Table(((route, None) for route in config.routes if route.cache), folds=folds).reaches
         self.routes = (*config.routes, *views)
         if mistakes := problems(self.routes):
             raise ConfigError(mistakes)
@@ -88,7 +89,7 @@ class Pipeline:
             "view": lambda route: self.view,
         }
         self.handlers = self.stacks()
-        self.table: Table[Served] = Table((route, Served(route, self.handlers[route.name])) for route in self.routes)
+        self.table: Table[Served] = Table(((route, Served(route, self.handlers[route.name])) for route in self.routes), folds=folds)
         self.handle = Observe(Accept(self.handover(Match(self.table))), log, registry)
 
     def stacks(self) -> dict[str, Handler]:

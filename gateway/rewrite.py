@@ -30,7 +30,7 @@ PATH_SAFE = SEGMENT_SAFE + "/%"
 class Rewrite:
     """``rewrite(path, params) -> path``, both raw. ``params`` are those that the match gave. Raises InvalidTarget."""
 
-    __slots__ = ("text", "_depth", "_pieces", "_rest", "_rest_at", "_literal")
+    __slots__ = ("text", "_depth", "_pieces", "_rest", "_rest_at", "_after", "_literal")
 
     def __init__(self, route: Route) -> None:
         self.text = f"strip {route.strip_prefix}" if route.strip_prefix else f"to {route.rewrite}"
@@ -39,8 +39,10 @@ class Rewrite:
         pieces[::2] = [quote_from_bytes(piece.encode("latin-1"), PATH_SAFE) for piece in pieces[::2]]
         self._pieces = pieces
         self._literal = pieces[0].rfind("/")
-        last, self._rest_at = parse_path(route.path)[-1], route.path.count("/")
-        self._rest = last.text if last.kind == "rest" else ""
+        segments = parse_path(route.path)
+        self._rest, self._rest_at, self._after = next(
+            ((segment.text, place, segment.after) for place, segment in enumerate(segments, 1)
+             if segment.kind in ("middle", "rest")), ("", 0, 0))
 
     def __call__(self, path: str, params: dict[str, str]) -> str:
         if self._depth:
@@ -55,7 +57,7 @@ class Rewrite:
         for position in range(1, len(pieces), 2):
             name = pieces[position]
             whole = name == self._rest
-            raw = tail(path, self._rest_at) if whole else encoded(params[name])
+            raw = several(path, self._rest_at, self._after) if whole else encoded(params[name])
             if climbs(raw) or raw == "." and not whole:
                 raise InvalidTarget(f"{name} would not stay in its place in the path")
             pieces[position] = raw
@@ -77,6 +79,12 @@ def tail(path: str, slashes: int) -> str:
     """What follows the given number of slashes: nothing, when there are fewer."""
     pieces = path.split("/", slashes)
     return pieces[slashes] if len(pieces) > slashes else ""
+
+
+def several(path: str, slashes: int, after: int) -> str:
+    """What follows the given number of slashes, without the last ``after`` segments."""
+    rest = tail(path, slashes)
+    return rest.rsplit("/", after)[0] if after else rest
 
 
 def encoded(text: str) -> str:

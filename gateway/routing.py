@@ -2,9 +2,20 @@
 at the head of ``pattern.py``; this file finds that route without looking at the others. Pure.
 
 For each host there is a dict of the paths without parameters, which answers most requests with one look, and a tree of
-segments. A node of the tree has children by text, one for ``{name:int}`` and one for ``{name}``, and may end a route; they are
-tried in this order, and when what a child leads to does not match, the next is tried. So the cost is that of the path's
-segments and of the routes that share the very same pattern, however many others there are.
+segments (segmenttree.py). So the cost is that of the path's segments and of the routes that share the very same pattern, however
+many others there are.
+
+**Other spellings.** A server behind may take ``//admin``, ``/x/../admin`` or ``/admin;x`` for ``/admin`` (spelling.py), so with
+``folds`` a path is matched in each of its readings:
+
+====================================================  =============================================================
+the path as it came matches nothing                   404 or 405, as without readings
+all readings choose the same route                    that one
+they do not, and one has a ``..``                     400: no honest client sends such a path
+one chooses a route with ``respond``                  that one: nothing is behind it that could read it otherwise
+else                                                  the most specific route; 400 where it takes the path apart by
+                                                      its slashes and the path as it came chooses another
+====================================================  =============================================================
 
 The conditions of a route are looked at last, and the query and the cookies are parsed only when one asks for them.
 """
@@ -12,13 +23,15 @@ The conditions of a route are looked at last, and the query and the cookies are 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
-from .conditions import Facts, as_text, condition_rank, conditions_of, decoded
+from .conditions import Facts, as_text
 from .config import Route
-from .errors import ConfigError, GatewayError, MethodNotAllowed, NoRoute
+from .errors import ConfigError, GatewayError, InvalidTarget, MethodNotAllowed, NoRoute
 from .message import Request
-from .pattern import host_of, host_rank, parse_host, parse_path, problems
+from .pattern import host_of, host_rank, parse_host, problems, specificity
+from .segmenttree import Entry, HostTable, find, segments_of
+from .spelling import RESPELLED, readings
 from .values import quoted
 
 __all__ = ["Considered", "Explanation", "Table", "problems"]
@@ -32,7 +45,8 @@ class Table(Generic[T]):
     """Routes with what answers them. Raises ConfigError when a pattern cannot be read. Which of two equal routes wins is not
     defined: ask ``problems`` first."""
 
-    def __init__(self, entries: Iterable[tuple[Route, T]]) -> None:
+    def __init__(self, entries: Iterable[tuple[Route, T]], *, folds: bool = False) -> None:
+        self._folds = folds
         hosts: dict[str | None, HostTable[T]] = {}
         self._size = 0
         for route, target in entries:
@@ -57,25 +71,54 @@ class Table(Generic[T]):
     def match(self, request: Request) -> tuple[T, dict[str, str]]:
         """What answers the request, and the path parameters as decoded text. Raises NoRoute and MethodNotAllowed."""
         path, method = request.path, request.method
-        plain = "%" not in path
         segments: list[str] = []
         facts = None
         for table in self._tables(request.host) if self._by_host else self._any:
-            if plain and (leaf := table.static.get(path)) is not None:
+            if (leaf := table.static.get(path)) is not None:
                 found = leaf.by_method.get(method, leaf.others)
                 if found and not found[0].conditions:
                     return found[0].target, {}
             if facts is None:
+                if self._folds and RESPELLED.search(path):
+                    return self._folded(request)
                 facts, segments = Facts(request), segments_of(path)
-            entry = _find(table.root, segments, 0, facts)
+            entry = find(table.root, segments, 0, facts)
             if entry is not None:
-                return entry.target, entry.params(segments) if entry.captures or entry.rest else {}
+                return entry.target, {} if entry.fixed else entry.params(segments)
         raise self._refusal(request, segments_of(path))
+
+    def _folded(self, request: Request) -> tuple[T, dict[str, str]]:
+        """match, for a path that servers read differently."""
+        entry, segments = self._agreed(request)
+        return entry.target, entry.params(segments)
+
+    def _read(self, request: Request) -> list[tuple[Entry[T] | None, list[str]]]:
+        """What each reading of the path chooses, the path as it came first."""
+        facts, tables = Facts(request), self._tables(request.host)
+        return [(next(filter(None, (find(table.root, segments, 0, facts) for table in tables)), None), segments)
+                for segments in readings(request.path)]
+
+    def _agreed(self, request: Request) -> tuple[Entry[T], list[str]]:
+        """The route for a path that servers read differently, with the segments it is chosen by. Raises what ``match`` does, and
+        InvalidTarget."""
+        choices = self._read(request)
+        literal, segments = choices[0]
+        if literal is None:
+            raise self._refusal(request, segments)
+        if all(entry is literal for entry, _ in choices):
+            return literal, segments
+        if any(".." in segments for _, segments in choices):
+            raise InvalidTarget("the path can be read as one of another route")
+        found = [(entry, segments) for entry, segments in choices if entry is not None]
+        entry, segments = min(found, key=lambda choice: (choice[0].route.respond is None, specificity(choice[0].route)))
+        if entry is not literal and (entry.route.strip_prefix or entry.route.rewrite or entry.route.files):
+            raise InvalidTarget("the path can be read as one of another route, which takes it apart by its slashes")
+        return entry, segments
 
     def reaches(self, path: str) -> bool:
         """Is there a route with a pattern for this path, whatever else it asks for?"""
-        segments = segments_of(path)
-        return any(True for table in self._hosts for _ in table.reached(segments))
+        spelled = readings(path) if self._folds and RESPELLED.search(path) else [segments_of(path)]
+        return any(True for segments in spelled for table in self._hosts for _ in table.reached(segments))
 
     def _tables(self, authority: str) -> tuple[HostTable[T], ...]:
         """The tables of the hosts that match, the most specific first."""
@@ -93,6 +136,31 @@ class Table(Generic[T]):
 
     def explain(self, request: Request) -> Explanation:
         """What ``match`` decides and why: every route whose path matches, the most specific first, with its verdict."""
+        explained = self._explain(request)
+        if not self._folds or explained.route is None or not RESPELLED.search(request.path):
+            return explained
+        literal = [each._replace(verdict="takes the path as it came") if each.verdict == "answers" else each
+                   for each in explained.considered]
+        try:
+            entry, segments = self._agreed(request)
+        except InvalidTarget as error:
+            return Explanation(request, None, {}, literal, error, self._spelled(request))
+        if entry.route is explained.route:
+            return explained
+        considered = [Considered(entry.route, "answers"), *literal]
+        return Explanation(request, entry.route, entry.params(segments), considered, None, self._spelled(request))
+
+    def _spelled(self, request: Request) -> list[str]:
+        """A line for each reading of the path."""
+        try:
+            choices = self._read(request)
+        except InvalidTarget:
+            return []
+        return [f'read as "/{as_text("/".join(segments))}": {entry.route.name if entry else "no route"}'
+                for entry, segments in choices]
+
+    def _explain(self, request: Request) -> Explanation:
+        """For the path as it came."""
         segments, facts = segments_of(request.path), Facts(request)
         mine, considered = self._tables(request.host), []
         winner: Entry[T] | None = None
@@ -120,171 +188,6 @@ class Table(Generic[T]):
     def __repr__(self) -> str:
         hosts = sum(table.host is not None for table in self._hosts)
         return f"{self._size} routes" + (f", {hosts} hosts" if hosts else "")
-
-
-class Entry(Generic[T]):
-    """One route with its target, and where in the path its parameters are."""
-
-    __slots__ = ("route", "target", "segments", "conditions", "captures", "rest")
-
-    def __init__(self, route: Route, target: T) -> None:
-        self.route = route
-        self.target = target
-        self.segments = parse_path(route.path)
-        self.conditions = conditions_of(route)
-        self.captures = tuple((position, segment.text) for position, segment in enumerate(self.segments)
-                              if segment.kind in ("int", "name"))
-        last = self.segments[-1]
-        self.rest = last.text if last.kind == "rest" else ""
-
-    def params(self, segments: list[str]) -> dict[str, str]:
-        found = {name: as_text(segments[position]) for position, name in self.captures}
-        if self.rest:
-            found[self.rest] = as_text("/".join(segments[len(self.segments) - 1:]))
-        return found
-
-    def __repr__(self) -> str:
-        return f"Entry({self.route.name})"
-
-
-class Leaf(Generic[T]):
-    """The routes of one pattern: they differ in methods and conditions."""
-
-    __slots__ = ("entries", "by_method", "others")
-
-    def __init__(self) -> None:
-        self.entries: list[Entry[T]] = []
-        self.by_method: dict[str, tuple[Entry[T], ...]] = {}
-        self.others: tuple[Entry[T], ...] = ()
-
-    def seal(self) -> None:
-        """Sort, and make the list of candidates for each method that is named."""
-        self.entries.sort(key=lambda entry: condition_rank(entry.route))
-        self.others = tuple(entry for entry in self.entries if entry.route.methods is None)
-        methods = {method for entry in self.entries for method in entry.route.methods or ()}
-        for method in methods | {"HEAD"} if "GET" in methods else methods:
-            named = [entry for entry in self.entries if method in (entry.route.methods or ())]
-            implied = [entry for entry in self.entries if method == "HEAD" and entry not in named
-                       and "GET" in (entry.route.methods or ())]
-            self.by_method[method] = (*named, *implied, *self.others)
-
-    def first(self, facts: Facts) -> Entry[T] | None:
-        """The most specific route that matches the method and the conditions."""
-        for entry in self.by_method.get(facts.request.method, self.others):
-            if not entry.conditions or facts.hold(entry.conditions):
-                return entry
-        return None
-
-    def candidates(self, method: str) -> list[Entry[T]]:
-        """All of them, those that take ``method`` first and in their order."""
-        suited = self.by_method.get(method, self.others)
-        return [*suited, *(entry for entry in self.entries if entry not in suited)]
-
-
-NOTHING: dict[str, Any] = {}
-
-
-class Node(Generic[T]):
-    """A place between two slashes, with what may follow there."""
-
-    __slots__ = ("text", "integer", "name", "rest", "leaf")
-
-    def __init__(self) -> None:
-        self.text: dict[str, Node[T]] = NOTHING              # its own once there is something
-        self.integer: Node[T] | None = None
-        self.name: Node[T] | None = None
-        self.rest: Leaf[T] | None = None
-        self.leaf: Leaf[T] | None = None
-
-
-class HostTable(Generic[T]):
-    """The routes of one host: ``None`` for those of any."""
-
-    __slots__ = ("host", "static", "root", "leaves")
-
-    def __init__(self, host: str | None) -> None:
-        self.host = host
-        self.static: dict[str, Leaf[T]] = {}
-        self.root: Node[T] = Node()
-        self.leaves: list[Leaf[T]] = []
-
-    def add(self, entry: Entry[T]) -> None:
-        node = self.root
-        for segment in entry.segments:
-            if segment.kind == "text":
-                if node.text is NOTHING:
-                    node.text = {}
-                node = node.text.setdefault(segment.text, Node())
-            elif segment.kind == "int":
-                node.integer = node = node.integer or Node()
-            elif segment.kind == "name":
-                node.name = node = node.name or Node()
-        if entry.segments[-1].kind == "rest":
-            leaf = node.rest = node.rest or self._leaf()
-        else:
-            leaf = node.leaf = node.leaf or self._leaf()
-        leaf.entries.append(entry)
-        if all(segment.kind == "text" and "/" not in segment.text for segment in entry.segments):
-            self.static["".join("/" + segment.text for segment in entry.segments)] = leaf
-
-    def _leaf(self) -> Leaf[T]:
-        self.leaves.append(Leaf())
-        return self.leaves[-1]
-
-    def seal(self) -> None:
-        for leaf in self.leaves:
-            leaf.seal()
-
-    def reached(self, segments: list[str]) -> Iterator[Leaf[T]]:
-        """Every pattern that matches the path, the most specific first."""
-        return _all(self.root, segments, 0)
-
-
-def segments_of(path: str) -> list[str]:
-    """The decoded segments of a raw path. What is no path, like the ``*`` of OPTIONS, has none, which no pattern matches."""
-    if "%" in path:
-        segments = [decoded(segment) for segment in path.split("/")]
-    else:
-        segments = path.split("/")
-    if segments[0]:
-        return []
-    del segments[0]
-    return segments
-
-
-def _find(node: Node[T], segments: list[str], depth: int, facts: Facts) -> Entry[T] | None:
-    """The first route of ``_all`` that matches the request; unrolled because it runs for every request."""
-    if depth == len(segments):
-        return node.leaf.first(facts) if node.leaf is not None and depth else None
-    segment = segments[depth]
-    child = node.text.get(segment)
-    if child is not None and (found := _find(child, segments, depth + 1, facts)) is not None:
-        return found
-    if segment:
-        child = node.integer
-        if child is not None and segment.isascii() and segment.isdigit():
-            if (found := _find(child, segments, depth + 1, facts)) is not None:
-                return found
-        child = node.name
-        if child is not None and (found := _find(child, segments, depth + 1, facts)) is not None:
-            return found
-    return node.rest.first(facts) if node.rest is not None else None
-
-
-def _all(node: Node[T], segments: list[str], depth: int) -> Iterator[Leaf[T]]:
-    if depth == len(segments):
-        if node.leaf is not None and depth:
-            yield node.leaf
-        return
-    segment = segments[depth]
-    if segment in node.text:
-        yield from _all(node.text[segment], segments, depth + 1)
-    if node.integer is not None and segment.isascii() and segment.isdigit():
-        yield from _all(node.integer, segments, depth + 1)
-    if node.name is not None and segment:
-        yield from _all(node.name, segments, depth + 1)
-    if node.rest is not None:
-        yield node.rest
 
 
 def _wider(suffix: str, wild: dict[str, HostTable[T]]) -> list[HostTable[T]]:
@@ -323,6 +226,7 @@ class Explanation(NamedTuple):
     params: dict[str, str]
     considered: list[Considered]
     error: GatewayError | None
+    spelled: list[str] = []
 
     def __str__(self) -> str:
         if self.route is not None:
@@ -330,6 +234,7 @@ class Explanation(NamedTuple):
             lines = [f'route "{self.route.name}"{found}']
         else:
             lines = [f"no route: {self.error.status if self.error else 404} {self.error}"]
+        lines += [f"  {line}" for line in self.spelled[:SHOWN]]
         lines += [f"  {route.name}: {verdict}" for route, verdict in self.considered[:SHOWN]]
         if len(self.considered) > SHOWN:
             lines.append(f"  and {len(self.considered) - SHOWN} more")

@@ -12,10 +12,11 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from itertools import chain
+from operator import ge
 from typing import Any
 
 from werkzeug.exceptions import HTTPException
-from werkzeug.routing import BaseConverter, Map, Rule
+from werkzeug.routing import BaseConverter, Map, PathConverter, Rule
 from werkzeug.routing.rules import parse_converter_args
 
 from .conditions import as_text, decoded
@@ -23,6 +24,7 @@ from .config import Route
 from .errors import BodyTimeout
 from .fields import PROXY_WORDS, WRITTEN
 from .message import Body, Request, Response
+from .pattern import Segment, parse_path
 from .tasks import Guard, Killed, current_request, time_limit
 
 SMALL = 65536
@@ -195,8 +197,8 @@ def route_of(rule: Rule) -> list[Route]:
     """The routes of one Flask rule: two when it ends in a slash, since Flask answers the path without it too, and when it is not
     strict about slashes.
 
-    A segment that Flask knows only in part (``<name>.json``, a UUID) becomes a whole ``{name}``: it may then take a path that
-    Flask answers with 404, which a declared route for that path prevents.
+    A segment of which Flask takes only some (a UUID, a float) becomes ``{name}``: it may then take a path that Flask answers with
+    404, which a declared route for that path prevents.
     """
     path = pattern_of(rule)
     paths = [path]
@@ -209,21 +211,31 @@ def route_of(rule: Rule) -> list[Route]:
 
 
 def pattern_of(rule: Rule) -> str:
-    """A Flask rule in the gateway's notation: ``/a/<int:x>`` is ``/a/{x:int}``; a converter whose values may have slashes, such as
-    ``path``, takes all that follows."""
+    """A Flask rule in the gateway's notation: ``/a/<int:x>`` is ``/a/{x:int}``, ``/a/<name>.json`` is ``/a/{name}.json``; a
+    converter whose values may have slashes takes all that follows, but for Flask's own ``path``, which a rule may go on behind."""
+    pieces = rule.rule.split("/")
     segments = []
-    for segment in rule.rule.split("/"):
+    for position, segment in enumerate(pieces):
         variables = list(VARIABLE.finditer(segment))
-        if not variables:
-            segments.append(segment)
+        converters = [converter_of(rule, variable) for variable in variables]
+        if all(converter.part_isolating for converter in converters):
+            segments.append(_segment(segment, variables, converters))
             continue
-        name, converters = variables[0]["name"], [converter_of(rule, variable) for variable in variables]
-        if not all(converter.part_isolating for converter in converters):
-            segments.append("{%s:path}" % name)
+        segments.append("{%s:path}" % variables[0]["name"])
+        behind = [variable for piece in pieces[position + 1:] for variable in VARIABLE.finditer(piece)]
+        alone = variables[0][0] == segment and converters[0].regex == PathConverter.regex
+        if not alone or not all(converter_of(rule, variable).part_isolating for variable in behind):
             break
-        digits = variables[0][0] == segment and converters[0].regex == r"\d+"
-        segments.append("{%s:int}" % name if digits else "{%s}" % name)
     return "/".join(segments)
+
+
+def _segment(segment: str, variables: list[re.Match[str]], converters: list[BaseConverter]) -> str:
+    """One segment of a rule. It takes what Flask takes, or more."""
+    if len(variables) == 1 and converters[0].regex == r"\d+":
+        return VARIABLE.sub("{%s:int}" % variables[0]["name"], segment)
+    if any(one.end() == other.start() for one, other in zip(variables, variables[1:])):
+        return "{%s}" % variables[0]["name"]                 # nothing says where the one ends
+    return VARIABLE.sub(r"{\g<name>}", segment)
 
 
 def converter_of(rule: Rule, variable: re.Match[str]) -> BaseConverter:
@@ -241,29 +253,40 @@ def endpoint_of(rules: Map, request: Request) -> str:
 
 
 def covers(wide: str, narrow: str) -> bool:
-    """Does the pattern ``wide`` match every path that ``narrow`` matches?"""
-    left, right = wide.split("/"), narrow.split("/")
+    """Does the pattern ``wide`` match every path that ``narrow`` matches? One that cannot be read is reported elsewhere."""
+    try:
+        left, right = parse_path(wide), parse_path(narrow)
+    except ValueError:
+        return False
     for position, piece in enumerate(left):
-        if piece == "*" or piece.endswith(":path}"):
+        if piece.kind == "rest":
             return len(right) > position
-        if position >= len(right):
-            return False
-        other = right[position]
-        if piece.startswith("{") and not piece.endswith(":int}"):
-            if other.endswith(":path}") or other in ("*", ""):
-                return False
-        elif piece.startswith("{"):
-            if not (other.endswith(":int}") or other.isdigit()):
-                return False
-        elif piece != other:
+        if piece.kind == "middle":
+            taken, right = right[position:-piece.after], right[-piece.after:]
+            left = left[position + 1:]
+            return bool(taken) and taken[0] != Segment("text", "") and all(map(_takes, left, right))
+        if position >= len(right) or not _takes(piece, right[position]):
             return False
     return len(left) == len(right)
+
+
+def _takes(wide: Segment, narrow: Segment) -> bool:
+    """covers, for one segment that is no ``rest``."""
+    if narrow.kind in ("middle", "rest"):
+        return False
+    if wide.mixed is not None and narrow.mixed is not None:
+        return wide.mixed.texts == narrow.mixed.texts and all(map(ge, narrow.mixed.digits, wide.mixed.digits))
+    if wide.kind == "name":
+        return narrow != Segment("text", "")
+    if narrow.kind == "text" and wide.kind != "text":
+        return wide.mixed.values(narrow.text) is not None if wide.mixed is not None else narrow.text.isdigit()
+    return wide.kind == narrow.kind and (wide.kind != "text" or wide.text == narrow.text)
 
 
 def undeclared(rules: Iterable[Rule], declared: Iterable[Route]) -> list[Route]:
     """Routes for the views that no declared ``view`` route covers, each with the methods that are left to it.
 
-    Two rules that are one pattern here (``/f/<name>.json`` and ``/f/<name>.xml``) make one route: Flask tells them apart.
+    Two rules that are one pattern here (``/f/<name>`` and ``/f/<uuid:id>``) make one route: Flask tells them apart.
     """
     given = [route for route in declared if route.view and not route.host and not (route.header or route.query or route.cookie)]
     found: dict[str, tuple[Route, set[str]]] = {}

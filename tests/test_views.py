@@ -22,12 +22,15 @@ SAFETY = 20.0
 
 @pytest.mark.parametrize("rule, pattern", [
     ("/", "/"), ("/users", "/users"), ("/users/<int:id>", "/users/{id:int}"), ("/users/<name>/", "/users/{name}/"),
-    ("/f/<path:rest>", "/f/{rest:path}"), ("/f/<path:rest>/edit", "/f/{rest:path}"), ("/f/<uuid:id>.json", "/f/{id}"),
-    ("/v<int:n>/x", "/{n}/x"), ("/a/<any(x, y):which>", "/a/{which}"), ("/a/<string(length=2):s>", "/a/{s}"),
+    ("/f/<path:rest>", "/f/{rest:path}"), ("/f/<path:rest>/edit", "/f/{rest:path}/edit"),
+    ("/f/<uuid:id>.json", "/f/{id}.json"),
+    ("/v<int:n>/x", "/v{n:int}/x"), ("/<a>-<int:b>", "/{a}-{b}"), ("/<a><b>", "/{a}"),
+    ("/a/<any(x, y):which>", "/a/{which}"), ("/a/<string(length=2):s>", "/a/{s}"),
     ("/a/<int(signed=True):n>", "/a/{n}"), ("/a/<int(signed=False):n>", "/a/{n:int}"),
     ("/a/<int(0, None, None, True):n>", "/a/{n}"), ("/a/<int(min=3):n>", "/a/{n:int}"),
     ("/a/<float:x>", "/a/{x}"), ("/a/v<path:rest>/b", "/a/{rest:path}"),
-    ("/a/<name>.<path:rest>", "/a/{name:path}"), ("/a/<deep:where>/b", "/a/{where:path}"), ("/a/<word:w>", "/a/{w}")])
+    ("/a/<name>.<path:rest>", "/a/{name:path}"), ("/a/<deep:where>/b", "/a/{where:path}"), ("/<path:a>/x/<path:b>", "/{a:path}"),
+    ("/<path:a>/<int:b>.<ext>", "/{a:path}/{b}.{ext}"), ("/a/<word:w>", "/a/{w}")])
 def test_a_flask_rule_as_a_pattern(rule, pattern):
     own = {name: type(name, (BaseConverter,), {"regex": regex}) for name, regex in (("deep", "[a-z/]+"), ("word", "[a-z]+"))}
     (bound,) = Map([Rule(rule, endpoint="x")], converters=own).iter_rules()
@@ -52,7 +55,11 @@ def test_the_routes_of_a_rule_take_what_flask_answers_by_slashes(path, strict, a
     ("/*", "/a", True), ("/*", "/", True), ("/a/*", "/a", False), ("/a/*", "/a/{x}/b", True), ("/a/{rest:path}", "/a/b/c", True),
     ("/{x}", "/a", True), ("/{x}", "/a/b", False), ("/{x:int}", "/7", True), ("/{x:int}", "/a", False), ("/{x:int}", "/{y}", False),
     ("/{x}", "/{y:int}", True), ("/{x}", "/{y:path}", False), ("/{x}", "/", False), ("/a", "/a", True), ("/a", "/b", False),
-    ("/a/{x}", "/a/*", False), ("/a/b", "/a", False)])
+    ("/a/{x}", "/a/*", False), ("/a/b", "/a", False), ("/{x}", "/{y}.json", True), ("/{x}.json", "/{y}", False),
+    ("/{x}.json", "/a.json", True), ("/{x}.json", "/{y:int}.json", True), ("/{x:int}.json", "/{y}.json", False),
+    ("/{x}.json", "/{y}.xml", False), ("/{r:path}/edit", "/a/{x}/edit", True), ("/{r:path}/edit", "/edit", False),
+    ("/{r:path}/edit", "/{q:path}/edit", True), ("/{r:path}/edit", "/{q:path}", False), ("/*", "/{q:path}/edit", True),
+    ("/{r:path}/edit", "//a/edit", False), ("/{x}/edit", "/{r:path}/edit", False), ("/{", "/{", False)])
 def test_covers(wide, narrow, answer):
     assert covers(wide, narrow) is answer
 
@@ -81,7 +88,7 @@ def test_a_declared_view_route_takes_the_rules_it_covers(declared, left):
 
 def test_rules_that_are_one_pattern_make_one_route():
     found = undeclared(rules("/f/<name>.json", "/f/<uuid:id>", "/f/<int:n>"), [])
-    assert sorted(route.path for route in found) == ["/f/{n:int}", "/f/{name}"]
+    assert sorted(route.path for route in found) == ["/f/{id}", "/f/{n:int}", "/f/{name}.json"]
 
 
 def test_a_declared_view_without_a_flask_rule():
