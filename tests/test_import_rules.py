@@ -41,7 +41,7 @@ DOORS = {
     "flask_caching": {"cache/store"},
     "redis": {"cache/redis_pool", "cache/redis_tier"},
     "pymemcache": {"cache/memcached_tier"},
-    "requests": {"upstream/requests_adapter", "upstream/requests_shortcuts"},
+    "requests": {"upstream/requests_adapter", "upstream/requests_redirects", "upstream/requests_shortcuts"},
     "urllib3": {"upstream/requests_adapter", "upstream/requests_call", "upstream/requests_response"},
     "gevent": {"crew", "tasks", "websocket", "disconnect", "outbox", "readable", "upstream/dns", "upstream/pool",
                "upstream/sending", "upstream/transport", "telemetry/log", "admin", "worker", "clients", "connections",

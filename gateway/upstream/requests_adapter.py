@@ -4,7 +4,8 @@ It replaces ``HTTPAdapter.send``, which sessions made before, sessions inside li
 new sessions make adapters that cost nothing; and puts the shortcuts in place (requests_shortcuts.py). A call then goes one of three
 ways:
 
-- ``http://<upstream>/path`` to that upstream, balanced over its instances;
+- ``http://<upstream>/path`` to that upstream, balanced over its instances, unless a redirect from elsewhere leads there
+  (requests_redirects.py);
 - any other http or https URL to an upstream made for its place and TLS settings, with connections shared by the whole process;
 - to the stock adapter, with the stock result: through a proxy, with retries or pool settings of its own, an adapter of a class of
   its own, an odd scheme or framing, an Upgrade, and whatever is malformed: what to raise for that, stock knows best.
@@ -42,7 +43,7 @@ from ..errors import (BadRequest, ConnectFailed, ConnectTimeout, DeadlineExceede
                       UpstreamProtocolError, UpstreamTimeout)
 from ..message import Body, Call, Headers, Request
 from ..tasks import current_request, event_loop, give_way, native_thread
-from . import requests_shortcuts
+from . import requests_redirects, requests_shortcuts
 from .client import Upstream
 from .dns import LookupFailed
 from .requests_call import Fixed, NotOurs, take_apart, target_of, timeouts_of
@@ -72,6 +73,7 @@ def govern_requests(upstreams: Mapping[str, Upstream] | None = None) -> None:
         governor.active = True
         HTTPAdapter.send = governed_send  # type: ignore[method-assign]
         requests.sessions.HTTPAdapter = LazyAdapter
+        requests_redirects.install()
         requests_shortcuts.install()
 
 
@@ -80,6 +82,7 @@ def ungovern_requests() -> None:
     governor.active = False
     governor.use({})
     requests.sessions.HTTPAdapter = HTTPAdapter
+    requests_redirects.remove()
     requests_shortcuts.remove()
     if HTTPAdapter.send is governed_send:                # else somebody has wrapped it, and it goes on as stock
         HTTPAdapter.send = stock_send  # type: ignore[method-assign]
@@ -155,7 +158,8 @@ def place_of(request: PreparedRequest, verify: Any, cert: Any, proxies: Any) -> 
     scheme, netloc = str(parts.scheme), str(parts.netloc).rpartition("@")[2].lower()
     places = governor.places()
     if scheme == "http":
-        if (named := places.names.get(netloc)) is not None:
+        named = places.names.get(netloc)
+        if named is not None and requests_redirects.may_use_name(request, netloc):
             return named
         if cert is not None:
             raise NotOurs
@@ -205,6 +209,8 @@ def exchange(adapter: HTTPAdapter, place: Place, request: PreparedRequest, strea
     kind = WholeResponse if WholeResponse.suits(response) else RawResponse
     raw = kind(response, call.method, target, place.label, silence=read if upload else None, late=DeadlineTimeout,
                deadline=None if stream or current is None else call.deadline)
+    if place.named and 300 < response.status < 400:
+        raw.own_origins = requests_redirects.own_origins(place.upstream, host)
     return adapter.build_response(request, raw)
 
 

@@ -134,8 +134,11 @@ def translated(error: GatewayError) -> Exception:
 class RawResponse(HTTPResponse):
     """``raw`` of a response. ``label`` names the place in errors; ``late`` makes the error to raise of a DeadlineExceeded.
 
-    ``fields`` are the header fields as they came.
+    ``fields`` are the header fields as they came; ``own_origins`` the addresses of the upstream, when it redirects
+    (requests_redirects.py).
     """
+
+    own_origins: frozenset[str] = frozenset()
 
     def __init__(self, response: Response, method: str, target: str, label: str, *, silence: float | None,
                  deadline: Deadline | None, late: Callable[[DeadlineExceeded], Exception]) -> None:
