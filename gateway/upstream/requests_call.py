@@ -8,12 +8,12 @@ urllib3 and http.client add User-Agent and ``Accept-Encoding: identity`` where t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextvars import copy_context
 from typing import Any, NamedTuple
 
 from urllib3 import __version__ as urllib3_version
-from urllib3.util.request import SKIP_HEADER
+from urllib3.util.request import SKIP_HEADER, body_to_chunks
 from urllib3.util.url import _encode_target
 
 from ..deadline import Deadline
@@ -64,7 +64,7 @@ def take_apart(request: Any) -> Prepared:
     host = special.get("host")
     if host == SKIP_HEADER:
         raise NotOurs
-    body = body_of(request.body, special.get("content-length"), special.get("transfer-encoding"))
+    body = body_of(request.body, request.method, special.get("content-length"), special.get("transfer-encoding"))
     return Prepared(headers, names, host, body)
 
 
@@ -85,7 +85,7 @@ def target_of(path: str) -> str:
     return _encode_target(path)
 
 
-def body_of(body: Any, length: str | None, coding: str | None) -> bytes | Body | None:
+def body_of(body: Any, method: str, length: str | None, coding: str | None) -> bytes | Body | None:
     """``length`` and ``coding`` are the fields that announce it. Raises NotOurs when they are not what goes with it."""
     if body is None:
         if coding is not None or length not in (None, "0"):
@@ -98,22 +98,30 @@ def body_of(body: Any, length: str | None, coding: str | None) -> bytes | Body |
             raise NotOurs
         return bytes(body)
     if length is None and coding in (None, "chunked"):
-        return Body(Upload(body, None).read, None)
-    if coding is None and length is not None and length.isascii() and length.isdigit():
-        return Body(Upload(body, int(length)).read, int(length))
-    raise NotOurs
+        size = None
+    elif coding is None and length is not None and length.isascii() and length.isdigit():
+        size = int(length)
+    else:
+        raise NotOurs
+    chunks: Any = body_to_chunks(body, method, PIECE).chunks
+    if type(chunks) is tuple:                            # it is in memory, like a memoryview
+        data = memoryview(body)
+        if data.nbytes != (size or 0):                   # its items are no bytes: stock announces their number
+            raise NotOurs
+        chunks = (octets(data),)
+    return Body(Upload(pieces_of(chunks, size is None), size).read, size)
 
 
 class Upload:
-    """A file or an iterable as ``read(size)``; not more than ``length`` bytes of it.
+    """The pieces of a body as ``read(size)``; not more than ``length`` bytes of it.
 
-    What it reads may be a generator that looks at ``flask.request``, and who sends it runs in a greenlet of its own: so it is read
+    What gives them may be a generator that looks at ``flask.request``, and who sends it runs in a greenlet of its own: so it is run
     in the context in which the call was made.
     """
 
-    def __init__(self, source: Any, length: int | None) -> None:
+    def __init__(self, pieces: Iterator[bytes], length: int | None) -> None:
         self._context = copy_context()
-        self._pieces = pieces_of(source)
+        self._pieces = pieces
         self._left = length
         self._rest = memoryview(b"")
 
@@ -128,15 +136,37 @@ class Upload:
         return piece
 
 
-def pieces_of(source: Any) -> Iterator[bytes]:
-    """The pieces of a file or an iterable, none of them empty; text as UTF-8."""
-    read = getattr(source, "read", None)
-    for piece in iter(lambda: read(PIECE), None) if read is not None else source:
-        data = piece.encode() if isinstance(piece, str) else bytes(piece)
-        if data:
-            yield data
-        elif read is not None:
-            return
+def pieces_of(chunks: Iterable[Any], chunked: bool) -> Iterator[bytes]:
+    """The bytes, none of them empty, that urllib3 and http.client would send for these; they raise TypeError for what those do not
+    take. A chunk is anything that has a length and goes into ``b"%b"``; a piece of a body with Content-Length is what a socket
+    takes, a file or an iterable of that."""
+    for chunk in chunks:
+        if not chunk:
+            continue
+        if isinstance(chunk, str):
+            chunk = chunk.encode()
+        if chunked:
+            len(chunk)
+            yield from filter(None, [b"%b" % (chunk,)])
+        elif hasattr(chunk, "read"):
+            yield from pieces_of(body_to_chunks(chunk, "", PIECE).chunks or (), True)
+        else:
+            yield from filter(None, octets_of(chunk))
+
+
+def octets_of(data: Any) -> Iterable[bytes]:
+    """What ``http.client`` gives to a socket, which takes anything in memory, or an iterable of such. Raises TypeError."""
+    try:
+        return [octets(data)]
+    except TypeError:
+        if not isinstance(data, Iterable):
+            raise TypeError(f"data should be a bytes-like object or an iterable, got {type(data)!r}") from None
+    return map(octets, data)
+
+
+def octets(data: Any) -> bytes:
+    """What a socket sends of it. Raises TypeError."""
+    return data if type(data) is bytes else bytes(memoryview(data).cast("B"))
 
 
 class Fixed(Deadline):
