@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 
-from ..errors import UpstreamProtocolError
+from ..errors import ConflictingLengths, UpstreamProtocolError
 from ..fields import CONNECTION_FIELDS, READ
 from ..message import Response
 
@@ -166,7 +166,7 @@ def _one_length(head: Head, lengths: str) -> int:
     values = {value.strip(" \t") for value in lengths.split(",")}
     value = values.pop()
     if values or not (value.isascii() and value.isdigit() and len(value) < 19):
-        raise UpstreamProtocolError(f"Content-Length {lengths[:100]!r}")
+        raise ConflictingLengths(f"Content-Length {lengths[:100]!r}")
     first = next(place for place, (name, _) in enumerate(head.headers) if name.lower() == "content-length")
     head.headers = [(name, value) if place == first else (name, text) for place, (name, text) in enumerate(head.headers)
                     if place == first or name.lower() != "content-length"]

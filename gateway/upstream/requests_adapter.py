@@ -39,8 +39,8 @@ from urllib3.poolmanager import PoolManager
 from urllib3.util.retry import Retry
 
 from ..deadline import Deadline
-from ..errors import (BadRequest, ConnectFailed, ConnectTimeout, DeadlineExceeded, GatewayError, PoolExhausted, UpstreamClosed,
-                      UpstreamProtocolError, UpstreamTimeout)
+from ..errors import (BadRequest, ConflictingLengths, ConnectFailed, ConnectTimeout, DeadlineExceeded, GatewayError, PoolExhausted,
+                      UpstreamClosed, UpstreamProtocolError, UpstreamTimeout)
 from ..message import Body, Call, Headers, Request
 from ..tasks import current_request, event_loop, give_way, native_thread
 from . import requests_redirects, requests_shortcuts
@@ -164,7 +164,7 @@ def place_of(request: PreparedRequest, verify: Any, cert: Any, proxies: Any) -> 
         if cert is not None:
             raise NotOurs
         verify = True
-    elif scheme != "https" or not (type(verify) in (bool, str) and (cert is None or type(cert) is str or type(cert) is tuple)):
+    elif scheme != "https" or type(verify) not in (bool, str) or not is_certificate(cert):
         raise NotOurs
     if proxies and select_proxy(str(request.url), proxies):
         raise NotOurs
@@ -176,6 +176,11 @@ def place_of(request: PreparedRequest, verify: Any, cert: Any, proxies: Any) -> 
                       "strongly advised. See: https://urllib3.readthedocs.io/en/latest/advanced-usage.html#tls-warnings",
                       urllib3_exceptions.InsecureRequestWarning)
     return place
+
+
+def is_certificate(cert: Any) -> bool:
+    """Is it None, a file, or a file and that of its key?"""
+    return cert is None or type(cert) is str or type(cert) is tuple and len(cert) == 2
 
 
 def exchange(adapter: HTTPAdapter, place: Place, request: PreparedRequest, stream: bool, timeout: Any) -> RequestsResponse:
@@ -281,6 +286,8 @@ def requests_error(error: GatewayError, place: Place, call: Call, request: Prepa
             pool, call.target, f"Read timed out. (read timeout={call.timeout})"), request=request)
     if isinstance(error, ConnectFailed):
         return connect_error(error, pool, call, request)
+    if isinstance(error, ConflictingLengths):
+        return exceptions.InvalidHeader(urllib3_exceptions.InvalidHeader(error.detail), request=request)
     if in_body:
         return exceptions.ChunkedEncodingError(aborted(IncompleteRead(b""), error, f"Connection broken: {error.detail}"))
     inside: Exception = error

@@ -135,8 +135,8 @@ def open_place(scheme: str, netloc: str, verify: Verify, cert: Certificate) -> P
         tls = Tls(verify=bool(verify), ca=certifi.where() if verify is True else verify or None, certificate=certificate, key=key)
         if not all(os.path.isfile(name) for name in (tls.ca, certificate, key) if name):
             return None
-    settings = Settings(instances=(url,)).model_copy(update={"connect_timeout": NEVER, "read_timeout": NEVER, "tls": tls})
     try:
+        settings = Settings(instances=(url,)).model_copy(update={"connect_timeout": NEVER, "read_timeout": NEVER, "tls": tls})
         return Place(Upstream(netloc, settings), label(scheme, host, port), named=False)
     except (ConfigError, ValueError):
         return None
