@@ -4,7 +4,7 @@
 
     GatewayError
     ├── BadRequest                400  what the client sent cannot be used
-    │   ├── InvalidTarget              absolute-form, bad dot segments, control characters
+    │   ├── InvalidTarget              no path and no URL, bad dot segments, control characters
     │   ├── InvalidHost                no Host, several, or one that is no authority
     │   ├── DuplicateHeader            a header that may stand only once stands twice
     │   ├── MalformedBody              bad chunks
@@ -15,7 +15,7 @@
     ├── HeadTooLarge              431
     ├── ExpectationFailed         417
     ├── HeadTimeout               408  the client did not send the whole head in time
-    ├── NotAllowedHere            501  CONNECT, TRACE, an Upgrade this server cannot take over
+    ├── NotAllowedHere            501  a transfer coding, an Upgrade this server cannot take over
     ├── NoRoute                   404
     ├── MethodNotAllowed          405  carries ``allow``
     ├── ClientDisconnected        499  nobody reads this answer; it exists for the log

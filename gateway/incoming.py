@@ -3,7 +3,9 @@
 ``Incoming`` builds the Request and never fails; ``Accept`` is the step that refuses, inside ``observe``, so that refusals are
 measured like everything else (RFC 9110 section 7, RFC 9112 section 3):
 
-- CONNECT and TRACE, and request-targets that are not origin-form (``*`` only with OPTIONS);
+- CONNECT and TRACE (405), and request-targets that are neither origin-form nor http or https in absolute-form (``*`` only with
+  OPTIONS). Of an absolute-form the authority takes the place of Host (RFC 9112 section 3.2.2), which must be there and valid all
+  the same; from here on the request is the one in origin-form. Its scheme says nothing of the connection and is not believed;
 - HTTP/1.1 without Host, and a Host that is no authority;
 - a second Authorization: two callers in one request are an ambiguity somebody will exploit.
 
@@ -26,17 +28,19 @@ from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
 from .deadline import Deadline
-from .errors import DuplicateHeader, InvalidHost, InvalidTarget, NotAllowedHere
+from .errors import DuplicateHeader, InvalidHost, InvalidTarget, MethodNotAllowed
 from .fields import Kinds
-from .message import Body, Handler, Headers, Request, Response
+from .message import METHODS, Body, Handler, Headers, Request, Response
 
-HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+(?::\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](?::\d{1,5})?")
+HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+(?::\d{0,5})?|\[[0-9A-Fa-f:.]{2,45}\](?::\d{0,5})?")
+ABSOLUTE = re.compile(r"https?://([^/?#]*)([^#]*)", re.IGNORECASE)
 TARGET = re.compile(r"/[^\x00-\x20#\x7f-\U0010ffff]*")
 REMEMBERED = 4096
 STAYS = frozenset({"close", "keep-alive", "connection", "upgrade", "te", "trailer", "transfer-encoding", "content-length", "host",
                    "expect", "content-type"})
 UNUSUAL = frozenset({"CONNECT", "TRACE", "OPTIONS"})         # methods that are looked at before any route
-ALLOW = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+ALLOW = ", ".join(METHODS)
+SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}      # a proxy may name a WebSocket's own
 
 FORWARDED = re.compile(r"""(?:[,; \t]|[\w!#$%&'*+.^`|~-]+=(?:[\w!#$%&'*+.^`|~:\[\]-]+|"(?:[^"\\]|\\.)*"))*""", re.ASCII)
 SAID = ("x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "forwarded")
@@ -104,6 +108,8 @@ class Incoming:
                           peer=peer, deadline=Deadline(self.timeout))
         request.environ = environ
         request.connection = connection
+        if not target.startswith("/") and (absolute := ABSOLUTE.fullmatch(target)):
+            take_absolute(request, environ, *absolute.groups())
         if trusted:
             request.trusted = True
             self.believe(request)
@@ -143,10 +149,8 @@ class Incoming:
         port = _at(ports, distance)
         if port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536:
             request.port = port
-        proto = _at(protos, distance).lower()
-        if proto in ("http", "https"):
-            request.scheme = proto
-        host = _at(hosts, distance)
+        request.scheme = SCHEMES.get(_at(protos, distance).lower(), request.scheme)
+        host = _at(hosts, distance).removesuffix(":")
         if HOST.fullmatch(host):
             request.host = host
 
@@ -164,17 +168,19 @@ class Accept:
     def __call__(self, request: Request) -> Response:
         unusual = request.method in UNUSUAL
         if unusual and request.method != "OPTIONS":
-            raise NotAllowedHere(f"the method {request.method} is not implemented")
+            raise MethodNotAllowed([*METHODS])
         environ = request.environ                # None: from the fast lane, which has looked at the target and counted
         if environ is not None and not TARGET.fullmatch(request.target) and not (unusual and request.target == "*"):
-            raise InvalidTarget("only a target that starts with / is accepted")
+            raise InvalidTarget("only a target that starts with / or is a URL of http or https is accepted")
         host = request.host
         if host not in self._hosts:
             if host and not HOST.fullmatch(host):
                 raise InvalidHost("the Host is not a host name or an address with an optional port")
             if not host and (environ is None or environ.get("SERVER_PROTOCOL") != "HTTP/1.0"):
                 raise InvalidHost("the request has no Host")
-            if host and len(self._hosts) < REMEMBERED:
+            if host.endswith(":"):
+                take_host(request, host[:-1])
+            elif host and len(self._hosts) < REMEMBERED:
                 self._hosts.add(host)
         if environ is not None and environ.get("HTTP_CONNECTION", "").lower() not in ("", "close", "keep-alive"):
             drop_nominated(request, environ)
@@ -186,7 +192,29 @@ class Accept:
         return self.next(request)
 
     def __repr__(self) -> str:
-        return "accept: origin-form target, one valid Host, one Authorization, no CONNECT or TRACE"
+        return "accept: a path or a URL, one valid Host, one Authorization, no CONNECT or TRACE"
+
+
+def take_absolute(request: Request, environ: dict[str, Any], authority: str, rest: str) -> None:
+    """Make of a request in absolute-form the one in origin-form. One whose authority or Host is none is left for Accept."""
+    host = request.host
+    if not HOST.fullmatch(authority) or not (HOST.fullmatch(host) if host else environ.get("SERVER_PROTOCOL") == "HTTP/1.0"):
+        return
+    if not rest.startswith("/"):
+        rest = "*" if request.method == "OPTIONS" and not rest else "/" + rest       # RFC 9112 section 3.2.4
+    path, mark, query = rest.partition("?")
+    request.target, request.path, request.query = rest, path, query if mark else None
+    environ["RAW_URI"] = rest
+    take_host(request, authority.removesuffix(":"))
+
+
+def take_host(request: Request, host: str) -> None:
+    """Have the request be for ``host``, for all that look at it."""
+    request.host = host
+    request.headers = [field for field in request.headers if field[0].lower() != "host"]
+    request.headers.insert(0, ("Host", host))
+    if request.environ is not None:
+        request.environ["HTTP_HOST"] = host
 
 
 def _last_hop(request: Request) -> bool:

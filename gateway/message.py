@@ -15,6 +15,7 @@ from .errors import BodyTooLarge
 from .fields import fields_of
 
 Headers = list[tuple[str, str]]
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")      # what is said to be allowed where routes do not say it
 
 
 class Body:

@@ -17,6 +17,9 @@ template says why each directive is there; the numbers come from here:
 - the gateway trusts nginx, so no field of a client's that passes for the word of a proxy goes through;
 - large stored bodies of routes with ``cache.offload`` are sent by nginx from the gateway's folder. Only on the paths of those
   routes is X-Accel-Redirect obeyed, and there the gateway takes out what an application says in it;
+- the gateway chooses the route, by every reading of a path (spelling.py), and what a location here does besides timeouts is only
+  for paths that have one reading: others take the plain way;
+- a URL as request-target is taken as the gateway takes it, its authority for Host; TRACE and CONNECT are refused in its words;
 - head limits are those of ``gunicorn.conf.py``: what passes here is accepted there.
 """
 
@@ -36,6 +39,8 @@ from .config import Config, Route
 from .errors import ConfigError
 from .fields import BELIEVED, PROXY_WORDS
 from .handover import ANNOUNCED, CARRIED, LOCATION
+from .message import METHODS
+from .spelling import RESPELLED
 
 MARGIN = 5              # seconds that nginx waits longer than the gateway
 NEXT_WITHIN = 5         # seconds after which a request is not tried on another instance any more
@@ -45,6 +50,7 @@ HEAD_BUFFER = 8192      # bytes of a request line or a header field with its lin
 EDGE_SIZE = "1g"        # of what nginx keeps
 BODIES = "bodies"       # the folder of bodies in that of the file tier
 PROBLEMS = (
+    (405, "method_not_allowed", "This method is not allowed here."),     # of nginx itself: TRACE and CONNECT
     (413, "body_too_large", "The request body is larger than this server accepts."),
     (502, "gateway_unavailable", "No instance of the gateway answers."),
     (504, "gateway_timeout", "No instance of the gateway answered in time."))
@@ -78,7 +84,7 @@ def render(config: Config, *, instances: Sequence[str] | None = None, listen: st
         idle_connections=IDLE_CONNECTIONS, head_buffer=HEAD_BUFFER, problems=PROBLEMS, edges=edges_of(config.routes),
         offloads=offloads_of(config.routes), bodies=bodies_of(config), offload_location=LOCATION, announced=ANNOUNCED,
         carried=CARRIED, silenced=SILENCED, edge_size=EDGE_SIZE, edge_unused=longest_edge(config.routes),
-        generation=settings.generation or "")
+        generation=settings.generation or "", allow=", ".join(METHODS), respelled=respelled_pattern())
 
 
 def problems(instances: Sequence[str], listen: str) -> list[str]:
@@ -113,6 +119,12 @@ def upgrade_pattern(routes: Sequence[Route]) -> str:
     return quoted_pattern(patterns)
 
 
+def respelled_pattern() -> str:
+    """A quoted regular expression over the request-target as it came, for a path that has several readings: nginx has resolved its
+    dot segments before it chooses a location, and would choose one that the gateway does not."""
+    return '"~' + f"^[^?]*?(?:{RESPELLED.pattern})".replace("(?:[/;]|$)", "(?:[/;?]|$)").replace("\\", "\\\\") + '"'
+
+
 def quoted_pattern(patterns: Sequence[str]) -> str:
     """One regular expression for all of these, as nginx reads it."""
     return '"' + f"^(?:{'|'.join(patterns)})$".replace("\\", "\\\\").replace('"', '\\"') + '"'
@@ -142,7 +154,7 @@ def edges_of(routes: Sequence[Route]) -> list[Edge]:
         names.append(route.name)
     if mistakes:
         raise ConfigError(mistakes)
-    return [Edge(quoted_pattern([pattern]), "$scheme://$http_host$request_uri" + "".join(
+    return [Edge(quoted_pattern([pattern]), "$scheme://$greengate_host$request_uri" + "".join(
         f" $http_{name.replace('-', '_')}" for name in sorted(fields)), ", ".join(map(shown, names)))
         for pattern, (fields, names) in found.items()]
 

@@ -286,7 +286,7 @@ def test_explain_names_the_endpoint_of_a_view(command, target, endpoint):
 
 @pytest.mark.parametrize("arguments, expected", [
     (["GET", "http://shop.test/users/."], "answered 400 invalid_target: id would not stay in its place in the path"),
-    (["TRACE", "http://shop.test/"], "answered 501 not_implemented: the method TRACE is not implemented"),
+    (["TRACE", "http://shop.test/"], "answered 405 method_not_allowed: allowed: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
     (["GE T", "http://shop.test/"], "answered 400 bad_request: Invalid HTTP request line: 'GE T / HTTP/1.1'"),
     (["GET", "http://a b/x"], "answered 400 invalid_host: the Host is not a host name or an address with an optional port"),
     (["GET", "http://[::1/x"], "answered 400 invalid_host: the Host is not a host name or an address with an optional port"),

@@ -22,8 +22,8 @@ FEATURE = 2
 LEVELS = {
     "errors": 0,
     "board": 1, "chunked": 1, "conditions": 1, "config": 1, "crew": 1, "deadline": 1, "disconnect": 1, "fields": 1, "message": 1,
-    "notation": 1, "outbox": 1, "pattern": 1, "prepared": 1, "problem": 1, "readable": 1, "rundir": 1, "tasks": 1, "template": 1,
-    "values": 1,
+    "notation": 1, "outbox": 1, "pattern": 1, "prepared": 1, "problem": 1, "readable": 1, "rundir": 1, "spelling": 1, "tasks": 1,
+    "template": 1, "values": 1,
     "pipeline": 3,
     "admin": 4, "app": 4, "master": 4, "worker": 4,
     "__init__": 5, "gunicorn_conf": 5, "probe": 5, "demo": 6, "cli": 7,
@@ -31,7 +31,7 @@ LEVELS = {
 
 FAMILIES = {                                        # one feature, several files
     "admin_cache": "admin", "configcheck": "configfile", "mistakes": "configfile", "partcheck": "configfile",
-    "handover": "nginx", "segmenttree": "routing", "spelling": "routing",
+    "handover": "nginx", "segmenttree": "routing",
     "clients": "worker", "connections": "worker", "fastlane": "worker", "reader": "worker", "writer": "worker",
 }
 
@@ -59,7 +59,8 @@ WAITING = {"asyncio", "concurrent", "gevent", "http", "multiprocessing", "queue"
            "socket", "ssl", "subprocess", "threading", "time", "urllib3"}
 PURE = ("cache/asked", "cache/conditional", "cache/directives", "cache/entry", "cache/explain", "cache/fields", "cache/flags",
         "cache/invalidate", "cache/key", "cache/report", "cache/rules", "cache/tee", "conditions", "config", "errors", "headers",
-        "message", "notation", "pattern", "rewrite", "routing", "segmenttree", "spelling", "template", "upstream/balancer", "upstream/framing", "upstream/head", "values")
+        "message", "notation", "pattern", "rewrite", "routing", "segmenttree", "spelling", "template",
+        "upstream/balancer", "upstream/framing", "upstream/head", "values")
 
 
 class Import(NamedTuple):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.errors import DuplicateHeader, GatewayError, InvalidHost, InvalidTarget, NotAllowedHere
+from gateway.errors import DuplicateHeader, GatewayError, InvalidHost, InvalidTarget, MethodNotAllowed
 from gateway.incoming import REMEMBERED, Accept, Incoming, Trust, bare_address
 from gateway.message import Response
 
@@ -106,8 +106,14 @@ def test_bare_address(value, address):
 
 
 @pytest.mark.parametrize("change, error", [
-    ({"REQUEST_METHOD": "CONNECT"}, NotAllowedHere), ({"REQUEST_METHOD": "TRACE"}, NotAllowedHere),
-    ({"RAW_URI": "http://shop.test/"}, InvalidTarget), ({"RAW_URI": "*"}, InvalidTarget), ({"RAW_URI": "/a#b"}, InvalidTarget),
+    ({"REQUEST_METHOD": "CONNECT"}, MethodNotAllowed), ({"REQUEST_METHOD": "TRACE"}, MethodNotAllowed),
+    ({"REQUEST_METHOD": "CONNECT", "RAW_URI": "a:80"}, MethodNotAllowed), ({"RAW_URI": "ftp://shop.test/"}, InvalidTarget),
+    ({"RAW_URI": "http://"}, InvalidTarget), ({"RAW_URI": "http:///a"}, InvalidTarget), ({"RAW_URI": "http:/a"}, InvalidTarget),
+    ({"RAW_URI": "http://u@shop.test/"}, InvalidTarget), ({"RAW_URI": "http://a b/"}, InvalidTarget),
+    ({"RAW_URI": "http://shop.test/a#b"}, InvalidTarget), ({"RAW_URI": "http://shop.test/\x00"}, InvalidTarget),
+    ({"RAW_URI": "http://shop.test/", "HTTP_HOST": ""}, GatewayError), ({"RAW_URI": "http://a/", "HTTP_HOST": "b c"}, GatewayError),
+    ({"HTTP_HOST": ":"}, InvalidHost), ({"HTTP_HOST": ":80"}, InvalidHost), ({"HTTP_HOST": "a::"}, InvalidHost),
+    ({"RAW_URI": "shop.test:80"}, InvalidTarget), ({"RAW_URI": "*"}, InvalidTarget), ({"RAW_URI": "/a#b"}, InvalidTarget),
     ({"RAW_URI": "/a b"}, InvalidTarget), ({"RAW_URI": "/\x00"}, InvalidTarget), ({"RAW_URI": "/caf\xe9"}, InvalidTarget),
     ({"HTTP_HOST": ""}, InvalidHost), ({"HTTP_HOST": "a b"}, InvalidHost), ({"HTTP_HOST": "a/b"}, InvalidHost),
     ({"HTTP_HOST": "u@a"}, InvalidHost), ({"HTTP_HOST": "a:x"}, InvalidHost), ({"HTTP_HOST": "a:123456"}, InvalidHost),
@@ -119,9 +125,43 @@ def test_refused(change, error):
 
 @pytest.mark.parametrize("change", [
     {}, {"REQUEST_METHOD": "OPTIONS", "RAW_URI": "*"}, {"HTTP_HOST": "", "SERVER_PROTOCOL": "HTTP/1.0"}, {"HTTP_HOST": "[::1]:80"},
-    {"HTTP_HOST": "a_b.test:8080"}, {"RAW_URI": "/%00?a=[1]|^"}, {"HTTP_AUTHORIZATION": 'Digest a="b", c="d"'}])
+    {"HTTP_HOST": "a_b.test:8080"}, {"HTTP_HOST": "a.test:"}, {"HTTP_HOST": "[::1]:"}, {"RAW_URI": "https://b.test:8443"},
+    {"RAW_URI": "/%00?a=[1]|^"}, {"HTTP_AUTHORIZATION": 'Digest a="b", c="d"'}])
 def test_accepted(change):
     assert Accept(lambda request: Response(200, []))(Incoming((), 5)(environ(**change))).status == 200
+
+
+@pytest.mark.parametrize("change, target, host", [
+    ({"RAW_URI": "http://b.test/x?y"}, "/x?y", "b.test"), ({"RAW_URI": "HTTPS://B.test:8443/"}, "/", "B.test:8443"),
+    ({"RAW_URI": "http://b.test"}, "/", "b.test"), ({"RAW_URI": "http://b.test?y"}, "/?y", "b.test"),
+    ({"RAW_URI": "http://b.test:/"}, "/", "b.test"), ({"RAW_URI": "http://[::1]:80//x"}, "//x", "[::1]:80"),
+    ({"RAW_URI": "http://b.test", "REQUEST_METHOD": "OPTIONS", "HTTP_MAX_FORWARDS": "1"}, "*", "b.test"),
+    ({"RAW_URI": "http://b.test/?", "REQUEST_METHOD": "OPTIONS"}, "/?", "b.test"),
+    ({"RAW_URI": "http://b.test/", "HTTP_HOST": "", "SERVER_PROTOCOL": "HTTP/1.0"}, "/", "b.test"),
+    ({"RAW_URI": "/x", "HTTP_HOST": "b.test:"}, "/x", "b.test"), ({"RAW_URI": "/x", "HTTP_HOST": "[::1]:"}, "/x", "[::1]")])
+def test_the_authority_goes_before_host_and_an_empty_port_is_none(change, target, host):
+    seen = []
+    request = Incoming((), 5)(environ(**change))
+    Accept(lambda request: seen.append(request) or Response(200, []))(request)
+    assert seen or target == "*"
+    path, _, query = target.partition("?")
+    assert (request.target, request.path, request.query or "", request.scheme) == (target, path, query, "http")
+    assert request.host == host == request.environ["HTTP_HOST"] and request.header_list("Host") == [host]
+
+
+@pytest.mark.parametrize("fields, scheme", [
+    ({"HTTP_X_FORWARDED_PROTO": "wss"}, "https"), ({"HTTP_X_FORWARDED_PROTO": "ws"}, "http"),
+    ({"HTTP_X_FORWARDED_PROTO": "WSS"}, "https"), ({"HTTP_X_FORWARDED_PROTO": "Https"}, "https"),
+    ({"HTTP_X_FORWARDED_PROTO": " wss , http"}, "http"), ({"HTTP_X_FORWARDED_PROTO": "http,wss"}, "https"),
+    ({"HTTP_X_FORWARDED_FOR": "1.1.1.1, 10.0.0.4", "HTTP_X_FORWARDED_PROTO": "wss, http"}, "https"),
+    ({"HTTP_FORWARDED": "for=1.1.1.1;proto=wss"}, "https"), ({"HTTP_FORWARDED": "proto=WS"}, "http"),
+    ({"HTTP_FORWARDED": 'Proto="wss"'}, "https"), ({"HTTP_FORWARDED": "for=1.1.1.1;proto=https, for=10.0.0.4;proto=ws"}, "https"),
+    ({"HTTP_X_FORWARDED_PROTO": "h2"}, "http"), ({"HTTP_X_FORWARDED_PROTO": "wss", "wsgi.url_scheme": "https"}, "https"),
+    ({"HTTP_X_FORWARDED_PROTO": "ftp", "wsgi.url_scheme": "https"}, "https"), ({"HTTP_X_FORWARDED_PROTO": ""}, "http"),
+    ({"HTTP_X_FORWARDED_PROTO": "ws", "wsgi.url_scheme": "https"}, "http")])
+def test_the_scheme_of_a_websocket_is_that_of_http(fields, scheme):
+    assert Incoming(("10.0.0.0/8",), 5)(environ(**fields)).scheme == scheme
+    assert Incoming((), 5)(environ(**fields)).scheme == fields.get("wsgi.url_scheme", "http")
 
 
 class Connection:

@@ -65,7 +65,7 @@ def test_what_is_no_address_of_a_peer(peer):
 @pytest.mark.parametrize("method, target, fields, expected", [
     ("GET", "/", [HOST], None), ("GET", "/", [], None), ("A" * 50, "/", [HOST], None), ("x", "/", [HOST], None),
     ("OPTIONS", "*", [HOST], 200), ("OPTIONS", "/", [HOST, ("Max-Forwards", "0")], 200), ("OPTIONS", "/", [HOST], None),
-    ("TRACE", "/", [HOST], 501), ("CONNECT", "a.test:80", [HOST], 501), ("GE T", "/", [HOST], BadRequest),
+    ("TRACE", "/", [HOST], 405), ("CONNECT", "a.test:80", [HOST], 405), ("GE T", "/", [HOST], BadRequest),
     ("GET", "*", [HOST], BadRequest), ("GET", "http://a.test/", [HOST], InvalidTarget), ("GET", "/a#b", [HOST], InvalidTarget),
     ("GET", "/", [("Host", "a b")], InvalidHost), ("GET", "/", [("Host", "[::1")], InvalidHost),
     ("GET", "/", [HOST, HOST], BadRequest), ("GET", "/", [HOST, ("Authorization", "a"), ("authorization", "b")], DuplicateHeader),

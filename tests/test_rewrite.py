@@ -59,6 +59,10 @@ def test_what_would_climb_above_the_prefix_is_refused(rest):
 
 @pytest.mark.parametrize("pattern, template, path, expected", [
     ("/users/{id}", "/v2/users/{id}", "/users/7", "/v2/users/7"),
+    ("/{Sid}.json", "/v2/{Sid}", "/a%2Fb%20.json", "/v2/a%2Fb%20"),
+    ("/{a}-{b}", "/{b}/{a}", "/x-y-z", "/y-z/x"),
+    ("/{repo:path}/edit", "/e/{repo}", "/a/b%2fc%7E/edit", "/e/a/b%2fc%7E"),
+    ("/r/{repo:path}/-/{file}", "/{file}/{repo}", "/r/a//b/-/x", "/x/a//b"),
     ("/users/{id:int}", "/u/{id}.json", "/users/7", "/u/7.json"),
     ("/{a}/{b}", "/{b}/{a}/{b}", "/x/y", "/y/x/y"),
     ("/old", "/new/place", "/old", "/new/place"),

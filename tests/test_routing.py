@@ -77,6 +77,37 @@ def winner(table, request):
     ("/api/{rest:path}", "/api", None),
     ("/api/{rest:path}", "/api/x//y/", {"rest": "x//y/"}),
     ("/{v}/{rest:path}", "/1/a%2Fb/c", {"v": "1", "rest": "a/b/c"}),
+    ("/{Sid}.json", "/AC7.json", {"Sid": "AC7"}),
+    ("/{Sid}.json", "/a.b.json", {"Sid": "a.b"}),
+    ("/{Sid}.json", "/.json", None),
+    ("/{Sid}.json", "/a.jsonx", None),
+    ("/{Sid}.json", "/a%2Ejson", {"Sid": "a"}),
+    ("/{Sid}.json", "/a%2Fb.json", {"Sid": "a/b"}),
+    ("/{id}:cancel", "/7:cancel", {"id": "7"}),
+    ("/{id}:cancel", "/7%3Acancel", {"id": "7"}),
+    ("/{id}%3Acancel", "/7:cancel", {"id": "7"}),
+    ("/{id:int}:cancel", "/7:cancel", {"id": "7"}),
+    ("/{id:int}:cancel", "/x:cancel", None),
+    ("/thumbnail.{ext}", "/thumbnail.png", {"ext": "png"}),
+    ("/thumbnail.{ext}", "/thumbnail.", None),
+    ("/v{n:int}/x", "/v2/x", {"n": "2"}),
+    ("/{slug}-{id:int}", "/a-b-7", None),                # a parameter ends where the text after it begins for the first time
+    ("/{slug}-{id}", "/a-b-7", {"slug": "a", "id": "b-7"}),
+    ("/{slug}-{id}", "/--7", {"slug": "-", "id": "7"}),
+    ("/{slug}-{id}", "/a-", None),
+    ("/{a}..{b}", "/x..y", {"a": "x", "b": "y"}),
+    ("/{lat},{lng}.{ext}", "/1.5,2.5.png", {"lat": "1.5", "lng": "2", "ext": "5.png"}),
+    ("/ab{x}ba", "/aba", None),
+    ("/ab{x}ba", "/abxba", {"x": "x"}),
+    ("/caf\xe9-{x}", "/caf%C3%A9-%C3%A9", {"x": "\xe9"}),
+    ("/{rest:path}/edit", "/a/b/edit", {"rest": "a/b"}),
+    ("/{rest:path}/edit", "/a/edit", {"rest": "a"}),
+    ("/{rest:path}/edit", "/edit/edit/edit", {"rest": "edit/edit"}),
+    ("/{rest:path}/edit", "/edit", None),
+    ("/{rest:path}/edit", "//edit", None),
+    ("/{rest:path}/edit", "/a//edit", {"rest": "a/"}),
+    ("/{v}/{rest:path}/-/{name}.json", "/1/a/b%2F/-/x.json", {"v": "1", "rest": "a/b/", "name": "x"}),
+    ("/repos/{repo:path}/", "/repos/a/b/", {"repo": "a/b"}),
     ("/*", "/", {}),
     ("/*", "/a/b?c", {}),
     ("/*", "*", None),
@@ -132,6 +163,31 @@ def test_the_most_specific_path_wins(path, expected):
     table = routed("/*", "/users/*", "/users/{name}", "/users/{id:int}", "/users/me", "/users/{name}/{what}",
                    "/users/{id:int}/orders")
     assert winner(table, ask(target=path)) == expected
+
+
+@pytest.mark.parametrize("path, expected", [
+    ("/7", "/{id:int}"), ("/x", "/{name}"), ("/x.json", "/{name}.json"), ("/7.json", "/{id:int}.json"), ("/me.json", "/me.json"),
+    ("/x.geo.json", "/{name}.geo.json"), ("/map-x.json", "/map-{x}.json"), ("/map-x", "/map-{x}"), ("/7.", "/7{x}"),
+    ("/77", "/7{x}"),
+    ("/map-x.geo.json", "/map-{x}.json"), ("/a/edit", "/{name}/edit"), ("/a/b/edit", "/{name}/{rest:path}/edit"),
+    ("/a.json/b/edit", "/{name}/{rest:path}/edit"), ("/a.json/edit", "/{name}/edit"), ("/a/x/y/edit", "/{name}/{rest:path}/edit"),
+    ("/a/x", "/*"), ("/a/b/x/edit", "/{name}/{rest:path}/x/edit"), ("/", "/*"), ("/a/b/c", "/*")])
+def test_the_most_specific_of_patterns_that_mix_text_and_parameters(path, expected):
+    table = routed("/*", "/{name}", "/{id:int}", "/{name}.json", "/{id:int}.json", "/me.json", "/{name}.geo.json", "/map-{x}.json",
+                   "/map-{x}", "/7{x}", "/{name}/edit", "/{rest:path}/edit", "/{name}/{rest:path}/edit", "/{rest:path}/x/edit",
+                   "/{name}/{rest:path}/x/edit")
+    assert winner(table, ask(target=path)) == expected
+    assert path != "/a/b/x/edit" or [considered.route.path for considered in table.explain(ask(target=path)).considered] == [
+        "/{name}/{rest:path}/x/edit", "/{name}/{rest:path}/edit", "/{rest:path}/x/edit", "/{rest:path}/edit", "/*"]
+
+
+def test_what_takes_the_same_with_text_beside_it_is_a_clash():
+    for one, other in [("/{a}.json", "/{b}.json"), ("/{a:path}/x", "/{b:path}/x"), ("/{a}-{b}", "/{c}-{d}"),
+                       ("/{a}%2Ejson", "/{b}.json")]:
+        assert "two routes match the same requests" in problems([Route(path=one), Route(path=other)])[0]
+    for one, other in [("/{a}.json", "/{b}.xml"), ("/{a}.json", "/{b:int}.json"), ("/a{x}", "/{x}b"),
+                       ("/{a:path}/x", "/{b:path}/{x}"), ("/{a:path}/x", "/{b}/{a:path}/x"), ("/{a}-{b}", "/{a}-{b:int}")]:
+        assert problems([Route(path=one), Route(path=other)]) == []
 
 
 @pytest.mark.parametrize("path, expected", [
@@ -531,6 +587,28 @@ def test_the_work_for_a_request_does_not_grow_with_the_routes(pattern, path):
 ])
 def test_patterns_that_cannot_be(path, expected):
     assert problems([Route(path=path)]) == [f'route "{path}": path: {expected}']
+
+
+@pytest.mark.parametrize("path, meant, more", [
+    ("/u/<int:id>", "/u/{id:int}", ""), ("/u/<id>", "/u/{id}", ""), ("/f/<path:rest>", "/f/{rest:path}", ""),
+    ("/u/<uuid:id>.json", "/u/{id}.json", ""), ("/u/<string(length=2):s>/<int(min=1):n>", "/u/{s}/{n:int}", ""),
+    ("/blog/<slug:name>/", "/blog/{name}/", ""), ("blog/<int:year>/", "/blog/{year:int}/", ""),
+    (r"^users/(?P<id>\d+)/$", "/users/{id:int}/", ""), (r"^f/(?P<name>[\w-]+)$", "/f/{name}", ""),
+    ("/u/:id", "/u/{id}", "%3A"), (r"/u/:id(\d+)/x", "/u/{id:int}/x", "%3A"), ("/u/:id?", "/u/{id}", "another route"),
+    ("/f/:rest*", "/f/{rest:path}", "another route"), ("/f/*rest", "/f/{rest:path}", ""), ("/u/{id?}", "/u/{id}", "another route"),
+    ("/u/{id=5}", "/u/{id}", "another route"), ("/f/{*rest}", "/f/{rest:path}", ""), ("/f/{**rest}", "/f/{rest:path}", ""),
+    ("/f/{rest...}", "/f/{rest:path}", ""), ("/u/{$}", "/u/", ""), ("/u/{id:[0-9]+}", "/u/{id:int}", ""),
+    ("/f/{rest:.*}", "/f/{rest:path}", ""), ("/u/{name:[a-z]+}.json", "/u/{name}.json", ""), ("/a/**", "/a/*", "")])
+def test_a_path_in_the_notation_of_others_names_ours(path, meant, more):
+    (problem,) = problems([Route(path=path)])
+    assert f"did you mean {meant}?" in problem and more in problem
+    assert problems([Route(path=meant)]) == []
+
+
+@pytest.mark.parametrize("path", ["/v1/things:batch", "/{id}:cancel", "/a:b/c", "/%3Aid", "/$metadata", "/a(b)/c", "/{id:int}",
+                                  "/x=1", "/~u"])
+def test_what_only_looks_like_it_is_left_alone(path):
+    assert problems([Route(path=path)]) == []
 
 
 @pytest.mark.parametrize("host, expected", [

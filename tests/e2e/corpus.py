@@ -35,7 +35,9 @@ add("method", [line(method + b" / HTTP/1.1") for method in (
 add("target", [line(b"GET " + target + b" HTTP/1.1") for target in (
     b"/", b"/a", b"/a?b", b"/a?", b"/?", b"/a%20b", b"/%2F", b"/%2f/..", b"//", b"//a//b", b"/a/../b", b"/./", b"/a;b=c", b"/a#b",
     b"/#", b"/a?b#c", b"*", b"a", b"", b"?", b"#", b"http://shop.test/", b"HTTP://shop.test/a?b", b"http://other.test/",
-    b"https://a",
+    b"https://a", b"http://a?b", b"http://a:/", b"http://a:80//b", b"http://u@a/", b"http://a b/", b"http:///a", b"http:/a",
+    b"http:a",
+    b"http://[::1]/", b"http://[::1/", b"http://a/#b", b"http://a\\b/", b"http://a/caf\xc3\xa9", b"wss://a/", b"http://", b"https:",
     b"ftp://a/", b"://a", b"shop.test:80", b"/caf\xc3\xa9", b"/\xff", b"/\x7f", b"/\x01", b"/\x00", b"/a\tb", b"/a\rb",
     b"/'\"<>\\^`{|}",
     b"/" + b"a" * 4000, b"/" + b"a" * 8172, b"/" + b"a" * 8173, b"/" + b"a" * 8180, b"/" + b"a" * 9000, b"/?" + b"b" * 8100, b"/%",
@@ -56,7 +58,8 @@ add("start", [
     b"GET / a HTTP/1.1\r\nHost: a\r\n\r\n", b"\x16\x03\x01\x02\x00\x01", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", b"\xef\xbb\xbfGET / HTTP/1.1\r\nHost: a\r\n\r\n"])
 add("host", [b"GET / HTTP/1.1\r\n" + host + b"\r\n\r\n" for host in (
-    b"Host: a", b"host: a", b"HOST: a", b"Host:a", b"Host:\ta\t", b"Host:  a  ", b"Host:", b"Host: ", b"Host: a\r\nHost: a",
+    b"Host: a", b"host: a", b"HOST: a", b"Host:a", b"Host:\ta\t", b"Host:  a  ", b"Host: a:", b"Host: :", b"Host: [::1]:",
+    b"Host: a:80:", b"Host:", b"Host: ", b"Host: a\r\nHost: a",
     b"Host: a\r\nhost: b", b"Host: a, b", b"Host: a b", b"Host: a/b", b"Host: u@a", b"Host: a:80", b"Host: a:", b"Host: a:x",
     b"Host: a:99999", b"Host: [::1]", b"Host: [::1]:80", b"Host: [::1", b"Host: 127.0.0.1", b"Host: a_b", b"Host: %41", b"Host: a%",
     b"Host: \xc3\xa9", b"Host: a\x00b", b"Host : a", b" Host: a", b"Host: a.", b"X: y\r\nHost: a", b"H\xf6st: a")])

@@ -200,13 +200,60 @@ def test_an_answer_passes_unchanged(nginx, instance):
 
 @pytest.mark.parametrize("request_bytes", [
     b"GET /\r\n",                                                       # HTTP/0.9
-    get("http://evil.test/"), get("HTTPS://evil.test/"),
-    b"GET / HTTP/1.1\r\n\r\n",
-], ids=["http/0.9", "absolute", "absolute-https", "no host"])
+    get("ftp://shop.test/"), get("WSS://shop.test/"), get("http://a@shop.test/"), get("http:///"), get("http://"),
+    b"GET / HTTP/1.1\r\n\r\n", b"GET http://shop.test/ HTTP/1.1\r\n\r\n",
+], ids=["http/0.9", "ftp", "wss", "user", "no authority", "nothing", "no host", "absolute without host"])
 def test_what_is_no_origin_request_never_gets_through(nginx, instance, request_bytes):
     port, heads = instance()
     received = exchange(nginx([port]), request_bytes)
     assert b"400 Bad Request" in received and heads == []
+
+
+@pytest.mark.parametrize("target, sent, host", [
+    ("http://other.test/x?y", "/x?y", "other.test"), ("HTTPS://other.test:8443/%2F//", "/%2F//", "other.test:8443"),
+    ("http://other.test", "/", "other.test"), ("http://other.test?y", "/?y", "other.test"),
+    ("/x", "/x", "Shop.Test:8000"),
+    ("/http://other.test/", "/http://other.test/", "Shop.Test:8000"),
+    ("/?http://other.test/", "/?http://other.test/", "Shop.Test:8000")])
+def test_a_url_as_target_is_its_path_and_its_authority_the_host(nginx, instance, target, sent, host):
+    port, heads = instance()
+    assert exchange(nginx([port]), get(target)).startswith(b"HTTP/1.1 200 ")
+    assert heads[0].startswith(b"GET %b HTTP/1.1\r\n" % sent.encode())
+    assert fields(heads[0], "Host") == fields(heads[0], "X-Forwarded-Host") == [host]
+
+
+@pytest.mark.parametrize("line", ["TRACE / HTTP/1.1", "CONNECT / HTTP/1.1"])
+def test_trace_and_connect_are_405_with_what_is_allowed(nginx, instance, line):
+    """What CONNECT really has as target, an authority, nginx 1.22 cannot read: that is its own 400."""
+    port, heads = instance()
+    received = exchange(nginx([port]), f"{line}\r\nHost: shop.test\r\nConnection: close\r\n\r\n".encode())
+    assert received.startswith(b"HTTP/1.1 405 ") and heads == []
+    assert fields(received.partition(b"\r\n\r\n")[0], "Allow") == ["GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"]
+
+
+RESPELLED = ["/x/../files/a", "/x/%2e%2E/files/a", "/./files/a", "/%2e/files/a", "/files/b/../a", "/x/..;/../files/a", "/files/;a",
+             "/files/a%2Fb", "/files//a", "/files/a%5c", "/files/\\", "/files/."]
+
+
+PLAIN = ["/files/a?b=//..;", "/files/.a", "/files/%61.."]
+
+
+@pytest.mark.parametrize("target", [*PLAIN, *RESPELLED])
+def test_no_location_with_a_word_is_chosen_by_one_reading_of_several(nginx, instance, target):
+    """nginx resolves dot segments before it looks for one. X-Accel-Redirect is not obeyed where the gateway does not see to it."""
+    redirect = OK.replace(b"\r\n", b"\r\nX-Accel-Redirect: /-greengate-offload/x\r\n", 1)
+    port, heads = instance(lambda sock, head: sock.sendall(redirect))
+    route = {"path": "/files/*", "upstream": "legacy", "cache": {"offload": True}}
+    assert exchange(nginx([port], config([route], cache={"file": "/tmp"})), get(target)).startswith(b"HTTP/1.1 200 ")
+    assert [fields(head, "X-Greengate-Offload") for head in heads] == ([["1"], []] if target in PLAIN else [[]])
+
+
+@pytest.mark.parametrize("target", [*PLAIN, *RESPELLED])
+def test_nothing_is_kept_by_one_reading_of_several(nginx, instance, target):
+    port, heads = instance(lambda sock, head: sock.sendall(OK.replace(b"\r\n", b"\r\nX-Accel-Expires: 10\r\n", 1)))
+    front = nginx([port], config([{"path": "/files/*", "upstream": "legacy", "cache": {"edge": "10s"}}]))
+    assert [exchange(front, get(target))[:13] for _ in range(2)] == [b"HTTP/1.1 200 "] * 2
+    assert len(heads) == (1 if target in PLAIN else 2)
 
 
 def test_a_head_as_long_as_gunicorn_takes_passes_and_a_longer_one_does_not(nginx, instance):

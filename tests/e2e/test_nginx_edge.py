@@ -80,7 +80,7 @@ def test_without_an_edge_there_is_no_cache():
      [" $http_accept_language $http_x_q $http_x_shop"]),
 ])
 def test_the_key_has_what_answers_depend_on(routes, keys):
-    found = re.findall(r'proxy_cache_key "\$scheme://\$http_host\$request_uri(.*)";', render(config(routes)))
+    found = re.findall(r'proxy_cache_key "\$scheme://\$greengate_host\$request_uri(.*)";', render(config(routes)))
     assert found == keys
 
 
