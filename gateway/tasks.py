@@ -22,6 +22,7 @@ from contextvars import Context, ContextVar, copy_context
 from typing import TYPE_CHECKING, Any
 
 import gevent
+import gevent.threadpool
 from gevent import monkey
 from gevent.event import Event
 from gevent.lock import Semaphore
@@ -175,6 +176,46 @@ def give_way(deadline: Deadline) -> None:
 def offload(function: Callable[..., Any], *args: Any) -> Any:
     """``function(*args)`` in a native thread, waited for: for what blocks where gevent cannot help, such as a disk."""
     return gevent.get_hub().threadpool.apply(function, args)
+
+
+class Thread:
+    """A native thread of its own, for what may block and has to happen in order: whoever hangs in it keeps up nobody else. It
+    begins with the first ``run``."""
+
+    __slots__ = ("_pool", "_owner")
+
+    def __init__(self) -> None:
+        self._pool: gevent.threadpool.ThreadPool | None = None
+        self._owner = native_thread()                    # another has no loop that goes on
+
+    def run(self, function: Callable[..., Any], *args: Any) -> Any:
+        """``function(*args)`` when it is its turn, waited for. In another native thread than the owner's it runs at once, there."""
+        if native_thread() != self._owner:
+            return function(*args)
+        if self._pool is None:
+            self._pool = gevent.threadpool.ThreadPool(1)
+        result, error = self._pool.apply(settled, (function, args))
+        if error is not None:
+            raise error
+        return result
+
+    def stop(self, seconds: float) -> bool:
+        """End it when its work is done, within that time; whether it has ended. One that hangs is left behind."""
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return True
+        with gevent.Timeout(seconds, False):
+            pool.kill()
+            return True
+        return False
+
+
+def settled(function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, Exception | None]:
+    """What a function returns, and what it raises: gevent writes to stderr what is raised in a native thread."""
+    try:
+        return function(*args), None
+    except Exception as error:
+        return None, error
 
 
 def native_thread() -> int:
@@ -339,5 +380,5 @@ class Guard:
         return f"Guard({self.deadline!r}{', over' if self._over else ''})"
 
 
-__all__ = ["Event", "Guard", "LoopLimit", "Overdue", "Semaphore", "current_request", "event_loop", "gather", "give_way",
+__all__ = ["Event", "Guard", "LoopLimit", "Overdue", "Semaphore", "Thread", "current_request", "event_loop", "gather", "give_way",
            "native_lock", "native_thread", "offload", "spawn", "spawn_apart", "time_limit"]

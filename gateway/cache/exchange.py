@@ -19,7 +19,7 @@ from .asked import CONDITIONS
 from .coalesce import FAILED, Flight, Flights
 from .conditional import answer
 from .entry import Entry
-from .invalidate import forget, resolved
+from .invalidate import forget, own_address, purge, resolved, untouched
 from .keeper import OF_ONE_USER, Keeper
 from .miss import HttpStore, Miss, resent
 from .tee import Tee
@@ -54,9 +54,10 @@ class Exchange:
             if small(response):
                 self.keeper.heard(miss, self._made(miss, response, begun), flight, response.status)
                 response.read(SMALL)
-        except ClientDisconnected:
-            raise
         except GatewayError as error:
+            self._doubt(miss, error)
+            if isinstance(error, ClientDisconnected):
+                raise
             if not isinstance(error, DeadlineExceeded):
                 self.flights.land(flight, FAILED, error)
             return self.failed(miss, error, asked=True)
@@ -64,6 +65,11 @@ class Exchange:
         if entry is not None and response.status == 304 and miss.request.method == "GET":
             return self._validated(miss, entry, response, begun, flight)
         return self._arrived(miss, response, begun, flight)
+
+    def _doubt(self, miss: Miss, error: GatewayError) -> None:
+        """A POST of which nobody knows what it did: it was a question if another like it is stored."""
+        if miss.request.method == "POST" and miss.entry is None and not untouched(miss.request, error):
+            purge(self.store, [own_address(miss.request)])
 
     def _begin(self, miss: Miss, again: bool = False) -> float:
         """It goes on now: when that is, and what the store is like. Whether the answer is for others is known with its head."""

@@ -6,7 +6,8 @@
                |  ^                |
                |  +-- kept here <--+
                v
-             held against the purges made since it was last looked at
+             held against the purges made since it was last looked at; what other workers of this machine have purged is heard
+             before that (journal.py)
 
     put ---> memory, and beside the request (writer.py) every tier
 
@@ -24,12 +25,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
 from time import monotonic, sleep, time
 from typing import Any
 
-from ..tasks import Event, spawn_apart
+from ..tasks import Event, LoopLimit
 from . import format
 from .compact import compacted
 from .entry import Variants
@@ -38,7 +40,7 @@ from .looks import Look, Looks
 from .memory import Memory, Node, Owner, whole_steps
 from .purge import NO_MARKS, Addresses, Marks, Purge, parsed_purge
 from .telling import Telling
-from .tiers import Channel, Counts, Leasing, Operation, Shared, ignore
+from .tiers import Bell, Channel, Counts, Leasing, Operation, Shared, ignore
 from .writer import Writer, Written
 
 AGAIN = 1.0                     # seconds
@@ -53,15 +55,32 @@ log = logging.getLogger("gateway")
 _looked: ContextVar[tuple[float, float]] = ContextVar("cache_looked", default=(0.0, 0.0))    # when the last look-up ended, its time
 
 
+class Silent:
+    """In place of a journal where there is none."""
+
+    bell = (0,)
+
+    def catch_up(self, heard: Callable[[Purge], None]) -> None:
+        """There is nothing to hear."""
+
+
+SILENT = Silent()
+
+
+class OutOfTime(Exception):
+    """Who waits for a channel goes on."""
+
+
 class HttpStore:
     """``get``, ``put``, ``delete`` and ``purge`` over all tiers.
 
-    ``memory`` holds Variants, ``tiers`` are asked in their order, on ``channels`` purges travel, ``leases`` is the tier that
-    gives leases (None: there are none), ``compress`` the bodies in the shared tiers.
+    ``memory`` holds Variants, ``tiers`` are asked in their order, on ``channels`` purges travel, ``journal`` is the one among them
+    that says at once when there is news, ``leases`` is the tier that gives leases (None: there are none), ``compress`` the bodies
+    in the shared tiers.
     """
 
     def __init__(self, memory: Memory, tiers: Sequence[Shared] = (), channels: Sequence[Channel] = (), *,
-                 leases: Leasing | None = None, compress: bool = False, counts: Counts | None = None,
+                 journal: Bell | None = None, leases: Leasing | None = None, compress: bool = False, counts: Counts | None = None,
                  patience: float = PATIENCE) -> None:
         self.memory = memory
         self.tiers = tuple(tiers)
@@ -78,7 +97,9 @@ class HttpStore:
         self.looks = Looks()
         self.kept: Callable[[str], bool] = lambda path: True         # is there a route that keeps answers with this path?
         self.addresses = Addresses()
-        self.telling = Telling(lambda purges: [channel.write(*purges) for channel in self.channels])
+        self.journal = journal or SILENT
+        self._known_news = 0                             # what the bell said when all was heard
+        self._telling: dict[Channel, Telling] = {}
         self._hit = self.counts.of("hits", "memory")
         self._bytes = self.counts.of("bytes", "memory")
         self._entries = self.counts.of("entries", "memory")
@@ -94,7 +115,8 @@ class HttpStore:
     def get(self, key: str, owner: Owner | None = None) -> Variants | None:
         """What is stored under ``key``, the object itself, for reading only; None when there is nothing, or it was purged."""
         node = self.memory.find(key)
-        if node is None or node.seen != self.marks.number and not self._still_there(node):
+        if node is None or (node.seen != self.marks.number or self._known_news != self.journal.bell[0]
+                            ) and not self._still_there(node):
             return self._fetch(key, None, owner)
         variants: Variants = node.value
         if self.tiers and variants[0].expires <= time():
@@ -104,6 +126,7 @@ class HttpStore:
 
     def held(self, key: str) -> Variants | None:
         """What memory has under ``key``, without what was purged. Nobody is asked, and nothing is counted."""
+        self.catch_up()
         node = self.memory.nodes.get(key)
         if node is None or node.seen != self.marks.number and not self._still_there(node):
             return None
@@ -112,11 +135,30 @@ class HttpStore:
     @property
     def number(self) -> int:
         """How many purges were heard: while it stays the same, nothing was purged."""
+        self.catch_up()
         return self.marks.number
+
+    def catch_up(self) -> None:
+        """Hear what the other workers of this machine have purged up to now, or as much of it as there is time for."""
+        until = monotonic() + self.patience
+        while (news := self.journal.bell[0]) != self._known_news:
+            if (left := until - monotonic()) <= 0:
+                self._known_news = news                  # whoever comes next need not wait for what is not to be had
+                log.warning("what other workers have purged cannot be read within %g s", self.patience)
+                return
+            self.looks.ask("\0news", self._hear_news, left)
+
+    def _hear_news(self, look: Look) -> None:
+        news = self.journal.bell[0]                      # before it is read: what comes meanwhile is news again
+        self.journal.catch_up(self.heard)
+        self._known_news = news
 
     def _still_there(self, node: Node) -> bool:
         """Hold what is in memory against the purges that it has not seen."""
+        self.catch_up()
         number = self.marks.number
+        if self.memory.nodes.get(node.key) is not node:  # while those were read
+            return False
         left = self.marks.apply(node.value)
         if left is None:
             self.memory.delete(node.key)
@@ -137,6 +179,7 @@ class HttpStore:
 
     def _fetch(self, key: str, known: Node | None, owner: Owner | None = None) -> Variants | None:
         """From the shared tiers, kept in memory from now on. With ``known``, only what is newer than that."""
+        self.catch_up()
         found = self._looked_up(key, known, owner) if self.tiers else None
         if found is None and known is None:
             self.counts.of("misses", "memory")(1.0)
@@ -190,6 +233,7 @@ class HttpStore:
         """Store ``variants``, whose first is new, for ``keep`` seconds. ``begun`` is the wall clock time at which the request
         for it was sent: an answer to a request that began before a purge is not stored. What is kept now, made stale where a
         soft purge says so; None when a purge refused it."""
+        self.catch_up()
         if self.marks.number:
             hard, _ = self.marks.purged(variants[0])
             left = self.marks.apply(variants) if begun > hard else None
@@ -251,9 +295,9 @@ class HttpStore:
         self._measure()
         purge = Purge("key", key, False, time())
         for tier in self.tiers:                          # the others hear of it when they would not find it any more
-            self._write(tier, key, Written(lambda: ("delete", key), after=partial(spawn_apart, self.announce, purge)))
+            self._write(tier, key, Written(lambda: ("delete", key), after=partial(self._announced, [purge])))
         if not self.tiers:
-            self.announce(purge)
+            self._announced([purge])
 
     def look(self, key: str) -> Variants | None:
         """What ``get`` would give, for an operator: nothing is counted, kept or removed."""
@@ -280,12 +324,21 @@ class HttpStore:
         return self._purge(self.addresses.purges(urls, soft))
 
     def invalidate(self, urls: Iterable[str]) -> None:
-        """Purge what an exchange has changed. The others are told beside the requests, in one go (telling.py).
-        Raises ValueError as purge_urls."""
-        for purge in self.addresses.purges(urls, False):
+        """Purge what an exchange has changed, and wait until all workers of this machine, and Redis, know it, for no longer than
+        a request waits for the tiers. Raises ValueError as purge_urls."""
+        purges = self.addresses.purges(urls, False)
+        for purge in purges:
             self.heard(purge)
-            if self.channels:
-                self.telling.add(purge.short())
+        with suppress(OutOfTime), LoopLimit(self.patience, OutOfTime()):
+            for written in self._announced(purges):
+                written.wait()
+
+    def _announced(self, purges: Iterable[Purge]) -> list[Event]:
+        """Tell the others; each is set when a channel has them (telling.py)."""
+        shorts = [purge.short() for purge in purges]
+        for channel in self.channels if not self._telling else ():
+            self._telling[channel] = Telling(channel.write)
+        return [telling.add(short) for telling in self._telling.values() for short in shorts]
 
     def _purge(self, purges: set[Purge]) -> int:
         for purge in purges:
@@ -381,7 +434,8 @@ class HttpStore:
             self._leases.stop()
         for writer in self._writers.values():
             writer.stop(max(0.0, until - monotonic()))
-        self.telling.now()
+        for telling in self._telling.values():
+            telling.flush(max(0.0, until - monotonic()))
         self.looks.stop(max(0.0, until - monotonic()))
         for channel in self.channels:
             channel.stop()

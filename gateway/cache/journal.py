@@ -1,6 +1,11 @@
 """How the workers of one machine hear of each other's purges: a file to which each appends, and which each looks at.
 
-One JSON list a line. A worker that starts reads all of it, then every POLL seconds what was added. A file that has become too
+One JSON list a line. A worker that starts reads all of it. Then there is the bell beside it, a number in memory that all of them
+share: who has added lines puts another number there, and who is about to serve something stored sees without waiting that there is
+news, and reads it first. So what was purged before a request came is known to whichever worker gets it. A look every POLL seconds
+is for a bell that is gone.
+
+A file that has become too
 long is replaced by one that says the same: of several purges of one thing the latest, and no keys that were forgotten before its
 newer half. URLs and tags are numbers of buckets by then (purge.py), of which there are so many and no more. Only when that is still
 too long, for about 100,000 prefixes, half of it is dropped, under a purge of everything at the time of the last one dropped, but
@@ -9,13 +14,15 @@ for when the cache of view code was cleared: that is never dropped.
 ::
 
     too long --> read, and said in fewer lines, some at a time, while all go on writing into it
-                   --> locked: what was written meanwhile follows, and the new file takes its name
+                   --> what was written meanwhile follows, and the new file takes its name
+                         --> what was still written into the old one follows too
                          --> each reader reads the old one to its end, then goes on where the new one begins to say something new
 
-The first line of the new file says which one it replaced, and where that is. So nobody hears anything twice, or misses it.
+The first line of the new file says which one it replaced, and where that is. So nobody misses anything.
 
-Writers hold the lock of the file (flock(2)), so that none writes into one that was replaced; for one line, or for as long as the
-new file takes to get its name.
+Nobody waits for another process: lines are appended in one piece (O_APPEND), and who finds that he wrote into a file that was
+replaced writes again. Only who replaces a file has its lock (flock(2)); who does not get that leaves it to the one who has. The
+disk may hang all the same: a native thread of its own does whatever touches it.
 """
 
 from __future__ import annotations
@@ -24,17 +31,22 @@ import errno
 import fcntl
 import json
 import logging
+import mmap
 import os
 import re
+import secrets
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from time import sleep
 from typing import IO, Any
 
-from ..tasks import native_thread, spawn, spawn_apart
+from ..tasks import Semaphore, Thread, native_thread, offload, settled, spawn, spawn_apart
 from .purge import KINDS, Purge
 
 POLL = 0.25                     # seconds
+ENDING = 0.5                    # seconds that what is under way has when it is stopped
 LONGEST = 8 * 1024 ** 2         # bytes
 SHORTER = 3 / 4                 # of that, a file that says the same has to have to be worth it
 FLEETING = (b'["key"', b'["view"', b'["edge"', b'["after"')     # about what living workers have in memory, nginx, or were reading
@@ -49,97 +61,136 @@ log = logging.getLogger("gateway")
 
 class Journal:
     """The file at ``path``. ``read`` gives what came since the last time, ``start`` follows it in a greenlet. With ``make``, its
-    folder is made."""
+    folder is made. ``bell[0]`` is another number when there is news, from ``start`` on."""
 
     def __init__(self, path: str | os.PathLike[str], limit: int = LONGEST, *, make: bool = False) -> None:
         self.path = Path(path)
         self.make = make
         self.limit = limit
+        self.bell = memoryview(bytes(8)).cast("Q")
+        self._bell_inode = 0
         self._file: IO[bytes] | None = None              # held open, so that no other file gets its inode
         self._greenlet: Any = None
         self._shortening: Any = None
-        self._thread = native_thread()                   # another has no loop that goes on
+        self._owner = native_thread()                    # another has no loop that goes on
+        self._thread = Thread()
+        self._hearing = Semaphore(1)
 
     def start(self, heard: Callable[[Purge], None]) -> None:
         """Hear everything there is before this returns, and then whatever comes."""
         if self.make:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._thread.run(partial(self.path.parent.mkdir, mode=0o700, parents=True, exist_ok=True))
+        self._thread.run(self._hang_bell)
+        self.catch_up(heard)
+        self._greenlet = spawn(self._follow, heard)
+
+    def catch_up(self, heard: Callable[[Purge], None]) -> None:
+        """Hear whatever there is."""
         while self._deliver(heard):
             pass
-        self._greenlet = spawn(self._follow, heard)
 
     def stop(self) -> None:
         for greenlet in (self._greenlet, self._shortening):
             if greenlet is not None:
                 greenlet.kill()
+        self._thread.stop(ENDING)
         self.close()
 
     def _follow(self, heard: Callable[[Purge], None]) -> None:
         while True:
             sleep(POLL)
+            self._thread.run(self._hang_bell)
             while self._deliver(heard):
                 sleep(PAUSE)
 
     def _deliver(self, heard: Callable[[Purge], None]) -> bool:
-        """Hear some of what came; whether there was anything."""
+        """Hear some of what came; whether there was anything. What was read before is heard before."""
+        with self._hearing:
+            try:
+                text = self._thread.run(self._some)
+            except OSError as error:
+                log.error("purges by other workers cannot be read: %s", error)
+                return False
+            for purge in parsed(text.splitlines()):
+                heard(purge)
+            return bool(text)
+
+    def _hang_bell(self) -> None:
+        """Share the bell that is at its place now."""
         try:
-            text = self._some()
-        except OSError as error:
-            log.error("purges by other workers cannot be read: %s", error)
-            return False
-        for purge in parsed(text.splitlines()):
-            heard(purge)
-        return bool(text)
+            place = os.open(self.path.with_name(f".{self.path.name}.bell"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                found = os.fstat(place)
+                if found.st_ino != self._bell_inode:
+                    if found.st_size < 8:
+                        os.ftruncate(place, 8)
+                    self.bell = memoryview(mmap.mmap(place, 8)).cast("Q")
+                    self._bell_inode = found.st_ino
+            finally:
+                os.close(place)
+        except (OSError, ValueError) as error:
+            if self._bell_inode:                         # said once
+                log.error("purges by other workers are seen %g s late: there is no bell: %s", POLL, error)
+            self._bell_inode = 0
 
     def write(self, *purges: Purge) -> bool:
         """Tell the others; whether that was possible."""
-        line = b"".join(map(line_of, purges))
         try:
-            with self._locked() as file:
-                before = file.seek(0, os.SEEK_END)
-                if file.write(line) < len(line):         # the next one is not to begin in the middle of a line
-                    file.truncate(before)
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            size = self._thread.run(self._told, b"".join(map(line_of, purges)))
         except OSError as error:
             log.error("the other workers do not hear of the purge of %s: %s",
                       ", ".join(f"{purge.kind} {purge.value}" for purge in purges[:10]), error)
             return False
-        if before + len(line) > self.limit and self._shortening is None and self._thread == native_thread():
+        if size > self.limit and self._shortening is None and self._owner == native_thread():
             self._shortening = spawn_apart(self._shorten)
         return True
+
+    def _told(self, lines: bytes) -> int:
+        size = self._append(lines)
+        if not self._bell_inode:
+            self._hang_bell()
+        self.bell[0] = secrets.randbits(64)              # whatever others put there meanwhile: each reads again
+        return size
+
+    def _append(self, lines: bytes) -> int:
+        """Add lines to the file that is current, and return how long it is then."""
+        while True:
+            with open(self.path, "a+b", buffering=0, opener=private) as file:
+                size = file.seek(0, os.SEEK_END)
+                broken = size and os.pread(file.fileno(), 1, size - 1) != b"\n"      # no room was left for the end of that line
+                data = b"\n" + lines if broken else lines
+                if file.write(data) < len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                with suppress(FileNotFoundError):        # removed meanwhile
+                    if os.fstat(file.fileno()).st_ino == os.stat(self.path).st_ino:
+                        return size + len(data)
 
     def waiting_purges(self) -> int:
         return 0
 
-    def _locked(self) -> IO[bytes]:
-        """The file, opened for appending and locked; not one that was replaced meanwhile."""
-        while True:
-            file = open(self.path, "ab", buffering=0, opener=private)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                if os.fstat(file.fileno()).st_ino == os.stat(self.path).st_ino:
-                    return file
-            except FileNotFoundError:                    # replaced between the two: again
-                pass
-            except BaseException:
-                file.close()
-                raise
-            file.close()
-
     def _shorten(self) -> None:
         """In a greenlet of its own."""
+        try:
+            _, error = offload(settled, self._say_shorter, ())
+            if error is not None:
+                log.error("the list of purges cannot be shortened: %s", error)
+        finally:
+            self._shortening = None
+
+    def _say_shorter(self) -> None:
+        """In a native thread, for as long as it takes; unless another process does it."""
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.{id(self):x}")
         try:
             with open(self.path, "rb") as old, open(temporary, "wb", opener=private) as new:
+                fcntl.flock(old, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 inode = os.fstat(old.fileno()).st_ino
                 new.write(after(inode, 0))
                 for line in paused(self._shorter(old)):
                     new.write(line)
                 self._replace(old, new, inode)
-        except OSError as error:
-            log.error("the list of purges cannot be shortened: %s", error)
+        except BlockingIOError:                          # another process does it
+            return
         finally:
-            self._shortening = None
             temporary.unlink(missing_ok=True)
 
     def _shorter(self, old: IO[bytes]) -> list[bytes]:
@@ -154,14 +205,16 @@ class Journal:
 
     def _replace(self, old: IO[bytes], new: IO[bytes], inode: int) -> None:
         """By ``new``, and what comes next in ``old``; unless somebody else has replaced it. Without a pause."""
-        with self._locked() as file:
-            if os.fstat(file.fileno()).st_ino == inode:
-                new.write(old.read())
-                length = new.tell()
-                new.seek(0)
-                new.write(after(inode, length))
-                new.flush()
-                os.replace(new.name, self.path)
+        if os.stat(self.path).st_ino != inode:
+            return
+        new.write(old.read())
+        length = new.tell()
+        new.seek(0)
+        new.write(after(inode, length))
+        new.flush()
+        os.replace(new.name, self.path)
+        if rest := old.read():                           # who writes from now on sees that it was replaced
+            self._append(rest)
 
     def read(self) -> list[Purge]:
         """What was written since the last call; all of it the first time."""

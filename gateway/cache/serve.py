@@ -32,7 +32,7 @@ from .asked import ASKS, AUTHORIZATION, COOKIE, Asked, asked_of, seen
 from .conditional import answer
 from .entry import Entry, Variants
 from .fetch import Fetch
-from .invalidate import SAFE, forget
+from .invalidate import SAFE, changed_by
 from .key import SEPARATOR, KeyOf, caller, select
 from .miss import HttpStore, Miss
 from .report import Numbers, Report
@@ -156,9 +156,7 @@ class Cache:
             return self.fetch.answers.nothing(request, "")
         self.numbers.outcome(reason)
         request.notes["cache"] = reason
-        response = self.next(request)
-        if request.method not in SAFE:
-            forget(self.store, request, response)
+        response = self.next(request) if request.method in SAFE else changed_by(self.next, self.store, request)
         return self._passed(response, reason, detail)
 
     def _past(self, request: Request, asked: Asked | None, key: str, own: str) -> Response:
@@ -173,9 +171,10 @@ class Cache:
         """A method that is not served from the cache. Some of them change what is in it."""
         self.numbers.outcome("method")
         request.notes["cache"] = "method"
-        response = self.next(request)
-        if request.method not in SAFE:
-            forget(self.store, request, response)
+        if request.method in SAFE:
+            response = self.next(request)
+        else:
+            response = changed_by(self.next, self.store, request)
             if request.method == "POST" and not ((asked := self.asked(request)) and asked.bypass):
                 self.fetch.keep_posted(self._miss(request, None, 0, self.key(request, asked), None, "method"), response)
         return self._passed(response, "method", request.method)

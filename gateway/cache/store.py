@@ -85,8 +85,8 @@ def store_of(settings: CacheStorage, counts: Counts | None = None) -> HttpStore:
         journal = Journal(Path(settings.file) / "purges", make=True)     # they have to last as long as what they purge
     if journal is not None:
         channels.insert(0, journal)                      # it does not wait: what is told next is not in it before this
-    return HttpStore(Memory(settings.memory), tiers, channels, leases=leases, compress=settings.compress, counts=counts,
-                     patience=settings.timeout)
+    return HttpStore(Memory(settings.memory), tiers, channels, journal=journal, leases=leases, compress=settings.compress,
+                     counts=counts, patience=settings.timeout)
 
 
 def init(app: Flask, store: HttpStore | None = None) -> None:
@@ -120,6 +120,8 @@ class Tiered(BaseCache):
 
     def get(self, key: str) -> Any:
         now = time()
+        if native_thread() == self._thread:
+            self.store.catch_up()
         with self._lock:
             held = self.memory.get(key)
         if held is not None and held.until > now and (held.asked + NEAR > now or not held.shared):

@@ -1,44 +1,57 @@
-"""How other workers hear of what unsafe requests have changed: all that a worker has to tell of some milliseconds in one go.
+"""Group commit of purges on one channel (tiers.py): what comes while one batch is written goes with the next, once for each thing.
 
-A purge that somebody asks for is told at once, and he hears how far it went. What a POST has changed nobody waits for, and there
-may be thousands in a second, many of one thing.
+There may be thousands in a second, many of one thing. Who has changed something waits until the batch with his purge is written.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from time import sleep
 from typing import Any
 
-from ..tasks import spawn_apart
-from .purge import Purge
+from ..tasks import Event, spawn_apart
+from .purge import Purge, floor
 
-EVERY = 0.02                    # seconds
+MOST = 100_000                  # purges that wait for a channel
+
+log = logging.getLogger("gateway")
 
 
 class Telling:
     """``write`` tells all of a list. It may wait."""
 
-    def __init__(self, write: Callable[[list[Purge]], object]) -> None:
+    def __init__(self, write: Callable[..., object]) -> None:
         self.write = write
         self._untold: dict[tuple[str, str, bool], Purge] = {}
+        self._written = Event()
         self._greenlet: Any = None
 
-    def add(self, purge: Purge) -> None:
-        """To be told soon; of several of one thing the last."""
+    def add(self, purge: Purge) -> Event:
+        """To be told at once; of several of one thing the last, and for too many a floor. What is returned is set when the channel
+        has it, or cannot take it."""
+        if len(self._untold) >= MOST and purge[:3] not in self._untold:
+            self._untold = {lost[:3]: lost for lost in floor(purge.at)}
         self._untold[purge[:3]] = purge
         if self._greenlet is None or self._greenlet.dead:
             self._greenlet = spawn_apart(self._tell)
+        return self._written
 
     def _tell(self) -> None:
         while self._untold:
-            sleep(EVERY)
-            self.now()
+            untold, self._untold = self._untold, {}
+            written, self._written = self._written, Event()
+            try:
+                self.write(*untold.values())
+            except Exception:                            # a defect of this channel: what comes next is told all the same
+                log.exception("the purges of %d things are not told", len(untold))
+            finally:
+                written.set()
 
-    def now(self) -> None:
-        untold, self._untold = list(self._untold.values()), {}
-        if untold:
-            self.write(untold)
+    def flush(self, seconds: float) -> None:
+        """Wait until all is told, for at most that long."""
+        if self._greenlet is not None:
+            self._greenlet.join(seconds)
+            self._greenlet.kill()
 
     def __repr__(self) -> str:
         return f"Telling({len(self._untold)} to be told)"

@@ -53,6 +53,15 @@ class Channel(Protocol):
     def stop(self) -> None: ...
 
 
+class Bell(Protocol):
+    """A channel that says at once when there is news: ``bell[0]`` is another number then. ``catch_up`` hears all of it."""
+
+    @property
+    def bell(self) -> Sequence[int]: ...
+
+    def catch_up(self, heard: Callable[[Purge], None]) -> None: ...
+
+
 class Counts:
     """What is counted, each a function of a number. ``tier`` is memory, redis, memcached or file; ``route`` is empty for all."""
 
