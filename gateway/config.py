@@ -70,7 +70,10 @@ class Upstream(Model):
     pool_timeout: Duration = Field(default=parse_duration("1s"), description="The longest wait for a free connection.")
     idle_timeout: Duration = Field(
         default=parse_duration("50s"), description="How long an unused connection is kept; less than the upstream keeps it.")
-    dns_ttl: Duration = Field(default=parse_duration("30s"), description="How long a resolved address is used.")
+    max_connection_age: Duration = Field(
+        default=parse_duration("10m"), description="How long a connection is used at most, however busy it is.")
+    dns_ttl: Duration = Field(
+        default=parse_duration("30s"), description="How long a resolved address is used, and connections to one that is no more.")
     tls: Tls = Field(default=Tls(), description="For instances that are https://.")
 
 

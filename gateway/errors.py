@@ -29,6 +29,7 @@
     │   ├── UpstreamTimeout       504  connect or read timeout of one attempt
     │   │   └── ConnectTimeout         no connection in time: TCP connect, TLS handshake, name lookup
     │   └── PoolExhausted         503  no free connection within the wait allowed
+    ├── OutOfFiles            503  this process may open no more files or sockets
     ├── PartFailed                502  a required part of a composition; carries ``part``
     └── InternalError             500  anything else: a defect, logged with its traceback
     ConfigError                        not a response: mistakes in the configuration, all at once
@@ -38,6 +39,8 @@ where it can name nothing but what the client itself sent.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class GatewayError(Exception):
@@ -166,10 +169,13 @@ class GatherTimeout(GatewayError, TimeoutError):
 
 
 class UpstreamError(GatewayError):
-    """An upstream did not give a usable answer. ``upstream`` and ``instance`` are names for the log."""
+    """An upstream did not give a usable answer. ``upstream`` and ``instance`` are names for the log; the others are for who decides
+    whether there is another attempt (upstream/retry.py)."""
 
     status, code, flag = 502, "upstream_error", "UE"
     title = "A service behind the gateway failed."
+    outcome: Any = None
+    stale = unsent = False
 
     def __init__(self, detail: str = "", upstream: str = "", instance: str = "") -> None:
         super().__init__(detail)
@@ -214,6 +220,11 @@ class ConnectTimeout(UpstreamTimeout):
 class PoolExhausted(UpstreamError):
     status, code, flag = 503, "upstream_busy", "UO"
     title = "A service behind the gateway is busy."
+
+
+class OutOfFiles(GatewayError):
+    status, code, flag = 503, "out_of_files", "OF"
+    title = "The gateway is too busy to answer this request."
 
 
 class PartFailed(GatewayError):

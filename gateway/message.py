@@ -220,13 +220,15 @@ class Call:
     """One exchange to be made with an upstream, by whatever needs one: a forwarded request, a part, a view's ``requests`` call.
 
     ``headers`` are final and end-to-end, without Host, Content-Length and Transfer-Encoding: ``host`` (None: the instance's own)
-    and ``body`` decide those. ``timeout`` bounds one attempt in seconds (None: the upstream's setting). ``attempts`` gets one
-    Attempt for each try. ``hearer`` hears the interim answers, ``interim(status, reason, headers, withheld)``. ``head_first`` and
-    ``upgrade`` are as in Request.
+    and ``body`` decide those. ``timeout`` bounds one attempt in seconds, ``connect_timeout`` the opening of a connection
+    and ``read_timeout`` each silence of a body (None: the upstream's settings). ``attempts`` gets one Attempt for each try. ``hearer``
+    hears the interim answers, ``interim(status, reason, headers, withheld)``. ``head_first`` and ``upgrade`` are as in Request.
     """
 
     __slots__ = ("method", "target", "headers", "body", "host", "deadline", "timeout", "attempts", "hearer", "withheld",
                  "head_first", "upgrade")
+    connect_timeout: float | None = None                 # see TimedCall
+    read_timeout: float | None = None
 
     def __init__(self, method: str, target: str, headers: Headers, body: bytes | Body | None = None, *, deadline: Deadline,
                  host: str | None = None, timeout: float | None = None, attempts: list[Attempt] | None = None,

@@ -2,7 +2,8 @@
 
 The socket is watched from its first wait on. What comes while nobody waits ends the watching, until somebody waits again: a peer
 that sends more than is read costs nothing. So ``watched`` also says, of a connection at rest, that nothing has come since the loop
-last looked: neither bytes nor an end. A time limit is an alarm that is set once and then left alone, unless a wait is to end before
+last looked: neither bytes nor an end; who is interested in that puts ``at_rest`` there, a weak reference to what is called when
+something does. A time limit is an alarm that is set once and then left alone, unless a wait is to end before
 it: when it rings, whoever waits looks at its own clock.
 
 ::
@@ -15,6 +16,7 @@ be thrown at it meanwhile, which ends the wait.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf
 from time import monotonic
 from typing import Any
@@ -30,12 +32,13 @@ class Readable:
     The loop holds on to it, so it must not refer to the connection it is for, which must ``close`` it when it is no longer used.
     """
 
-    __slots__ = ("hub", "watched", "reader", "_watcher", "_alarm", "_rings")
+    __slots__ = ("hub", "watched", "reader", "at_rest", "_watcher", "_alarm", "_rings")
 
     def __init__(self, descriptor: int) -> None:
         self.hub = get_hub()
         self.watched = False
         self.reader: Any = None
+        self.at_rest: Callable[[], Callable[[], None] | None] | None = None
         self._watcher = self.hub.loop.io(descriptor, 1)
         self._alarm: Any = None
         self._rings = inf                                # when the alarm does, on the monotonic clock
@@ -91,6 +94,8 @@ class Readable:
         if reader is None:
             self.watched = False
             self._watcher.stop()
+            if self.at_rest is not None and (stirred := self.at_rest()) is not None:
+                stirred()
         else:
             reader.switch(READY)
 

@@ -43,7 +43,8 @@ DOORS = {
     "pymemcache": {"cache/memcached_tier"},
     "requests": {"upstream/requests_adapter", "upstream/requests_redirects", "upstream/requests_shortcuts"},
     "urllib3": {"upstream/requests_adapter", "upstream/requests_call", "upstream/requests_response"},
-    "gevent": {"crew", "tasks", "websocket", "disconnect", "outbox", "readable", "upstream/dns", "upstream/pool",
+    "gevent": {"crew", "tasks", "websocket", "disconnect", "outbox", "readable", "upstream/alarm", "upstream/connecting",
+               "upstream/dns", "upstream/pool",
                "upstream/sending", "upstream/transport", "telemetry/log", "admin", "worker", "clients", "connections",
                "gunicorn_conf"},
     "gunicorn": {"worker", "clients", "connections", "fastlane", "probe", "reader", "writer", "gunicorn_conf", "master"},
@@ -60,7 +61,7 @@ WAITING = {"asyncio", "concurrent", "gevent", "http", "multiprocessing", "queue"
 PURE = ("cache/asked", "cache/conditional", "cache/directives", "cache/entry", "cache/explain", "cache/fields", "cache/flags",
         "cache/invalidate", "cache/key", "cache/report", "cache/rules", "cache/tee", "conditions", "config", "errors", "headers",
         "message", "notation", "pattern", "rewrite", "routing", "segmenttree", "spelling", "template",
-        "upstream/balancer", "upstream/framing", "upstream/head", "values")
+        "upstream/backoff", "upstream/balancer", "upstream/framing", "upstream/head", "upstream/retry", "values")
 
 
 class Import(NamedTuple):

@@ -1,19 +1,24 @@
-"""Which instance answers next. Pure: it looks at ``in_flight`` and remembers whose turn it is.
+"""Which instance answers next. Pure: it looks at ``in_flight`` and the pauses, and remembers whose turn it is.
 
-``Balancer.pick`` is the one place that decides who may be chosen at all; a rule is ``(candidates, turn) -> candidate``.
+``Balancer.choose`` is the one place that decides who may be chosen at all; a rule is ``(candidates, turn) -> candidate``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Generic, Protocol, TypeVar
+
+from .backoff import Backoff
 
 
 class Counted(Protocol):
-    """What a rule may look at."""
+    """What is looked at."""
 
     @property
     def in_flight(self) -> int: ...
+
+    @property
+    def backoff(self) -> Backoff: ...
 
 
 T = TypeVar("T", bound=Counted)
@@ -35,7 +40,7 @@ def least_requests(candidates: Sequence[T], turn: int) -> T:
 
 
 class Balancer(Generic[T]):
-    """``pick()`` gives one of ``instances`` by ``rule``."""
+    """``choose(now)`` gives one of ``instances`` by ``rule``: of those that do not pause, or of all when all do."""
 
     def __init__(self, instances: Sequence[T], rule: Callable[[Sequence[T], int], T]) -> None:
         if not instances:
@@ -44,13 +49,22 @@ class Balancer(Generic[T]):
         self.rule = rule
         self.turn = 0
 
-    def pick(self) -> T:
-        candidates = self.instances
-        if len(candidates) == 1:
-            return candidates[0]
+    def choose(self, now: float) -> T:
+        instances = self.instances
+        return instances[0] if len(instances) == 1 else self._choose(instances, now)
+
+    def other(self, now: float, tried: Collection[T]) -> T | None:
+        """One that is not among those ``tried``, if there is one."""
+        left = [instance for instance in self.instances if instance not in tried]
+        return self._choose(left, now) if left else None
+
+    def _choose(self, candidates: Sequence[T], now: float) -> T:
         turn = self.turn
         self.turn = turn + 1
-        return self.rule(candidates, turn)
+        ready = [candidate for candidate in candidates if candidate.backoff.until <= now]
+        chosen = self.rule(ready or candidates, turn)
+        chosen.backoff.claim(now)
+        return chosen
 
     def __repr__(self) -> str:
         return f"{self.rule.__name__.replace('_', '-')} over {len(self.instances)}"

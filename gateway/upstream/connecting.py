@@ -1,23 +1,34 @@
-"""Opening a connection to an instance: its name looked up, each of its places tried in order, TLS on top.
+"""Opening a connection to an instance: its name looked up, one of its places after the other tried, TLS on top.
 
-Each place has ``connect_timeout`` for TCP and TLS together, within the limit of the attempt; so has the lookup.
+Each place has ``connect_timeout`` for TCP and TLS together, within the limit of the attempt; so has the lookup. All places of a
+name are used, in turn; one that could not be connected pauses (backoff.py) and is tried last. As long as there are connections to
+a name it is looked up again and again, beside the requests, and those to a place that is no longer one of its own are drained.
 """
 
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable, Collection
 from socket import AF_UNIX
+from time import monotonic
 
-from ..errors import ConnectFailed, ConnectTimeout
+from gevent import spawn
+
+from ..errors import ConnectFailed, ConnectTimeout, OutOfFiles
 from ..values import Address
+from .alarm import Alarm
+from .backoff import Backoff
 from .dns import LookupFailed, Place, Resolver
 from .limit import Limit
 from .tls import TlsConnection
-from .transport import Connection, Lost, native_socket
+from .transport import FULL, Connection, Lost, native_socket
+
+SOONEST = 0.05                                           # seconds between two lookups, however short the ttl
 
 
 class Connector:
-    """``connect(limit)`` opens a connection to ``address``. ``context`` and ``server_name`` are for https."""
+    """``connect(limit)`` opens a connection to ``address``. ``context`` and ``server_name`` are for https. ``many``: the name has
+    several places."""
 
     def __init__(self, address: Address, resolver: Resolver, timeout: float, context: ssl.SSLContext | None,
                  server_name: str | None) -> None:
@@ -26,32 +37,78 @@ class Connector:
         self.timeout = timeout
         self.context = context if address.scheme == "https" else None
         self.server_name = server_name or address.host
+        self.many = False
+        self.changed: Callable[[Collection[Place]], None] | None = None      # called when the name has other places
+        self.places: list[Place] = []
+        self._turn = 0
+        self._backoffs: dict[Place, Backoff] = {}        # of those that failed
 
-    def connect(self, limit: Limit) -> Connection:
-        """Raises ConnectFailed, ConnectTimeout, and what ``limit`` raises."""
+    def connect(self, limit: Limit, first: Place | None = None, timeout: float | None = None) -> Connection:
+        """To ``first`` if that is given and possible, within ``timeout`` instead of its own. Raises ConnectFailed, ConnectTimeout,
+        and what ``limit`` raises."""
         problem: Exception | None = None
-        for place in self._places(limit):
+        seconds = self.timeout if timeout is None else timeout
+
+        def late() -> ConnectTimeout:
+            return ConnectTimeout(f"{self.address.host}: no connection within {seconds:g} s")
+
+        for place in self._order(self._look_up(limit.within(seconds, late)), first):
+            begun = monotonic()
+            if place in self._backoffs:
+                self._backoffs[place].claim(begun)
             try:
-                return self._try(place, limit.within(self.timeout, self._late))
+                connection = self._try(place, limit.within(seconds, late))
             except Lost as error:
+                if error.problem.errno in FULL:
+                    raise OutOfFiles(str(error)) from error.problem
                 problem = error.problem
             except ConnectTimeout as error:
                 problem = error
+            else:
+                self._backoffs.pop(place, None)
+                return connection
+            self._backoffs.setdefault(place, Backoff()).fail(begun, monotonic())
         if isinstance(problem, ConnectTimeout):
             raise problem
         raise ConnectFailed(f"{self.address.host}: {problem}") from problem
 
-    def _places(self, limit: Limit) -> list[Place]:
+    def next(self) -> Place:
+        """The place whose turn it is; of those that do not pause, if there are such."""
+        return self._order(self.places, None)[0]
+
+    def known(self, places: list[Place]) -> None:
+        """The name has these places now."""
+        before, self.places = self.places, places
+        self.many = len(places) > 1
+        if self.changed is not None and not set(before) <= set(places):
+            self.changed(places)
+        for place in self._backoffs.keys() - set(places):
+            del self._backoffs[place]
+
+    def _order(self, places: list[Place], first: Place | None) -> list[Place]:
+        if len(places) == 1:
+            return places
+        if first is None:
+            self._turn += 1
+        start = places.index(first) if first in places else (self._turn - 1) % len(places)
+        turned = places[start:] + places[:start]
+        if self._backoffs:
+            now = monotonic()
+            turned.sort(key=lambda place: place in self._backoffs and self._backoffs[place].until > now)
+        return turned
+
+    def _look_up(self, patience: Limit) -> list[Place]:
         address = self.address
         if address.unix_path is not None:
             return [Place(AF_UNIX, address.unix_path)]
-        patience = limit.within(self.timeout, self._late)
         try:
             places = self.resolver.resolve(address.host, address.port, patience.left())
         except LookupFailed as error:
             raise ConnectFailed(str(error)) from error
         if places is None:
             raise patience.over()
+        if places is not self.places:
+            self.known(places)
         return places
 
     def _try(self, place: Place, limit: Limit) -> Connection:
@@ -64,8 +121,38 @@ class Connector:
             raise
         return connection
 
-    def _late(self) -> ConnectTimeout:
-        return ConnectTimeout(f"{self.address.host}: no connection within {self.timeout:g} s")
-
     def __repr__(self) -> str:
         return f"Connector({self.address.authority})"
+
+
+class Follower:
+    """Has the name of a connector looked up when the answer has served its time, as long as it is ``used()``: a timer does it, and
+    no request pays for it."""
+
+    def __init__(self, connector: Connector, used: Callable[[], bool]) -> None:
+        self.connector = connector
+        self.used = used
+        self.alarm = Alarm(self._ring)
+
+    def start(self) -> None:
+        """There is a connection now."""
+        address = self.connector.address
+        left = self.connector.resolver.left(address.host, address.port)
+        if left is not None:
+            self.alarm.set(max(left, SOONEST))
+
+    def stop(self) -> None:
+        self.alarm.stop()
+
+    def _ring(self) -> None:
+        self.alarm.stop()
+        if self.used():
+            spawn(self._look)
+
+    def _look(self) -> None:
+        connector = self.connector
+        places = connector.resolver.renew(connector.address.host, connector.address.port)
+        if places and places is not connector.places:
+            connector.known(places)
+        if self.used():
+            self.start()

@@ -2,7 +2,8 @@
 
 - A numeric address is never looked up.
 - An answer is used for ``ttl`` seconds, a failure for one second. When a lookup fails and there was an answer before, the old
-  one goes on being used: an upstream does not vanish because its name server does.
+  one goes on being used: an upstream does not vanish because its name server does. Nor does anybody wait long for a new answer
+  then.
 - One lookup at a time for a name, however many wait for it; it runs in a greenlet of its own, so that a caller that is killed
   takes nothing from the others.
 """
@@ -19,6 +20,7 @@ from gevent.event import AsyncResult
 from gevent.socket import getaddrinfo
 
 NEGATIVE_TTL = 1.0
+PATIENCE = 0.25                                          # seconds for a lookup where there was an answer before
 
 Lookup = Callable[[str, int], list[Any]]
 
@@ -60,17 +62,35 @@ class Resolver:
         key = host, port
         known = self._known.get(key)
         if known is None or self.clock() >= known.until:
-            running = self._running.get(key)
-            if running is None:
-                running = self._running[key] = AsyncResult()
-                gevent.spawn(self._refresh, key, running)
-            running.wait(seconds)
-            known = self._known.get(key)                 # late: what was known before will do
+            if known is not None and known.places:       # what was known before will do
+                seconds = PATIENCE if seconds is None else min(seconds, PATIENCE)
+            known = self._renewed(key, seconds)
         if known is None:
             return None
         if not known.places:
             raise LookupFailed(known.problem)
         return known.places
+
+    def renew(self, host: str, port: int) -> list[Place]:
+        """All places of a name, looked up if the time of the answer is over, however long that takes; empty if there are none."""
+        known = self._known.get((host, port))
+        if known is None or self.clock() >= known.until:
+            known = self._renewed((host, port), None)
+        return known.places if known is not None else []
+
+    def _renewed(self, key: tuple[str, int], seconds: float | None) -> Known | None:
+        """The answer to a lookup that takes no longer than ``seconds``, else the one before."""
+        running = self._running.get(key)
+        if running is None:
+            running = self._running[key] = AsyncResult()
+            gevent.spawn(self._refresh, key, running)
+        running.wait(seconds)
+        return self._known.get(key)
+
+    def left(self, host: str, port: int) -> float | None:
+        """How many seconds the answer is still used; None when there is none, or no name."""
+        known = self._known.get((host, port))
+        return None if known is None else known.until - self.clock()
 
     def _refresh(self, key: tuple[str, int], done: AsyncResult) -> None:
         """Look ``key`` up and remember the answer."""

@@ -31,13 +31,6 @@ BODILESS = frozenset({204, 304})
 Release = Callable[[Connection | None, bool], None]
 
 
-class Stale(UpstreamClosed):
-    """A connection that had served before ended before a byte of this answer came; ``unsent``: nor had a byte of the request
-    left. Nobody has answered the request, and then nobody has seen it."""
-
-    unsent = False
-
-
 def note(error: GatewayError, attempt: Attempt) -> None:
     """Note in the error where it happened, and in the attempt what."""
     attempt.flag = error.flag
@@ -61,8 +54,8 @@ class Exchange:
         self._rest = b""                                 # what came behind the head
 
     def send(self, head: bytes, body: bytes | Body | None, post: bool = False) -> None:
-        """Send the request, or begin to. Raises Stale, UpstreamClosed. ``post``: on a connection that has served it may leave a
-        little later. If it cannot, Stale is raised by who reads, and there is another attempt."""
+        """Send the request, or begin to. Raises UpstreamClosed. ``post``: on a connection that has served it may leave a
+        little later. If it cannot, that is raised by who reads, and there is another attempt."""
         connection = self.connection
         if post and connection.served:
             connection.post(head)
@@ -80,7 +73,7 @@ class Exchange:
             self.sender = Sender(self.connection, rest, body if isinstance(body, Body) else None, self.limit, self.silence)
 
     def read_head(self, call: Call) -> Head:
-        """The head of the answer to ``call``, after all 1xx, which it may have a hearer for. Raises Stale, UpstreamClosed,
+        """The head of the answer to ``call``, after all 1xx, which it may have a hearer for. Raises UpstreamClosed,
         UpstreamProtocolError and what the limit does."""
         data = self._receive(False)
         head = parse_head(data)
@@ -167,11 +160,12 @@ class Exchange:
         return piece
 
     def _ended(self, text: str, *, heard: bool = False, unsent: bool = False) -> UpstreamClosed:
-        if heard or not self.connection.served:
-            return UpstreamClosed(text)
-        stale = Stale(text)
-        stale.unsent = unsent
-        return stale
+        """``heard``: a byte of this answer came; ``unsent``: not a byte of the request has left. If nothing was heard, nobody has
+        answered it; and on a connection that had served before, most likely nobody has seen it."""
+        ended = UpstreamClosed(text)
+        ended.unsent = unsent
+        ended.stale = not heard and self.connection.served > 0
+        return ended
 
     def _silent(self) -> UpstreamTimeout:
         return UpstreamTimeout(f"no byte of the body came for {self.silence:g} s")

@@ -1,9 +1,10 @@
 """The connections to one instance: those unused, those lent, and who waits for one.
 
 - At most ``maximum`` are open. Unused ones are lent last in, first out, so that in quiet times the cold end grows old.
-- An unused one is dropped when it is older than ``idle_timeout`` (or than its server promised to keep it), looked at whenever one
-  is taken, from the cold end; and when it was closed or holds stray bytes, looked at when it would be lent. The loop sees
-  that by itself, if late by what it is just doing: good enough where a request may be sent again, else the system is asked.
+- An unused one is closed by a timer when it is older than ``idle_timeout`` (or than its server promised to keep it), and at the end
+  of the loop's turn in which it was closed by the other side or got stray bytes. Whoever would be lent one looks too: at what the
+  loop has seen of it, good enough where a request may be sent again, else the system is asked.
+- One that is to ``retire`` (its age, or its address is no longer one of the name's) is not lent again.
 - Who waits is served in order. What becomes free is handed to the first in line: a connection, or a place to open one. Who is
   killed or times out while something is handed to it passes it on, so no place is ever lost.
 
@@ -13,15 +14,22 @@ Invariant: somebody waits only while ``maximum`` are lent and none is unused.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from math import inf
+from random import uniform
 from time import monotonic
+from typing import Any
+from weakref import WeakMethod, WeakSet
 
 from gevent.event import AsyncResult
 from gevent.hub import get_hub
 
+from .alarm import Alarm
+from .dns import Place
 from .transport import Connection
 
 MARGIN = 0.8                                             # of the time a server promises to keep a connection
+SLACK = 0.01                                             # seconds: those that expire together are closed together
 
 
 class WaitOver(Exception):
@@ -31,30 +39,43 @@ class WaitOver(Exception):
 class Pool:
     """``unused``, or else ``take``, and then ``give`` or ``drop``, each exactly once. ``open`` counts what is unused or lent."""
 
-    def __init__(self, maximum: int, idle_timeout: float, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, maximum: int, idle_timeout: float, max_age: float = inf, clock: Callable[[], float] = monotonic) -> None:
         self.maximum = maximum
         self.idle_timeout = idle_timeout
+        self.max_age = max_age
         self.clock = clock
         self.open = 0
         self.idle: deque[Connection] = deque()           # the warmest is the last
         self.waiting: deque[AsyncResult] = deque()       # each gets a Connection, or None for a place
         self.closed = False
-        self._hub: object = None
+        self._added: WeakSet[Connection] = WeakSet()     # those unused and lent
+        self.alarm = Alarm(self.sweep)                   # set as long as there are unused ones
+        self._sweeping = False                           # at the end of this turn of the loop
+        self._hub: Any = None
 
-    def unused(self, careful: bool) -> Connection | None:
+    def add(self, connection: Connection) -> Connection:
+        """A new one, lent: it grows old from now on; not all that were opened at once at the same time."""
+        connection.retires = self.clock() + self.max_age * uniform(0.9, 1.0)
+        connection.readable.at_rest = WeakMethod(self.stirred)
+        self._added.add(connection)
+        return connection
+
+    def unused(self, careful: bool, place: Place | None = None) -> Connection | None:
         """The warmest connection that is unused and fit to serve, if there is one. ``careful``: asks the system whether it is; else
-        what the loop has seen of it is enough."""
+        what the loop has seen of it is enough. ``place``: only one that leads there, as long as another can be opened."""
         idle = self.idle
         if not idle:
             return None
         if self._hub is not get_hub():
             self._own()
+        if place is not None and self.open < self.maximum:
+            self._warm_up(place)
+            if idle[-1].place != place:
+                return None
         now = self.clock()
-        while idle and idle[0].expires <= now:
-            self._close(idle.popleft())
         while idle:
             connection = idle.pop()
-            if connection.readable.watched and not careful or connection.alive():
+            if connection.expires > now and (connection.readable.watched and not careful or connection.alive()):
                 return connection
             self._close(connection)
         return None
@@ -77,15 +98,19 @@ class Pool:
 
     def give(self, connection: Connection) -> None:
         """Back, and fit to serve again."""
-        if self.waiting:
+        now = self.clock()
+        keep = self.idle_timeout if connection.keep is None else min(self.idle_timeout, connection.keep * MARGIN)
+        connection.expires = now + keep if now + keep < connection.retires else connection.retires
+        if connection.expires <= now or self.closed:
+            connection.close()
+            self.drop()
+        elif self.waiting:
             self.waiting.popleft().set(connection)
-        elif self.closed:
-            self._close(connection)
         else:
-            keep = self.idle_timeout if connection.keep is None else min(self.idle_timeout, connection.keep * MARGIN)
-            connection.expires = self.clock() + keep
             connection.readable.watch()
             self.idle.append(connection)
+            if not self.alarm.is_set:
+                self._set_alarm(now)
 
     def drop(self) -> None:
         """The connection lent is closed, or was never opened: its place is free."""
@@ -94,11 +119,51 @@ class Pool:
         else:
             self.open -= 1
 
+    def keep_only(self, places: Collection[Place]) -> None:
+        """Close what is unused and leads elsewhere; what is lent is not lent again."""
+        for connection in self._added:
+            if connection.place not in places:
+                connection.retires = connection.expires = 0.0
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Close those unused that have expired or were closed by the other side, and look again when the next expires."""
+        self._sweeping = False
+        self.alarm.stop()
+        now = self.clock()
+        for _ in range(len(self.idle)):
+            connection = self.idle.popleft()
+            if connection.expires <= now or not connection.readable.watched and not connection.alive():
+                self._close(connection)
+            else:
+                connection.readable.watch()
+                self.idle.append(connection)
+        if self.idle:
+            self._set_alarm(now)
+
+    def stirred(self) -> None:
+        """In the hub: something has come to a connection for which nobody waits. Many may end at once: one look for all."""
+        if self.idle and not self._sweeping:
+            self._sweeping = True
+            get_hub().loop.run_callback(self.sweep)
+
     def close(self) -> None:
         """Close what is unused; what is lent is closed when it comes back."""
         self.closed = True
+        self.alarm.stop()
         while self.idle:
             self._close(self.idle.popleft())
+
+    def _set_alarm(self, now: float) -> None:
+        self.alarm.set(min(connection.expires for connection in self.idle) - now + SLACK)
+
+    def _warm_up(self, place: Place) -> None:
+        """Move the warmest that leads to ``place``, if there is one, to the warm end."""
+        for connection in reversed(self.idle):
+            if connection.place == place:
+                self.idle.remove(connection)
+                self.idle.append(connection)
+                return
 
     def _own(self) -> None:
         """The connections live on the event loop of the thread that uses the pool first, and cannot be used from another."""

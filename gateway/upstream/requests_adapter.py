@@ -46,7 +46,7 @@ from ..tasks import current_request, event_loop, give_way, native_thread
 from . import requests_redirects, requests_shortcuts
 from .client import Upstream
 from .dns import LookupFailed
-from .requests_call import Fixed, NotOurs, take_apart, target_of, timeouts_of
+from .requests_call import Fixed, NotOurs, TimedCall, take_apart, target_of, timeouts_of
 from .requests_places import NEVER, Place, Places
 from .requests_response import RawResponse, WholeResponse
 
@@ -194,14 +194,15 @@ def exchange(adapter: HTTPAdapter, place: Place, request: PreparedRequest, strea
         headers = headers + told(current, prepared.names)
         host = host or host_of(place.upstream.settings.host, current)
     # The upstream's read timeout bounds an upload's pauses as well, and those are the caller's: then BodyFile watches the answer.
-    upstream = place.timed(connect, None if upload else read)
-    call = Call(request.method or "", target, headers, body, deadline=NO_DEADLINE, host=host, timeout=read)
+    call = TimedCall(request.method or "", target, headers, body, deadline=NO_DEADLINE, host=host, timeout=read,
+                     connect_timeout=None if place.named else NEVER if connect is None else connect,
+                     read_timeout=None if upload else read)
     if current is not None:
         give_way(current.deadline)
     try:
         if current is not None:
             call.deadline = Fixed(current.deadline) if upload else current.deadline
-        response = upstream.send(call)
+        response = place.upstream.send(call)
     except BadRequest as error:
         if not upload:
             raise NotOurs from error

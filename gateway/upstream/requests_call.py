@@ -17,7 +17,7 @@ from urllib3.util.request import SKIP_HEADER, body_to_chunks
 from urllib3.util.url import _encode_target
 
 from ..deadline import Deadline
-from ..message import Body, Headers
+from ..message import Body, Call, Headers
 
 PLAIN_TARGET = re.compile(r"/[A-Za-z0-9/_.~!$&'()*+,;=:@?-]*")      # needs no encoding
 TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -167,6 +167,15 @@ def octets_of(data: Any) -> Iterable[bytes]:
 def octets(data: Any) -> bytes:
     """What a socket sends of it. Raises TypeError."""
     return data if type(data) is bytes else bytes(memoryview(data).cast("B"))
+
+
+class TimedCall(Call):
+    """A Call with times of its own for connecting and for reading."""
+
+    def __init__(self, *args: Any, connect_timeout: float | None, read_timeout: float | None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.connect_timeout = connect_timeout
+        self.read_timeout = read_timeout
 
 
 class Fixed(Deadline):

@@ -1,7 +1,7 @@
 """Where a call of ``requests`` goes: a configured upstream by its name, or one made for a foreign place when it is first called.
 
 A foreign place is scheme, host, port, and the TLS settings the call asks for. At most LIMIT are kept; the one called longest ago is
-closed. Its upstream has no times of its own, as ``requests`` has none: what a call asks for is given to it by ``timed``.
+closed. Its upstream has no times of its own, as ``requests`` has none: a call brings those it asks for (TimedCall).
 
 Connections belong to the event loop of one native thread and to one process, so each thread has Places of its own, and a forked
 process begins with empty ones.
@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Mapping
-from copy import copy
 from urllib.parse import urlsplit
 
 import certifi
@@ -20,70 +19,25 @@ import certifi
 from ..config import Tls
 from ..config import Upstream as Settings
 from ..errors import ConfigError
-from .balancer import RULES, Balancer
-from .client import Instance, Upstream
-from .connecting import Connector
-from .limit import Limit
-from .transport import Connection
+from .client import Upstream
 
 LIMIT = 256
-TIMES = 16                                               # pairs of timeouts remembered for a place
 NEVER = 365 * 86400.0                                    # seconds
 Verify = bool | str
 Certificate = str | tuple[str, str] | None
 
 
 class Place:
-    """An upstream, and the same with other times. ``named``: it is configured, and keeps its own connect timeout. ``label``
-    is what urllib3 calls a place in its errors."""
+    """An upstream. ``named``: it is configured, and keeps its own connect timeout. ``label`` is what urllib3 calls a place in its
+    errors."""
 
     def __init__(self, upstream: Upstream, label: str, named: bool) -> None:
         self.upstream = upstream
         self.label = label
         self.named = named
-        self._timed: dict[tuple[float | None, float | None], Upstream] = {}
-
-    def timed(self, connect: float | None, read: float | None) -> Upstream:
-        """The upstream with these timeouts in seconds; its connections and their limits are the same."""
-        if connect is read is None:
-            return self.upstream
-        key = connect, read
-        found = self._timed.get(key)
-        if found is None:
-            if len(self._timed) >= TIMES:
-                self._timed.clear()
-            found = self._timed[key] = self._make(connect, read)
-        return found
-
-    def _make(self, connect: float | None, read: float | None) -> Upstream:
-        twin = copy(self.upstream)
-        if read is not None:
-            twin.settings = twin.settings.model_copy(update={"read_timeout": read, "timeout": read})
-        if not self.named:
-            twin.instances = [patient(instance, connect) for instance in twin.instances]
-            twin.balancer = Balancer(twin.instances, RULES[twin.settings.balance])
-        return twin
 
     def __repr__(self) -> str:
         return f"Place({self.upstream!r})"
-
-
-class PatientConnector(Connector):
-    """Connects within its own timeout only; the time of the attempt begins when there is a connection."""
-
-    def connect(self, limit: Limit) -> Connection:
-        connection = super().connect(Limit(limit.deadline, None, limit.error))
-        limit.restart()
-        return connection
-
-
-def patient(instance: Instance, connect: float | None) -> Instance:
-    """The same instance with another connect timeout."""
-    base = instance.connector
-    twin = copy(instance)
-    twin.connector = PatientConnector(base.address, base.resolver, NEVER if connect is None else connect, base.context,
-                                      base.server_name)
-    return twin
 
 
 class Places:

@@ -38,6 +38,7 @@ RESET = struct.pack("ii", 1, 0)
 BACKLOG_PAUSE = 0.005                                    # seconds between tries on a unix socket whose backlog is full
 EAGER = 4                                                # reads in a row without waiting
 OVER = -1                                                # after READY and WOKEN
+FULL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})     # it is us, and not the other side
 CLOSED_HERE = "the connection was closed on this side"
 
 
@@ -61,10 +62,11 @@ def native_socket(family: int) -> Any:
 
 
 class Connection:
-    """A TCP or unix connection. ``served`` counts its answers; ``keep`` and ``expires`` are seconds for the pool."""
+    """A TCP or unix connection. ``served`` counts its answers, ``place`` is where it leads; ``keep``, ``expires`` and ``retires``
+    are times for the pool, in seconds."""
 
-    __slots__ = ("socket", "readable", "served", "keep", "expires", "closed", "undelivered", "_writable", "_writer", "_poll",
-                 "_eager", "_outbox", "_posted")
+    __slots__ = ("socket", "readable", "served", "place", "keep", "expires", "retires", "closed", "undelivered", "_writable",
+                 "_writer", "_poll", "_eager", "_outbox", "_posted", "__weakref__")
 
     def __init__(self, socket: Any) -> None:
         self.closed = True                               # until there is something to close
@@ -74,6 +76,8 @@ class Connection:
         self.served = 0
         self.keep: float | None = None
         self.expires = 0.0
+        self.retires = inf
+        self.place: Place | None = None
         self.undelivered: OSError | None = None          # why what was posted did not leave
         self._writable = self.readable.hub.loop.io(descriptor, 2)
         self._writer: Waiter | None = None
@@ -86,6 +90,7 @@ class Connection:
 
     def establish(self, place: Place, limit: Limit) -> None:
         """Connect. Raises Lost, and what ``limit`` raises."""
+        self.place = place
         if place.family != AF_UNIX:
             self.socket.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
         while (error := self.socket.connect_ex(place.sockaddr)) == errno.EAGAIN:

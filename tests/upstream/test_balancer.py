@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from gateway.upstream.backoff import Backoff
 from gateway.upstream.balancer import RULES, Balancer, least_requests, round_robin
 
 
@@ -13,10 +14,11 @@ class Counted:
     def __init__(self, name: str, in_flight: int = 0) -> None:
         self.name = name
         self.in_flight = in_flight
+        self.backoff = Backoff()
 
 
 def picks(balancer: Balancer, number: int) -> str:
-    return "".join(balancer.pick().name for _ in range(number))
+    return "".join(balancer.choose(0.0).name for _ in range(number))
 
 
 def instances(**in_flight: int) -> list[Counted]:
@@ -53,5 +55,5 @@ def test_least_requests_evens_out_what_is_in_flight():
     three = instances(a=0, b=0, c=0)
     balancer = Balancer(three, least_requests)
     for _ in range(300):
-        balancer.pick().in_flight += 1
+        balancer.choose(0.0).in_flight += 1
     assert Counter(one.in_flight for one in three) == {100: 3}

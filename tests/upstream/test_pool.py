@@ -18,6 +18,9 @@ class Line:
         self.closed = False
         self.keep: float | None = None
         self.expires = 0.0
+        self.retires = float("inf")
+        self.place = None
+        self.at_rest: object = None
         self.readable = self                             # of which only this is looked at:
         self.watched = False
         self.asked = 0
@@ -101,7 +104,7 @@ def test_what_the_loop_has_seen_is_enough_for_who_is_not_careful():
 @pytest.mark.parametrize("keep, lasts", [(None, 50), (100, 50), (10, 8), (0, 0)])
 def test_one_unused_for_too_long_is_dropped(keep, lasts):
     clock = Clock()
-    pool = Pool(3, 50, clock)
+    pool = Pool(3, 50, clock=clock)
     line = lend(pool)
     line.keep = keep
     pool.give(line)
@@ -116,11 +119,12 @@ def test_one_unused_for_too_long_is_dropped(keep, lasts):
 
 def test_the_cold_end_goes_while_the_warm_end_is_used():
     clock = Clock()
-    pool = Pool(10, 50, clock)
+    pool = Pool(10, 50, clock=clock)
     lines = filled(pool, 4)
     for _ in range(6):
         clock.now += 10
         pool.give(lend(pool))
+        pool.sweep()
     assert [line.closed for line in lines] == [True, True, True, False]
     assert state(pool) == (1, 1, 0)
 

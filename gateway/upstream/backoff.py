@@ -1,0 +1,49 @@
+"""The pause of what could not be connected: exponential, and short. Pure: the time comes as a parameter.
+
+::
+
+    ready --a failure--> pausing --the pause is over--> ready for one trial --success--> ready
+                            ^-------------------- failure, twice as long ---------'
+
+Failures of attempts that began before the last one was noted are one failure. A trial that ends without saying anything (its client
+left) ends by itself after the pause.
+"""
+
+from __future__ import annotations
+
+FIRST, LONGEST = 1.0, 8.0                                # seconds
+
+
+class Backoff:
+    """``until`` is the end of the pause, on the monotonic clock; 0 without one."""
+
+    __slots__ = ("failures", "until", "_noted")
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self.until = 0.0
+        self._noted = 0.0
+
+    def fail(self, begun: float, now: float) -> None:
+        """An attempt that began at ``begun`` could not connect."""
+        if self.failures and begun < self._noted:
+            return
+        self.failures += 1
+        self._noted = now
+        self.until = now + self.pause
+
+    def claim(self, now: float) -> None:
+        """It is tried again: by one, while for all others it goes on pausing."""
+        if self.failures:
+            self.until = now + self.pause
+
+    def reset(self) -> None:
+        self.failures = 0
+        self.until = 0.0
+
+    @property
+    def pause(self) -> float:
+        return min(FIRST * 2.0 ** (self.failures - 1), LONGEST)
+
+    def __repr__(self) -> str:
+        return f"Backoff({self.failures} failures)"

@@ -1,0 +1,238 @@
+"""A call that has sent nothing goes to another instance, and an instance that could not be connected pauses."""
+
+from __future__ import annotations
+
+import socket
+from collections import Counter
+
+import gevent
+import pytest
+from gevent.event import Event
+from raw import OK, Service, body_of, get, post
+from test_connecting import closed_port, full_port  # noqa: F401
+
+from gateway.config import Upstream as Settings
+from gateway.errors import ConnectFailed, OutOfFiles, PoolExhausted, UpstreamClosed, UpstreamError, UpstreamTimeout
+from gateway.upstream.backoff import FIRST, LONGEST, Backoff
+from gateway.upstream.balancer import RULES
+from gateway.upstream.client import Upstream
+from gateway.upstream.dns import Resolver
+from gateway.upstream.retry import Next, Outcome, Result, decide, judge
+
+CALLS = {"get": get, "post": lambda: post(b"small"), "stream": lambda: post(body_of([b"x" * 70000] * 3, 210000)),
+         "chunked": lambda: post(body_of([b"x" * 70000] * 3, None)), "patch": lambda: post(b"", "PATCH")}
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def make():
+    """``make(url, ...)`` is an upstream on a clock of its own; no name has an address."""
+    made = []
+
+    def no_name(host: str, port: int) -> list:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    def start(*urls: str | int, **settings) -> Upstream:
+        urls = tuple(f"http://127.0.0.1:{url}" if isinstance(url, int) else url for url in urls)
+        made.append(Upstream("shop", Settings(instances=urls, **settings), Resolver(30, no_name), Clock()))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.close()
+
+
+def down(how: str, full: int, serve) -> str:
+    """The address of an instance that cannot be connected."""
+    return {"refused": lambda: f"http://127.0.0.1:{closed_port()}", "unknown name": lambda: "http://gone.test",
+            "no answer": lambda: f"http://127.0.0.1:{full}", "no TLS": lambda: f"https://127.0.0.1:{serve(Service())}",
+            "no socket": lambda: "unix:/nowhere/at.all"}[how]()
+
+
+@pytest.mark.parametrize("how", ["refused", "unknown name", "no answer", "no TLS", "no socket"])
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("kind", CALLS)
+def test_no_call_fails_while_one_instance_of_two_cannot_be_connected(make, serve, full_port, rule, how, kind):  # noqa: F811
+    service = Service()
+    one = make(down(how, full_port, serve), serve(service), balance=rule, connect_timeout="100ms")
+    calls = [CALLS[kind]() for _ in range(20)]
+    assert [one.send(call).status for call in calls] == [200] * 20
+    failed = sum(bool(attempt.flag) for call in calls for attempt in call.attempts)
+    assert failed == 1 and len(service.seen) == 20       # it pauses from the first failure on
+
+
+@pytest.mark.parametrize("seconds", [{}, {"timeout": 0.1}])
+def test_a_time_that_is_over_before_there_is_a_connection_is_one_that_sent_nothing(make, serve, full_port, seconds):  # noqa: F811
+    one = make(full_port, serve(Service()), connect_timeout="100ms" if not seconds else "10s")
+    assert one.send(post(b"x", **seconds)).status == 200
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_with_all_pausing_all_are_used(make, serve, rule):
+    """Resting alone is never an outage."""
+    ports = [closed_port(), closed_port()]
+    one = make(*ports, balance=rule)
+    for _ in range(3):
+        call = get()
+        with pytest.raises(ConnectFailed):
+            one.send(call)
+        assert {attempt.instance for attempt in call.attempts} == {f"http://127.0.0.1:{port}" for port in ports}
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", ports[0]))
+        listener.listen()
+        answering = gevent.spawn(lambda: Service()(listener.accept()[0], None))
+        assert one.send(get()).status == 200             # at once, without a pause that has to end first
+        one.close()
+        answering.join(timeout=5)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_after_the_pause_one_call_tries_it_and_the_others_do_not_wait(make, serve, rule):
+    good = serve(Service())
+    one = make(closed_port(), good, balance=rule)
+    tried = []
+    for pause in (0.0, 0.9, 0.2, 1.9, 0.2, 3.9, 0.2, 7.9, 0.2, 7.9, 0.2):       # grows to LONGEST
+        one.clock.now += pause
+        calls = [get() for _ in range(4)]
+        assert [one.send(call).status for call in calls] == [200] * 4
+        tried.append(sum(len(call.attempts) - 1 for call in calls))
+    assert tried == [1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1]
+
+
+def test_an_instance_that_is_back_gets_its_share_again(make, serve):
+    port = closed_port()
+    one = make(port, serve(Service()))
+    for _ in range(4):
+        one.send(get())
+    service = Service()
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+        listener.listen()
+        answering = gevent.spawn(lambda: service(listener.accept()[0], None))
+        one.clock.now += FIRST
+        for _ in range(10):
+            one.send(get())
+        one.close()
+        answering.join(timeout=5)
+    assert len(service.seen) == 5
+
+
+def test_a_used_connection_that_ended_while_its_instance_went_down_leads_to_another(make, serve):
+    """Stale first, then refused: two kinds of failure, one call."""
+    first = socket.socket()
+    first.bind(("127.0.0.1", 0))
+    first.listen()
+    port = first.getsockname()[1]
+    sockets = []
+    accepting = gevent.spawn(lambda: sockets.append(first.accept()[0]))
+    one = make(port, serve(Service()))
+    sending = gevent.spawn(one.send, get())
+    accepting.join(timeout=5)
+    sockets[0].recv(1000)
+    sockets[0].sendall(OK)
+    sending.get(timeout=5)
+    one.send(get())                                      # the other's turn
+    call = get()
+    first.close()
+    sending = gevent.spawn(one.send, call)
+    sockets[0].recv(1000)
+    sockets[0].close()
+    assert sending.get(timeout=5).status == 200
+    assert [attempt.flag for attempt in call.attempts] == ["UC", "UF", ""]
+
+
+@pytest.mark.parametrize("method", ["POST", "PATCH"])
+@pytest.mark.parametrize("body", [b"x", None])
+def test_a_call_that_was_sent_goes_nowhere_else(make, serve, method, body):
+    services = [Service(lambda head, body: None), Service(lambda head, body: None)]
+    one = make(*map(serve, services))
+    with pytest.raises(UpstreamClosed):
+        one.send(post(body, method))
+    assert sum(len(service.seen) for service in services) == 1
+
+
+def test_a_busy_instance_is_no_reason_to_fail_while_another_is_free(make, serve):
+    go = Event()
+    one = make(serve(Service(lambda head, body: go.wait() and OK)), serve(Service()), max_connections=1, pool_timeout="10ms")
+    first = gevent.spawn(one.send, get())
+    gevent.idle()
+    statuses = [one.send(get()).status for _ in range(4)]
+    go.set()
+    assert statuses == [200] * 4 and first.get(timeout=5).status == 200
+    assert not any(instance.backoff.failures for instance in one.instances)      # busy is not down
+
+
+def test_no_descriptor_left_is_our_own_failure(make, serve, monkeypatch):
+    import errno
+
+    from gateway.upstream import transport
+
+    def none_left(family: int, kind: int) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    one = make(serve(Service()), serve(Service()))
+    monkeypatch.setattr(transport, "NativeSocket", none_left)
+    call = get()
+    with pytest.raises(OutOfFiles) as caught:
+        one.send(call)
+    assert caught.value.status == 503 and len(call.attempts) == 1
+    assert not any(instance.backoff.failures for instance in one.instances)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_failing_over_does_not_unbalance_the_others(make, serve, rule):
+    services = [Service(), Service()]
+    one = make(closed_port(), *map(serve, services), balance=rule)
+    for _ in range(60):
+        one.send(get())
+    assert Counter(len(service.seen) for service in services) == {30: 2} or abs(
+        len(services[0].seen) - len(services[1].seen)) <= 2
+
+
+# Pure decisions
+
+@pytest.mark.parametrize("outcome, method, fresh, consumed, then", [
+    (Outcome(Result.FAILURE, unsent=True), "POST", False, False, Next.OTHER),
+    (Outcome(Result.FAILURE, unsent=True), "POST", False, True, Next.STOP),
+    (Outcome(Result.IGNORED, unsent=True, stale=True), "POST", False, False, Next.FRESH),
+    (Outcome(Result.IGNORED, unsent=True, stale=True), "POST", True, False, Next.OTHER),
+    (Outcome(Result.IGNORED, stale=True), "GET", False, False, Next.FRESH),
+    (Outcome(Result.IGNORED, stale=True), "GET", True, False, Next.STOP),
+    (Outcome(Result.IGNORED, stale=True), "POST", False, False, Next.STOP),
+    (Outcome(Result.IGNORED), "GET", False, False, Next.STOP),
+    (None, "GET", False, False, Next.STOP),
+])
+def test_what_comes_after_an_attempt(outcome, method, fresh, consumed, then):
+    assert decide(outcome, method, fresh, consumed) is then
+
+
+@pytest.mark.parametrize("error, connected, result, unsent", [
+    (ConnectFailed(), False, Result.FAILURE, True), (UpstreamTimeout(), False, Result.FAILURE, True),
+    (UpstreamTimeout(), True, Result.IGNORED, False), (PoolExhausted(), False, Result.IGNORED, True),
+    (UpstreamClosed(), True, Result.IGNORED, False), (OutOfFiles(), False, Result.IGNORED, True),
+    (KeyboardInterrupt(), False, Result.IGNORED, True),
+])
+def test_the_outcome_of_an_attempt(error, connected, result, unsent):
+    outcome = judge(error, connected)
+    assert (outcome.result, outcome.unsent) == (result, unsent)
+    assert not isinstance(error, UpstreamError) or error.outcome is outcome
+
+
+def test_failures_of_the_same_moment_are_one():
+    backoff = Backoff()
+    for _ in range(100):
+        backoff.fail(begun=10.0, now=11.0)
+    assert (backoff.failures, backoff.until) == (1, 11.0 + FIRST)
+    for number in range(10):
+        backoff.fail(begun=20.0 + number, now=20.0 + number)
+    assert backoff.until == 29.0 + LONGEST
+    backoff.reset()
+    assert backoff.until == 0.0
