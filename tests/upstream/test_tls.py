@@ -256,7 +256,7 @@ def test_an_upgraded_socket_ends_however_the_service_ends_it(serve_tls, upstream
         sock._sock.shutdown(socket.SHUT_RDWR)
 
     one = upstream(f"https://127.0.0.1:{serve_tls(handle)}", tls={"ca": certificates["ca"]})
-    upgraded = one.upgrade(get("/", ("Connection", "Upgrade"), ("Upgrade", "echo")))[1]
+    upgraded = one.send(get(upgrade="echo")).upgraded
     assert upgraded is not None
     assert (upgraded.leftover or upgraded.sock.recv(100)) == b"hello"
     upgraded.sock.settimeout(5)
