@@ -55,6 +55,10 @@ class Gateway(Flask):
         self.incoming = Incoming(config.gateway.trust, config.gateway.timeout)
         self.bypassed: Callable[[], None] | None = None  # called when a middleware comes between the server and this
         self.request_log = RequestLog(config.gateway.log)
+        self.made_room = registry.counter("gateway_connections_closed_for_room_total",
+                                          "Idle connections that were ended because all places of the worker were taken.")
+        self.exhausted = registry.counter("gateway_connections_exhausted_total",
+                                          "Times that all places of a worker were taken, and by busy connections.")
         self._pipeline: Pipeline | None = None
         self._kept: Pipeline | None = None               # the last one, whether it still knows all views or not
         self.add_template_global(self.static_url, "static_url")
@@ -72,7 +76,8 @@ class Gateway(Flask):
             raise ConfigError([f'route "{route.path}": view: no Flask view answers this path; name the module of its blueprint '
                                f'in gateway.views' for route in missing], self.source)
         before = self._kept
-        self._kept = Pipeline(self.settings, view=View(super().wsgi_app), log=self.request_log, registry=registry,
+        view = View(super().wsgi_app, silence=self.settings.gateway.body_timeout)
+        self._kept = Pipeline(self.settings, view=view, log=self.request_log, registry=registry,
                               views=undeclared(rules, declared), upstreams=before.upstreams if before else None,
                               store=before.store if before else None)
         return self._kept
@@ -135,7 +140,7 @@ class Gateway(Flask):
         return [response.body] if isinstance(response.body, bytes) else response.body
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """``app.wsgi_app = Middleware(app.wsgi_app)``, as Flask's documentation tells: from now on every request goes through it."""
+        """``app.wsgi_app = Middleware(app.wsgi_app)``, as Flask documents it: from now on every request goes through it."""
         super().__setattr__(name, value)
         if name == "wsgi_app":
             self.incoming.edited = True
@@ -158,6 +163,10 @@ class Gateway(Flask):
     def refuse(self, error: GatewayError, peer: str) -> Response:
         """The answer to what the worker could not read as a request, or could not send as an answer."""
         return self.pipeline.handle.refused(Request("-", "-", [], peer=peer), error)
+
+    def count_crowded(self, closed: bool) -> None:
+        """A worker's last connection was taken. ``closed``: an idle one has been ended for the next."""
+        (self.made_room if closed else self.exhausted).inc()
 
     def mend(self) -> None:
         """Called every second: make the files again that are lost."""

@@ -144,8 +144,8 @@ def explain(path: str | None, headers: tuple[str, ...], peer: str | None, method
 @click.option("--bind", "-b", metavar="ADDRESS", multiple=True, help="host:port or unix:/path; may be given several times.")
 @click.option("--workers", "-w", type=click.IntRange(min=1), help="Number of worker processes.")
 @click.option("--settings", metavar="FILE", type=click.Path(exists=True, dir_okay=False),
-              help="Settings of Gunicorn: a Python file that begins with those of the gateway (from gateway.gunicorn_conf import *)."
-                   " Else gunicorn.conf.py of this directory if it does so, else those of the gateway alone.")
+              help="Settings of Gunicorn: a Python file that begins with those of the gateway (from gateway.gunicorn_conf import"
+                   " *). Else gunicorn.conf.py of this directory if it does so, else those of the gateway alone.")
 @click.argument("gunicorn_options", nargs=-1, type=click.UNPROCESSED)
 def run(path: str | None, bind: tuple[str, ...], workers: int | None, settings: str | None,
         gunicorn_options: tuple[str, ...]) -> None:
@@ -172,8 +172,8 @@ def settings_file() -> tuple[str, str]:
         return str(PACKAGED_CONF), ""
     if b"gateway.gunicorn_conf" in own.read_bytes():
         return str(own.resolve()), ""
-    return str(PACKAGED_CONF), (f"; not {own.resolve()}, which does not import gateway.gunicorn_conf and may be of another application:"
-                                " to use it, say --settings gunicorn.conf.py")
+    return str(PACKAGED_CONF), (f"; not {own.resolve()}, which does not import gateway.gunicorn_conf and may be of another"
+                                " application: to use it, say --settings gunicorn.conf.py")
 
 
 @main.command()

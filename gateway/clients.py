@@ -187,6 +187,14 @@ class Waiting(dict[Client, None]):
             if not client.begun and (client.served or fresh):
                 get_hub().loop.run_callback(self._dismiss, client, client.since, False)
 
+    def dismiss_longest(self) -> bool:
+        """End the one that has been idle for longest; whether there is one."""
+        for client in self:
+            if not client.begun and client.quiet():
+                get_hub().loop.run_callback(self._dismiss, client, client.since, False)
+                return True
+        return False
+
     def dismiss_overdue(self, seconds: float) -> None:
         """End those that have been waiting so long, for all of a head or the rest of it."""
         before = monotonic() - seconds

@@ -35,6 +35,11 @@ class Gateway(Model):
         default=(), description="Networks of the proxies whose X-Forwarded-* and X-Request-Id are believed; unix for unix sockets.")
     timeout: Duration = Field(
         default=parse_duration("10s"), description="The deadline of a request, unless its route says otherwise.")
+    head_timeout: Duration = Field(
+        default=parse_duration("10s"), description="How long the head of a request may take, from its first byte on.")
+    body_timeout: Duration = Field(
+        default=parse_duration("30s"), description="The longest silence of a client while its body is read. 240 bytes a second, on"
+                                                   " average, are asked for once a sixth of this was spent waiting.")
     max_body: Size | None = Field(default=None, description="The largest request body accepted, unless the route says otherwise.")
     admin: Loopback | None = Field(
         default=None, description="host:port of the admin listener; only loopback. Unset: no admin listener.")

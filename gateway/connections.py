@@ -29,15 +29,16 @@ from gunicorn.http import wsgi
 from gunicorn.workers.ggevent import GeventWorker
 
 from .clients import Client, Dismissed, Waiting
-from .errors import (BadRequest, ExpectationFailed, GatewayError, HeadTimeout, HeadTooLarge, InternalError, NotAllowedHere,
-                     TargetTooLong)
+from .errors import (BadRequest, BodyTimeout, ExpectationFailed, GatewayError, HeadTimeout, HeadTooLarge, InternalError,
+                     NotAllowedHere, TargetTooLong, TruncatedBody)
 from .fastlane import Lane, LaneConnection, Plain
 from .message import REASONS
 from .reader import BodyReader, Connection, Request
 from .writer import ClientGone, ResponseWriter, closing_answer
 
-IO_TIMEOUT = 60.0               # seconds without progress of a body or an answer (nginx: client_body_timeout, send_timeout)
-HEAD_TIMEOUT = 10.0             # seconds for a head, from its first byte on
+IO_TIMEOUT = 60.0               # seconds without progress of an answer (nginx: send_timeout)
+HEAD_TIMEOUT = 10.0             # seconds for a head, from its first byte on, where no configuration says otherwise
+BODY_TIMEOUT = 30.0             # seconds without a byte of a body, likewise
 UNREAD = 5.0                    # seconds for the rest of a body that the application did not read
 
 REFUSALS: list[tuple[type[Exception], type[GatewayError]]] = [
@@ -55,7 +56,11 @@ class Serving(GeventWorker):
     _heads: Waiting
     _lane: Lane | None
     _tls: ssl.SSLContext | None
+    _crowded: bool                                           # all connections are taken, and all were busy
+    _pool: Any
     application: Any
+    head_timeout = HEAD_TIMEOUT
+    body_timeout = BODY_TIMEOUT
     _count: Callable[[], None]                               # one request more; worker.py
 
     def handle(self, listener: Any, sock: Any, addr: Any) -> None:
@@ -64,6 +69,8 @@ class Serving(GeventWorker):
         if isinstance(addr, tuple):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         client = Client(listener, sock, addr)
+        if self._pool is not None and self._pool.full():
+            self._make_room()
         try:
             if self._tls is not None:
                 self._handshake(client, self._tls)
@@ -77,6 +84,16 @@ class Serving(GeventWorker):
             self._refuse(client, None, error)
         finally:
             client.close()
+
+    def _make_room(self) -> None:
+        """The last place is taken: end the connection that has been idle for longest, or else the next one that becomes so. What
+        waits in the queue of the kernel would else wait for as long as idle clients like."""
+        closed = self._waiting.dismiss_longest()
+        if not closed and not self._crowded:
+            self.log.warning("Worker %s: all %d connections are busy; new ones wait", self.pid, self.worker_connections)
+        self._crowded = not closed
+        if self.application is not None:
+            self.application.count_crowded(closed)
 
     def _handshake(self, client: Client, context: ssl.SSLContext) -> None:
         client.sock = context.wrap_socket(client.sock, server_side=True, do_handshake_on_connect=False,
@@ -113,7 +130,8 @@ class Serving(GeventWorker):
 
     def _wait(self, client: Client) -> bytes:
         """The first bytes of the next request; none when there will be no other."""
-        if self.parting and client.served and client.quiet():
+        if (self.parting or self._crowded) and client.served and client.quiet():
+            self._crowded = False
             return b""
         client.begun = False
         client.since = monotonic()                           # as enter() and leave() do, for every request
@@ -128,9 +146,9 @@ class Serving(GeventWorker):
         client.begun = True
         self._heads.enter(client)
         try:
-            request = Request(self.cfg, client.unreader, client.addr, client.served + 1)
+            request = Request(self.cfg, client.unreader, client.addr, client.served + 1, self.application is not None)
         except Dismissed:
-            raise HeadTimeout(f"the head did not come within {HEAD_TIMEOUT:g} s") from None
+            raise HeadTimeout(f"the head did not come within {self.head_timeout:g} s") from None
         finally:
             self._heads.leave(client)
         client.proxied = request.proxy_protocol_info = request.proxy_protocol_info or client.proxied
@@ -207,7 +225,7 @@ class Serving(GeventWorker):
     def _environ(self, client: Client, request: Request, connection: Connection) -> tuple[ResponseWriter, dict[str, Any]]:
         """Gunicorn's environ, with the body, the connection and the writer of this worker."""
         expects, request._expected_100_continue = request._expected_100_continue, False
-        body = BodyReader(request, client.unreader)
+        body = BodyReader(request, client.unreader, self.body_timeout)
         writer, environ = wsgi.create(request, client.sock, client.addr, client.listener, self.cfg, response_class=ResponseWriter,
                                       response_args=(connection, body, lambda: self.draining))
         writer.transmit = client.send
@@ -271,8 +289,10 @@ class Serving(GeventWorker):
         """Answer what cannot be served, and end the connection. ``request`` is None when it could not be read."""
         client.lingers = True
         if self.application is None:
-            if isinstance(error, HeadTimeout):
-                util.write_error(client.sock, error.status, REASONS[error.status], "")
+            own = error if isinstance(error, GatewayError) else error.__cause__
+            if isinstance(own, (HeadTimeout, BodyTimeout, TruncatedBody)):       # Gunicorn has no word for it
+                self.log.debug("Invalid request from ip=%s: %s", client.peer, own)
+                util.write_error(client.sock, own.status, REASONS[own.status], "")
                 return
             self.handle_error(None if isinstance(request, Plain) else request, client.sock, client.addr, error)
             return

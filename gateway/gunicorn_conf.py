@@ -237,7 +237,7 @@ def post_worker_init(worker: Any) -> None:
             worker.log.warning("this worker may open %d files, not %d: %s", soft, wanted, error)
     module = sys.modules.get("gateway.app")                  # not imported for an application that does without
     worker.application = module.served_by(worker.wsgi) if module is not None else None
-    if worker.application is not None:
+    if module is not None and worker.application is not None:
         module.start_worker(worker.application)
     if worker.gateway.admin is None:
         return

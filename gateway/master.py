@@ -103,8 +103,8 @@ def keep_settings(server: Any, unavailable: Callable[[Any, Any], list[str]]) -> 
 
 
 def keep_log_files(server: Any) -> None:
-    """At USR1 and HUP: the folders of log files and the pid file are made again. Log files that still cannot be opened go on as they
-    are: Gunicorn closes them first, and then every line that is logged raises."""
+    """At USR1 and HUP: the folders of log files and the pid file are made again. Log files that still cannot be opened go on as
+    they are: Gunicorn closes them first, and then every line that is logged raises."""
     logger = server.log
 
     def checked(act: Callable[..., None]) -> Callable[..., None]:

@@ -19,15 +19,16 @@ from typing import Any
 
 from gunicorn.http import message
 from gunicorn.http.body import ChunkedReader
-from gunicorn.http.errors import InvalidHeader, ParseException, UnsupportedTransferCoding
+from gunicorn.http.errors import InvalidChunkSize, InvalidHeader, NoMoreData, ParseException, UnsupportedTransferCoding
 
 from . import chunked
 from .errors import BodyTimeout, GatewayError, MalformedBody, TruncatedBody
 from .message import Headers
+from .tasks import time_limit
 
 PIECE = 65536                   # bytes: the most read at once, and the most of an unread body read away to keep a connection
 SLOWEST = 240                   # bytes a second, on average over the time spent waiting for a body
-GRACE = 5.0                     # seconds of waiting before that counts
+GRACE = 1 / 6                   # of the longest silence: the waiting before that counts
 FEW = 16384                     # bytes read at once of small chunks: so many take 3 ms at most, and then others have their turn
 RESET = struct.pack("ii", 1, 0)
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -35,10 +36,12 @@ QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
 
 
 class Request(message.Request):
-    """The head of a request. ``raw_headers`` are the fields of ``headers`` with their names as they were sent."""
+    """The head of a request. ``raw_headers`` are the fields of ``headers`` with their names as they were sent. ``gateway``: it is
+    for the gateway, which passes it on and so is stricter than Gunicorn."""
 
-    def __init__(self, cfg: Any, unreader: Any, peer_addr: Any, req_number: int = 1) -> None:
+    def __init__(self, cfg: Any, unreader: Any, peer_addr: Any, req_number: int = 1, gateway: bool = True) -> None:
         self.raw_headers: Headers = []
+        self.gateway = gateway
         super().__init__(cfg, unreader, peer_addr, req_number)
 
     def parse_headers(self, data: bytes, from_trailer: bool = False) -> Headers:
@@ -49,7 +52,7 @@ class Request(message.Request):
 
     def set_body_reader(self) -> None:
         """Of the transfer codings only ``chunked`` alone is accepted: any other would be lost on the way (RFC 9112 section 6.1)."""
-        codings = [value for name, value in self.headers if name == "TRANSFER-ENCODING"]
+        codings = [value for name, value in self.headers if name == "TRANSFER-ENCODING"] if self.gateway else []
         if codings and (len(codings) > 1 or codings[0].lower() != "chunked"):
             if {coding.strip(" \t").lower() for value in codings for coding in value.split(",")} - {"chunked", "identity", ""}:
                 raise UnsupportedTransferCoding(", ".join(codings))
@@ -87,9 +90,10 @@ class Pace:
     """How fast a body comes, counting only the time spent waiting for it. Too slow is an attack, or as bad as one: each such body
     holds a request open for as long as its sender likes."""
 
-    __slots__ = ("waited", "received")
+    __slots__ = ("grace", "waited", "received")
 
-    def __init__(self) -> None:
+    def __init__(self, silence: float) -> None:
+        self.grace = silence * GRACE                         # seconds
         self.waited = 0.0                                    # seconds
         self.received = 0                                    # bytes
 
@@ -97,17 +101,18 @@ class Pace:
         """``size`` bytes came after ``seconds`` of waiting. Raises BodyTimeout."""
         self.waited += seconds
         self.received += size
-        if self.waited > GRACE and self.received < self.waited * SLOWEST:
+        if self.waited > self.grace and self.received < self.waited * SLOWEST:
             raise BodyTimeout(f"{self.received} bytes in {self.waited:.0f} s; at least {SLOWEST} a second are asked for")
 
 
 class BodyReader:
     """The body of ``request``. ``read`` waits for all it was asked for, as files do; ``read1`` gives what has arrived.
 
-    ``done``: it was read to its end.
+    ``silence`` is the longest one of the client, in seconds. ``done``: it was read to its end. Raises errors of the gateway; to any
+    other application those of Gunicorn, with the gateway's as their cause.
     """
 
-    def __init__(self, request: Request, unreader: Any) -> None:
+    def __init__(self, request: Request, unreader: Any, silence: float) -> None:
         reader = request.body.reader
         self._unreader = unreader
         self._request = request
@@ -115,9 +120,10 @@ class BodyReader:
         self._left: int = 0 if self._chunks else reader.length
         self._announce: Callable[[], None] | None = None
         self._kept = b""
-        self._pace = Pace()
+        self._silence = silence
+        self._pace = Pace(silence)
         self.done = self._chunks is None and not self._left
-        self.error: GatewayError | None = None
+        self.error: Exception | None = None
 
     def announce(self, send: Callable[[], None]) -> None:
         """The client waits for 100 (Continue) before it sends the body: ``send`` it before the first read."""
@@ -184,7 +190,7 @@ class BodyReader:
                 left -= len(piece)
                 if left < 0:
                     return False
-        except GatewayError:
+        except (GatewayError, OSError, ParseException):
             return False
         return True
 
@@ -200,15 +206,25 @@ class BodyReader:
                 announce()
             return self._from_length(size) if self._chunks is None else self._from_chunks(self._chunks)
         except OSError as error:
-            self.error = TruncatedBody(f"the body ended early: {error}")
-            raise self.error from error
+            early = TruncatedBody(f"the body ended early: {error}")
+            early.__cause__ = error
+            raise self._failed(early)
         except (MalformedBody, BodyTimeout) as error:
+            raise self._failed(error)
+
+    def _failed(self, error: GatewayError) -> Exception:
+        """What is raised for ``error``, now and at every read from now on."""
+        if self._request.gateway:
             self.error = error
-            raise
+        else:
+            self.error = gunicorn_error(error)
+            self.error.__cause__ = error
+        return self.error
 
     def _receive(self, wanted: int) -> bytes:
         began = monotonic()
-        data: bytes = self._unreader.read(None, read_ahead=wanted)
+        with time_limit(self._silence, BodyTimeout(f"no byte of the body came for {self._silence:g} s")):
+            data: bytes = self._unreader.read(None, read_ahead=wanted)
         self._pace.add(monotonic() - began, len(data))
         return data
 
@@ -244,6 +260,13 @@ class BodyReader:
                 self._request.trailers = self._request.parse_headers(b"\r\n".join(lines), from_trailer=True)
             except ParseException as error:
                 raise MalformedBody(str(error)) from error
+
+
+def gunicorn_error(error: GatewayError) -> Exception:
+    """What an application that is not the gateway's is told: what it would be told by Gunicorn."""
+    if isinstance(error, MalformedBody):
+        return error.__cause__ if isinstance(error.__cause__, ParseException) else InvalidChunkSize(str(error).encode())
+    return TimeoutError(str(error)) if isinstance(error, BodyTimeout) else NoMoreData(str(error))
 
 
 class Connection:

@@ -39,7 +39,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from .board import STATES, Board, Worker, alive
+from .board import STATES, Board, Worker
 
 ACCEPTING = frozenset({"serving", "leaving", "retiring"})
 MOST = 500                      # workers of an instance; a reload has twice as many for a while

@@ -29,7 +29,7 @@ from .tasks import Guard, Killed, current_request, time_limit
 
 SMALL = 65536
 PROXY_KEYS = tuple("HTTP_" + name.upper().replace("-", "_") for name in PROXY_WORDS)
-SILENCE = 30.0                  # seconds without a byte of the request's body, while the view reads it
+SILENCE = 30.0                  # seconds, where nothing else is said
 STATUS = re.compile(r"([1-9][0-9]{2})(?: ([ \t\x21-\x7e\x80-\xff]*))?")
 NAME = re.compile(r"\{[^:}]+")
 VARIABLE = re.compile(r"<(?:(?P<kind>\w+)(?:\((?P<args>[^<>]*)\))?:)?(?P<name>\w+)>")
@@ -37,11 +37,13 @@ VARIABLE = re.compile(r"<(?:(?P<kind>\w+)(?:\((?P<args>[^<>]*)\))?:)?(?P<name>\w
 
 class View:
     """``wsgi`` is Flask's own application. The view runs until the request's deadline (``tasks.Guard``). The time it waits for the
-    client's body does not count, nor is its own body bounded by it when that is streamed."""
+    client's body does not count, nor is its own body bounded by it when that is streamed. ``silence``: the longest of the client
+    while its body is read, in seconds."""
 
-    def __init__(self, wsgi: Callable[..., Iterable[bytes]], name: str = "") -> None:
+    def __init__(self, wsgi: Callable[..., Iterable[bytes]], name: str = "", silence: float = SILENCE) -> None:
         self.wsgi = wsgi
         self.name = name
+        self.silence = silence
 
     def __call__(self, request: Request) -> Response:
         started: list[Any] = []
@@ -53,7 +55,7 @@ class View:
         token: Any = current_request.set(request)
         try:
             with Guard(request.deadline) as guard:
-                result = self.wsgi(environ_of(request, guard), start_response)
+                result = self.wsgi(environ_of(request, guard, self.silence), start_response)
                 status, headers = started
                 code, reason = sendable(status, headers, result)
                 if body_length(headers) <= SMALL or request.method == "HEAD":
@@ -107,9 +109,10 @@ class BodyFile(io.RawIOBase):
     A slow client does not take the view's time: the body only has to keep moving. Raises BodyTimeout when it does not.
     """
 
-    def __init__(self, body: Body, guard: Guard) -> None:
+    def __init__(self, body: Body, guard: Guard, silence: float) -> None:
         self._body = body
         self._guard = guard
+        self._silence = silence
 
     def readable(self) -> bool:
         return True
@@ -120,11 +123,11 @@ class BodyFile(io.RawIOBase):
         return len(piece)
 
     def _read(self, size: int) -> bytes:
-        with time_limit(SILENCE, BodyTimeout(f"no byte of the body came for {SILENCE:g} s")):
+        with time_limit(self._silence, BodyTimeout(f"no byte of the body came for {self._silence:g} s")):
             return self._body.read(size)
 
 
-def environ_of(request: Request, guard: Guard) -> dict[str, Any]:
+def environ_of(request: Request, guard: Guard, silence: float) -> dict[str, Any]:
     """The environ for Flask: what is believed of the client, the body through the steps, and the request's id."""
     environ = request.environ
     if environ is None:
@@ -139,7 +142,7 @@ def environ_of(request: Request, guard: Guard) -> dict[str, Any]:
     environ["HTTP_X_REQUEST_ID"] = request.id
     environ["gateway.request"] = request
     if request.body is not None:
-        environ["wsgi.input"] = io.BufferedReader(BodyFile(request.body, guard))
+        environ["wsgi.input"] = io.BufferedReader(BodyFile(request.body, guard, silence))
         environ["wsgi.input_terminated"] = True
     return environ
 

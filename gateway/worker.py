@@ -38,7 +38,7 @@ from gunicorn.sock import ssl_context
 
 from . import rundir
 from .clients import Waiting
-from .connections import HEAD_TIMEOUT, IO_TIMEOUT, Serving
+from .connections import IO_TIMEOUT, Serving
 from .errors import ConfigError
 from .fastlane import Lane, possible
 
@@ -59,6 +59,7 @@ class GatewayWorker(Serving):
         self.draining = False
         self.parting = False                                 # draining, and idle connections are closed now
         self.orphaned: Callable[[], None] | None = None      # called when the master has died
+        self._crowded = False
         self._told = False                                   # by a signal, not by max_requests
         self._waiting = Waiting()                            # for a request, or for a handshake
         self._heads = Waiting()                              # for the rest of a head
@@ -142,6 +143,9 @@ class GatewayWorker(Serving):
         self._pool = Pool(self.worker_connections)
         if self.application is None and hasattr(self.wsgi, "receive"):
             self.application = self.wsgi                     # under other hooks than the gateway's
+        if self.application is not None:
+            settings = self.application.settings.gateway
+            self.head_timeout, self.body_timeout = settings.head_timeout, settings.body_timeout
         if self.application is not None and self.application.is_reached_directly(self.wsgi) and possible(self.cfg):
             self._lane = Lane(self.cfg)
             self.application.bypassed = self._leave_lane
@@ -175,7 +179,7 @@ class GatewayWorker(Serving):
 
     def _dismiss_overdue(self) -> None:
         self._waiting.dismiss_overdue(self.cfg.keepalive or IO_TIMEOUT)
-        self._heads.dismiss_overdue(HEAD_TIMEOUT)
+        self._heads.dismiss_overdue(self.head_timeout)
 
     def notify(self) -> None:
         """The heartbeat. Without its master the worker ends too, but not before its requests."""

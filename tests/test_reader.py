@@ -23,7 +23,7 @@ def request_of(pieces: list[bytes], **settings: object) -> tuple[Request, BodyRe
         cfg.set(name, value)
     unreader = IterUnreader(pieces)
     request = Request(cfg, unreader, ADDRESS)
-    return request, BodyReader(request, unreader)
+    return request, BodyReader(request, unreader, 30.0)
 
 
 def head(*lines: str) -> bytes:
@@ -198,7 +198,7 @@ def test_readlines(hint, lines):
 def test_the_next_request_stays_in_the_buffer():
     cfg = Config()
     unreader = IterUnreader([head("Content-Length: 3") + b"abcGET /2 HTTP/1.1\r\nHost: a\r\n\r\n"])
-    body = BodyReader(Request(cfg, unreader, ADDRESS), unreader)
+    body = BodyReader(Request(cfg, unreader, ADDRESS), unreader, 30.0)
     assert body.read() == b"abc"
     assert Request(cfg, unreader, ADDRESS, 2).uri == "/2"
 
@@ -236,7 +236,7 @@ def test_no_takeover_once_the_answer_has_begun():
     ([(4.9, 1)], False), ([(5.1, 1)], True), ([(5.1, 1224)], False), ([(5.1, 1223)], True), ([(1.0, 100)] * 5, False),
     ([(1.0, 100)] * 6, True), ([(0.0, 0)] * 100, False), ([(59.0, 14_160)], False), ([(4.0, 10_000), (50.0, 1)], True)])
 def test_a_body_has_to_keep_moving(pieces, refused):
-    pace = Pace()
+    pace = Pace(30.0)
     try:
         for seconds, size in pieces:
             pace.add(seconds, size)

@@ -8,7 +8,6 @@ from flask import Flask, current_app, request
 from gevent.event import Event
 from werkzeug.routing import BaseConverter, Map, Rule
 
-from gateway import views
 from gateway.config import Route
 from gateway.deadline import Deadline
 from gateway.errors import BodyTimeout, DeadlineExceeded, TruncatedBody
@@ -203,11 +202,12 @@ def test_the_time_outside_of_reading_does():
         view_of(view)(asked(pieces(late), seconds=0.02))
 
 
-def test_a_body_that_stands_still_ends_the_view(monkeypatch):
-    monkeypatch.setattr(views, "SILENCE", 0.02)
+def test_a_body_that_stands_still_ends_the_view():
     never = Event()
+    view = view_of(lambda: request.get_data())
+    view.silence = 0.02
     with pytest.raises(BodyTimeout):
-        view_of(lambda: request.get_data())(asked(pieces(lambda: b"piece", lambda: never.wait(SAFETY)), seconds=0.01))
+        view(asked(pieces(lambda: b"piece", lambda: never.wait(SAFETY)), seconds=0.01))
 
 
 def test_the_errors_of_a_body_reach_the_view():

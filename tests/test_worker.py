@@ -14,9 +14,10 @@ import pytest
 from flask import Flask, Response, request, send_file, stream_with_context
 from gevent.event import Event
 from gunicorn.config import Config
+from gunicorn.http.errors import ParseException
 
-from gateway import clients, connections
-from gateway.errors import MalformedBody, TruncatedBody, UpstreamTruncated
+from gateway import clients
+from gateway.errors import UpstreamTruncated
 from gateway.reader import reset
 from gateway.worker import GatewayWorker
 
@@ -385,8 +386,8 @@ def reading(environ, start_response):
     """Answers with the body, or with the name of what is wrong with it."""
     try:
         text = environ["wsgi.input"].read()
-    except (MalformedBody, TruncatedBody) as error:
-        text = error.code.encode()
+    except (ParseException, OSError) as error:              # Gunicorn's, as this is not the gateway
+        text = error.__cause__.code.encode()
     start_response("200 OK", [("Content-Length", str(len(text)))])
     return [text]
 
@@ -668,11 +669,12 @@ def test_max_requests_ends_the_main_loop(run):
     assert not running.worker.alive and not running.worker.draining
 
 
-def test_a_slow_body_is_not_waited_for_forever(run, monkeypatch):
-    monkeypatch.setattr(connections, "IO_TIMEOUT", 0.05)
-    with run(reading).connect() as client:
+def test_a_slow_body_is_not_waited_for_forever(run):
+    running = run(reading)
+    running.worker.body_timeout = 0.05
+    with running.connect() as client:
         client.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\na")
-        assert b"truncated_body" in read_all(client)
+        assert b"body_timeout" in read_all(client)
 
 
 # Flask, as under any other worker

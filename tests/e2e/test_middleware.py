@@ -6,7 +6,6 @@ import json
 import socket
 import urllib.request
 
-import gevent
 import pytest
 from gevent.event import Event
 from gevent.server import StreamServer
@@ -37,7 +36,7 @@ KINDS = {
     "inside": "application.wsgi_app = Middleware(application.wsgi_app)\n",
     "outside": "application = Middleware(application)\n",
     "both": "application.wsgi_app = Middleware(application.wsgi_app)\napplication = Middleware(application)\n",
-    "function": "def application(environ, start_response, inner=application):\n    return Middleware(inner)(environ, start_response)\n",
+    "function": "def application(environ, start, inner=Middleware(application)):\n    return inner(environ, start)\n",
     "class": '''
 from flask import Flask
 call = Flask.__call__
