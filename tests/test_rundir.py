@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
 
 import pytest
 
-from gateway import rundir
+from gateway import board, rundir
 from gateway.rundir import FAILED, RunDir, Succession, Worker
 
 
@@ -155,6 +156,103 @@ def test_configuration(place):
     assert place.config_problems() == []
 
 
+# A directory that is lost. tests/e2e/test_damage.py does it to real instances.
+
+def gone(path):
+    shutil.rmtree(path)
+
+
+def file_there(path):
+    gone(path)
+    path.write_text("")
+
+
+def link_there(path):
+    gone(path)
+    path.symlink_to("nowhere")
+
+
+def somebody_elses(path):
+    gone(path)
+    path.mkdir()
+    (path / "offered").write_text("garbage")
+
+
+def parent_gone(path):
+    shutil.rmtree(path.parent)
+
+
+@pytest.mark.parametrize("damage", [gone, file_there, link_there, somebody_elses, parent_gone])
+def test_what_is_lost_is_made_again(tmp_path, process, damage):
+    place = RunDir(tmp_path / "parent" / "run").create()
+    pid = process()
+    place.offer_config("offered")
+    place.report_config(["wrong"])
+    place.take_slot()
+    place.board.put(0, pid, "serving")
+    damage(place.path)
+    assert place.states() == {0: (pid, "serving")} and place.offered_config() == "offered"
+    place.mend()
+    assert place.usable and place.repairs == 1
+    assert stat.S_IMODE(place.path.stat().st_mode) == 0o700
+    seen = RunDir(place.path)                                # from outside
+    assert seen.states() == {0: (pid, "serving")} and seen.offered_config() == "offered" and seen.config_problems() == ["wrong"]
+    rundir.remove_stale(place.path.parent)
+    place.mend()
+    assert place.repairs == 1                                # it is locked, and whole
+    place.remove()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_what_is_made_again_belongs_to_the_workers(tmp_path):
+    place = RunDir(tmp_path / "parent" / "run", uid=12345, gid=12346).create()
+    parent_gone(place.path)
+    place.mend()
+    for path in (place.path, place.path.parent):
+        assert (path.stat().st_uid, path.stat().st_gid) == (12345, 12346)
+    place.remove()
+
+
+def test_what_cannot_be_made_again_is_shown_and_tried_again(tmp_path, caplog):
+    place = RunDir(tmp_path / "parent" / "run").create()
+    parent_gone(place.path)
+    (tmp_path / "parent").write_text("in the way")
+    for _ in range(3):
+        place.offer_config("new")
+        place.mend()
+    assert not place.usable and place.offered_config() == "new" and place.kept_config() is None
+    assert caplog.text.count("cannot be used") == 1          # once, and not each second
+    (tmp_path / "parent").unlink()
+    place.mend()
+    assert place.usable and RunDir(place.path).offered_config() == "new"
+    place.remove()
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"{", b"null", b"5", b'[["a"]]', b""])
+@pytest.mark.parametrize("name", ["problems", "config", "offered"])
+def test_no_content_of_a_file_is_an_error(place, name, content):
+    (place.path / name).write_bytes(content)
+    place.config_problems(), place.kept_config(), place.offered_config()
+    place.mend()
+    place.report_config(["one"])
+    assert place.config_problems() == ["one"]
+
+
+def test_the_states_are_there_without_a_directory(place):
+    place.enter_slot(place.take_slot())
+    gone(place.path)
+    assert not place.has_served()
+    place.set_state("serving")
+    assert place.ready() and place.has_served()
+    place.set_state("draining")
+    assert not place.ready() and place.has_served()
+
+
+def test_no_other_process_can_shorten_what_is_shared(place):
+    with pytest.raises(PermissionError):
+        os.truncate(place.path / "workers", 0)
+
+
 def test_nobody_is_in_an_instance_by_himself(monkeypatch):
     monkeypatch.delenv("GATEWAY_INSTANCE_DIR", raising=False)
     assert rundir.current() is None
@@ -207,7 +305,7 @@ def test_a_child_keeps_the_directory_of_its_dead_master(tmp_path):
     master.kill()
     master.wait()
     rundir.remove_stale(tmp_path)
-    assert os.path.isdir(path) and rundir.alive(int(pid))
+    assert os.path.isdir(path) and board.alive(int(pid))
     master.stdin.close()                                     # the child ends
     master.stdout.read()
     rundir.remove_stale(tmp_path)

@@ -195,3 +195,40 @@ def test_forked_child_counts_for_itself(tmp_path):
 
 def test_repr(started):
     assert repr(started).startswith("Registry(2 children in SlotFile(")
+
+
+@pytest.mark.parametrize("lost", [("metrics.0",), ("metrics.0.keys",), ("metrics.0", "metrics.0.keys")])
+def test_a_lost_file_is_made_again_with_all_numbers(tmp_path, lost):
+    """Also what workers before have counted, and this one has not; gauges are of the living."""
+    before = Registry()
+    before.start(Place(tmp_path))
+    before.counter("old_total", "Of the worker before.", {"a": "b"}).inc(3)
+    registry = Registry()
+    registry.start(Place(tmp_path))
+    counter, gauge = registry.counter("new_total", ""), registry.gauge("now", "")
+    counter.inc(2), gauge.set(7)
+    for name in lost:
+        (tmp_path / name).unlink()
+    registry.mend()
+    counter.inc()
+    keys, values = read(str(tmp_path / "metrics.0"))
+    found = {key.name: values[key.at] for key in keys}
+    assert (found["old_total"], found["new_total"], found["now"]) == (3.0, 3.0, 7.0)
+    numbers = registry._numbers
+    registry.mend()
+    assert registry._numbers is numbers                      # nothing is lost
+    assert registry.counter("old_total", "", {"a": "b"}) is not None and not registry.lost()
+
+
+def test_a_place_that_comes_later_is_taken(tmp_path):
+    registry = Registry()
+    counter = registry.counter("a_total", "")
+    registry.start(Place(tmp_path / "absent"))
+    counter.inc()
+    registry.mend()
+    assert registry.lost()
+    (tmp_path / "absent").mkdir()
+    registry.mend()
+    counter.inc()
+    keys, values = read(str(tmp_path / "absent" / "metrics.0"))
+    assert {key.name: values[key.at] for key in keys}["a_total"] == 2.0
