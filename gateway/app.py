@@ -136,8 +136,14 @@ class Gateway(Flask):
         if response.takeover is not None:
             response.takeover()
             return ()
-        start_response(f"{response.status} {response.reason}", sized(response, environ["REQUEST_METHOD"]))
-        return [response.body] if isinstance(response.body, bytes) else response.body
+        body = response.body
+        try:
+            start_response(f"{response.status} {response.reason}", sized(response, environ["REQUEST_METHOD"]))
+        except BaseException:
+            if not isinstance(body, bytes):
+                body.close()
+            raise
+        return [body] if isinstance(body, bytes) else body
 
     def __setattr__(self, name: str, value: Any) -> None:
         """``app.wsgi_app = Middleware(app.wsgi_app)``, as Flask documents it: from now on every request goes through it."""

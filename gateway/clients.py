@@ -7,8 +7,11 @@ request has begun to arrive is not idle any more, whether its greenlet has notic
 
 from __future__ import annotations
 
+import fcntl
 import select
 import socket
+import struct
+import termios
 from contextlib import suppress
 from time import monotonic
 from typing import Any
@@ -29,13 +32,28 @@ class Dismissed(BaseException):
     """Thrown into the greenlet of a connection that waits for a request: it is to end now."""
 
 
+class ClientGone(ConnectionError):
+    """Nothing more can be sent to the client. ``left`` bytes were not taken of what was to be sent; ``stalled``: it took none for
+    too long, and was cut."""
+
+    def __init__(self, error: OSError, left: int) -> None:
+        super().__init__(str(error))
+        self.left = left
+        self.stalled = isinstance(error, Stalled)
+
+
+class Stalled(OSError):
+    """Nothing was taken of what is to be sent, for as long as is allowed."""
+
+
 class Client:
-    """One accepted connection. ``listener`` and ``addr`` are the addresses of its two ends."""
+    """One accepted connection. ``listener`` and ``addr`` are the addresses of its two ends. ``send_timeout`` is the longest time
+    in seconds for which it may take nothing of an answer."""
 
     __slots__ = ("listener", "sock", "addr", "peer", "greenlet", "unreader", "ahead", "native", "readable", "since", "begun",
-                 "served", "proxied", "lingers", "lost", "_outbox", "_posted", "_rest")
+                 "served", "proxied", "lingers", "lost", "send_timeout", "_outbox", "_posted", "_rest")
 
-    def __init__(self, listener: Any, sock: Any, addr: Any) -> None:
+    def __init__(self, listener: Any, sock: Any, addr: Any, send_timeout: float = 60.0) -> None:
         self.listener = listener
         self.sock = sock
         self.addr = addr
@@ -52,6 +70,7 @@ class Client:
         self.proxied: dict[str, Any] = {}                    # what the PROXY protocol said of the connection
         self.lingers = False                                 # may the client still be sending?
         self.lost = False                                    # could an answer not be sent? Then there is no other
+        self.send_timeout = send_timeout
         self._outbox = outbox()
         self._posted = False                                 # has an answer not left yet?
         self._rest: gevent.Greenlet | None = None            # what sends an answer that the client is slow to take
@@ -111,8 +130,8 @@ class Client:
 
     def _send_rest(self, data: bytes) -> None:
         try:
-            self.sock.sendall(data)
-        except OSError:
+            self._send_all(memoryview(data))
+        except ClientGone:
             self._lose()
 
     def _lose(self) -> None:
@@ -134,16 +153,42 @@ class Client:
         return data
 
     def send(self, data: bytes | memoryview) -> None:
-        """Send all of it. Raises OSError, a timeout among them."""
+        """Send all of it, however long that takes a client that goes on taking it. Raises ClientGone."""
         if self.native is not None:
             try:
                 sent = self.native.send(data)
             except BlockingIOError:
                 sent = 0
+            except OSError as error:
+                raise ClientGone(error, len(data)) from error
             if sent == len(data):
                 return
             data = memoryview(data)[sent:]
-        self.sock.sendall(data)
+        self._send_all(memoryview(data))
+
+    def _send_all(self, left: memoryview) -> None:
+        """A socket is writable only once much of what it holds was taken: while it is not, what was taken says whether the client
+        goes on. gevent's sendall() would bound the whole."""
+        while left:
+            queued = self._queued()
+            try:
+                with gevent.Timeout(self.send_timeout, Stalled(f"nothing was taken for {self.send_timeout:g} s")):
+                    left = left[self._send_some(left):]
+            except OSError as error:
+                if not isinstance(error, Stalled) or self._queued() >= queued:
+                    raise ClientGone(error, len(left)) from error
+
+    def _send_some(self, data: memoryview) -> int:
+        while True:
+            try:
+                return int(self.sock.send(data))
+            except TimeoutError as error:
+                if error.errno is not None:                  # the connection's; the socket's own timeout is for reading
+                    raise
+
+    def _queued(self) -> int:
+        """Bytes that the client's side has not taken yet."""
+        return int(struct.unpack("i", fcntl.ioctl(self.sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))[0])
 
     def quiet(self) -> bool:
         """Is there nothing to read, not even an end?"""

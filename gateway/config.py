@@ -40,6 +40,8 @@ class Gateway(Model):
     body_timeout: Duration = Field(
         default=parse_duration("30s"), description="The longest silence of a client while its body is read. 240 bytes a second, on"
                                                    " average, are asked for once a sixth of this was spent waiting.")
+    send_timeout: Duration = Field(
+        default=parse_duration("60s"), description="How long a client may take nothing of its answer before it is cut.")
     max_body: Size | None = Field(default=None, description="The largest request body accepted, unless the route says otherwise.")
     admin: Loopback | None = Field(
         default=None, description="host:port of the admin listener; only loopback. Unset: no admin listener.")

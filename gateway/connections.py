@@ -28,21 +28,22 @@ from gunicorn.http import errors as gunicorn_errors
 from gunicorn.http import wsgi
 from gunicorn.workers.ggevent import GeventWorker
 
-from .clients import Client, Dismissed, Waiting
+from .clients import Client, ClientGone, Dismissed, Waiting
 from .errors import (BadRequest, BodyTimeout, ExpectationFailed, GatewayError, HeadTimeout, HeadTooLarge, InternalError,
                      NotAllowedHere, TargetTooLong, TruncatedBody)
 from .fastlane import Lane, LaneConnection, Plain
 from .message import REASONS
 from .reader import BodyReader, Connection, Request
-from .writer import ClientGone, ResponseWriter, closing_answer
+from .writer import ResponseWriter, closing_answer
 
-IO_TIMEOUT = 60.0               # seconds without progress of an answer (nginx: send_timeout)
+IO_TIMEOUT = 60.0               # seconds without progress where no other limit holds
 HEAD_TIMEOUT = 10.0             # seconds for a head, from its first byte on, where no configuration says otherwise
 BODY_TIMEOUT = 30.0             # seconds without a byte of a body, likewise
 UNREAD = 5.0                    # seconds for the rest of a body that the application did not read
 
 REFUSALS: list[tuple[type[Exception], type[GatewayError]]] = [
-    (gunicorn_errors.LimitRequestLine, TargetTooLong), (gunicorn_errors.LimitRequestHeaders, HeadTooLarge),
+    (gunicorn_errors.InvalidResponseHeader, InternalError), (gunicorn_errors.LimitRequestLine, TargetTooLong),
+    (gunicorn_errors.LimitRequestHeaders, HeadTooLarge),
     (gunicorn_errors.ExpectationFailed, ExpectationFailed), (gunicorn_errors.UnsupportedTransferCoding, NotAllowedHere),
     (gunicorn_errors.ConfigurationProblem, InternalError), (gunicorn_errors.ParseException, BadRequest), (ssl.SSLError, BadRequest)]
 
@@ -61,6 +62,7 @@ class Serving(GeventWorker):
     application: Any
     head_timeout = HEAD_TIMEOUT
     body_timeout = BODY_TIMEOUT
+    send_timeout: float
     _count: Callable[[], None]                               # one request more; worker.py
 
     def handle(self, listener: Any, sock: Any, addr: Any) -> None:
@@ -68,7 +70,7 @@ class Serving(GeventWorker):
         sock.settimeout(IO_TIMEOUT)
         if isinstance(addr, tuple):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        client = Client(listener, sock, addr)
+        client = Client(listener, sock, addr, self.send_timeout)
         if self._pool is not None and self._pool.full():
             self._make_room()
         try:
@@ -179,7 +181,11 @@ class Serving(GeventWorker):
             client.readable.unwatch()
             writer = ResponseWriter(plain, client.sock, self.cfg, connection, None, lambda: self.draining)
             writer.transmit = client.send
-            writer.start_response(f"{response.status} {response.reason}", response.headers)
+            try:
+                writer.start_response(f"{response.status} {response.reason}", response.headers)
+            except BaseException:
+                body.close()
+                raise
             self._deliver(body, writer, plain)
             return not writer.should_close()
         except OSError as error:

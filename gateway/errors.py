@@ -19,6 +19,7 @@
     ├── NoRoute                   404
     ├── MethodNotAllowed          405  carries ``allow``
     ├── ClientDisconnected        499  nobody reads this answer; it exists for the log
+    │   └── SendTimeout                the client took nothing of its answer for too long
     ├── DeadlineExceeded          504  the time of the whole request is over
     ├── GatherTimeout             504  gather()'s own timeout passed; a TimeoutError too
     ├── UpstreamError             502  carries ``upstream`` and, once known, ``instance``
@@ -154,6 +155,11 @@ class MethodNotAllowed(GatewayError):
 class ClientDisconnected(GatewayError):
     status, code, flag = 499, "client_disconnected", "DC"
     title = "The client went away."
+
+
+class SendTimeout(ClientDisconnected):
+    code, flag = "send_timeout", "ST"
+    title = "The client stopped taking the answer."
 
 
 class DeadlineExceeded(GatewayError):

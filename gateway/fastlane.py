@@ -232,7 +232,7 @@ class LaneConnection(Connection):
         if not self.started:
             self.client.settle()
             lines = b"".join([WRITTEN[name, value] for name, value in headers])
-            self.socket.sendall(b"HTTP/1.1 103 Early Hints\r\n" + lines + b"\r\n")
+            self.client.send(b"HTTP/1.1 103 Early Hints\r\n" + lines + b"\r\n")
 
     def interim(self, status: int, reason: str, headers: Headers, withheld: frozenset[str]) -> None:
         """Pass on an interim answer of an upstream (RFC 9110 section 15.2), but for fields ``withheld``, in lower case, and what

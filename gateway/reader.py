@@ -272,10 +272,14 @@ def gunicorn_error(error: GatewayError) -> Exception:
 class Connection:
     """The client's connection during one request. ``headers`` are as sent, ``peer`` is the other end's address or "unix".
 
-    ``alive`` is over when the request is, or the client cannot be reached any more.
+    ``alive`` is over when the request is, or the client cannot be reached any more. ``failure`` is why an answer was not sent to
+    its end, ``unsent`` how many bytes given to the socket did not leave; both are there only when that happened.
     """
 
-    __slots__ = ("headers", "socket", "peer", "alive", "started", "taken", "_unreader")
+    failure: GatewayError
+    unsent: int
+
+    __slots__ = ("headers", "socket", "peer", "alive", "started", "taken", "failure", "unsent", "_unreader")
 
     def __init__(self, headers: Headers, sock: Any, peer: str, unreader: Any) -> None:
         self.headers = headers

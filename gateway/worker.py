@@ -60,6 +60,7 @@ class GatewayWorker(Serving):
         self.parting = False                                 # draining, and idle connections are closed now
         self.orphaned: Callable[[], None] | None = None      # called when the master has died
         self._crowded = False
+        self.send_timeout = 60.0                             # the gateway's setting, once the application is known
         self._told = False                                   # by a signal, not by max_requests
         self._waiting = Waiting()                            # for a request, or for a handshake
         self._heads = Waiting()                              # for the rest of a head
@@ -146,6 +147,7 @@ class GatewayWorker(Serving):
         if self.application is not None:
             settings = self.application.settings.gateway
             self.head_timeout, self.body_timeout = settings.head_timeout, settings.body_timeout
+            self.send_timeout = settings.send_timeout
         if self.application is not None and self.application.is_reached_directly(self.wsgi) and possible(self.cfg):
             self._lane = Lane(self.cfg)
             self.application.bypassed = self._leave_lane

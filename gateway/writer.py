@@ -17,25 +17,22 @@ from typing import TYPE_CHECKING, Any
 
 from gunicorn.http.errors import InvalidResponseHeader
 
+from .clients import ClientGone
+from .errors import ClientDisconnected, InternalError, SendTimeout
 from .fields import WRITTEN, Kinds, UnsafeField
 from .message import Headers, Response
 from .prepared import date_line, status_line
-from .reader import BodyReader, Connection, Request, reset
+from .reader import PIECE, BodyReader, Connection, Request, reset
 
 if TYPE_CHECKING:
     from .fastlane import Plain
 
-SLICE = 262144                  # bytes: the most given to one send, so that its timeout bounds the client's progress
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 
 PLAIN, LENGTH, DATE, CONNECTION, UPGRADE, DROPPED = range(6)
 KINDS = Kinds({"content-length": LENGTH, "date": DATE, "connection": CONNECTION, "upgrade": UPGRADE, "transfer-encoding": DROPPED,
                "keep-alive": DROPPED, "proxy-connection": DROPPED, "te": DROPPED, "trailer": DROPPED})
-
-
-class ClientGone(ConnectionError):
-    """Nothing more can be sent to the client."""
 
 
 class ShortBody(Exception):
@@ -53,7 +50,7 @@ class ResponseWriter:
                  leaving: Callable[[], bool]) -> None:
         self.req = request
         self.sock = sock
-        self.transmit: Callable[[bytes | memoryview], None] = sock.sendall       # the worker has a faster one
+        self.transmit: Callable[[bytes], None] = sock.sendall                    # the worker has a better one: Client.send
         self.connection = connection
         self.body = body
         self.status: str | None = None
@@ -77,8 +74,12 @@ class ResponseWriter:
                 exc_info = None
         elif self.status is not None:
             raise AssertionError("start_response was called a second time")
-        self.status_code, line = status_line(status)
-        self._head, self.response_length, closing = compose(self.req.version, self.status_code, line, headers)
+        try:
+            self.status_code, line = status_line(status)
+            self._head, self.response_length, closing = compose(self.req.version, self.status_code, line, headers)
+        except Exception as error:
+            self.connection.failure = InternalError(str(error))
+            raise
         self.must_close = self.must_close or closing
         self.status, self.headers = status, headers
         self._bodiless = self.req.method == "HEAD" or self.status_code in (204, 304) or self.status_code < 200
@@ -159,15 +160,12 @@ class ResponseWriter:
 
     def _send(self, data: bytes) -> None:
         try:
-            if len(data) <= SLICE:
-                self.transmit(data)
-                return
-            view = memoryview(data)
-            for at in range(0, len(data), SLICE):
-                self.transmit(view[at:at + SLICE])
-        except OSError as error:
+            self.transmit(data)
+        except ClientGone as error:
             self.connection.alive = False
-            raise ClientGone(str(error)) from error
+            self.connection.unsent = max(0, error.left - 2) if self.chunked else error.left      # but for the CRLF behind a chunk
+            self.connection.failure = (SendTimeout if error.stalled else ClientDisconnected)(str(error))
+            raise
 
     def _check_length(self, more: int) -> None:
         if self.response_length is None or self._bodiless or self.connection.taken:
@@ -228,6 +226,6 @@ def without(headers: Headers, dropped: Headers) -> Headers:
 def closing_answer(response: Response) -> bytes:
     """A whole answer after which the connection ends."""
     code, line = status_line(f"{response.status} {response.reason}")
-    body = response.read(SLICE)
+    body = response.read(PIECE)
     head, _, _ = compose((1, 1), code, line, [*response.headers, ("Content-Length", str(len(body)))])
     return head + b"Connection: close\r\n\r\n" + body

@@ -1,7 +1,7 @@
 """Step, the outermost: every request gets an id, is measured and logged once, and every error becomes an answer here.
 
-A request is over when its answer is complete: at once for a body in memory, at the end of a streamed one, when the connection is
-given back for an upgrade. The line and the numbers are written then, and never twice.
+A request is over when its answer is complete: at once for a small body in memory, else when all of it was sent, or when
+the connection is given back for an upgrade. The line and the numbers are written then, and never twice.
 
 =====================================  ===========================  ======================================================
 what happens                           the client gets              status, flag
@@ -12,7 +12,8 @@ any other Exception                    a problem document           500 ``IE``, 
 the greenlet is killed                 nothing, the kill goes on    0 ``KL``
 the stream raises a GatewayError       a cut answer                 as sent, the error's flag
 the stream raises another Exception    a cut answer                 as sent, ``IE``, and the traceback
-the stream is closed before its end    whatever arrived             as sent, ``DC``
+the stream is closed before its end    whatever arrived             as sent, ``DC``; ``ST`` when it took nothing for too long
+the head cannot be sent                500                          500 ``IE``
 =====================================  ===========================  ======================================================
 """
 
@@ -35,6 +36,7 @@ from .metrics import Counter, Histogram, Registry
 FINE = "-"
 KILLED = "KL"
 OTHER = "OTHER"
+LARGE = 65536                                    # bytes: a body that is longer is over when it was sent
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
 OWN = Kinds({"x-request-id": 1})
 SANE_ID = re.compile(r"[A-Za-z0-9._-]{8,128}")
@@ -79,6 +81,11 @@ class Observe:
             response.takeover = Upgraded(self, request, begun, response.takeover)
         elif isinstance(body, bytes):
             sent = 0 if request.method == "HEAD" else len(body)
+            if sent > LARGE:
+                if not response.header("Content-Length"):
+                    response.headers.append(("Content-Length", str(sent)))
+                response.body = Observed(self, request, begun, response.status, InMemory(body), error)
+                return response
             self.finish(request, begun, response.status, sent, error.flag if error else FINE, error)
         else:
             response.body = Observed(self, request, begun, response.status, body)
@@ -130,18 +137,41 @@ class Observe:
         return f"observe: id, metrics, log to {self.log.destination}, errors become answers"
 
 
+class InMemory:
+    """A large body in memory as a stream, since it takes its time to send."""
+
+    __slots__ = ("_body",)
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    def __iter__(self) -> Iterator[bytes]:
+        view = memoryview(self._body)
+        return (bytes(view[start:start + LARGE]) for start in range(0, len(view), LARGE))
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def __repr__(self) -> str:
+        return f"InMemory({len(self._body)} bytes)"
+
+
 class Observed:
-    """The body of an answer while it is sent. Bytes count once the next ones are asked for: then they were taken."""
+    """The body of an answer while it is sent. Bytes count once the next ones are asked for: then they were taken. Of the last ones
+    those count that the connection says have left. ``error`` is what it is the answer to, if any."""
 
-    __slots__ = ("observe", "request", "begun", "status", "stream", "sent", "over")
+    __slots__ = ("observe", "request", "begun", "status", "stream", "error", "sent", "given", "over")
 
-    def __init__(self, observe: Observe, request: Request, begun: float, status: int, stream: Stream) -> None:
+    def __init__(self, observe: Observe, request: Request, begun: float, status: int, stream: Stream,
+                 error: GatewayError | None = None) -> None:
         self.observe = observe
         self.request = request
         self.begun = begun
         self.status = status
         self.stream = stream
+        self.error = error
         self.sent = 0
+        self.given = 0                           # bytes of the piece that is being sent
         self.over = False
 
     def __iter__(self) -> Iterator[bytes]:
@@ -149,8 +179,9 @@ class Observed:
             if not getattr(self.stream, "ready", True):
                 yield b""                        # the head goes out now: the first piece may be long in coming
             for piece in self.stream:
+                self.given = len(piece)
                 yield piece
-                self.sent += len(piece)
+                self.sent += self.given
         except GatewayError as error:
             self.end(error.flag, error)
             raise
@@ -162,7 +193,7 @@ class Observed:
         except BaseException:
             self.end(KILLED)
             raise
-        self.end(FINE)
+        self.end(self.error.flag if self.error else FINE, self.error)
 
     def close(self) -> None:
         try:
@@ -170,8 +201,16 @@ class Observed:
         finally:
             if self.request.method == "HEAD" or self.status in (204, 304):
                 self.end(FINE)                   # nobody reads the body of these
-            else:
-                self.end(ClientDisconnected.flag, ClientDisconnected("the answer was not taken to its end"))
+            elif not self.over:
+                self.break_off(self.request.connection)
+
+    def break_off(self, connection: Any) -> None:
+        """The server stopped before the end; why, its connection may know."""
+        error = getattr(connection, "failure", None) or ClientDisconnected("the answer was not taken to its end")
+        self.sent += max(0, self.given - getattr(connection, "unsent", self.given))
+        if isinstance(error, InternalError):
+            self.status = error.status           # its head could not be sent
+        self.end(error.flag, error)
 
     def end(self, flag: str, error: GatewayError | None = None) -> None:
         if not self.over:
