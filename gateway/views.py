@@ -30,6 +30,8 @@ from .tasks import Guard, Killed, current_request, time_limit
 SMALL = 65536
 PROXY_KEYS = tuple("HTTP_" + name.upper().replace("-", "_") for name in PROXY_WORDS)
 SILENCE = 30.0                  # seconds, where nothing else is said
+BODILESS = (204, 304)
+WRONG_LENGTH = "the view's body has {} bytes or more where its Content-Length is {}"
 STATUS = re.compile(r"([1-9][0-9]{2})(?: ([ \t\x21-\x7e\x80-\xff]*))?")
 NAME = re.compile(r"\{[^:}]+")
 VARIABLE = re.compile(r"<(?:(?P<kind>\w+)(?:\((?P<args>[^<>]*)\))?:)?(?P<name>\w+)>")
@@ -57,11 +59,13 @@ class View:
             with Guard(request.deadline) as guard:
                 result = self.wsgi(environ_of(request, guard, self.silence), start_response)
                 status, headers = started
-                code, reason = sendable(status, headers, result)
-                if body_length(headers) <= SMALL or request.method == "HEAD":
-                    body: Any = joined(result)
+                code, reason, length = sendable(status, headers, result)
+                if request.method == "HEAD" or code in BODILESS:
+                    body: Any = joined(result, None)         # Flask's own is empty then
+                elif length is not None and length <= SMALL:
+                    body = joined(result, length)
                 else:
-                    body, token = ViewBody(result, token), None
+                    body, token = ViewBody(result, token, length), None
                     body.begin()
         except BaseException as error:
             if isinstance(error, (Exception, Killed)):
@@ -77,12 +81,13 @@ class View:
 
 
 class ViewBody:
-    """A view's body while it is sent: the request stays the current one until it is closed."""
+    """A view's body while it is sent: the request stays the current one until it is closed. Raises ValueError when it is not of
+    the ``length`` that was announced, if any."""
 
-    def __init__(self, result: Iterable[bytes], token: Any) -> None:
+    def __init__(self, result: Iterable[bytes], token: Any, length: int | None) -> None:
         self._result = result
         self._token = token
-        self._pieces = iter(result)
+        self._pieces = iter(result) if length is None else exactly(length, result)
 
     def begin(self) -> None:
         """Wait for the first piece, with which the head goes out: until it is there, a failure is an ordinary one."""
@@ -147,12 +152,27 @@ def environ_of(request: Request, guard: Guard, silence: float) -> dict[str, Any]
     return environ
 
 
-def joined(result: Iterable[bytes]) -> bytes:
-    """The whole of a small body; its iterable is closed."""
+def joined(result: Iterable[bytes], length: int | None) -> bytes:
+    """The whole of a small body; its iterable is closed. Raises ValueError when it is not of the ``length`` announced."""
     try:
-        return b"".join(result)
+        body = b"".join(result)
     finally:
         close(result)
+    if length is not None and length != len(body):
+        raise ValueError(WRONG_LENGTH.format(len(body), length))
+    return body
+
+
+def exactly(length: int, result: Iterable[bytes]) -> Iterator[bytes]:
+    """The pieces of a body. Raises ValueError for one that is not of the ``length`` announced."""
+    size = 0
+    for piece in result:
+        size += len(piece)
+        if size > length:
+            break
+        yield piece
+    if size != length:
+        raise ValueError(WRONG_LENGTH.format(size, length))
 
 
 def close(result: Iterable[bytes]) -> None:
@@ -162,13 +182,13 @@ def close(result: Iterable[bytes]) -> None:
         closing()
 
 
-def sendable(status: str, headers: list[tuple[str, str]], result: Iterable[bytes]) -> tuple[int, str]:
-    """The status and its reason, when they and the fields can be written as HTTP. Raises ValueError else, so that it is this
-    answer that fails, in the log too, and not the server that is to send it; ``result`` is then closed."""
+def sendable(status: str, headers: list[tuple[str, str]], result: Iterable[bytes]) -> tuple[int, str, int | None]:
+    """The status, its reason and the Content-Length, when they and the fields can be written as HTTP. Raises ValueError else, so
+    that it is this answer that fails, in the log too, and not the server that is to send it; ``result`` is then closed."""
     try:
         for field in headers:
             WRITTEN[field]
-        return status_of(status)
+        return *status_of(status), length_of(headers)
     except BaseException:
         close(result)
         raise
@@ -176,19 +196,22 @@ def sendable(status: str, headers: list[tuple[str, str]], result: Iterable[bytes
 
 @lru_cache(maxsize=256)
 def status_of(status: str) -> tuple[int, str]:
-    """The code and the reason of a status line. Raises ValueError."""
+    """The code and the reason of a status line. Raises ValueError, for an interim status too: more would have to follow."""
     match = STATUS.fullmatch(status)
-    if match is None:
+    if match is None or status < "2":
         raise ValueError(f"the view's status {status!r} is no HTTP status")
     return int(match[1]), match[2] or ""
 
 
-def body_length(headers: list[tuple[str, str]]) -> int:
-    """The Content-Length among ``headers``, or more than small when there is none."""
+def length_of(headers: list[tuple[str, str]]) -> int | None:
+    """The Content-Length among ``headers``, None when there is none. Raises ValueError for one that is no length, or another."""
+    length = None
     for name, value in headers:
         if name.lower() == "content-length":
-            return int(value)
-    return SMALL + 1
+            if not value.isascii() or not value.isdigit() or len(value) > 18 or length not in (None, int(value)):
+                raise ValueError(f"the view's Content-Length {value!r} is no length, or not the only one")
+            length = int(value)
+    return length
 
 
 def refuse_write(_: bytes) -> None:
