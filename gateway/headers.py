@@ -2,6 +2,9 @@
 
 ``set`` replaces every field of the name by one; ``add`` puts one beside those that are there. Toward an upstream the rules work
 on what is about to be sent, after the gateway's own fields, so that they have the last word.
+
+The rules for the answer hold for the gateway's own errors too (a browser hides one without its CORS fields from the page), except
+for what they say of the route's content: an error is none, and must not be kept for as long.
 """
 
 from __future__ import annotations
@@ -10,6 +13,11 @@ from typing import Any
 
 from .config import HeaderRules
 from .message import Handler, Headers, Request, Response
+
+
+OF_CONTENT = frozenset({
+    "cache-control", "cdn-cache-control", "surrogate-control", "expires", "age", "etag", "last-modified", "accept-ranges",
+    "content-type", "content-encoding", "content-language", "content-location", "content-disposition", "x-accel-expires"})
 
 
 class Edit:
@@ -40,6 +48,15 @@ class Edit:
 def edit_of(rules: HeaderRules) -> Edit | None:
     """The edit, or None when the rules are empty."""
     return Edit(rules) if rules.add or rules.set or rules.remove else None
+
+
+def error_edit_of(rules: HeaderRules) -> Edit | None:
+    """The edit of an error's fields: by all of the rules but those about the route's content."""
+    def kept(fields: dict[str, str]) -> dict[str, str]:
+        return {name: value for name, value in fields.items() if name.lower() not in OF_CONTENT}
+
+    removed = tuple(name for name in rules.remove if name.lower() not in OF_CONTENT)
+    return edit_of(rules.model_copy(update={"add": kept(rules.add), "set": kept(rules.set), "remove": removed}))
 
 
 def variable(name: str) -> str:

@@ -153,15 +153,16 @@ class Request(Message):
 
 
 class Served:
-    """A route that answers: with its ``handler``, its ``timeout`` in seconds if it has one of its own, and what it counts in
-    (telemetry). Few and small: with many routes, what a request looks at of its own is in no cache of the processor."""
+    """A route that answers: with its ``handler``, its ``timeout`` in seconds if it has one of its own, what ``edit`` makes of the
+    fields of an error, and what it counts in (telemetry). Few and small: with many routes, what a request looks at of its own is in no cache of the processor."""
 
-    __slots__ = ("route", "handler", "timeout", "numbers")
+    __slots__ = ("route", "handler", "timeout", "edit", "numbers")
 
-    def __init__(self, route: Any, handler: Handler) -> None:
+    def __init__(self, route: Any, handler: Handler, edit: Callable[[Headers], Headers] | None = None) -> None:
         self.route = route
         self.handler = handler
         self.timeout: float | None = route.timeout
+        self.edit = edit
         self.numbers: Any = None
 
     def __repr__(self) -> str:

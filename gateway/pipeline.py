@@ -8,7 +8,7 @@ A request meets the steps from the outside in; a step is there only when the rou
         match    find the route, start its deadline
           ------------------------------------------ from here on each route has its own
           bodylimit     refuse bodies that are too large
-            headers     the route's own header rules
+            headers     the route's own header rules; observe applies those for answers to errors
               steps     those that the route names (extension.py)
                 websocket the client's connection is spliced with that of an answer that has switched protocols
                   cache   a hit ends here; on a miss one request goes on, the others wait for it
@@ -38,7 +38,7 @@ from .errors import ConfigError
 from .extension import OwnPartError, OwnStep, OwnTarget
 from .forward import Forward, Forwarding
 from .handover import Handover
-from .headers import EditHeaders, edit_of
+from .headers import EditHeaders, edit_of, error_edit_of
 from .incoming import Accept
 from .message import Call, Handler, Request, Response, Served
 from .pattern import parameters
@@ -89,7 +89,8 @@ class Pipeline:
             "view": lambda route: self.view,
         }
         self.handlers = self.stacks()
-        self.table: Table[Served] = Table(((route, Served(route, self.handlers[route.name])) for route in self.routes), folds=folds)
+        self.table: Table[Served] = Table(((route, Served(route, self.handlers[route.name], error_edit_of(route.response_headers)))
+                                           for route in self.routes), folds=folds)
         self.handle = Observe(Accept(self.handover(Match(self.table))), log, registry)
 
     def stacks(self) -> dict[str, Handler]:

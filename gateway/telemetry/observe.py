@@ -102,12 +102,15 @@ class Observe:
         return response
 
     def problem(self, error: GatewayError, request: Request) -> Response:
-        """The answer of an error; a bare one when even that fails."""
+        """The answer of an error, with the fields that its route adds to all; a bare one when even that fails."""
         try:
-            return self.problems(error, request)
+            response = self.problems(error, request)
         except Exception:
             log.exception("no problem document for %r", error)
-            return Response(error.status, [("Content-Type", "text/plain"), ("Cache-Control", "no-store")], error.title.encode())
+            response = Response(error.status, [("Content-Type", "text/plain"), ("Cache-Control", "no-store")], error.title.encode())
+        if request.served is not None and request.served.edit is not None:
+            response.headers = request.served.edit(response.headers)
+        return response
 
     def finish(self, request: Request, begun: float, status: int, sent: int, flag: str,
                error: GatewayError | None = None) -> None:
