@@ -50,7 +50,8 @@ Forwarding = Callable[[Request], Headers]
 class Aggregate:
     """``send(upstream, call)`` makes one exchange with an upstream, by its name. ``forwarding`` gives the fields that tell every
     part who asked. ``params`` are the names of the route's path parameters, None when they are not known. ``kept`` says that a
-    cache keeps the answers: one with a part that must not be shared then says ``Vary: *``, and is not kept."""
+    cache keeps the answers: one with a part that must not be shared then says ``Vary: *``, and is not kept; one with a part that
+    depends on what the gateway says of the client names those fields."""
 
     def __init__(self, parts: dict[str, config.Part], send: Send, forwarding: Forwarding,
                  params: Collection[str] | None = None, kept: bool = False) -> None:
@@ -88,8 +89,8 @@ class Aggregate:
             elif shown is not None:
                 body.update(shown)
         headers = [("Content-Type", "application/json"), ("Cache-Control", "no-store")]
-        if run.unshared:
-            headers.append(("Vary", "*"))
+        if run.unshared or run.varies:
+            headers.append(("Vary", "*" if run.unshared else ", ".join(sorted(run.varies))))
         if run.missing:
             headers.append(("X-Partial", ", ".join([part.name for part in self.parts if part.name in run.missing])))
         try:
@@ -148,8 +149,8 @@ class PreparedPart:
         deadline = request.deadline.within(self.timeout, self.late)
         call = Call(self.method, self.target(inputs), headers, body, deadline=deadline, attempts=request.attempts)
         response = run.send(self.upstream, call)
-        if run.kept and unshareable(response.headers):
-            run.unshared = True
+        if run.kept:
+            run.note_sharing(response.headers)
         return self.read(response, deadline)
 
     def read(self, response: Response, deadline: Deadline) -> Any:
@@ -219,6 +220,7 @@ class Composition:
         self._forwarded: dict[frozenset[str], Headers] = {}
         self.kept = kept
         self.unshared = False                                # has a part an answer that must not be shared?
+        self.varies: set[str] = set()                        # fields beside the client's by which a part chooses its answer
         self._own = tasks.Interruptible()
         self._others = Team()
         self._error: Exception | None = None
@@ -264,6 +266,13 @@ class Composition:
             raise error
         else:
             raise PartFailed(part.name, "no answer in time" if error.status == 504 else error.title, error) from error
+
+    def note_sharing(self, headers: Headers) -> None:
+        """What an answer of a part says about whom the whole may be kept for. What is sent on of the client's is in the key."""
+        self.unshared = self.unshared or unshareable(headers)
+        sent = {name.lower() for name, _ in self.forwarding} | TRACE_FIELDS
+        self.varies |= {name for line in (value for field, value in headers if field.lower() == "vary")
+                        for each in line.split(",") if (name := each.strip().lower()) in sent}
 
     def forwarded(self, names: frozenset[str]) -> Headers:
         """The client's header fields of these names, but for those that its Connection keeps to the gateway."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Protocol
 
 from .config import Route
 from .disconnect import Watched, unwatch, watch
@@ -30,10 +31,20 @@ VIA = Kinds({"via": 1})
 RESPONSE_KINDS = Kinds({**dict.fromkeys(CONNECTION_FIELDS, LEFT_OUT), "connection": CONNECTION})
 # What an interim answer does not tell a client: what frames or keeps the answer, and cookies, which nobody expects so early
 NOT_IN_INTERIM = CONNECTION_FIELDS | {"content-length", "set-cookie", "set-cookie2", "greengate-cache-control"}
+# What the gateway writes about a request, whoever answers it. Host is in the key of whatever is kept
+WRITTEN = REPLACED_FIELDS - {"host", "content-length", "expect"}
 REMEMBERED = 1024
 LONGEST = 200                   # characters of a chain remembered
 NODE = re.compile(r"[A-Za-z0-9._:-]+")
 DEFAULT_PORT = {"http": "80", "https": "443"}
+
+
+class Edited(Protocol):
+    """An edit of header fields. ``names`` are those it may change, in lower case."""
+
+    names: frozenset[str]
+
+    def __call__(self, headers: Headers) -> Headers: ...
 
 
 class Forward:
@@ -45,7 +56,7 @@ class Forward:
                  "_rewritten")
 
     def __init__(self, route: Route, send: Callable[[Call], Response], *, upstream: str, host: str, forwarding: Forwarding,
-                 path: Callable[[str, dict[str, str]], str] | None = None, edit: Callable[[Headers], Headers] | None = None,
+                 path: Callable[[str, dict[str, str]], str] | None = None, edit: Edited | None = None,
                  publish: Callable[[Headers, Request], Headers] | None = None, interim: bool = True) -> None:
         self.send = send
         self.upstream = upstream
@@ -82,6 +93,12 @@ class Forward:
             return request.target
         path = self.path(request.path, request.params)
         return path if request.query is None else f"{path}?{request.query}"
+
+    @property
+    def written(self) -> frozenset[str]:
+        """The names of the fields that may go on other than they came, in lower case."""
+        edited = self.edit.names if self.edit is not None else frozenset()
+        return CONNECTION_FIELDS | PROXY_WORDS | WRITTEN | edited
 
     def call(self, request: Request) -> Call:
         """What is sent for ``request``."""

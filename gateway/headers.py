@@ -26,6 +26,7 @@ class Edit:
     def __init__(self, rules: HeaderRules) -> None:
         self.rules = rules
         self._gone = frozenset(name.lower() for name in (*rules.remove, *rules.set))
+        self.names = self._gone | frozenset(name.lower() for name in rules.add)
         self._new = [*rules.set.items(), *rules.add.items()]
 
     def __call__(self, headers: Headers) -> Headers:

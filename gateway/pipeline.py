@@ -36,7 +36,7 @@ from .cache.store import Counts, HttpStore, http_store
 from .config import Config, Route
 from .errors import ConfigError
 from .extension import OwnPartError, OwnStep, OwnTarget
-from .forward import Forward, Forwarding
+from .forward import WRITTEN, Forward, Forwarding
 from .handover import Handover
 from .headers import EditHeaders, edit_of, error_edit_of
 from .incoming import Accept
@@ -89,8 +89,7 @@ class Pipeline:
             "view": lambda route: self.view,
         }
         self.handlers = self.stacks()
-        self.table: Table[Served] = Table(((route, Served(route, self.handlers[route.name], error_edit_of(route.response_headers)))
-                                           for route in self.routes), folds=folds)
+        self.table: Table[Served] = Table(((route, self.serve(route)) for route in self.routes), folds=folds)
         self.handle = Observe(Accept(self.handover(Match(self.table))), log, registry)
 
     def stacks(self) -> dict[str, Handler]:
@@ -107,6 +106,13 @@ class Pipeline:
         if mistakes:
             raise ConfigError(mistakes) from cause
         return handlers
+
+    def serve(self, route: Route) -> Served:
+        """The route with its steps, and the fields with which its requests go on: those of a composition to its parts."""
+        handler, target, edit = self.handlers[route.name], self.target(route), error_edit_of(route.response_headers)
+        if isinstance(target, Forward):
+            return Served(route, handler, edit, lambda request: target.call(request).headers, target.written)
+        return Served(route, handler, edit, self.forwarding, WRITTEN)
 
     def stack(self, route: Route) -> Handler:
         """The target of one route with the steps around it."""

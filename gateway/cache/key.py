@@ -7,6 +7,8 @@ is a public port that a trusted proxy says and the address does not: upstreams a
 Where only some parameters or cookies count, what an upstream could take for one of them counts as well (``folded``): else a client
 would choose the answer that is kept for others by a spelling that only the upstream understands.
 
+What counts of a field that the gateway writes, edits or removes (``Served.written``) is how it goes on: whoever answers sees that.
+
 Vary (RFC 9111 section 4.1) compares the request's fields in a normal form: several lines are one list, white space around commas
 does not count, and of the Accept family nor do case and order.
 """
@@ -60,8 +62,10 @@ class KeyOf:
 
     def rest(self, request: Request) -> Iterable[str]:
         for name in self.headers:
-            value = normal(name, [value for key, value in request.headers if key.lower() == name])
+            value = normal(name, request.header_list(name))
             yield f"no {name}" if value is None else f"{name}: {value}"
+            if written(request, name):                   # a composition may read the one in its templates, and send the other
+                yield f"sent {name}: {normal(name, lines_of(request, name))}"
         if self.cookies:
             given = cookies(request)
             for name in self.cookies:
@@ -149,10 +153,22 @@ def cookies(request: Request) -> dict[str, list[tuple[str, str]]]:
 
 # Vary
 
-def selecting(vary: Iterable[str], asked: dict[str, list[str]], known: Iterable[str] = ()) -> Vary:
-    """What an answer with these Vary lines is selected by; ``asked`` are the request's fields, lower-case name to lines. ``known``
-    are fields of which the key already has all that counts."""
-    return tuple((name, normal(name, asked.get(name, ()))) for name in sorted(set(names(vary)) - set(known)))
+def selecting(vary: Iterable[str], sent: dict[str, list[str]], known: Iterable[str] = ()) -> Vary:
+    """What an answer with these Vary lines is selected by; ``sent`` are the request's fields as it went on, lower-case name to
+    lines. ``known`` are fields of which the key already has all that counts."""
+    return tuple((name, normal(name, sent.get(name, ()))) for name in sorted(set(names(vary)) - set(known)))
+
+
+def written(request: Request, name: str) -> bool:
+    """May the field go on other than it came?"""
+    return request.served is not None and name in request.served.written
+
+
+def lines_of(request: Request, name: str) -> list[str]:
+    """The values of a field, its name in lower case, as whoever answers sees it."""
+    served = request.served
+    fields = served.sent(request) if served is not None and served.sent and name in served.written else request.headers
+    return [value for key, value in fields if key.lower() == name]
 
 
 def normal(name: str, lines: Iterable[str]) -> str | None:
@@ -178,7 +194,7 @@ def select(variants: Variants, request: Request) -> Entry | None:
     for entry in variants:
         for name, value in entry.vary:
             if name not in values:
-                values[name] = normal(name, [given for key, given in request.headers if key.lower() == name])
+                values[name] = normal(name, lines_of(request, name))
             if values[name] != value and not (name == "accept-language" and speaks(entry, values[name])):
                 break
         else:

@@ -13,7 +13,7 @@ from ..message import Headers, Request
 from . import rules
 from .asked import Asked
 from .entry import Entry, Variants
-from .key import SEPARATOR, normal, select
+from .key import SEPARATOR, lines_of, normal, select
 from .purge import Addresses
 
 OF_THE_CLIENT = frozenset({"gateway.connection", "gunicorn.socket", "wsgi.early_hints"})         # variables of an environ
@@ -75,7 +75,7 @@ class Miss:
         """Requests that Vary is known to tell apart do not wait for each other."""
         if self.variants is None or not self.variants.entries[0].vary:
             return self.lane
-        return self.lane, *(normal(name, self.request.header_list(name)) for name, _ in self.variants.entries[0].vary)
+        return self.lane, *(normal(name, lines_of(self.request, name)) for name, _ in self.variants.entries[0].vary)
 
     @property
     def lease(self) -> str:

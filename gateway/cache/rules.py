@@ -9,7 +9,7 @@ refused as            because
 ``method``            only GET, and POST where the route says so
 ``request``           the request says no-store (5.2.1.5)
 ``partial``           206 and 304 are parts of something (3.3, 3.4), and a composition without all its parts is no answer to keep
-``vary``              Vary: * (4.1)
+``vary``              Vary: * (4.1), or a field that is another with each request
 ``set-cookie``        it makes a cookie for one client, and the route does not share those
 ``no-store``          (5.2.2.5), unless must-understand says otherwise of a status known here (5.2.2.3)
 ``private``           (5.2.2.7), unless the key tells callers apart
@@ -32,13 +32,14 @@ from email.utils import formatdate
 from math import log
 
 from ..config import Cache
+from ..fields import EACH_NEW, PROXY_WORDS
 from ..message import Headers, Request, Response
 from . import flags
 from .asked import AUTHORIZATION, COOKIE, Asked
 from .directives import OWN, Directives, directives_of
 from .entry import Entry
 from .fields import delta_seconds, directives, http_date, names, opaque
-from .key import selecting
+from .key import lines_of, selecting
 
 # RFC 9110 section 15.1, without 206: an answer that says nothing about its freshness may be kept for a guess
 HEURISTIC_STATUSES = frozenset({200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501})
@@ -94,11 +95,13 @@ def entry_of(request: Request, response: Response, policy: Cache, *, request_tim
     marks = source | marks_of(ruled) | (flags.PUBLIC if given.for_everybody else 0)
     modified = http_date(fields["last-modified"][0], response_time) if "last-modified" in fields else None
     refresh, error = windows(expires, ruled, marks, policy)
+    varies = fields.get("vary", ())
+    sent = {name: lines_of(request, name) for name in names(varies)}
     entry = Entry(
         response.status, response.reason, sendable(response.headers, given, dated, date is None, size), b"",
         request_time=request_time, response_time=response_time, born=born, expires=expires, stale_while_revalidate=refresh,
         stale_if_error=error, flags=marks, etag=tag_of(fields) or None, last_modified=modified,
-        vary=selecting(fields.get("vary", ()), asked, () if policy.key.cookies is None else ("cookie",)),
+        vary=selecting(varies, sent, () if policy.key.cookies is None else ("cookie",)),
         tags=tags_of(fields, policy), url=url, stored_at=response_time)
     if isinstance(response.body, bytes):
         entry.body = response.body
@@ -115,7 +118,7 @@ def forbidden(request: Request, asked: dict[str, list[str]], status: int, fields
     if status in (206, 304) or status < 200 or "x-partial" in fields:
         return "partial"
     varies = names(fields.get("vary", ()))
-    if "*" in varies:
+    if "*" in varies or not EACH_NEW.isdisjoint(varies):
         return "vary"
     if not policy.share_cookies and not given.fields.issuperset(COOKIES.intersection(fields)):
         return "set-cookie"
@@ -315,6 +318,8 @@ def edge_seconds(entry: Entry, policy: Cache, edge: float, now: float, refresh: 
     it after that, since it says so itself: while it is renewed, and while nobody answers. With them it must not outlive what
     holds here, which may be less (s-maxage, a targeted field, the route) or more."""
     if policy.vary_by_caller or policy.key.headers or policy.key.cookies:
+        return 0.0
+    if any(name in PROXY_WORDS for name, _ in entry.vary):       # nginx compares what it was sent, and not what it sends
         return 0.0
     if judge(entry, None, now) != FRESH:
         return 0.0
