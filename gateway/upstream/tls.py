@@ -2,6 +2,8 @@
 
 The stream runs on two memory buffers (``ssl.SSLObject``), so it never touches the socket behind the back of whoever waits for it,
 and it sees how the connection ended: with close_notify in order, without it cut (RFC 9112 section 9.8).
+
+Whom it believes is what ``requests`` believes: names in subjectAltName only, TLS 1.2 and later.
 """
 
 from __future__ import annotations
@@ -54,6 +56,8 @@ def _context(verify: bool, ca: tuple[str, int] | None, certificate: tuple[str, i
         context = ssl.create_default_context(cafile=ca and ca[0])
     except OSError as error:                             # ssl.SSLError is one
         raise ConfigError([f"tls.ca {ca and ca[0]}: {error}"]) from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.hostname_checks_common_name = False          # the names are in subjectAltName alone (RFC 9110 section 4.3.4)
     if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
