@@ -50,7 +50,9 @@ class Gateway(Model):
     literal_paths: Flag = Field(
         default=False, description="Choose the route by the path as it came alone, whatever a server behind may read it as (dot"
                                    " segments, //, an encoded slash, a backslash, ;).")
-    interim: Flag = Field(default=True, description="Pass on interim answers (102, 103) to clients that are no proxies.")
+    interim: Literal["browsers", "all", "off"] = Field(
+        default="browsers", description="Who hears interim answers (102, 103): browsers that load a page, all clients that are no"
+                                        " proxies, or nobody.")
 
 
 class Tls(Model):

@@ -29,7 +29,7 @@ from gunicorn.http.wsgi import base_environ
 from gunicorn.util import unquote_to_wsgi_str
 
 from .fields import BELIEVED, READ, WRITTEN
-from .message import Body, Headers, Request, Response
+from .message import Body, Headers, Interim, Request, Response
 from .prepared import first_line, status_line
 from .reader import Connection
 from .writer import ShortBody, compose
@@ -234,15 +234,16 @@ class LaneConnection(Connection):
             lines = b"".join([WRITTEN[name, value] for name, value in headers])
             self.client.send(b"HTTP/1.1 103 Early Hints\r\n" + lines + b"\r\n")
 
-    def interim(self, status: int, reason: str, headers: Headers, withheld: frozenset[str]) -> None:
-        """Pass on an interim answer of an upstream (RFC 9110 section 15.2), but for fields ``withheld``, in lower case, and what
-        Connection names. Not to a proxy, which shows by what it sends: nginx before 1.29 takes it for the answer. Nobody waits for
-        the client here."""
+    def interim(self, status: int, reason: str, headers: Headers, rules: Interim) -> None:
+        """Pass on an interim answer of an upstream (RFC 9110 section 15.2), but for the fields withheld and what Connection names.
+        Many clients take it for the answer, and the answer for that of their next request: so only to browsers, which load a page
+        with this mode, or to anyone; never to a proxy, which shows by what it sends. Nobody waits for the client here."""
         if self.started or self.taken or not self.alive:
             return
-        if any(name.lower() in OF_PROXIES for name, _ in self.headers):
+        sent = [(name.lower(), value) for name, value in self.headers]
+        if any(name in OF_PROXIES for name, _ in sent) or not rules.anyone and ("sec-fetch-mode", "navigate") not in sent:
             return
-        dropped = withheld.union(word.strip().lower() for name, value in headers if name.lower() == "connection"
-                                 for word in value.split(","))
+        dropped = rules.withheld.union(word.strip().lower() for name, value in headers if name.lower() == "connection"
+                                       for word in value.split(","))
         lines = b"".join([WRITTEN[field] for field in headers if field[0].lower() not in dropped])
         self.client.offer(b"%b%b\r\n" % (first_line(status, reason), lines))

@@ -19,7 +19,7 @@ from typing import Protocol
 from .config import Route
 from .disconnect import Watched, unwatch, watch
 from .fields import CONNECTION_FIELDS, PROXY_WORDS, Kinds
-from .message import Call, Headers, Request, Response
+from .message import Call, Headers, Interim, Request, Response
 
 REPLACED_FIELDS = frozenset({
     "host", "content-length", "expect", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port",
@@ -49,15 +49,15 @@ class Edited(Protocol):
 
 class Forward:
     """``send`` is the upstream's. ``path`` gives the path to send (None: as it came), ``edit`` the route's request header
-    rules, ``publish`` makes an upstream's own addresses in the answer public ones, ``interim`` is whether
-    clients hear 102 and 103."""
+    rules, ``publish`` makes an upstream's own addresses in the answer public ones, ``interim`` says who hears
+    102 and 103."""
 
-    __slots__ = ("send", "upstream", "preserve_host", "host", "forwarding", "path", "edit", "publish", "interim", "withheld",
+    __slots__ = ("send", "upstream", "preserve_host", "host", "forwarding", "path", "edit", "publish", "interim", "heard",
                  "_rewritten")
 
     def __init__(self, route: Route, send: Callable[[Call], Response], *, upstream: str, host: str, forwarding: Forwarding,
                  path: Callable[[str, dict[str, str]], str] | None = None, edit: Edited | None = None,
-                 publish: Callable[[Headers, Request], Headers] | None = None, interim: bool = True) -> None:
+                 publish: Callable[[Headers, Request], Headers] | None = None, interim: str = "browsers") -> None:
         self.send = send
         self.upstream = upstream
         self.preserve_host = host == "preserve"
@@ -66,9 +66,10 @@ class Forward:
         self.path = path
         self.edit = edit
         self.publish = publish
-        self.interim = interim
+        self.heard = interim != "off"
         rules = route.response_headers                       # what they add belongs to the answer itself
-        self.withheld = NOT_IN_INTERIM | frozenset(name.lower() for name in (*rules.remove, *rules.set))
+        withheld = NOT_IN_INTERIM | frozenset(name.lower() for name in (*rules.remove, *rules.set))
+        self.interim = Interim(withheld, anyone=interim == "all")
         self._rewritten = route.strip_prefix or route.rewrite or ""
 
     def __call__(self, request: Request) -> Response:
@@ -108,7 +109,7 @@ class Forward:
             headers = self.edit(headers)
         return Call(request.method, self.target(request), headers, request.body, deadline=request.deadline,
                     host=request.host or None if self.preserve_host else self.host, attempts=request.attempts,
-                    hearer=request.connection if self.interim and not request.trusted else None, withheld=self.withheld,
+                    hearer=request.connection if self.heard and not request.trusted else None, interim=self.interim,
                     head_first=request.head_first, upgrade=request.upgrade)
 
     def finish(self, response: Response, request: Request) -> Response:

@@ -8,7 +8,7 @@ that needs a body that others read too asks for ``buffer(limit)``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from .deadline import Deadline
 from .errors import BodyTooLarge
@@ -226,20 +226,20 @@ class Call:
     """One exchange to be made with an upstream, by whatever needs one: a forwarded request, a part, a view's ``requests`` call.
 
     ``headers`` are final and end-to-end, without Host, Content-Length and Transfer-Encoding: ``host`` (None: the instance's own)
-    and ``body`` decide those. ``timeout`` bounds one attempt in seconds, ``connect_timeout`` the opening of a connection
-    and ``read_timeout`` each silence of a body (None: the upstream's settings). ``attempts`` gets one Attempt for each try. ``hearer``
-    hears the interim answers, ``interim(status, reason, headers, withheld)``. ``head_first`` and ``upgrade`` are as in Request.
+    and ``body`` decide those. ``timeout`` bounds one attempt in seconds, ``connect_timeout`` the opening of a connection and
+    ``read_timeout`` each silence of a body (None: the upstream's settings). ``attempts`` gets one Attempt for each try. ``hearer``
+    hears the interim answers, ``interim(status, reason, headers, rules)``, by the rules ``interim``. ``head_first`` and
+    ``upgrade`` are as in Request.
     """
 
-    __slots__ = ("method", "target", "headers", "body", "host", "deadline", "timeout", "attempts", "hearer", "withheld",
+    __slots__ = ("method", "target", "headers", "body", "host", "deadline", "timeout", "attempts", "hearer", "interim",
                  "head_first", "upgrade")
     connect_timeout: float | None = None                 # see TimedCall
     read_timeout: float | None = None
 
     def __init__(self, method: str, target: str, headers: Headers, body: bytes | Body | None = None, *, deadline: Deadline,
                  host: str | None = None, timeout: float | None = None, attempts: list[Attempt] | None = None,
-                 hearer: Any = None, withheld: frozenset[str] = frozenset(), head_first: bool = False,
-                 upgrade: str = "") -> None:
+                 hearer: Any = None, interim: Interim | None = None, head_first: bool = False, upgrade: str = "") -> None:
         self.method = method
         self.target = target
         self.headers = headers
@@ -249,11 +249,18 @@ class Call:
         self.timeout = timeout
         self.attempts = attempts if attempts is not None else []
         self.hearer = hearer
-        self.withheld = withheld
+        self.interim = interim
         self.head_first, self.upgrade = head_first, upgrade
 
     def __repr__(self) -> str:
         return f"Call({self.method} {self.target})"
+
+
+class Interim(NamedTuple):
+    """What a client hears of interim answers: not the fields ``withheld``, in lower case; ``anyone``: not only browsers do."""
+
+    withheld: frozenset[str]
+    anyone: bool
 
 
 class Attempt:

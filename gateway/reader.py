@@ -23,7 +23,7 @@ from gunicorn.http.errors import InvalidChunkSize, InvalidHeader, NoMoreData, Pa
 
 from . import chunked
 from .errors import BodyTimeout, GatewayError, MalformedBody, TruncatedBody
-from .message import Headers
+from .message import Headers, Interim
 from .tasks import time_limit
 
 PIECE = 65536                   # bytes: the most read at once, and the most of an unread body read away to keep a connection
@@ -290,7 +290,7 @@ class Connection:
         self.taken = False
         self._unreader = unreader
 
-    def interim(self, status: int, reason: str, headers: Headers, withheld: frozenset[str]) -> None:
+    def interim(self, status: int, reason: str, headers: Headers, rules: Interim) -> None:
         """An interim answer of an upstream. Here it is dropped: whether the client takes it now cannot be told (fastlane.py)."""
 
     def take(self) -> tuple[Any, bytes]:

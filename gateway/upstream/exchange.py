@@ -98,7 +98,7 @@ class Exchange:
             if head.status >= 200 or head.status == 101:
                 return data, head
             if call.hearer is not None and head.status > 101:                # 100 answers what we have asked
-                call.hearer.interim(head.status, head.reason, head.headers, call.withheld)
+                call.hearer.interim(head.status, head.reason, head.headers, call.interim)
             data = data[head.end:]
             head = parse_head(data)
         raise UpstreamProtocolError(f"more than {MAX_INTERIM} interim answers")

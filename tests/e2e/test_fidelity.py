@@ -418,28 +418,75 @@ HINT = (b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\nX-A: b\r\nSet-Cookie: a=b\r\
 OTHERS = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n", b"HTTP/1.1 102 Processing\r\n\r\n"
 
 
-@pytest.mark.parametrize("head, hears", [
-    (b"GET /rules HTTP/1.1\r\nHost: a\r\n\r\n", True), (b"POST /rules HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx", True),
-    (b"POST /rules HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n", False),
-    (b"GET /rules HTTP/1.0\r\nHost: a\r\n\r\n", False), (b"GET /rules HTTP/1.1\r\nHost: a\r\nvia: 1.1 edge\r\n\r\n", False),
-    (b"GET /rules HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 10.0.0.1\r\n\r\n", False)])
-def test_a_client_hears_interim_answers_and_a_proxy_does_not(gateway, upstream, head, hears):
-    upstream.answer = HINT[0] + OTHERS[0] + b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-    said = exchange(gateway.port, head)
+BROWSER = b"Host: a\r\nSec-Fetch-Mode: navigate\r\n"
+CLIENTS = {                                              # head and body, and what is to be heard under "browsers" and "all"
+    "browser": (b"GET /rules HTTP/1.1\r\n" + BROWSER + b"\r\n", True, True),
+    "browser, form": (b"POST /rules HTTP/1.1\r\n" + BROWSER + b"Content-Length: 1\r\n\r\nx", True, True),
+    "script in a browser": (b"GET /rules HTTP/1.1\r\nHost: a\r\nSec-Fetch-Mode: cors\r\n\r\n", False, True),
+    "another word": (b"GET /rules HTTP/1.1\r\nHost: a\r\nSec-Fetch-Mode: navigate, cors\r\n\r\n", False, True),
+    "program": (b"GET /rules HTTP/1.1\r\nHost: a\r\n\r\n", False, True),
+    "program, body": (b"POST /rules HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx", False, True),
+    "program, HEAD": (b"HEAD /rules HTTP/1.1\r\nHost: a\r\n\r\n", False, True),
+    "chunked": (b"POST /rules HTTP/1.1\r\n" + BROWSER + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n", False, False),
+    "HTTP/1.0": (b"GET /rules HTTP/1.0\r\n" + BROWSER + b"\r\n", False, False),
+    "proxy": (b"GET /rules HTTP/1.1\r\n" + BROWSER + b"via: 1.1 edge\r\n\r\n", False, False),
+    "proxy, another": (b"GET /rules HTTP/1.1\r\n" + BROWSER + b"X-Forwarded-For: 10.0.0.1\r\n\r\n", False, False),
+}
+
+
+@pytest.fixture(scope="module")
+def hearing(gateway, upstream, tmp_path_factory):
+    """A gateway for each setting of ``interim``."""
+    running = {setting: Running(tmp_path_factory.mktemp(setting), CONFIG.format(port=upstream.port).replace(
+        "trust = []", f'trust = []\ninterim = "{setting}"')) for setting in ("all", "off")}
+    yield {"browsers": gateway, **running}
+    assert [one.stop() for one in running.values()] == [0, 0]
+
+
+@pytest.mark.parametrize("setting", ["browsers", "all", "off"])
+@pytest.mark.parametrize("client", CLIENTS)
+def test_only_who_can_take_them_hears_interim_answers(hearing, upstream, client, setting):
+    head, browsers, everyone = CLIENTS[client]
+    hears = {"browsers": browsers, "all": everyone, "off": False}[setting]
+    body = b"" if head.startswith(b"HEAD") else b"ok"
+    upstream.answer = HINT[0] + OTHERS[0] + b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n" + body
+    said = exchange(hearing[setting].port, head, b"Content-Length: 2\r\n" if not body else b"\r\n\r\nok")
     interim = HINT[1] + OTHERS[1] if hears else b""
     assert said.startswith(interim + (b"HTTP/1.0" if b"HTTP/1.0" in head else b"HTTP/1.1") + b" 200 OK\r\n")
     assert said.count(b"HTTP/1.") == (3 if hears else 1)
 
 
+@pytest.mark.parametrize("status", [100, 102, 103, 199])
+def test_no_client_of_the_standard_library_gets_the_answer_of_another_request(gateway, upstream, status):
+    """http.client takes any interim answer but 100 for the answer: on a kept connection all that follow are shifted."""
+    from http.client import HTTPConnection
+    client = HTTPConnection("127.0.0.1", gateway.port, timeout=10)
+    for number in range(3):
+        upstream.answer = (b"HTTP/1.1 %d X\r\nLink: </x>\r\n\r\n" % status
+                           + b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\na%d" % number)
+        client.request("GET", f"/{number}")
+        answer = client.getresponse()
+        assert (answer.status, answer.read()) == (200, b"a%d" % number)
+    client.close()
+
+
+@pytest.mark.parametrize("version, hears", [(b"1.1", True), (b"1.0", False)])
+def test_100_is_for_who_expects_it_in_http_1_1(gateway, upstream, version, hears):
+    """RFC 9110 section 10.1.1: an expectation in HTTP/1.0 is ignored. What the upstream says of itself is not passed on."""
+    upstream.answer = b"HTTP/1.1 100 Continue\r\n\r\n" * 2 + b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+    said = exchange(gateway.port, b"POST / HTTP/%b\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\nx" % version)
+    assert said.count(b" 100 Continue") == hears
+
+
 def test_a_trusted_proxy_hears_none(trusting, upstream):
     upstream.answer = HINT[0] + b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-    assert exchange(trusting.port, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").startswith(b"HTTP/1.1 200 OK\r\n")
+    assert exchange(trusting.port, b"GET / HTTP/1.1\r\n" + BROWSER + b"\r\n").startswith(b"HTTP/1.1 200 OK\r\n")
 
 
 def test_an_interim_answer_comes_behind_the_answer_before(gateway, upstream):
     """A client that pipelines: the one before may still wait for the end of its turn."""
     upstream.answer = HINT[0] + b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-    said = exchange(gateway.port, b"GET /fixed HTTP/1.1\r\nHost: a\r\n\r\nGET /rules HTTP/1.1\r\nHost: a\r\n\r\n", b"\r\n\r\nok")
+    said = exchange(gateway.port, b"GET /fixed HTTP/1.1\r\nHost: a\r\n\r\nGET /rules HTTP/1.1\r\n" + BROWSER + b"\r\n", b"\r\n\r\nok")
     assert [said.index(text) for text in (b"\r\n\r\nfixed", HINT[1], b"\r\n\r\nok")] == sorted(
         [said.index(text) for text in (b"\r\n\r\nfixed", HINT[1], b"\r\n\r\nok")])
 
