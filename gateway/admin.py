@@ -33,6 +33,7 @@ from werkzeug.exceptions import Forbidden, HTTPException, InternalServerError, M
 from . import rundir
 from .admin_cache import cache_page, purge
 from .problem import prefers_html, render_http
+from .tasks import offload
 from .telemetry import exposition
 from .telemetry.metrics import registry
 
@@ -131,7 +132,7 @@ def readiness() -> tuple[Response, int]:
 
 def metrics() -> Response:
     """In a native thread: thousands of routes take a while, and requests are not to wait for it."""
-    body, content_type = gevent.get_hub().threadpool.apply(exposition.render, (registry, request.headers.get("Accept", "")))
+    body, content_type = offload(exposition.render, registry, request.headers.get("Accept", ""))
     return Response(body, content_type=content_type)
 
 

@@ -10,12 +10,15 @@ anything else               404: no file, a folder, a name that begins with a do
 ==========================  =====================================================================================
 
 ``url("app.css")`` gives the first of these. The hash is of the bytes themselves, taken once for each state of a file. A file is
-opened step by step below the folder, following no link on the way: links are resolved before, and must stay inside. The disk may
-block: everything is done in native threads.
+opened step by step below the folder, following no link on the way: links are resolved before, and must stay inside.
+
+The disk may block: everything is done in native threads, and waited for until the deadline of the request. The hash of a file is
+taken once, however many ask for it, and of few files at a time. What is there and cannot be opened for want of descriptors is 503.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import mimetypes
 import os
@@ -25,31 +28,54 @@ from collections.abc import Iterator
 from email.utils import formatdate
 from urllib.parse import quote, unquote_to_bytes
 
-from .errors import MethodNotAllowed, NoRoute
+from .deadline import Deadline
+from .errors import NO_ROOM, MethodNotAllowed, NoRoute, OutOfFiles
 from .message import Headers, Request, Response
-from .tasks import offload
+from .tasks import Event, Semaphore, current_request, native_thread, offload, spawn_apart, time_limit
 
 IMMUTABLE = "public, max-age=31536000, immutable"
 HASHED = re.compile(r"(.+)\.([0-9a-f]{16})(\.[^./]+)?", re.DOTALL)
 PIECE = 65536
 IN_MEMORY = 1024 ** 2           # bytes: a larger file is streamed
+DIGESTS = 2                     # files hashed at a time: large ones leave threads for the others
+ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ENXIO})
 OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 Stamp = tuple[int, ...]
 
 
 class File:
-    """One opened file: its descriptor and hash."""
+    """One opened file: its descriptor and hash. To read it takes until ``deadline``; as a stream, each piece as long as that."""
 
-    def __init__(self, descriptor: int, digest: str, found: os.stat_result) -> None:
+    def __init__(self, descriptor: int, found: os.stat_result, deadline: Deadline | None = None) -> None:
         self.descriptor = descriptor
-        self.digest = digest
         self.found = found
+        self.deadline = deadline
+        self.digest = ""
 
     def __iter__(self) -> Iterator[bytes]:
-        while piece := offload(os.read, self.descriptor, PIECE):
+        seconds = None if self.deadline is None else self.deadline.seconds
+        while piece := offload(self._piece, deadline=None if seconds is None else Deadline(seconds)):
             yield piece
-        if stamp(os.fstat(self.descriptor)) != stamp(self.found):
+
+    def read(self) -> bytes:
+        return b"".join(offload(lambda: list(iter(self._piece, b"")), deadline=self.deadline))
+
+    def hash(self) -> str:
+        """Of its bytes. In a native thread."""
+        with os.fdopen(os.dup(self.descriptor), "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        os.lseek(self.descriptor, 0, os.SEEK_SET)
+        return digest
+
+    def _piece(self) -> bytes:
+        """In a native thread."""
+        piece = os.read(self.descriptor, PIECE)
+        if not piece and stamp(os.fstat(self.descriptor)) != stamp(self.found):
             raise OSError("a file was changed while it was sent")    # its beginning may be of another content than its hash
+        return piece
+
+    def __del__(self) -> None:
+        self.close()                                         # nobody waited for it any more
 
     def close(self) -> None:
         descriptor, self.descriptor = self.descriptor, -1
@@ -60,6 +86,15 @@ class File:
         return f"File({self.digest}, {self.found.st_size} bytes)"
 
 
+class Hashing:
+    """The hash of a file, while it is taken."""
+
+    def __init__(self) -> None:
+        self.done = Event()
+        self.digest = ""
+        self.problem: OSError | None = None
+
+
 class Assets:
     """The files of ``folder`` below the route's ``path``, which ends with ``/*``."""
 
@@ -68,15 +103,17 @@ class Assets:
         self.folder = folder
         self._segments = self.prefix.count("/")
         self._digests: dict[Stamp, str] = {}
+        self._hashing: dict[tuple[int, Stamp], Hashing] = {}
+        self._turns = Semaphore(DIGESTS)
 
     def __call__(self, request: Request) -> Response:
         if request.method not in ("GET", "HEAD"):
             raise MethodNotAllowed(["GET", "HEAD"])
         name = safe_name(request.path.split("/")[self._segments:])
-        file, wanted = self._open(name) if name else None, ""
+        file, wanted = self._open(name, request.deadline) if name else None, ""
         if file is None and name and (hashed := HASHED.fullmatch(name)):
             name, wanted = hashed[1] + (hashed[3] or ""), hashed[2]
-            file = self._open(name)
+            file = self._open(name, request.deadline)
         if file is None:
             raise NoRoute("no such file")
         if wanted and wanted != file.digest:
@@ -88,40 +125,69 @@ class Assets:
     def url(self, name: str) -> str | None:
         """The address of a file with its hash; None when there is no such file."""
         safe = safe_name(quote(name).split("/"))
-        file = self._open(safe) if safe else None
+        request = current_request.get()
+        file = self._open(safe, None if request is None else request.deadline) if safe else None
         if file is None:
             return None
         file.close()
         return self.prefix + quote(with_digest(name, file.digest))
 
-    def _open(self, name: str) -> File | None:
-        return offload(self._opened, name)
+    def _open(self, name: str, deadline: Deadline | None) -> File | None:
+        try:
+            file: File | None = offload(self._opened, name, deadline, deadline=deadline)
+            if file is not None:
+                file.digest = self._digest(file, deadline)
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                raise OutOfFiles(str(error)) from error
+            raise
+        return file
 
-    def _opened(self, name: str) -> File | None:
+    def _opened(self, name: str, deadline: Deadline | None) -> File | None:
         """In a native thread."""
         try:
             descriptor = open_inside(self.folder, name)
-        except (OSError, ValueError):                    # not there, not to be read, or outside: all the same to a client
+        except ValueError:                                   # outside
             return None
-        try:
-            found = os.fstat(descriptor)
-            if stat.S_ISREG(found.st_mode):
-                digest = self._digests.get(stamp(found)) or self._digest(descriptor, found)
-                file, descriptor = File(descriptor, digest, found), -1
-                return file
-            return None
-        finally:
-            if descriptor >= 0:
-                os.close(descriptor)
+        except OSError as error:
+            if error.errno in ABSENT:                        # not there, or not to be read: all the same to a client
+                return None
+            raise
+        file = File(descriptor, os.fstat(descriptor), deadline)
+        return file if stat.S_ISREG(file.found.st_mode) else None
 
-    def _digest(self, descriptor: int, found: os.stat_result) -> str:
-        with os.fdopen(os.dup(descriptor), "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        if len(self._digests) >= 10_000:
-            self._digests.clear()
-        self._digests[stamp(found)] = digest
-        return digest
+    def _digest(self, file: File, deadline: Deadline | None) -> str:
+        """Its hash, which is taken by one for all that wait; who goes away takes nothing from the others."""
+        state = stamp(file.found)
+        if (known := self._digests.get(state)) is not None:
+            return known
+        key = native_thread(), state
+        hashing = self._hashing.get(key)
+        if hashing is None:
+            hashing = self._hashing[key] = Hashing()
+            spawn_apart(self._hash, key, File(os.dup(file.descriptor), file.found), hashing)
+        if deadline is None:
+            hashing.done.wait()
+        else:
+            with time_limit(deadline.left(), deadline.over()):
+                hashing.done.wait()
+        if hashing.problem is not None:
+            raise hashing.problem
+        return hashing.digest
+
+    def _hash(self, key: tuple[int, Stamp], file: File, hashing: Hashing) -> None:
+        try:
+            with self._turns:
+                hashing.digest = offload(file.hash)
+            if len(self._digests) >= 10_000:
+                self._digests.clear()
+            self._digests[key[1]] = hashing.digest
+        except OSError as error:
+            hashing.problem = error
+        finally:
+            file.close()
+            del self._hashing[key]
+            hashing.done.set()
 
     def __repr__(self) -> str:
         return f"files of {self.folder}"
@@ -142,7 +208,7 @@ def answer(request: Request, file: File, name: str, caching: str) -> Response:
     if request.method == "GET" and file.found.st_size > IN_MEMORY:
         return Response(200, about, file)
     try:
-        return Response(200, about, b"".join(file) if request.method == "GET" else b"")
+        return Response(200, about, file.read() if request.method == "GET" else b"")
     finally:
         file.close()
 

@@ -41,7 +41,10 @@ where it can name nothing but what the client itself sent.
 
 from __future__ import annotations
 
+import errno
 from typing import Any
+
+NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})       # for one more file or socket: OutOfFiles
 
 
 class GatewayError(Exception):

@@ -27,6 +27,7 @@ from gevent import monkey
 from gevent.event import Event
 from gevent.lock import Semaphore
 from gevent.queue import Empty, SimpleQueue
+from gevent.threadpool import ThreadPool
 
 from .deadline import Deadline
 from .errors import DeadlineExceeded, GatewayError, GatherTimeout
@@ -173,9 +174,40 @@ def give_way(deadline: Deadline) -> None:
         gevent.sleep(PAUSE)
 
 
-def offload(function: Callable[..., Any], *args: Any) -> Any:
+class NativeThreads:
+    """At most ``number`` native threads for one kind of wait, so that who waits for a disk does not wait for names, nor either for
+    what others do in the threads of gevent. They are the main loop's; any other uses those that gevent gives it."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self._pool: ThreadPool | None = None
+
+    def run(self, function: Callable[..., Any], *args: Any, deadline: Deadline | None = None) -> Any:
+        """``function(*args)``, waited for until ``deadline``, whose error is raised then; the thread goes on until it is done."""
+        if deadline is None:
+            return self.pool().apply(function, args)
+        with gevent.Timeout(deadline.left(), deadline.over()):
+            return self.pool().apply(function, args)
+
+    def pool(self) -> ThreadPool:
+        hub = gevent.get_hub()
+        if not hub.main_hub:
+            return hub.threadpool
+        if self._pool is None or self._pool.hub is not hub:
+            self._pool = ThreadPool(self.number, hub=hub)
+        return self._pool
+
+    def __repr__(self) -> str:
+        return f"NativeThreads({self.number})"
+
+
+disk = NativeThreads(10)
+names = NativeThreads(32)
+
+
+def offload(function: Callable[..., Any], *args: Any, deadline: Deadline | None = None) -> Any:
     """``function(*args)`` in a native thread, waited for: for what blocks where gevent cannot help, such as a disk."""
-    return gevent.get_hub().threadpool.apply(function, args)
+    return disk.run(function, *args, deadline=deadline)
 
 
 class Thread:
@@ -380,5 +412,5 @@ class Guard:
         return f"Guard({self.deadline!r}{', over' if self._over else ''})"
 
 
-__all__ = ["Event", "Guard", "LoopLimit", "Overdue", "Semaphore", "Thread", "current_request", "event_loop", "gather", "give_way",
-           "native_lock", "native_thread", "offload", "spawn", "spawn_apart", "time_limit"]
+__all__ = ["Event", "Guard", "LoopLimit", "Overdue", "Semaphore", "Thread", "current_request", "event_loop", "gather",
+           "give_way", "names", "native_lock", "native_thread", "offload", "spawn", "spawn_apart", "time_limit"]

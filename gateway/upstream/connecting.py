@@ -14,14 +14,14 @@ from time import monotonic
 
 from gevent import spawn
 
-from ..errors import ConnectFailed, ConnectTimeout, OutOfFiles
+from ..errors import NO_ROOM, ConnectFailed, ConnectTimeout, OutOfFiles
 from ..values import Address
 from .alarm import Alarm
 from .backoff import Backoff
 from .dns import LookupFailed, Place, Resolver
 from .limit import Limit
 from .tls import TlsConnection
-from .transport import FULL, Connection, Lost, native_socket
+from .transport import Connection, Lost, native_socket
 
 SOONEST = 0.05                                           # seconds between two lookups, however short the ttl
 
@@ -59,7 +59,7 @@ class Connector:
             try:
                 connection = self._try(place, limit.within(seconds, late))
             except Lost as error:
-                if error.problem.errno in FULL:
+                if error.problem.errno in NO_ROOM:
                     raise OutOfFiles(str(error)) from error.problem
                 problem = error.problem
             except ConnectTimeout as error:

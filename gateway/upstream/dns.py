@@ -4,6 +4,7 @@
 - An answer is used for ``ttl`` seconds, a failure for one second. When a lookup fails and there was an answer before, the old
   one goes on being used: an upstream does not vanish because its name server does. Nor does anybody wait long for a new answer
   then.
+- Lookups have native threads of their own (tasks.py), so that nothing else waits for a name server.
 - One lookup at a time for a name, however many wait for it; it runs in a greenlet of its own, so that a caller that is killed
   takes nothing from the others.
 """
@@ -16,8 +17,12 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 import gevent
+from gevent import monkey
 from gevent.event import AsyncResult
-from gevent.socket import getaddrinfo
+
+from ..tasks import names
+
+getaddrinfo = monkey.get_original("socket", "getaddrinfo")
 
 NEGATIVE_TTL = 1.0
 PATIENCE = 0.25                                          # seconds for a lookup where there was an answer before
@@ -127,4 +132,5 @@ def numeric_place(host: str, port: int) -> Place | None:
 
 
 def _system_lookup(host: str, port: int) -> list[Any]:
-    return getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    infos: list[Any] = names.run(getaddrinfo, host, port, 0, socket.SOCK_STREAM)
+    return infos

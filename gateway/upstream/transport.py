@@ -38,7 +38,6 @@ RESET = struct.pack("ii", 1, 0)
 BACKLOG_PAUSE = 0.005                                    # seconds between tries on a unix socket whose backlog is full
 EAGER = 4                                                # reads in a row without waiting
 OVER = -1                                                # after READY and WOKEN
-FULL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})     # it is us, and not the other side
 CLOSED_HERE = "the connection was closed on this side"
 
 

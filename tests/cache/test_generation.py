@@ -16,6 +16,7 @@ from gateway.cache.purge import Purge
 from gateway.cache.store import http_store
 from gateway.configfile import load_text
 from gateway.errors import ConfigError
+from gateway.tasks import disk
 
 SAFETY = 20.0
 
@@ -58,7 +59,7 @@ def settle() -> None:
     """Let what runs in the background end."""
     for _ in range(20):
         gevent.sleep(0)
-    gevent.get_hub().threadpool.join()
+    disk.pool().join()
 
 
 def test_it_begins_with_a_generation_and_another_worker_leaves_it(made):

@@ -472,9 +472,10 @@ def test_no_client_of_the_standard_library_gets_the_answer_of_another_request(ga
 
 @pytest.mark.parametrize("version, hears", [(b"1.1", True), (b"1.0", False)])
 def test_100_is_for_who_expects_it_in_http_1_1(gateway, upstream, version, hears):
-    """RFC 9110 section 10.1.1: an expectation in HTTP/1.0 is ignored. What the upstream says of itself is not passed on."""
+    """RFC 9110 section 10.1.1: one in HTTP/1.0 is ignored. What the upstream says of itself is not passed on."""
     upstream.answer = b"HTTP/1.1 100 Continue\r\n\r\n" * 2 + b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-    said = exchange(gateway.port, b"POST / HTTP/%b\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\nx" % version)
+    head = b"POST / HTTP/%b\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\nx" % version
+    said = exchange(gateway.port, head)
     assert said.count(b" 100 Continue") == hears
 
 
@@ -486,7 +487,8 @@ def test_a_trusted_proxy_hears_none(trusting, upstream):
 def test_an_interim_answer_comes_behind_the_answer_before(gateway, upstream):
     """A client that pipelines: the one before may still wait for the end of its turn."""
     upstream.answer = HINT[0] + b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-    said = exchange(gateway.port, b"GET /fixed HTTP/1.1\r\nHost: a\r\n\r\nGET /rules HTTP/1.1\r\n" + BROWSER + b"\r\n", b"\r\n\r\nok")
+    head = b"GET /fixed HTTP/1.1\r\nHost: a\r\n\r\nGET /rules HTTP/1.1\r\n" + BROWSER + b"\r\n"
+    said = exchange(gateway.port, head, b"\r\n\r\nok")
     assert [said.index(text) for text in (b"\r\n\r\nfixed", HINT[1], b"\r\n\r\nok")] == sorted(
         [said.index(text) for text in (b"\r\n\r\nfixed", HINT[1], b"\r\n\r\nok")])
 

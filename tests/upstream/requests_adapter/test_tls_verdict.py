@@ -8,7 +8,6 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
-import gevent.socket
 import pytest
 import requests
 from raw import Service, get
@@ -130,7 +129,7 @@ def issue(folder: Path, name: str, issuer: str, case: Case, extensions: str) -> 
 @pytest.fixture
 def names(monkeypatch):
     """Every name leads to this machine."""
-    native = gevent.socket.getaddrinfo
+    native = dns.getaddrinfo
 
     def here(host, port, *args, **kwargs):
         return native("127.0.0.1", port, *args, **kwargs)
