@@ -19,7 +19,7 @@ The parts are those of a configuration without mistakes: ``partcheck.py`` has fo
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -29,15 +29,12 @@ from . import config, tasks
 from .crew import Team
 from .deadline import Deadline
 from .disconnect import unwatch, watch
-from .errors import BadRequest, BodyTooLarge, DeadlineExceeded, GatewayError, PartFailed, UpstreamError, UpstreamTimeout
+from .errors import BadRequest, DeadlineExceeded, GatewayError, PartFailed, UpstreamError, UpstreamTimeout
 from .message import Call, Headers, Request, Response
+from .partanswer import Unusable, json_of
 from .template import MISSING, Inputs, References, fill, header_template, json_template, target_template
 
-MAX_ANSWER = 8 * 1024 ** 2
 MAX_BODY = 1024 ** 2
-NO_CONTENT = (204, 205)
-BOM = b"\xef\xbb\xbf"                                    # of UTF-8: PHP sends it when a source file begins with one
-JSON_TYPE = re.compile(r"(?:application|text)/(?:[^;\s]+\+)?json\s*(?:;|$)", re.IGNORECASE)
 NOT_SHARED = re.compile(r"\b(?:no-store|private)\b", re.IGNORECASE)
 CONTROLS = frozenset({"cache-control", "cdn-cache-control", "greengate-cache-control"})      # and the targeted ones (RFC 9213)
 TRACE_FIELDS = frozenset({"traceparent", "tracestate"})
@@ -51,13 +48,14 @@ class Aggregate:
     """``send(upstream, call)`` makes one exchange with an upstream, by its name. ``forwarding`` gives the fields that tell every
     part who asked. ``params`` are the names of the route's path parameters, None when they are not known. ``kept`` says that a
     cache keeps the answers: one with a part that must not be shared then says ``Vary: *``, and is not kept; one with a part that
-    depends on what the gateway says of the client names those fields."""
+    depends on what the gateway says of the client names those fields. ``hosts`` are the ``host`` settings of the upstreams: a part
+    is asked for with the Host that a forwarded request would have."""
 
     def __init__(self, parts: dict[str, config.Part], send: Send, forwarding: Forwarding,
-                 params: Collection[str] | None = None, kept: bool = False) -> None:
+                 params: Collection[str] | None = None, kept: bool = False, hosts: Mapping[str, str] = {}) -> None:
         self.send = send
         self.forwarding = forwarding
-        self.parts = [PreparedPart(name, part, References(name, parts, params)) for name, part in parts.items()]
+        self.parts = [PreparedPart(name, part, References(name, parts, params), hosts) for name, part in parts.items()]
         self.kept = kept
         for part in self.parts:
             part.feeds = [other for other in self.parts if part.name in other.after]
@@ -115,12 +113,16 @@ class PreparedPart:
 
     feeds: list[PreparedPart]
 
-    def __init__(self, name: str, part: config.Part, references: References) -> None:
+    def __init__(self, name: str, part: config.Part, references: References, hosts: Mapping[str, str]) -> None:
         self.name, self.method, self.timeout = name, part.method, part.timeout
         self.merge, self.optional, self.default = part.merge, part.optional, part.default
         self.after, self.holes = references.after, references.holes
         self.reshape = reshaper(part)
         self.upstream, _, target = part.from_.partition(":")
+        host = hosts.get(self.upstream, "upstream")
+        self.preserve_host = host == "preserve"
+        self.host = None if host in ("upstream", "preserve") else host
+        self.json_types = frozenset(media.lower() for media in part.json_types)
         self.target = target_template(target, references)
         self.own_fields = [(field, header_template(value, references)) for field, value in part.headers.items()]
         self.tree = json_template(part.json_, references)
@@ -130,7 +132,8 @@ class PreparedPart:
         self.body_has_holes = bool(holes)
         own = {field.lower() for field in part.headers}
         self.forward = frozenset(field.lower() for field in part.forward_headers) - own | TRACE_FIELDS
-        usual = [("Accept", "application/json"), ("Content-Type", "application/json")][:1 if part.json_ is None else 2]
+        usual = [("Accept", "application/json"), ("Accept-Encoding", "identity"), ("Content-Type", "application/json")]
+        usual = usual[:2 if part.json_ is None else 3]
         self.usual_fields = [field for field in usual if field[0].lower() not in own | self.forward]
 
     def ask(self, run: Composition) -> Any:
@@ -147,7 +150,8 @@ class PreparedPart:
             except TypeError:
                 raise PartFailed(self.name, "the values for its body are nested too deeply") from None
         deadline = request.deadline.within(self.timeout, self.late)
-        call = Call(self.method, self.target(inputs), headers, body, deadline=deadline, attempts=request.attempts)
+        call = Call(self.method, self.target(inputs), headers, body, deadline=deadline, attempts=request.attempts,
+                    host=request.host or None if self.preserve_host else self.host)
         response = run.send(self.upstream, call)
         if run.kept:
             run.note_sharing(response.headers)
@@ -156,14 +160,9 @@ class PreparedPart:
     def read(self, response: Response, deadline: Deadline) -> Any:
         """The JSON value of an answer, None of one without content. Raises PartFailed, and what reading it raises."""
         try:
-            if wrong := unusable(response):
-                raise PartFailed(self.name, wrong)
-            data = whole_body(response, deadline)
-            return None if response.status in NO_CONTENT else orjson.loads(data.removeprefix(BOM))
-        except BodyTooLarge:
-            raise PartFailed(self.name, f"answered more than {MAX_ANSWER // 1024 ** 2} MB") from None
-        except orjson.JSONDecodeError:
-            raise PartFailed(self.name, "answered JSON that cannot be parsed") from None
+            return json_of(response, deadline, self.json_types)
+        except Unusable as error:
+            raise PartFailed(self.name, str(error)) from None
         finally:
             if not isinstance(response.body, bytes):
                 response.body.close()
@@ -323,31 +322,6 @@ def unshareable(headers: Headers) -> bool:
         if name == "set-cookie" or (name == "vary" and "*" in value) or (name in CONTROLS and NOT_SHARED.search(value)):
             return True
     return False
-
-
-def unusable(response: Response) -> str:
-    """Why an answer cannot be a part, empty when it can."""
-    if not 200 <= response.status < 300:
-        return f"answered {response.status}"
-    if response.status in NO_CONTENT:
-        return ""
-    media = coding = ""
-    for name, value in response.headers:
-        if len(name) == 12 and name.lower() == "content-type":
-            media = value
-        elif len(name) == 16 and name.lower() == "content-encoding":
-            coding = value
-    if not JSON_TYPE.match(media):
-        return f"answered {media or 'without Content-Type'} where JSON is expected"
-    return "answered compressed, which was not asked for" if coding.lower() not in ("", "identity") else ""
-
-
-def whole_body(response: Response, deadline: Deadline) -> bytes:
-    """The body within the deadline; a stream by itself goes on for as long as it moves."""
-    if isinstance(response.body, bytes):
-        return response.read(MAX_ANSWER)
-    with tasks.time_limit(deadline.left(), deadline.over()):
-        return response.read(MAX_ANSWER)
 
 
 def reshaper(part: config.Part) -> Callable[[dict[str, Any]], dict[str, Any]] | None:

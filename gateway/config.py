@@ -14,8 +14,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .values import (Address, Duration, FieldConditions, FieldName, Fields, FieldTemplates, Filled, Flag, Hosts, InstanceUrl,
-                     Loopback, Method, Module, Network, NginxFolder, NginxWord, OwnField, RedisUrl, Reference, Size, Token,
-                     UpstreamHost, Whole, parse_duration, parse_instance, parse_size)
+                     Loopback, MediaType, Method, Module, Network, NginxFolder, NginxWord, OwnField, RedisUrl, Reference, Size,
+                     Token, UpstreamHost, Whole, parse_duration, parse_instance, parse_size)
 
 __all__ = ["Address", "Cache", "CacheKey", "CacheStorage", "Config", "Gateway", "HeaderRules", "Model", "Nginx", "Part",
            "Respond", "Route", "StepSettings", "TARGETS", "Tls", "Upstream", "parse_duration", "parse_instance", "parse_size"]
@@ -150,6 +150,8 @@ class Part(Model):
     headers: FieldTemplates = Field(default={}, description="Fields sent, templates as in from.")
     forward_headers: tuple[OwnField, ...] = Field(default=("Authorization", "Cookie", "Accept-Language"),
                                                   description="The client's fields passed on to this part.")
+    json_types: tuple[MediaType, ...] = Field(
+        default=(), description="Media types of the answer read as JSON besides application/json, text/json and +json.")
     json_: Any = Field(default=None, alias="json", description="A body to send as JSON; strings in it are templates.")
     timeout: Duration | None = Field(default=None, description="The longest this call may take; unset: the request's deadline.")
     pick: tuple[str, ...] | None = Field(default=None, description="Only these fields of the answer (of each item of a list).")

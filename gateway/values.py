@@ -28,6 +28,7 @@ SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 BYTES = {None: 1, "B": 1, "KB": 1024, "MB": 1024 ** 2, "GB": 1024 ** 3}
 WHOLE = re.compile(r"-?[0-9]{1,18}")
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+MEDIA_TYPE = re.compile(rf"{TOKEN.pattern}/{TOKEN.pattern}")
 FIELD_VALUE = re.compile(r"(?:[\x21-\x7e\x80-\U0010ffff](?:[\t\x20-\x7e\x80-\U0010ffff]*[\x21-\x7e\x80-\U0010ffff])?)?")
 MODULE = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 URL = re.compile(r"(https?)://(.*)", re.IGNORECASE | re.DOTALL)
@@ -172,6 +173,12 @@ def _unix(url: str) -> Address:
     if len(path.encode()) > 107:
         raise ValueError(f"{quoted(url)}: a unix socket's path has at most 107 bytes")
     return Address("http", "localhost", 0, path)
+
+
+def check_media_type(text: str) -> str:
+    if not MEDIA_TYPE.fullmatch(text):
+        raise ValueError(f'{quoted(text)} is not a media type: write it like "text/html", without parameters')
+    return text
 
 
 def check_instance(url: str) -> str:
@@ -331,6 +338,7 @@ RedisUrl = Annotated[str, AfterValidator(check_redis_url)]
 InstanceUrl = Annotated[str, AfterValidator(check_instance)]
 Network = Annotated[str, AfterValidator(check_network)]
 Loopback = Annotated[str, AfterValidator(check_loopback)]
+MediaType = Annotated[str, AfterValidator(check_media_type)]
 UpstreamHost = Annotated[str, AfterValidator(check_upstream_host)]
 Token = Annotated[str, AfterValidator(check_token)]
 Method = Annotated[str, AfterValidator(check_method)]

@@ -12,13 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import config
-from gateway.aggregate import MAX_ANSWER, MAX_BODY, Aggregate
+from gateway.aggregate import MAX_BODY, Aggregate
 from gateway.deadline import Deadline
 from gateway.disconnect import SWEEPER
 from gateway.errors import (BadRequest, BodyTooLarge, ClientDisconnected, ConnectFailed, DeadlineExceeded, PartFailed,
                             PoolExhausted, UpstreamTimeout)
 from gateway.forward import Forwarding
 from gateway.message import Body, Request, Response
+from gateway.partanswer import MAX_ANSWER
 from gateway.upstream.client import Upstream
 
 ANN = {"id": 1, "name": "Ann", "total": 5}
@@ -230,8 +231,8 @@ WRONG = [
     (HTML, 502, "answered text/html where JSON is expected", "PF"),
     (Response(200, [], b"{}"), 502, "answered without Content-Type where JSON is expected", "PF"),
     (Response(200, [("Content-Type", "application/jsonp")], b"{}"), 502, "answered application/jsonp where JSON is expected", "PF"),
-    (Response(200, [("Content-Type", "application/json"), ("Content-Encoding", "gzip")], b"{}"), 502,
-     "answered compressed, which was not asked for", "PF"),
+    (Response(200, [("Content-Type", "application/json"), ("Content-Encoding", "br")], b"{}"), 502,
+     "answered in the coding 'br', which was not asked for", "PF"),
     (b"", 502, "answered JSON that cannot be parsed", "PF"),
     (b"{", 502, "answered JSON that cannot be parsed", "PF"),
     (b'"\xff"', 502, "answered JSON that cannot be parsed", "PF"),
@@ -534,20 +535,21 @@ CLIENT = [("Host", "shop.test"), ("cookie", "sid=1"), ("AUTHORIZATION", "Bearer 
           ("X-Request-Id", "forged"), ("X-Forwarded-For", "6.6.6.6"), ("Accept-Encoding", "gzip"), ("If-None-Match", '"1"')]
 TRACE = [("TraceParent", "00-1-2-01"), ("tracestate", "x=y")]
 JSON = ("Accept", "application/json")
+PLAIN = ("Accept-Encoding", "identity")
 ID = ("X-Request-Id", "req-1")
 
 
 @pytest.mark.parametrize("settings, headers, sent", [
-    ({}, [], [JSON, ID]),
-    ({}, CLIENT, [CLIENT[1], CLIENT[2], CLIENT[3], *TRACE, JSON, ID]),
-    ({"forward_headers": []}, CLIENT, [*TRACE, JSON, ID]),
-    ({"forward_headers": ["x-tenant"]}, CLIENT, [CLIENT[5], CLIENT[6], *TRACE, JSON, ID]),
-    ({"forward_headers": ["accept"]}, CLIENT, [CLIENT[4], *TRACE, ID]),
-    ({"forward_headers": ["Cookie"]}, [("Cookie", "a=1"), ("Connection", "close, cookie")], [JSON, ID]),
-    ({"forward_headers": [], "headers": {"ACCEPT": "application/hal+json"}}, [], [("ACCEPT", "application/hal+json"), ID]),
+    ({}, [], [JSON, PLAIN, ID]),
+    ({}, CLIENT, [CLIENT[1], CLIENT[2], CLIENT[3], *TRACE, JSON, PLAIN, ID]),
+    ({"forward_headers": []}, CLIENT, [*TRACE, JSON, PLAIN, ID]),
+    ({"forward_headers": ["x-tenant"]}, CLIENT, [CLIENT[5], CLIENT[6], *TRACE, JSON, PLAIN, ID]),
+    ({"forward_headers": ["accept"]}, CLIENT, [CLIENT[4], *TRACE, PLAIN, ID]),
+    ({"forward_headers": ["Cookie"]}, [("Cookie", "a=1"), ("Connection", "close, cookie")], [JSON, PLAIN, ID]),
+    ({"forward_headers": [], "headers": {"ACCEPT": "application/hal+json"}}, [], [PLAIN, ("ACCEPT", "application/hal+json"), ID]),
     ({"forward_headers": ["X-Tenant"], "headers": {"x-tenant": "<{header.X-Tenant}>"}}, CLIENT,
-     [*TRACE, JSON, ("x-tenant", "<a>"), ID]),
-    ({"headers": {"X-Name": "é {query.q:-ü}"}}, [], [JSON, ("X-Name", "\xc3\xa9 \xc3\xbc"), ID]),
+     [*TRACE, JSON, PLAIN, ("x-tenant", "<a>"), ID]),
+    ({"headers": {"X-Name": "é {query.q:-ü}"}}, [], [JSON, PLAIN, ("X-Name", "\xc3\xa9 \xc3\xbc"), ID]),
 ])
 def test_header_fields(settings, headers, sent):
     assert called({"from": "a:/", **settings}, request(headers=headers)).headers == sent
@@ -561,7 +563,7 @@ def test_every_part_is_told_who_asked_whatever_it_takes_from_the_client():
     asked.id = "req-1"
     plain = {"forward_headers": [], "headers": {"Accept": "*/*"}}
     Aggregate(parts(a={"from": "a:/", **plain}, b={"from": "b:/{a.x}", **plain}), send, forwarding)(asked)
-    assert [call.headers for call in calls] == [[*TRACE, ("Accept", "*/*"), *forwarding(asked)]] * 2
+    assert [call.headers for call in calls] == [[*TRACE, PLAIN, ("Accept", "*/*"), *forwarding(asked)]] * 2
     assert ("X-Forwarded-For", "10.0.0.7") in calls[0].headers and ("Via", "1.1 greengate") in calls[0].headers
 
 

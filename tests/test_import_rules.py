@@ -31,7 +31,7 @@ LEVELS = {
 
 FAMILIES = {                                        # one feature, several files
     "admin_cache": "admin", "configcheck": "configfile", "mistakes": "configfile", "partcheck": "configfile",
-    "handover": "nginx", "segmenttree": "routing",
+    "handover": "nginx", "partanswer": "aggregate", "segmenttree": "routing",
     "clients": "worker", "connections": "worker", "fastlane": "worker", "reader": "worker", "writer": "worker",
 }
 
