@@ -156,7 +156,9 @@ class Pipeline:
                        edit=edit_of(route.request_headers), publish=publish, interim=self.config.gateway.interim)
 
     def aggregate(self, route: Any) -> Aggregate:
-        return Aggregate(route.aggregate, self.send, self.forwarding, parameters(route.path), kept=route.cache is not None)
+        hosts = {name: upstream.settings.host for name, upstream in self.upstreams.items()}
+        return Aggregate(route.aggregate, self.send, self.forwarding, parameters(route.path), kept=route.cache is not None,
+                         hosts=hosts)
 
     def cache(self, handler: Handler, route: Route) -> Handler:
         """A route without a cache may still change what the others keep. Routes with conditions share addresses with others."""
