@@ -8,7 +8,8 @@ ways:
   (requests_redirects.py);
 - any other http or https URL to an upstream made for its place and TLS settings, with connections shared by the whole process;
 - to the stock adapter, with the stock result: through a proxy, with retries or pool settings of its own, an adapter of a class of
-  its own, an odd scheme or framing, an Upgrade, and whatever is malformed: what to raise for that, stock knows best.
+  its own, an odd scheme or framing, an Upgrade, a tool that replaces parts of urllib3 (requests_hooks.py), and whatever is
+  malformed: what to raise for that, stock knows best.
 
 The sessions' own business stays theirs: cookies, redirects, authentication, hooks. Nothing is kept here but connections.
 
@@ -47,6 +48,7 @@ from . import requests_redirects, requests_shortcuts
 from .client import Upstream
 from .dns import LookupFailed
 from .requests_call import Fixed, NotOurs, TimedCall, take_apart, target_of, timeouts_of
+from .requests_hooks import Way, hooks, show
 from .requests_places import NEVER, Place, Places
 from .requests_response import RawResponse, WholeResponse
 
@@ -128,10 +130,10 @@ NO_DEADLINE = Deadline(NEVER)
 def governed_send(self: HTTPAdapter, request: PreparedRequest, stream: bool = False, timeout: Any = None, verify: Any = True,
                   cert: Any = None, proxies: Any = None) -> RequestsResponse:
     """``HTTPAdapter.send`` while ``requests`` is governed."""
-    if governor.active and governable(self):
+    if governor.active and governable(self) and (way := hooks.way()) is not Way.STOCK:
         try:
             place = place_of(request, verify, cert, proxies)
-            return exchange(self, place, request, stream, timeout)
+            return exchange(self, place, request, stream, timeout, way is Way.SHOWN)
         except NotOurs:
             pass
     return stock_send(self, request, stream=stream, timeout=timeout, verify=verify, cert=cert, proxies=proxies)
@@ -183,8 +185,10 @@ def is_certificate(cert: Any) -> bool:
     return cert is None or type(cert) is str or type(cert) is tuple and len(cert) == 2
 
 
-def exchange(adapter: HTTPAdapter, place: Place, request: PreparedRequest, stream: bool, timeout: Any) -> RequestsResponse:
-    """Send the request to its place. Raises NotOurs before anything is sent, and what stock raises."""
+def exchange(adapter: HTTPAdapter, place: Place, request: PreparedRequest, stream: bool, timeout: Any,
+             shown: bool) -> RequestsResponse:
+    """Send the request to its place, ``shown`` to the tools that hook into http.client. Raises NotOurs before anything is sent, and
+    what stock raises."""
     connect, read = timeouts_of(timeout)
     prepared, target = take_apart(request), target_of(request.path_url)
     current, headers, body = current_request.get(), prepared.headers, prepared.body
@@ -202,7 +206,7 @@ def exchange(adapter: HTTPAdapter, place: Place, request: PreparedRequest, strea
     try:
         if current is not None:
             call.deadline = Fixed(current.deadline) if upload else current.deadline
-        response = place.upstream.send(call)
+        response = show(call, str(request.url), place.upstream.send) if shown else place.upstream.send(call)
     except BadRequest as error:
         if not upload:
             raise NotOurs from error
@@ -235,6 +239,10 @@ def host_of(setting: str, current: Request | None) -> str | None:
     if setting == "preserve":
         return current.host or None if current is not None else None
     return None if setting == "upstream" else setting
+
+
+class StockAdapter(HTTPAdapter):
+    """Mounted on a session (``session.mount("https://", StockAdapter())``) it sends the stock way whatever goes there."""
 
 
 class LazyAdapter(HTTPAdapter):

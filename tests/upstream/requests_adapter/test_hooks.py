@@ -1,0 +1,165 @@
+"""Tools that hook into the layers below ``requests``, the real ones: what they do holds for governed calls."""
+
+from __future__ import annotations
+
+import http.client
+import subprocess
+
+import pytest
+import requests
+import responses
+import sentry_sdk
+import vcr
+from odd_service import answer
+from requests.adapters import HTTPAdapter
+from scenarios import upstream
+from sentry_sdk.integrations.stdlib import StdlibIntegration
+from sentry_sdk.transport import Transport
+from urllib3.connectionpool import HTTPConnectionPool
+
+from gateway import StockAdapter
+from gateway.upstream.requests_adapter import govern_requests
+from gateway.upstream.requests_hooks import Way, hooks
+
+
+@pytest.fixture
+def shop(service):
+    one = service()
+    made = upstream("shop", one.base)
+    govern_requests({"shop": made})
+    yield one
+    made.close()
+
+
+class Kept(Transport):
+    """Keeps what would be sent to Sentry."""
+
+    events: list = []
+
+    def capture_envelope(self, envelope):
+        for item in envelope.items:
+            self.events.append(item.payload.json)
+
+
+@pytest.fixture
+def sentry(monkeypatch):
+    """Sentry as an application has it, and what it replaces as it was afterwards."""
+    for owner in (http.client.HTTPConnection, http.client.HTTPResponse, subprocess.Popen):
+        for name, value in list(vars(owner).items()):
+            if callable(value):
+                monkeypatch.setattr(owner, name, value)
+    Kept.events = []
+    with sentry_sdk.isolation_scope() as scope:
+        client = sentry_sdk.Client("http://key@127.0.0.1:1/1", transport=Kept, traces_sample_rate=1.0, default_integrations=False,
+                                   integrations=[StdlibIntegration()], auto_enabling_integrations=False)
+        scope.set_client(client)
+        if hooks.way() is Way.STRAIGHT:                  # it does so once in a process
+            StdlibIntegration.setup_once()
+        yield Kept.events
+        client.close(timeout=0)
+
+
+@pytest.mark.leaks_allowed                               # Sentry's own
+@pytest.mark.parametrize("named", [False, True])
+def test_sentry_sees_calls_and_continues_its_trace(named, shop, sentry, stock_calls):
+    base = "http://shop" if named else shop.base
+    assert hooks.way() is Way.SHOWN
+    shop.extra["/fails"] = lambda seen: answer(b"no", status="503 Service Unavailable")
+    with sentry_sdk.start_transaction(name="view") as transaction:
+        got = requests.post(base + "/echo?a=1", data=b"body", headers={"X-Mine": "1"})
+        assert requests.get(base + "/fails").status_code == 503
+        with pytest.raises(requests.ConnectionError):
+            requests.get(base + "/says-nothing")
+        sentry_sdk.capture_message("with the way to here")
+    assert got.json()["target"] == "/echo?a=1" and not stock_calls
+    spans = [span for event in sentry for span in event.get("spans", ())]
+    assert [(span["op"], span["description"].removeprefix(base)) for span in spans[:2]] == [
+        ("http.client", f"POST {base}/echo"), ("http.client", f"GET {base}/fails")]
+    assert [span["data"].get("http.response.status_code") for span in spans] == [200, 503, None]
+    seen = shop.seen[0]
+    assert seen.header("sentry-trace").startswith(transaction.trace_id) and seen.header("X-Mine") == "1"
+    assert seen.header("baggage") and seen.body == b"body"
+    assert seen.header("Host") == f"127.0.0.1:{shop.port}"
+    crumbs = [crumb["data"] for event in sentry for crumb in (event.get("breadcrumbs") or {}).get("values", ())]
+    assert [crumb.get("http.response.status_code") for crumb in crumbs] == [200, 503, None]
+
+
+def test_what_a_hook_makes_of_the_head_is_sent(shop, monkeypatch):
+    stock = http.client.HTTPConnection.putheader
+
+    def putheader(self, name, *values):
+        if name == "X-Secret":
+            return
+        stock(self, name, *(["other.test"] if name == "Host" else values))
+
+    monkeypatch.setattr(http.client.HTTPConnection, "putheader", putheader)
+    requests.get("http://shop/echo", headers={"X-Secret": "1", "X-Latin": "caf\xe9", "X-Empty": ""})
+    seen = shop.seen[0]
+    assert [seen.header(name) for name in ("Host", "X-Secret", "X-Latin", "X-Empty")] == ["other.test", None, "caf\xe9", ""]
+
+
+@pytest.mark.parametrize("method", ["putrequest", "putheader", "endheaders", "getresponse"])
+def test_every_method_of_a_connection_is_called(method, shop, monkeypatch):
+    calls, stock = [], getattr(http.client.HTTPConnection, method)
+
+    def wrapped(self, *arguments, **named):
+        calls.append((self.host, self.port, self.default_port))
+        return stock(self, *arguments, **named)
+
+    monkeypatch.setattr(http.client.HTTPConnection, method, wrapped)
+    assert requests.get("http://shop/plain").content == b"hello"
+    assert set(calls) == {("shop", 80, 80)}
+
+
+def test_without_hooks_nothing_is_shown(shop, monkeypatch):
+    monkeypatch.setattr("gateway.upstream.requests_adapter.show", None)
+    assert hooks.way() is Way.STRAIGHT
+    assert requests.get("http://shop/plain").content == b"hello"
+
+
+def test_vcrpy_records_and_plays_back(shop, tmp_path):
+    cassette = str(tmp_path / "one.yaml")
+    with vcr.use_cassette(cassette) as recorded:
+        assert hooks.way() is Way.STOCK
+        assert requests.get(shop.base + "/plain").content == b"hello"
+        assert len(recorded) == 1
+    assert hooks.way() is Way.STRAIGHT
+    with vcr.use_cassette(cassette, record_mode="none") as played:
+        assert requests.get(shop.base + "/plain").content == b"hello"
+        assert played.play_count == 1
+    assert len(shop.seen) == 1
+    (tmp_path / "named.yaml").write_text((tmp_path / "one.yaml").read_text().replace(shop.base, "http://shop"))
+    with vcr.use_cassette(str(tmp_path / "named.yaml"), record_mode="none"):
+        assert requests.get("http://shop/plain").content == b"hello"
+    assert requests.get("http://shop/plain").content == b"hello"
+    assert len(shop.seen) == 2
+
+
+def test_who_replaces_a_part_of_urllib3_is_called(shop, stock_calls, monkeypatch):
+    calls, stock = [], HTTPConnectionPool.urlopen
+
+    def urlopen(self, method, url, *arguments, **named):
+        calls.append((method, url))
+        return stock(self, method, url, *arguments, **named)
+
+    monkeypatch.setattr(HTTPConnectionPool, "urlopen", urlopen)
+    assert requests.get(shop.base + "/plain").content == b"hello"
+    assert calls == [("GET", "/plain")] and len(stock_calls) == 1
+
+
+def test_responses(shop):
+    with responses.RequestsMock() as mocked:
+        mocked.get("http://shop/plain", body="mocked")
+        assert requests.get("http://shop/plain").text == "mocked"
+    assert requests.get("http://shop/plain").text == "hello"
+
+
+def test_one_session_may_be_left_to_stock(shop, stock_calls):
+    with requests.Session() as own:
+        own.mount("http://", StockAdapter())
+        assert isinstance(own.get_adapter("http://x/"), HTTPAdapter)
+        assert own.get(shop.base + "/plain").content == b"hello"
+        with pytest.raises(requests.ConnectionError):
+            own.get("http://shop/plain")
+    assert len(stock_calls) == 2
+    assert requests.get("http://shop/plain").content == b"hello"
