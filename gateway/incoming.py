@@ -33,7 +33,7 @@ from .fields import Kinds
 from .message import METHODS, Body, Handler, Headers, Request, Response
 
 HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+(?::\d{0,5})?|\[[0-9A-Fa-f:.]{2,45}\](?::\d{0,5})?")
-ABSOLUTE = re.compile(r"https?://([^/?#]*)([^#]*)", re.IGNORECASE)
+ABSOLUTE = re.compile(r"https?://([^/?#]*)((?:[/?][^#]*)?)", re.IGNORECASE)
 TARGET = re.compile(r"/[^\x00-\x20#\x7f-\U0010ffff]*")
 REMEMBERED = 4096
 STAYS = frozenset({"close", "keep-alive", "connection", "upgrade", "te", "trailer", "transfer-encoding", "content-length", "host",
@@ -42,7 +42,8 @@ UNUSUAL = frozenset({"CONNECT", "TRACE", "OPTIONS"})         # methods that are 
 ALLOW = ", ".join(METHODS)
 SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}      # a proxy may name a WebSocket's own
 
-FORWARDED = re.compile(r"""(?:[,; \t]|[\w!#$%&'*+.^`|~-]+=(?:[\w!#$%&'*+.^`|~:\[\]-]+|"(?:[^"\\]|\\.)*"))*""", re.ASCII)
+PAIR = r"""[\w!#$%&'*+.^`|~-]+=(?:[\w!#$%&'*+.^`|~:\[\]-]|"(?:[^"\\]|\\.)*")*"""
+FORWARDED = re.compile(rf"[,; \t]*(?:{PAIR}(?:[,; \t]+{PAIR})*[,; \t]*)?", re.ASCII)
 SAID = ("x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "forwarded")
 SAID_KINDS = Kinds({name: kind for kind, name in enumerate(SAID, 1)})
 

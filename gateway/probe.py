@@ -26,7 +26,7 @@ SETTINGS = {"limit_request_line": 8190, "limit_request_field_size": 8190, "limit
             "secure_scheme_headers": {}}
 NOBODY = "192.0.2.1"            # an address that no configuration trusts (RFC 5737)
 
-URL = re.compile(r"(?:(https?)://([^/?#]*))?([/*?][^#]*)?", re.IGNORECASE)
+URL = re.compile(r"(?:(https?)://([^/*?#]*))?([/*?][^#]*)?", re.IGNORECASE)
 VISIBLE = "".join(map(chr, range(0x21, 0x7f)))          # what is sent as it is; the rest percent-encoded, as a browser does
 
 

@@ -14,7 +14,7 @@ from .asked import Asked
 from .entry import Entry
 from .fields import entity_tags, http_date, opaque
 
-RANGE = re.compile(r"bytes\s*=\s*(\d*)\s*-\s*(\d*)\s*", re.IGNORECASE | re.ASCII)
+RANGE = re.compile(r"bytes\s*=\s*(?:(\d+)\s*)?-\s*(?:(\d+)\s*)?", re.IGNORECASE | re.ASCII)
 MOST_DIGITS = 18
 # Of the fields about the representation a 304 carries those that tell it apart or say how to keep it (RFC 9110 section 15.4.5)
 NOT_IN_304 = frozenset({"content-length", "content-type", "content-encoding", "content-language", "content-range", "content-md5"})
@@ -68,14 +68,15 @@ class Bounds(NamedTuple):
 def bounds(text: str, length: int) -> Bounds | None:
     """The one range asked for; None when Range is to be ignored."""
     match = RANGE.fullmatch(text)
-    if match is None or not (match[1] or match[2]) or len(match[1]) > MOST_DIGITS or len(match[2]) > MOST_DIGITS:
+    begin, end = (match[1] or "", match[2] or "") if match is not None else ("", "")
+    if not (begin or end) or len(begin) > MOST_DIGITS or len(end) > MOST_DIGITS:
         return None
-    if not match[1]:
-        return Bounds(max(0, length - int(match[2])), length - 1) if int(match[2]) else Bounds(0, -1)
-    first = int(match[1])
-    if match[2] and int(match[2]) < first:
+    if not begin:
+        return Bounds(max(0, length - int(end)), length - 1) if int(end) else Bounds(0, -1)
+    first = int(begin)
+    if end and int(end) < first:
         return None
-    last = min(int(match[2]), length - 1) if match[2] else length - 1
+    last = min(int(end), length - 1) if end else length - 1
     return Bounds(first, last) if first < length else Bounds(0, -1)
 
 

@@ -27,7 +27,7 @@ DATES = tuple(re.compile(pattern, re.ASCII | re.IGNORECASE) for pattern in (
     rf"{DAYS} (?P<month>[a-z]{{3}}) (?P<day>[ \d]\d) {CLOCK} (?P<year>\d{{4}})"))
 DIGITS = re.compile(r"[0-9]+")
 ENTITY_TAG = re.compile(r'(?:[Ww]/)?("[^"]*")|([^\s,"]+)')
-DIRECTIVE = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*(?:"|$))+')
+DIRECTIVE = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*\\?"?)+')        # a quote that is left open takes all, and never fails
 ESCAPED = re.compile(r"\\(.)")
 
 KEY = re.compile(r"[a-z*][a-z0-9_.*-]*")
