@@ -54,6 +54,7 @@ IMPOSSIBLE = re.compile(r"[\x00-\x20?#\x7f]")
 WRITTEN = {" ": "a space", "?": 'a "?"', "#": 'a "#"'}
 RAW_IN_PATH = re.compile(r"[!-\x22$-.0->@-~]")           # what need not be percent-encoded there
 RAW_IN_QUERY = re.compile(r"[ -\x22$%'-*,-~]")
+BEHIND = (9,)                                            # the end of a pattern: after the shapes of all segments
 REFUSED_METHODS = frozenset({"CONNECT", "TRACE"})
 
 Labelled = tuple[str, Route]
@@ -229,9 +230,11 @@ def takes(host: str, authority: str) -> bool:
 
 
 def specificity(route: Route) -> tuple[object, ...]:
-    """Sorts routes by the rule, as far as it does not depend on the request."""
+    """Sorts routes by the rule, as far as it does not depend on the request. A pattern goes before its own beginning, which never
+    takes the same segments, but perhaps another reading of them (spelling.py)."""
     host = None if route.host is None else parse_host(route.host)
-    return host_rank(host), tuple(segment.shape for segment in parse_path(route.path)), route.methods is None, condition_rank(route)
+    path = (*(segment.shape for segment in parse_path(route.path)), BEHIND)
+    return host_rank(host), path, route.methods is None, condition_rank(route)
 
 
 def host_rank(host: str | None) -> tuple[int, int, str]:

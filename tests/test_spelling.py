@@ -112,12 +112,14 @@ def test_a_route_that_answers_all_the_rest_by_itself_is_not_passed(target):
     ("/a/../b", "/*"), ("/a//b", "/*"), ("/a%2Fb", "/*"), ("/a;v=1/b", "/*"), ("/%00", "/*"), ("/a/./b/../c", "/*"),
     ("/users/a%2Fb", "/users/{id}"), ("/users/7;v=1", "/users/{id}"), ("/users/a%5Cb", "/users/{id}"),
     ("/users/a%00", "/users/{id}"), ("/users/7?x=/../;//", "/users/{id}"),
+    ("/users/7%2Forders", "/users/{id}/orders"), ("/users/7%5Corders", "/users/{id}/orders"),
+    ("/users/7/orders;x", "/users/{id}/orders"),
     ("//users/7", "/users/{id}"), ("/users//7", "/users/{id}"), ("/users;v=1/7", "/users/{id}"), ("/users/.", "/users/{id}"),
     ("/users/..", 400), ("/users/x/..", "/*"), ("/.well-known/x", "/*"), ("/a..b/..c", "/*"),
     ("/users/%252e%252e", "/users/{id}"), ("/x/%252e%252e/users/7", "/*"), ("/x%252F..%252Fusers/7", "/*"),
     ("/USERS/7", "/*"), ("/users/7/", "/*")])
 def test_which_route_a_spelling_chooses(target, expected):
-    assert chosen(table_of("/*", "/users/{id}"), target) == expected
+    assert chosen(table_of("/*", "/users/{id}", "/users/{id}/orders"), target) == expected
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
