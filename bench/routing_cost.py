@@ -22,6 +22,8 @@ CASES = {
     "parameter": ("/service-{n}/orders/{{id:int}}/lines", "/service-{last}/orders/12345/lines", {}),
     "two parameters": ("/service-{n}/{{kind}}/{{id}}", "/service-{last}/orders/a7f3", {}),
     "wildcard": ("/service-{n}/*", "/service-{last}/a/b/c", {}),
+    "text with a parameter": ("/service-{n}-{{id}}.json", "/service-{last}-7.json", {}),
+    "parameter in the middle": ("/service-{n}/{{rest:path}}/edit", "/service-{last}/a/b/c/edit", {}),
     "encoded": ("/service-{n}/orders", "/service-{last}/%6frders", {}),
     "host and header": ("/service-{n}/orders", "/service-{last}/orders", {"host": "shop-{n}.test", "header": {"X-Beta": "1"}}),
 }
@@ -35,7 +37,7 @@ def table_of(pattern: str, more: dict, size: int) -> routing.Table[int]:
             given["host"] = given["host"].format(n=n)
         return Route(path=pattern.format(n=n), **given)
 
-    return routing.Table((route(n), n) for n in range(size))
+    return routing.Table(((route(n), n) for n in range(size)), folds=True)
 
 
 def request_of(path: str, more: dict, size: int) -> Request:
