@@ -64,15 +64,16 @@ class Handler(WSGIHandler):
             super().handle()
 
 
-def start(sock: Any, application: Gateway) -> WSGIServer:
+def start(sock: Any, application: Gateway | None) -> WSGIServer:
     """Serve the admin pages of ``application`` on a listening socket in this worker. ``stop()`` of what is returned ends it."""
     server = WSGIServer(sock, create_admin(application), log=None, error_log=log, handler_class=Handler, spawn=Pool(CONNECTIONS))
     server.start()
     return server
 
 
-def create_admin(application: Gateway) -> Flask:
-    """The admin pages of ``application`` as a WSGI application."""
+def create_admin(application: Gateway | None) -> Flask:
+    """The admin pages of ``application`` as a WSGI application. Where another application is served, there are those of the
+    instance alone."""
     admin = Flask("gateway.admin", root_path=os.path.dirname(__file__), static_folder=None)
     admin.jinja_options = {"autoescape": True}
     admin.json.sort_keys = False                             # type: ignore[attr-defined]
@@ -84,11 +85,13 @@ def create_admin(application: Gateway) -> Flask:
     def show(path: str, view: Any) -> None:
         admin.add_url_rule(path, path, view, methods=["GET"], provide_automatic_options=False)
 
-    show("/", lambda: render_template("admin_index.html.j2", ready=ready(), workers=workers(), problems=config_problems(),
-                                      version=exposition.own_version(), config=summary(application)))
     show("/healthz", lambda: {"status": "ok", "pid": os.getpid()})
     show("/readyz", readiness)
     show("/metrics", metrics)
+    if application is None:
+        return admin
+    show("/", lambda: render_template("admin_index.html.j2", ready=ready(), workers=workers(), problems=config_problems(),
+                                      version=exposition.own_version(), config=summary(application)))
     show("/routes", lambda: routes_page(application))
     show("/config", lambda: {"problems": config_problems(), **summary(application)})
     show("/cache", lambda: cache_page(application.pipeline.store, registry, prefers_html))

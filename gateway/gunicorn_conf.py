@@ -239,16 +239,16 @@ def post_worker_init(worker: Any) -> None:
     worker.application = module.served_by(worker.wsgi) if module is not None else None
     if module is not None and worker.application is not None:
         module.start_worker(worker.application)
+        worker.application.is_reached_directly(worker.wsgi)
     if worker.gateway.admin is None:
         return
+    from gateway import admin
     closing = [worker.gateway.admin.close]
-    if worker.application is not None:
-        from gateway import admin
-        try:
-            sock = socket.socket(fileno=os.dup(worker.gateway.admin.fileno()))
-            closing.append(admin.start(sock, worker.application).close)
-        except OSError as error:
-            worker.log.error("this worker does not answer on the admin listener: %s", error)
+    try:
+        sock = socket.socket(fileno=os.dup(worker.gateway.admin.fileno()))
+        closing.append(admin.start(sock, worker.application).close)
+    except OSError as error:
+        worker.log.error("this worker does not answer on the admin listener: %s", error)
     worker.orphaned = lambda: [close() for close in closing]     # the next start is to find the port free
 
 

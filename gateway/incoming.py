@@ -100,8 +100,10 @@ class Incoming:
         connection = environ.get("gateway.connection")
         headers = connection.headers if connection is not None else headers_of(environ)
         target = environ.get("RAW_URI") or target_of(environ)
-        if self.edited and connection is not None:
-            headers, target = edited_headers(headers, environ), edited_target(target, environ)
+        if self.edited:
+            target = edited_target(target, environ)
+            if connection is not None:
+                headers = edited_headers(headers, environ)
         address = environ.get("REMOTE_ADDR", "")
         peer, trusted = self.trust.known.get(address) or self.trust.judge(address)
         request = Request(environ["REQUEST_METHOD"], target, headers, body_of(environ),

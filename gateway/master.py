@@ -31,6 +31,7 @@ def protect(server: Any, place: RunDir, unavailable: Callable[[Any, Any], list[s
     wait_for_signals = server.wait_for_signals
 
     def each_second(*args: Any, **kwargs: Any) -> Any:
+        place.free_others({worker.slot for worker in server.WORKERS.values()})
         place.mend()
         return wait_for_signals(*args, **kwargs)
 

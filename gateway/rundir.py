@@ -196,6 +196,11 @@ class RunDir:
         self._taken.discard(slot)
         self.board.clear(slot)
 
+    def free_others(self, used: set[int]) -> None:
+        """Free the slots of workers that were never born: a fork has failed."""
+        for slot in self._taken - used:
+            self.free_slot(slot)
+
     def enter_slot(self, slot: int) -> None:
         """In a worker just forked: it starts. What the master has written is the master's to mend."""
         self.slot, self._own, self._unwritten, self._trouble = slot, {}, set(), ""

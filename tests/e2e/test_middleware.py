@@ -252,3 +252,15 @@ def test_the_admin_listener_answers_and_requests_are_counted(instance):
     assert "path /respond" in shown("/routes") or "/respond" in shown("/routes")
     assert 'gateway_requests_total{' in shown("/metrics")
     assert "/respond" in shown("/metrics")
+
+
+def test_the_admin_listener_of_another_application(tmp_path):
+    """It tells of the instance what there is to tell."""
+    admin = free_port()
+    instance = Plain(tmp_path, config=f'[gateway]\nadmin = "127.0.0.1:{admin}"\n').started()
+    try:
+        assert ask(admin, b"GET /readyz HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n")[0] == 200
+        assert b"gateway_build_info" in ask(admin, b"GET /metrics HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n")[2]
+        assert ask(admin, b"GET /routes HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n")[0] == 404
+    finally:
+        instance.stop()
