@@ -2,8 +2,8 @@
 
 A purge is one entry, with the time of Redis's clock; ``XREAD BLOCK`` brings it to every worker at once, and to one that was away as
 soon as it is back. Only a worker that has read everything uses Redis (Circuit.resume), so a record that was purged meanwhile is
-never served. It goes on reading while the tier is paused for what happened to requests: what is in its memory has to be purged
-too.
+never served. It goes on reading while the tier is paused for what happened to requests, and while Redis answers too slowly for
+them: what is in its memory has to be purged too.
 
 Of several purges of one bucket (purge.py) the log has the latest, so that it does not grow with what is purged again and again;
 a hash beside it knows where that is. Worth reading are KEPT; beyond that the oldest go.
@@ -30,6 +30,7 @@ from time import sleep, time
 from typing import Any
 
 from ..tasks import native_thread, spawn
+from .circuit import Slow
 from .purge import KINDS, Purge, floor
 from .redis_pool import connect, disconnect
 from .redis_tier import RedisTier
@@ -117,8 +118,12 @@ class RedisLog:
         circuit = self.tier.circuit
         while True:
             try:
-                self._catch_up(heard)
-                circuit.resume()
+                quickest = self._catch_up(heard)
+                if quickest <= circuit.timeout:
+                    circuit.resume()
+                else:                                    # for requests; not for hearing purges
+                    circuit.failed(1.0)
+                    circuit.pause(Slow(f"no answer within {circuit.timeout * 1000:.0f} ms"))
                 while (block := BLOCK if circuit.usable else min(BLOCK, circuit.left())) > 0:
                     self._read(heard, max(1, int(block * 1000)))         # 0 would be for ever
                     self._write_waiting()
@@ -128,13 +133,13 @@ class RedisLog:
                 circuit.pause(error)
                 sleep(max(circuit.left(), 0.01))
 
-    def _catch_up(self, heard: Callable[[Purge], None]) -> None:
-        """Read everything new, and write what waits. Raises the tier's errors, and those of a log that is none."""
-        circuit = self.tier.circuit
+    def _catch_up(self, heard: Callable[[Purge], None]) -> float:
+        """Read everything new, and write what waits; how long Redis's quickest answer took. Raises the tier's errors, and those of
+        a log that is none."""
         if self._client is None:
             self._client = connect(self.tier.url, BLOCK + PATIENCE, connections=2)
         client = self._client
-        self._compare_clocks(lambda: circuit.limited(client.time))
+        quickest = self._compare_clocks(client.time)
         client.eval(BEGIN, 1, self.name, *(json.dumps(purge[:3]) for purge in floor(0.0)))
         [(first, fields)] = client.xrange(self.name, count=1)        # gone already, or no purge: ValueError, KeyError
         if order(first) > order(self._last):             # new here, or what came in between is lost
@@ -143,6 +148,7 @@ class RedisLog:
         while self._read(heard):
             pass
         self._write_waiting()
+        return quickest
 
     def _write_waiting(self) -> None:
         while self.waiting:
@@ -151,8 +157,9 @@ class RedisLog:
             if self.waiting.get(what) is purge:          # else a later one took its place meanwhile
                 del self.waiting[what]
 
-    def _compare_clocks(self, asked: Callable[[], tuple[int, int]]) -> None:
-        """How far Redis's clock is ahead of ours, and how wrong that may be: half of the quickest answer's time."""
+    def _compare_clocks(self, asked: Callable[[], tuple[int, int]]) -> float:
+        """How far Redis's clock is ahead of ours, and how wrong that may be: half of the quickest answer's time, which is
+        returned."""
         tier, best = self.tier, inf
         for _ in range(LOOKS):
             before = time()
@@ -163,6 +170,7 @@ class RedisLog:
         tier.shift, tier.margin = ahead, max(0.0, best / 2)
         if abs(ahead) <= tier.margin:                    # most likely the same clock; it may be off by that, and by the margin
             tier.shift, tier.margin = 0.0, tier.margin * 2
+        return best
 
     def _read(self, heard: Callable[[Purge], None], block: int | None = None) -> int:
         """Hear what came after the last one; how many that were."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 import sys
 import time
 
+import gevent
+import gevent.socket
 import pytest
+from gevent.server import StreamServer
 from running import free_port
 from stored import SAFETY, until
 
@@ -61,6 +64,39 @@ def follow(tier):
     yield start
     for each in made:
         each.stop()
+
+
+@pytest.fixture
+def relay():
+    """``relay(server, seconds)`` is the URL of a Redis whose answers take so long, one after the other."""
+    started = []
+
+    def start(server, seconds: float) -> str:
+        def connected(client: gevent.socket.socket, address: object) -> None:
+            with gevent.socket.create_connection(("127.0.0.1", server.port)) as behind:
+                forth = gevent.spawn(copied, client, behind, 0.0)
+                try:
+                    copied(behind, client, seconds)
+                finally:
+                    forth.kill()
+
+        started.append(StreamServer(("127.0.0.1", 0), connected))
+        started[-1].start()
+        return f"redis://127.0.0.1:{started[-1].server_port}/0"
+
+    yield start
+    for each in started:
+        each.stop()
+
+
+def copied(source, sink, seconds: float) -> None:
+    """Each piece after so many seconds, until either side is gone."""
+    try:
+        while data := source.recv(65536):
+            gevent.sleep(seconds)
+            sink.sendall(data)
+    except OSError:
+        return
 
 
 def tags(heard: list[Purge]) -> list[str]:
@@ -357,17 +393,32 @@ def test_a_purge_while_redis_is_away_is_made_up_for(redis_server, follow):
 
 
 def test_a_pause_for_what_happened_to_requests_keeps_no_purge_back(redis_server, follow, monkeypatch):
-    monkeypatch.setattr(circuits, "FIRST", SAFETY)
     server = redis_server()
     (one, heard), (other, heard_there) = follow(server.url), follow(server.url)
     for log in (one, other):
         until(lambda log=log: log.tier.circuit.usable)
+    monkeypatch.setattr(circuits, "FIRST", 1000.0)
     one.tier.circuit.pause(Slow("no answer within 50 ms"))
-    assert other.write(Purge("tag", "told", False, time.time()))
-    until(lambda: tags(heard) == ["told"], SAFETY / 2)
+    other.write(Purge("tag", "told", False, time.time()))
+    until(lambda: tags(heard) == ["told"])
     assert not one.write(Purge("tag", "own", False, time.time())), "not known yet"
-    until(lambda: tags(heard_there) == ["own"], SAFETY / 2)
-    assert not one.waiting and not one.tier.circuit.usable, "the pause goes on"
+    until(lambda: tags(heard_there) == ["own"])
+    until(lambda: not one.waiting)
+    assert not one.tier.circuit.usable, "the pause goes on"
+
+
+def test_a_redis_too_slow_for_requests_keeps_no_purge_back(redis_server, follow, relay, monkeypatch):
+    """A pause is as long as the test: whoever is not followed at once is not followed at all."""
+    monkeypatch.setattr(circuits, "FIRST", 1000.0)
+    server = redis_server()
+    (slow, heard), (other, heard_there) = follow(relay(server, 3 * LONGEST)), follow(relay(server, 3 * LONGEST))
+    for log in (slow, other):
+        until(lambda log=log: "no answer within 50 ms" in log.tier.circuit.failure)
+    assert not slow.write(Purge("tag", "told", False, time.time())), "not known yet"
+    until(lambda: tags(heard_there) == ["told"])
+    assert not other.write(Purge("tag", "back", False, time.time()))
+    until(lambda: tags(heard) == ["back"])
+    assert not slow.tier.circuit.usable and slow.tier.failures
 
 
 def test_a_pause_ends_while_the_log_is_followed(redis_server, follow):
