@@ -1,9 +1,11 @@
-# make run    the demo: gateway, slow services, nginx    make test   every test; ARGS="-k name" for some
-# make lint   style and types                             make clean  remove what these made
+# make run    the demo: gateway, slow services, nginx    make test        every test; ARGS="-k name" for some
+# make lint   style and types                             make test-fresh  the first two in a bare Debian, as root
+# make clean  remove what these made                      make bench       measure: see below
 #
-# Needs Python 3.10 or newer. Everything is installed into .venv; a second run installs nothing.
+# Needs Python 3.11 to 3.14. Of several it takes one that was built with profile-guided optimization (scripts/choose-python), unless
+# PYTHON= names one. Everything is installed into .venv, which is used as it is once it is there; a second run installs nothing.
 
-PYTHON ?= python3
+PYTHON ?=
 ARGS   ?=
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -12,23 +14,51 @@ SETUP  := setup.cfg pyproject.toml
 SHELL  := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
+# What pip and apt are at, a line for each library and package.
+define progress
+	while read -r line; do case "$$line" in \
+		"Collecting "*|"Installing build dependencies: started"|"Installing collected packages: "*|"Setting up "*) echo "  $$line";; \
+	esac; done
+endef
+
+# $(call pip,what): install that into the environment.
+define pip
+	$(BIN)/python -m pip install --progress-bar off $(1) | $(progress)
+endef
+
+# $(call missing,programs): those of them that are not installed.
+define missing
+$$(PATH="$$PATH:/usr/sbin:/usr/local/sbin:/opt/homebrew/bin"; for program in $(1); do \
+	command -v "$$program" >/dev/null || printf ' %s' "$$program"; done)
+endef
+
 # $(call debian,packages): install Debian packages where that is possible, else say what is missing and how to get it.
 define debian
+	packages="$(1)"; \
+	install() { DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$packages | $(progress); }; \
 	if [ "$$(id -u)" = 0 ] && [ -e /etc/debian_version ]; then \
-		echo "Installing with apt: $(1)"; \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(1) >/dev/null; \
+		echo "Installing with apt: $$packages"; \
+		install 2>/dev/null || { apt-get update -qq && install; }; \
 	else \
-		echo "Missing: $(1). On Debian or Ubuntu: sudo apt-get install $(1)" >&2; false; \
+		echo "Missing: $$packages. On Debian or Ubuntu: sudo apt-get install $$packages" >&2; false; \
 	fi
 endef
 
-.PHONY: run test lint ready clean
+.PHONY: run test test-fresh lint ready clean
 
 run: $(STAMPS)/run
+	@case " $(ARGS) " in *" --no-nginx "*) ;; *) \
+		[ -z "$(call missing,nginx)" ] || { $(call debian,nginx); } || \
+			echo "So one instance listens on the port itself, without nginx. Is that meant: make run ARGS=--no-nginx" >&2;; \
+	esac
 	@exec $(BIN)/gateway demo $(ARGS)
 
 test: ready
 	@$(BIN)/python -m pytest $(ARGS)
+
+# As somebody meets it who has just installed Debian, make and git: needs root and debootstrap.
+test-fresh:
+	@ARGS="$(ARGS)" tests/fresh/bare-debian
 
 # Every one of the three has its say.
 lint: $(STAMPS)/lint
@@ -38,55 +68,53 @@ lint: $(STAMPS)/lint
 	$(BIN)/mypy || failed=1; \
 	exit $$failed
 
-# All that the tests need. Without the servers, locally, their tests are skipped and say so; with CI=true they fail.
+# All that the tests need. Without these programs, locally, their tests are skipped and say so; with CI=true they fail.
 ready: $(STAMPS)/test
-	@PATH="$$PATH:/usr/sbin:/usr/local/sbin"; missing=; \
-	for server in nginx redis-server memcached; do command -v $$server >/dev/null || missing="$$missing $$server"; done; \
+	@missing="$(call missing,nginx redis-server memcached openssl)"; \
 	[ -z "$$missing" ] || { $(call debian,$$missing); } || [ "$${CI:-}" != true ]
 
 # An environment that is there already and works is used as it is.
 $(STAMPS)/venv:
-	@command -v $(PYTHON) >/dev/null || { $(call debian,python3); }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-		{ echo "$(PYTHON) is $$($(PYTHON) --version 2>&1); Python 3.10 or newer is needed: make PYTHON=..." >&2; exit 1; }
-	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
-		{ $(call debian,python3-venv); }
-	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+		[ -n "$(PYTHON)" ] || command -v python3 >/dev/null || { $(call debian,python3 python3-venv); }; \
+		python=$$(scripts/choose-python $(PYTHON)); \
+		"$$python" -c 'import ensurepip' 2>/dev/null || { $(call debian,python$$("$$python" -c 'import platform; \
+			print(".".join(platform.python_version_tuple()[:2]))')-venv); }; \
+		"$$python" -m venv --clear $(VENV); \
+	fi
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/run: $(STAMPS)/venv $(SETUP)
 	@echo "Installing into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --editable .
+	@$(call pip,--editable .)
 	@touch $@
 
 $(STAMPS)/test: $(STAMPS)/venv $(SETUP)
 	@echo "Installing into $(VENV), with what the tests need"
-	@$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@$(call pip,--editable '.[test]')
 	@touch $@ $(STAMPS)/run
 
 $(STAMPS)/lint: $(STAMPS)/venv $(SETUP)
 	@echo "Installing into $(VENV), with what make lint needs"
-	@$(BIN)/python -m pip install --quiet --editable '.[lint]'
+	@$(call pip,--editable '.[lint]')
 	@touch $@ $(STAMPS)/run
 
 # The gateway and its peers, measured: ARGS="--quick" tries it, ARGS="--publish" writes docs/performance.md.
 BENCH := .venv-bench
 .PHONY: bench
 bench: $(BENCH)/ready
-	@PATH="$$PATH:/usr/sbin:/usr/local/sbin"; missing=; \
-	command -v nginx >/dev/null || missing="$$missing nginx"; \
-	command -v wrk >/dev/null || missing="$$missing wrk"; \
+	@missing="$(call missing,nginx wrk)"; \
 	ls /usr/lib*/nginx/modules/ngx_http_echo_module.so >/dev/null 2>&1 || missing="$$missing libnginx-mod-http-echo"; \
 	[ -z "$$missing" ] || { $(call debian,$$missing); }
 	@exec $(BENCH)/bin/python -m bench.run $(ARGS)
 
 $(BENCH)/ready: $(STAMPS)/venv bench/requirements.txt $(SETUP)
 	@echo "Installing into $(BENCH)"
-	@[ -x $(BENCH)/bin/python ] || $(PYTHON) -m venv $(BENCH)
+	@[ -x $(BENCH)/bin/python ] || $(BIN)/python -m venv $(BENCH)
 	@echo '*' > $(BENCH)/.gitignore
 	@$(BENCH)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable . --requirement bench/requirements.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .hypothesis htmlcov .coverage .coverage.*
+	rm -rf $(VENV) .venv-[0-9]* build dist *.egg-info .mypy_cache .pytest_cache .hypothesis htmlcov .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
