@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from time import time
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -75,7 +74,7 @@ def entries_of(store: HttpStore, key: str) -> list[dict[str, Any]]:
     found: Variants | None = store.look(key)
     if found is None:
         raise NotFound("Nothing is stored under this key, or not here: the memory of another worker is not seen.")
-    now = time()
+    now = store.clock()
     return [entry_of(entry, now) for entry in found.entries]
 
 

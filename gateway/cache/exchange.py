@@ -32,7 +32,7 @@ class Exchange:
     """``next`` is the rest of the pipeline, ``url_of`` gives the address by which what a request gets is purged."""
 
     def __init__(self, next: Handler, policy: Policy, store: HttpStore, flights: Flights, keeper: Keeper, answers: Answers,
-                 url_of: Callable[[Request], str]) -> None:
+                 url_of: Callable[[Request], str], ahead: Callable[[], float] = lambda: 0.0) -> None:
         self.next = next
         self.policy = policy
         self.store = store
@@ -42,6 +42,7 @@ class Exchange:
         self.report = answers.report
         self.clock = answers.clock
         self.url_of = url_of
+        self.ahead = ahead
 
     def __call__(self, miss: Miss, flight: Flight | None, again: bool = False) -> Response:
         """Go on to the upstream, and see what comes back. ``flight`` is what this request leads, None when it asks for itself;
@@ -95,7 +96,7 @@ class Exchange:
             miss.entry = None
             return self(miss, flight, again=True)
         made, whole = rules.freshened(entry, miss.request, response.headers, self.policy, request_time=begun,
-                                      response_time=self.clock(), personal=miss.personal)
+                                      response_time=self.clock(), personal=miss.personal, ahead=self.ahead())
         if isinstance(made, str):
             self.keeper.refuse(miss, made, flight)
             whole.headers.append(("Cache-Status", self.report.forwarded(miss.reason, 304, miss.key, detail=made)))
@@ -134,7 +135,7 @@ class Exchange:
         body = response.body
         size = len(body) if isinstance(body, bytes) and response.status not in (204, 304) else None
         return rules.entry_of(miss.request, response, self.policy, request_time=begun, response_time=self.clock(),
-                              url=self.url_of(miss.request), personal=miss.personal, size=size)
+                              url=self.url_of(miss.request), personal=miss.personal, size=size, ahead=self.ahead())
 
     def _said(self, miss: Miss, response: Response, kept: Entry | str) -> Response:
         return self.answers.fetched(miss, response, *((None, kept) if isinstance(kept, str) else (kept, "")))
@@ -201,7 +202,7 @@ class Exchange:
                 asker = copy(miss.request)
                 asker.method = "GET"
                 made, _ = rules.freshened(entry, asker, response.headers, self.policy, request_time=begun,
-                                          response_time=self.clock(), personal=miss.personal)
+                                          response_time=self.clock(), personal=miss.personal, ahead=self.ahead())
                 if not isinstance(made, str):
                     self.keeper.keep(miss, made, begun, None)
             else:
@@ -218,7 +219,7 @@ class Exchange:
         asker, now = copy(miss.request), self.clock()
         asker.method = "GET"
         made = rules.entry_of(asker, response, self.policy, request_time=now, response_time=now, url=url, personal=miss.personal,
-                              size=len(body))
+                              size=len(body), ahead=self.ahead())
         if not isinstance(made, str) and now < made.expires and not made.flags & flags.GUESSED:
             miss.number = self.store.number
             self.keeper.keep(miss, made, now, None)

@@ -44,7 +44,8 @@ log = logging.getLogger("gateway")
 
 class Fetch:
     def __init__(self, next: Handler, policy: Policy, store: HttpStore, report: Report, numbers: Numbers,
-                 clock: Callable[[], float], url_of: Callable[[Request], str]) -> None:
+                 clock: Callable[[], float], url_of: Callable[[Request], str],
+                 ahead: Callable[[], float] = lambda: 0.0) -> None:
         self.store = store
         self.numbers = numbers
         self.clock = clock
@@ -52,7 +53,7 @@ class Fetch:
         self.uses = Uses(policy.min_uses)
         self.answers = Answers(policy, report, numbers, clock)
         self.exchange = Exchange(next, policy, store, self.flights, Keeper(store, self.flights, self.uses, numbers, clock),
-                                 self.answers, url_of)
+                                 self.answers, url_of, ahead)
         self.keep_posted = self.exchange.keep_posted
         self.tell_edge = self.answers.tell_edge
 

@@ -21,9 +21,9 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from time import time
 
 from ..tasks import native_thread, offload, spawn
+from .clock import ahead, now
 from .entry import Entry
 from .journal import private
 from .tiers import Operation
@@ -47,7 +47,7 @@ class FileTier:
     usable = True
 
     def __init__(self, path: str | os.PathLike[str], limit: int, *, failed: Callable[[float], None] = lambda number: None,
-                 evicted: Callable[[float], None] = lambda number: None, clock: Callable[[], float] = time) -> None:
+                 evicted: Callable[[float], None] = lambda number: None, clock: Callable[[], float] = now) -> None:
         self.path = Path(path)
         self.limit = limit
         self.failed = failed
@@ -113,15 +113,15 @@ class FileTier:
     # In native threads
 
     def _read(self, place: Path) -> tuple[bytes | None, OSError | None]:
-        now = self.clock()
+        moment = self.clock()
         try:
             with open(place, "rb") as file:
                 found = os.fstat(file.fileno())
-                if found.st_mtime <= now:
+                if found.st_mtime <= moment:
                     return None, None
                 data = file.read()
-                if found.st_atime < now - REMEMBERED:
-                    os.utime(file.fileno(), (now, found.st_mtime))
+                if found.st_atime < moment - REMEMBERED:
+                    os.utime(file.fileno(), (moment, found.st_mtime))
                 return data, None
         except FileNotFoundError:
             return None, None
@@ -132,12 +132,12 @@ class FileTier:
         """Whether the file of a body had to be made. Its name is its content: one of the right size is right."""
         entry.digest = entry.digest or hashlib.sha256(entry.body).hexdigest()
         place = self.path / BODIES / entry.digest[:2] / entry.digest[2:]
-        now, until = self.clock(), self.clock() + BODY_KEPT
+        moment, until = self.clock(), self.clock() + BODY_KEPT
         try:
             found = place.stat(follow_symlinks=False)
-            if found.st_size == len(entry.body) and found.st_mtime > now and stat.S_ISREG(found.st_mode):
-                if found.st_atime < now - REMEMBERED:
-                    os.utime(place, (now, until), follow_symlinks=False)
+            if found.st_size == len(entry.body) and found.st_mtime > moment and stat.S_ISREG(found.st_mode):
+                if found.st_atime < moment - REMEMBERED:
+                    os.utime(place, (moment, until), follow_symlinks=False)
                 return False, None
         except FileNotFoundError:
             pass                                         # it is made now
@@ -186,14 +186,14 @@ class FileTier:
 
     def _oldest(self) -> tuple[int, float]:
         """Remove what is useless. Of the rest: from which class of age on it is too much, and the bytes that class may keep."""
-        now = self.clock()
+        moment = self.clock()
         sizes = [0] * AGES
         for entry, found in self._files():
             unfinished = entry.name.startswith(".")
-            if found.st_ctime < now - ABANDONED if unfinished else found.st_mtime <= now:
+            if found.st_ctime - ahead() < moment - ABANDONED if unfinished else found.st_mtime <= moment:
                 remove(Path(entry.path))
             else:
-                sizes[age_class(now - found.st_atime)] += found.st_size
+                sizes[age_class(moment - found.st_atime)] += found.st_size
         room = self.limit * (1 - FREE)
         if sum(sizes) <= self.limit:
             return AGES, 0.0
@@ -207,9 +207,9 @@ class FileTier:
         """Remove what is older than a class of age, and of that class what has no room; how many."""
         if oldest == AGES:
             return 0
-        now, gone = self.clock(), 0
+        moment, gone = self.clock(), 0
         for entry, found in self._files():
-            age = age_class(now - found.st_atime)
+            age = age_class(moment - found.st_atime)
             if age < oldest or entry.name.startswith("."):
                 continue
             if age == oldest and found.st_size <= room:

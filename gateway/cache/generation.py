@@ -23,10 +23,11 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from time import monotonic, sleep, time, time_ns
+from time import monotonic, sleep
 from typing import Any
 
-from ..tasks import offload, spawn_apart
+from ..tasks import offload, settled, spawn_apart
+from .clock import now
 from .purge import Purge
 
 SETTLED = 2.0                   # seconds
@@ -51,13 +52,12 @@ class Generation:
 
     def start(self, heard: Callable[[Purge], None]) -> None:
         """There is a generation from now on, else nginx keeps nothing."""
-        self._began = time()
-        try:
-            self._make_folder()
-        except OSError as error:
+        self._began = now()
+        _, error = offload(settled, self._make_folder, ())
+        if error is not None:
             log.error("nginx keeps nothing: there is no folder for its generation: %s", error)
             return
-        if not os.path.exists(self.link):                # nor where what it led to was tidied away
+        if not offload(os.path.exists, self.link):       # nor where what it led to was tidied away
             self.step()
 
     def _make_folder(self) -> None:
@@ -80,7 +80,7 @@ class Generation:
     def heard(self, purge: Purge) -> None:
         """A step, when all is known that was heard at the same time. What was purged before this worker began needs only that of
         others: this one has answered nothing without knowing it."""
-        if purge.at <= self._began and purge.at <= self.since():
+        if purge.at <= self._began and purge.at <= offload(self.since):
             return
         self._next()
         self._settle()
@@ -102,38 +102,41 @@ class Generation:
         self.step()
 
     def since(self) -> float:
-        """When the last step was made, in wall clock seconds; 0 when there was none."""
+        """When the last step was made; 0 when there was none, or nobody knows."""
         try:
-            return os.lstat(self.link).st_mtime
+            found = NAME.fullmatch(os.readlink(self.link))
         except OSError:
             return 0.0
+        made = int(found[1], 16) / 1e9 if found is not None else 0.0
+        return made if made <= now() else 0.0            # by a clock that was stepped since
 
     def step(self) -> bool:
-        name = f"{time_ns():x}-{os.getpid()}"
-        made = self.folder / f".{name}"
-        try:
-            (self.folder / name).mkdir()
-            made.symlink_to(name)
-            made.replace(self.link)
-            self.reached = True
-        except OSError as error:
+        """In a native thread, as is whatever else touches the disk: that may hang."""
+        _, error = offload(settled, self._make, ())
+        if error is not None:
             log.error("purges do not reach nginx: %s", error)
-            self.reached = False
+        self.reached = error is None
         if self._sweep_at <= monotonic():
             self._sweep_at = monotonic() + SWEPT
             spawn_apart(self._tidy)
         return self.reached
 
+    def _make(self) -> None:
+        name = f"{int(now() * 1e9):x}-{os.getpid()}"
+        made = self.folder / f".{name}"
+        (self.folder / name).mkdir()
+        made.symlink_to(name)
+        made.replace(self.link)
+
     def _tidy(self) -> None:
         """Beside the requests: there may be thousands, and a disk takes its time."""
-        try:
-            offload(self._sweep)
-        except OSError as error:
+        _, error = offload(settled, self._sweep, ())
+        if error is not None:
             log.error("old generations of nginx stay: %s", error)
 
     def _sweep(self) -> None:
         """Remove what nobody can be looking at any more, but not what is current."""
-        kept, oldest = os.readlink(self.link), (time() - SWEPT) * 1e9
+        kept, oldest = os.readlink(self.link), (now() - SWEPT) * 1e9
         for name in os.listdir(self.folder):
             if (match := NAME.fullmatch(name)) and name != kept and int(match[1], 16) < oldest:
                 with suppress(OSError):                  # another worker has done it

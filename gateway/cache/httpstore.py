@@ -28,11 +28,11 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
-from time import monotonic, sleep, time
+from time import monotonic, sleep
 from typing import Any
 
 from ..tasks import Event, LoopLimit
-from . import format
+from . import clock, format
 from .compact import compacted
 from .entry import Variants
 from .lease import Lease, Leases
@@ -81,7 +81,7 @@ class HttpStore:
 
     def __init__(self, memory: Memory, tiers: Sequence[Shared] = (), channels: Sequence[Channel] = (), *,
                  journal: Bell | None = None, leases: Leasing | None = None, compress: bool = False, counts: Counts | None = None,
-                 patience: float = PATIENCE) -> None:
+                 patience: float = PATIENCE, clock: Callable[[], float] = clock.now) -> None:
         self.memory = memory
         self.tiers = tuple(tiers)
         self.channels = tuple(channels)
@@ -89,6 +89,7 @@ class HttpStore:
         self.compress = compress
         self.counts = counts or Counts()
         self.patience = patience
+        self.clock = clock
         self._writers: dict[str, Writer] = {}
         self._leases: Leases | None = None
         self.marks = Marks()
@@ -119,7 +120,7 @@ class HttpStore:
                             ) and not self._still_there(node):
             return self._fetch(key, None, owner)
         variants: Variants = node.value
-        if self.tiers and variants[0].expires <= time():
+        if self.tiers and variants[0].expires <= self.clock():
             return self._renewed(key, node, owner)
         self._hit(1.0)
         return variants
@@ -220,7 +221,10 @@ class HttpStore:
         if data is None:
             return None
         try:
-            return self.marks.apply(format.decode(key, data, tier.shift))
+            found = format.decode(key, data, tier.shift)
+            if max(entry.request_time for entry in found) > self.clock() + tier.margin:
+                return None                              # by a clock that was stepped since: no purge could be held against it
+            return self.marks.apply(found)
         except format.Corrupt as error:
             if forget:
                 log.warning("the cache tier %s has an unusable record: %s", tier.name, error)
@@ -244,7 +248,7 @@ class HttpStore:
         if self._keep(key, variants, owner):
             self.counts.of("stored", "memory")(1.0)
         if self.tiers:
-            self._put_behind(key, variants, time() + keep)
+            self._put_behind(key, variants, self.clock() + keep)
         return variants
 
     def _put_behind(self, key: str, variants: Variants, until: float) -> None:
@@ -258,7 +262,7 @@ class HttpStore:
 
     def _record(self, tier: Shared, key: str, variants: Variants, until: float) -> Operation | None:
         """What is written down, now that it is; nothing when it was purged, or is of no use to anybody any more."""
-        left, seconds = self.marks.apply(variants), until - time()
+        left, seconds = self.marks.apply(variants), until - self.clock()
         if left is None or seconds <= 0:
             return None
         try:
@@ -293,7 +297,7 @@ class HttpStore:
         self.memory.delete(key)
         self.looks.forget(key)
         self._measure()
-        purge = Purge("key", key, False, time())
+        purge = Purge("key", key, False, self.clock())
         for tier in self.tiers:                          # the others hear of it when they would not find it any more
             self._write(tier, key, Written(lambda: ("delete", key), after=partial(self._announced, [purge])))
         if not self.tiers:
@@ -314,19 +318,19 @@ class HttpStore:
         Raises ValueError when it is not one of them, or is no address.
         """
         told = (self.purge_urls([url], soft) if url is not None and prefix is tag is None and not everything
-                else self._purge({parsed_purge(url, prefix, tag, everything, soft, time())}))
+                else self._purge({parsed_purge(url, prefix, tag, everything, soft, self.clock())}))
         if "edge" in self.hears:                         # behind the purge, so that who hears of it knows that
-            self.tell([Purge("edge", "", False, time())])
+            self.tell([Purge("edge", "", False, self.clock())])
         return told
 
     def purge_urls(self, urls: Iterable[str], soft: bool = False) -> int:
         """Purge all of these. Raises ValueError when one is no address, and then purges none."""
-        return self._purge(self.addresses.purges(urls, soft))
+        return self._purge(self.addresses.purges(urls, soft, self.clock()))
 
     def invalidate(self, urls: Iterable[str]) -> None:
         """Purge what an exchange has changed, and wait until all workers of this machine, and Redis, know it, for no longer than
         a request waits for the tiers. Raises ValueError as purge_urls."""
-        purges = self.addresses.purges(urls, False)
+        purges = self.addresses.purges(urls, False, self.clock())
         for purge in purges:
             self.heard(purge)
         with suppress(OutOfTime), LoopLimit(self.patience, OutOfTime()):
@@ -362,7 +366,9 @@ class HttpStore:
         return sum(channel.waiting_purges() for channel in self.channels)
 
     def heard(self, purge: Purge) -> None:
-        """A purge made here or elsewhere."""
+        """A purge made here or elsewhere. It is of before now, whatever a clock says that was stepped."""
+        if purge.at > (now := self.clock()):
+            purge = purge._replace(at=now)
         if purge.kind in NO_MARKS:
             if purge.kind == "view" and not purge.value:
                 self.views_cleared = max(self.views_cleared, purge.at)

@@ -43,6 +43,7 @@ from time import sleep
 from typing import IO, Any
 
 from ..tasks import Semaphore, Thread, native_thread, offload, settled, spawn, spawn_apart
+from . import clock
 from .purge import KINDS, Purge
 
 POLL = 0.25                     # seconds
@@ -80,6 +81,7 @@ class Journal:
         """Hear everything there is before this returns, and then whatever comes."""
         if self.make:
             self._thread.run(partial(self.path.parent.mkdir, mode=0o700, parents=True, exist_ok=True))
+        self._thread.run(clock.agree, self.path.with_name(f".{self.path.name}.clock"))
         self._thread.run(self._hang_bell)
         self.catch_up(heard)
         self._greenlet = spawn(self._follow, heard)

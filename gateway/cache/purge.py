@@ -36,7 +36,6 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from copy import copy
-from time import time
 from typing import NamedTuple
 from zlib import crc32
 
@@ -53,7 +52,7 @@ UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123
 
 
 class Purge(NamedTuple):
-    """``at`` is in wall clock seconds. ``value`` is the address, the tag, the key, or the number of a bucket."""
+    """``at`` is in seconds (clock.py). ``value`` is the address, the tag, the key, or the number of a bucket."""
 
     kind: str
     value: str
@@ -245,15 +244,15 @@ class Addresses:
         """Some routes keep addresses with what this makes of the query; ``what`` is the same for all that make the same."""
         self._queries[what] = query_of
 
-    def purges(self, urls: Iterable[str], soft: bool) -> set[Purge]:
+    def purges(self, urls: Iterable[str], soft: bool, at: float) -> set[Purge]:
         """One for each of these and of what becomes of it. Raises ValueError when one is no address."""
-        now, purges = time(), set()
+        purges = set()
         for url in urls:
-            purges.add(parsed_purge(url, None, None, False, soft, now))
+            purges.add(parsed_purge(url, None, None, False, soft, at))
             address, mark, query = url.partition("#")[0].partition("?")
             for query_of in self._queries.values() if mark else ():
                 left = query_of(query)
-                purges.add(parsed_purge(address if left is None else f"{address}?{left}", None, None, False, soft, now))
+                purges.add(parsed_purge(address if left is None else f"{address}?{left}", None, None, False, soft, at))
         return purges
 
 

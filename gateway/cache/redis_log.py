@@ -26,11 +26,12 @@ import os
 import secrets
 from collections.abc import Callable
 from math import inf
-from time import sleep, time
+from time import monotonic, sleep
 from typing import Any
 
 from ..tasks import native_thread, spawn
 from .circuit import Slow
+from .clock import now
 from .purge import KINDS, Purge, floor
 from .redis_pool import connect, disconnect
 from .redis_tier import RedisTier
@@ -42,6 +43,8 @@ MOST_WAITING = 100_000          # purges that wait for Redis
 BATCH = 1000
 BUCKETED = ("urls", "tags", "edge")
 LOOKS = 5                       # at Redis's clock
+LOOK_AGAIN = 10.0               # seconds
+STEPPED = 1.0                   # seconds: no clock goes wrong by so much between two looks
 
 WRITE = """
 local now = redis.call('TIME')
@@ -81,6 +84,8 @@ class RedisLog:
         self._thread = native_thread()                   # whose loop the connections belong to
         self._client: Any = None
         self._last = b"0-0"
+        self._since = 0.0                                # all that was in the log then is known here
+        self._look_at = 0.0
         self._greenlet: Any = None
 
     def write(self, *purges: Purge) -> bool:
@@ -126,6 +131,7 @@ class RedisLog:
                     circuit.pause(Slow(f"no answer within {circuit.timeout * 1000:.0f} ms"))
                 while (block := BLOCK if circuit.usable else min(BLOCK, circuit.left())) > 0:
                     self._read(heard, max(1, int(block * 1000)))         # 0 would be for ever
+                    self._watch_clock(heard)
                     self._write_waiting()
             except Exception as error:                   # whatever it is: who does not follow hears no purges any more
                 self._disconnect()
@@ -157,14 +163,27 @@ class RedisLog:
             if self.waiting.get(what) is purge:          # else a later one took its place meanwhile
                 del self.waiting[what]
 
+    def _watch_clock(self, heard: Callable[[Purge], None]) -> None:
+        """Redis's clock may be set. By how much each record is wrong then nobody can tell: all of them count as purged."""
+        if monotonic() < self._look_at:
+            return
+        before = self.tier.shift
+        self._compare_clocks(lambda: self.tier.circuit.limited(self._client.time))
+        if abs(self.tier.shift - before) > STEPPED:
+            log.warning("the clock of Redis was set by %.1f s: what is kept there is not used any more", self.tier.shift - before)
+            for purge in floor(now()):
+                heard(purge)
+                self.waiting[purge[:3]] = purge
+
     def _compare_clocks(self, asked: Callable[[], tuple[int, int]]) -> float:
         """How far Redis's clock is ahead of ours, and how wrong that may be: half of the quickest answer's time, which is
         returned."""
         tier, best = self.tier, inf
+        self._look_at = monotonic() + LOOK_AGAIN
         for _ in range(LOOKS):
-            before = time()
+            before = now()
             seconds, micros = asked()
-            after = time()
+            after = now()
             if after - before < best:
                 best, ahead = after - before, seconds + micros / 1e6 - (before + after) / 2
         tier.shift, tier.margin = ahead, max(0.0, best / 2)
@@ -174,6 +193,7 @@ class RedisLog:
 
     def _read(self, heard: Callable[[Purge], None], block: int | None = None) -> int:
         """Hear what came after the last one; how many that were."""
+        began = now()
         answer = self._client.xread({self.name: self._last}, count=BATCH, block=block)
         entries = [entry for _, batch in pairs(answer) for entry in flat(batch)]
         for number, fields in entries:
@@ -181,6 +201,8 @@ class RedisLog:
             purge = self._purge(fields)
             if purge is not None:
                 heard(purge)
+        if len(entries) < BATCH:
+            self._since = began
         return len(entries)
 
     def _purge(self, fields: dict[bytes, bytes]) -> Purge | None:
@@ -196,8 +218,9 @@ class RedisLog:
         return Purge(kind, value, bool(soft), moment) if kind in KINDS and isinstance(value, str) else None
 
     def _moment(self, fields: dict[bytes, bytes]) -> float:
-        """When it was, by our clock: not earlier than it really was."""
-        return float(fields[b"at"]) - self.tier.shift + self.tier.margin
+        """When it was, by our clock: not earlier than it really was. It came after what was known before, whatever Redis's clock
+        says, which may have been set."""
+        return max(self._since, float(fields[b"at"]) - self.tier.shift + self.tier.margin)
 
     def _disconnect(self) -> None:
         if self._client is not None:

@@ -66,22 +66,23 @@ FRESH, REFRESH, STALE, VALIDATE = range(4)               # what judge says
 
 
 def entry_of(request: Request, response: Response, policy: Cache, *, request_time: float, response_time: float,
-             url: str = "", personal: bool = False, size: int | None = None) -> Entry | str:
+             url: str = "", personal: bool = False, size: int | None = None, ahead: float = 0.0) -> Entry | str:
     """The answer as an entry, without its body when that is a stream, or why it is not stored.
 
-    ``request_time`` and ``response_time`` are when the request left and its answer came, in wall clock seconds. ``personal``: the
-    key holds who is asking. ``size`` is the length of the body where it is known.
+    ``request_time`` and ``response_time`` are when the request left and its answer came (clock.py); dates are ``ahead`` of that.
+    ``personal``: the key holds who is asking. ``size`` is the length of the body where it is known.
     """
     asked = grouped(request.headers)
     fields = grouped(response.headers)
-    given = directives_of(fields, response_time)
-    date = http_date(fields["date"][0], response_time) if "date" in fields else None
-    dated = response_time if date is None else date
+    today = response_time + ahead
+    given = directives_of(fields, today)
+    date = http_date(fields["date"][0], today) if "date" in fields else None
+    dated = today if date is None else date
     ruled = given if policy.respect != "policy" else Directives({})
     refusal = forbidden(request, asked, response.status, fields, ruled, given, policy, personal)
     if refusal:
         return refusal
-    born = response_time - initial_age(fields, dated, request_time, response_time)
+    born = response_time - initial_age(fields, dated - ahead, request_time, response_time)
     found = lifetime(response.status, fields, ruled, policy, dated)
     if isinstance(found, str):
         return found
@@ -93,7 +94,7 @@ def entry_of(request: Request, response: Response, policy: Cache, *, request_tim
     if refusal:
         return refusal
     marks = source | marks_of(ruled) | (flags.PUBLIC if given.for_everybody else 0)
-    modified = http_date(fields["last-modified"][0], response_time) if "last-modified" in fields else None
+    modified = http_date(fields["last-modified"][0], today) if "last-modified" in fields else None
     refresh, error = windows(expires, ruled, marks, policy)
     varies = fields.get("vary", ())
     sent = {name: lines_of(request, name) for name in names(varies)}
@@ -363,7 +364,7 @@ def tag_of(fields: dict[str, list[str]]) -> str:
 
 
 def freshened(entry: Entry, request: Request, update: Headers, policy: Cache, *, request_time: float, response_time: float,
-              personal: bool = False) -> tuple[Entry | str, Response]:
+              personal: bool = False, ahead: float = 0.0) -> tuple[Entry | str, Response]:
     """The entry after a 304 with these header fields (section 4.3.4), or why it is no longer stored; and the answer it makes."""
     dropped = NOT_UPDATED | HOP_BY_HOP | nominated(update)
     if strengthens(tag_of(grouped(update)), entry):      # it may be that of other bytes, before they were compressed
@@ -373,7 +374,7 @@ def freshened(entry: Entry, request: Request, update: Headers, policy: Cache, *,
     headers = [field for field in entry.headers if field[0].lower() not in told] + news
     response = Response(entry.status, headers, entry.body, entry.reason)
     made = entry_of(request, response, policy, request_time=request_time, response_time=response_time, url=entry.url,
-                    personal=personal, size=None if entry.status == 204 else len(entry.body))
+                    personal=personal, size=None if entry.status == 204 else len(entry.body), ahead=ahead)
     if isinstance(made, str):
         response.headers = [field for field in headers if field[0].lower() not in NOT_STORED]
     return made, response

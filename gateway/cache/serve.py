@@ -22,13 +22,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from hashlib import sha256
 from random import random
-from time import time
 from typing import Any
 
 from ..config import Cache as Policy
 from ..message import Handler, Request, Response
 from . import explain, flags, rules
 from .asked import ASKS, AUTHORIZATION, COOKIE, Asked, asked_of, seen
+from .clock import ahead, now
 from .conditional import answer
 from .entry import Entry, Variants
 from .fetch import Fetch
@@ -42,10 +42,11 @@ LARGEST_KEY_BODY = 65536                                 # bytes of a POST that 
 
 class Cache:
     """``scope`` tells routes apart that answer the same addresses, ``counter`` makes the numbers (those of a registry),
-    ``name`` is this gateway's in Cache-Status. ``clock`` is the wall clock in seconds, ``draw`` gives numbers from [0, 1)."""
+    ``name`` is this gateway's in Cache-Status. ``clock`` is that of the store, ``ahead`` by how much the machine's
+    own is ahead of it, ``draw`` gives numbers from [0, 1)."""
 
     def __init__(self, next: Handler, policy: Policy, store: HttpStore, *, counter: Callable[..., Any], route: str = "",
-                 scope: str = "", name: str = "greengate", clock: Callable[[], float] = time,
+                 scope: str = "", name: str = "greengate", clock: Callable[[], float] = now, ahead: Callable[[], float] = ahead,
                  draw: Callable[[], float] = random) -> None:
         self.next = next
         self.policy = policy
@@ -58,7 +59,7 @@ class Cache:
         self.owner = self.numbers.owner = store.owner(route) if route else None
         if self.key_of.query is not None:
             store.addresses.counts_query((policy.key.query, policy.key.ignore_query), self.key_of.query)
-        self.fetch = Fetch(next, policy, store, self.report, self.numbers, clock, self.key_of.url)
+        self.fetch = Fetch(next, policy, store, self.report, self.numbers, clock, self.key_of.url, ahead)
         self._proofs = AUTHORIZATION | (COOKIE if policy.key.cookies is None else 0)
         self._posts = "POST" in policy.methods
         self._heeding = policy.client_directives
@@ -87,7 +88,7 @@ class Cache:
         variants = self.store.get(key, self.owner)
         if variants is None:
             return self.fetch(self._miss(request, asked, shown, key, None, "uri-miss"))
-        entry = select(variants, request)
+        entry = variants[0] if len(variants) == 1 and not variants[0].vary else select(variants, request)
         if entry is None:
             return self.fetch(self._miss(request, asked, shown, key, None, "vary-miss", variants))
         if shown and (own := rules.withheld(entry, shown)):

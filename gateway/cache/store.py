@@ -22,7 +22,6 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
-from time import time
 from typing import Any
 
 from flask import Flask, Response
@@ -33,6 +32,7 @@ from .. import rundir
 from ..config import CacheStorage, Config
 from ..tasks import native_lock, native_thread
 from . import objects
+from .clock import now
 from .file_tier import FileTier
 from .generation import Generation
 from .httpstore import HttpStore
@@ -119,17 +119,17 @@ class Tiered(BaseCache):
         return cls(store, store.memory.limit, config["CACHE_DEFAULT_TIMEOUT"])
 
     def get(self, key: str) -> Any:
-        now = time()
+        moment = now()
         if native_thread() == self._thread:
             self.store.catch_up()
         with self._lock:
             held = self.memory.get(key)
-        if held is not None and held.until > now and (held.asked + NEAR > now or not held.shared):
+        if held is not None and held.until > moment and (held.asked + NEAR > moment or not held.shared):
             return held.value()
         tiers = self._tiers()
         if tiers and (found := self.store.looks.ask(f"view:{key}", partial(self._look_up, key), self.store.patience)) is not None:
             return found.value()
-        if held is not None and held.until > now and not any(tier.usable for tier in tiers):
+        if held is not None and held.until > moment and not any(tier.usable for tier in tiers):
             return held.value()                          # nobody can be asked whether there is a newer one
         return None
 
@@ -137,7 +137,8 @@ class Tiered(BaseCache):
         """What a tier has, in memory from now on; or what memory has, when that is newer."""
         for tier in self._tiers():
             data = tier.get(f"view:{key}")
-            if data is not None and not look.void and (found := self._read(tier, key, data)) is not None:
+            if data is not None and not look.void and (found := self._read(tier, key, data)) is not None \
+                    and found.stored <= now() + tier.margin:     # else by a clock that was stepped since
                 return self._newer(key, found, tier.margin)
         return None
 
@@ -159,18 +160,18 @@ class Tiered(BaseCache):
             if not late and found.stored > self.store.views_cleared and found.stored + margin > self.gone.get(key, 0.0):
                 self.memory.put(key, found, found.size)
                 return found
-            if held is None or held.until <= time():
+            if held is None or held.until <= now():
                 return None
-            held.asked = time()
+            held.asked = now()
             return held
 
     def set(self, key: str, value: Any, timeout: Any = None) -> bool:
         seconds = self._normalize_timeout(timeout) or FOREVER
         if seconds < 0:
             return self.delete(key)
-        now = time()
+        moment = now()
         tiers = self._tiers()
-        held = Held(value, now + seconds, now, bool(tiers))
+        held = Held(value, moment + seconds, moment, bool(tiers))
         self._keep(key, held)
         self.store.looks.forget(f"view:{key}")           # what a look-up finds now may be older
         if tiers and held.packed is not None:
@@ -193,9 +194,9 @@ class Tiered(BaseCache):
         return self.get(key) is not None
 
     def delete(self, key: str) -> bool:
-        there, now = self.has(key), time()
-        self._forget(key, now, now)
-        self._behind(partial(self._delete, key, self._tiers(), now))
+        there, moment = self.has(key), now()
+        self._forget(key, moment, moment)
+        self._behind(partial(self._delete, key, self._tiers(), moment))
         return there
 
     def _delete(self, key: str, tiers: Sequence[Shared], at: float) -> None:
@@ -215,7 +216,7 @@ class Tiered(BaseCache):
         self.store.looks.forget(f"view:{key}")
 
     def clear(self) -> bool:
-        purge = Purge("view", "", False, time())
+        purge = Purge("view", "", False, now())
         self.store.heard(purge)
         self.store.tell([purge])
         return True
@@ -243,7 +244,7 @@ class Tiered(BaseCache):
 
 class Held:
     """A value in memory, so that whoever changes what he got changes nothing for others. ``packed`` is None for what has no plain
-    form. Times are in wall clock seconds."""
+    form. Times are in seconds (clock.py)."""
 
     __slots__ = ("packed", "object", "until", "stored", "asked", "shared", "size")
 
@@ -295,7 +296,7 @@ def record_read(key: str, data: bytes, shift: float) -> Held:
     if stored_key != key or not (isinstance(stored, float) and isinstance(until, float)):
         raise ValueError("the record of another key")
     held = Held(None, until - shift, stored - shift, True, packed)
-    held.asked = time()
+    held.asked = now()
     return held
 
 

@@ -177,26 +177,24 @@ def test_many_that_are_heard_at_once_are_one_step_when_all_are_known(made):
     for _ in range(10):
         generation.heard(edge())
         assert generation.targets == [], "what is heard with it counts first"
-    gevent.sleep(0)
-    gevent.sleep(0)
-    assert len(generation.targets) == 1
+    until(lambda: len(generation.targets) == 1)
     generation.heard(edge())
     until(lambda: len(generation.targets) == 2)
 
 
 @pytest.mark.parametrize("at, stepped, expected", [
-    (-10, -5, 0), (-10, -10, 0), (-5, -10, 1), (-5, None, 1), (5, 10, 1), (5, -10, 1)])
+    (-10, -5, 0), (-10, -10, 0), (-5, -10, 1), (-5, None, 1), (5, 10, 1), (5, -10, 1), (-5, 3600, 1)])
 def test_what_was_purged_before_it_began_needs_only_the_step_of_others(made, at, stepped, expected):
     """Seconds from when it began: when it was purged, and when the last step was made."""
     generation = made(settled=SAFETY)
     began = generation._began
-    if stepped is None:
-        generation.link.unlink()
-    else:
-        os.utime(generation.link, (began + stepped, began + stepped), follow_symlinks=False)
+    generation.link.unlink()
+    if stepped is not None:
+        generation.link.symlink_to(f"{int((began + stepped) * 1e9):x}-1")
     generation.heard(edge(began + at))
-    gevent.sleep(0)
-    gevent.sleep(0)
+    assert (generation._soon is not None) == expected
+    if expected:
+        generation._soon.join()
     assert len(generation.targets) == expected
 
 

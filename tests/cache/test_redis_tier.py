@@ -561,7 +561,7 @@ def test_clocks_that_differ(redis_server, follow, monkeypatch):
     server = redis_server()
     log, _ = follow(server.url)
     until(lambda: log.tier.circuit.usable)
-    monkeypatch.setattr(redis_log, "time", lambda: time.time() + 3600)
+    monkeypatch.setattr(redis_log, "now", lambda: time.time() + 3600)
     ahead, heard = follow(server.url)
     until(lambda: ahead.tier.circuit.usable)
     assert abs(ahead.tier.shift + 3600) < 1 and abs(log.tier.shift) < 1
@@ -584,7 +584,7 @@ def test_what_is_known_of_another_clock(tier, monkeypatch, takes, ahead, same, l
         now[0] += seconds
         return int(moment), int(moment % 1 * 1e6)
 
-    monkeypatch.setattr(redis_log, "time", lambda: now[0])
+    monkeypatch.setattr(redis_log, "now", lambda: now[0])
     monkeypatch.setattr(redis_log, "LOOKS", len(takes))
     one = tier("redis://127.0.0.1:1/0")
     RedisLog(one)._compare_clocks(asked)
