@@ -38,6 +38,7 @@ MAX_BODY = 1024 ** 2
 NOT_SHARED = re.compile(r"\b(?:no-store|private)\b", re.IGNORECASE)
 CONTROLS = frozenset({"cache-control", "cdn-cache-control", "greengate-cache-control"})      # and the targeted ones (RFC 9213)
 TRACE_FIELDS = frozenset({"traceparent", "tracestate"})
+NOTHING: frozenset[str] = frozenset()
 FAILURES = (UpstreamError, DeadlineExceeded, PartFailed, BadRequest)
 
 Send = Callable[[str, Call], Response]
@@ -218,8 +219,8 @@ class Composition:
         self._waits = waits.copy()
         self._forwarded: dict[frozenset[str], Headers] = {}
         self.kept = kept
-        self.unshared = False                                # has a part an answer that must not be shared?
-        self.varies: set[str] = set()                        # fields beside the client's by which a part chooses its answer
+        # Has a part an answer that must not be shared, and by which fields beside the client's does one choose its answer?
+        self.unshared, self.varies = False, NOTHING
         self._own = tasks.Interruptible()
         self._others = Team()
         self._error: Exception | None = None
@@ -270,8 +271,8 @@ class Composition:
         """What an answer of a part says about whom the whole may be kept for. What is sent on of the client's is in the key."""
         self.unshared = self.unshared or unshareable(headers)
         sent = {name.lower() for name, _ in self.forwarding} | TRACE_FIELDS
-        self.varies |= {name for line in (value for field, value in headers if field.lower() == "vary")
-                        for each in line.split(",") if (name := each.strip().lower()) in sent}
+        varies = [each.strip().lower() for field, value in headers if field.lower() == "vary" for each in value.split(",")]
+        self.varies = self.varies | sent.intersection(varies)
 
     def forwarded(self, names: frozenset[str]) -> Headers:
         """The client's header fields of these names, but for those that its Connection keeps to the gateway."""

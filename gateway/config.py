@@ -129,6 +129,9 @@ class Cache(Model):
         default=("GET", "HEAD"), description="Methods that are served from the cache; POST by its body.")
     min_uses: Whole = Field(default=1, ge=1, description="Kept from this many requests for the same on.")
     max_object: Size = Field(default=1024 ** 2, description="The largest body kept.")
+    fetch_whole: Flag = Field(
+        default=False, description="A request for a range of what is not kept fetches the whole, once for all, up to max_object;"
+                                   " unset: the range is passed on, and nothing is kept.")
     tags: tuple[Filled, ...] = Field(default=(), description="Tags for purging, beside those in Surrogate-Key and Cache-Tag.")
     share_cookies: Flag = Field(default=False, description="Keep answers with Set-Cookie, and give the cookie to everybody.")
     client_directives: Flag = Field(

@@ -80,6 +80,11 @@ def bounds(text: str, length: int) -> Bounds | None:
     return Bounds(first, last) if first < length else Bounds(0, -1)
 
 
+def is_range(text: str) -> bool:
+    """Is it one range that is cut out of a stored answer?"""
+    return bounds(text, 10 ** MOST_DIGITS) is not None
+
+
 def part(entry: Entry, wanted: Bounds) -> Response:
     """206 with these bytes, or 416."""
     length = len(entry.body)

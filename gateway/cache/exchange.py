@@ -11,7 +11,7 @@ from collections.abc import Callable
 from copy import copy
 
 from ..config import Cache as Policy
-from ..errors import ClientDisconnected, DeadlineExceeded, GatewayError, UpstreamError
+from ..errors import BodyTooLarge, ClientDisconnected, DeadlineExceeded, GatewayError, UpstreamError
 from ..message import Handler, Request, Response
 from . import flags, rules
 from .answers import Answers
@@ -52,6 +52,10 @@ class Exchange:
             response = self.next(self._outgoing(miss))
             if (covered := self._covered(miss, response)) is not None:
                 return covered
+            if miss.fills and not self._whole(miss, response):
+                miss.fills = False                       # the next goes on with its range at once
+                self.keeper.refuse(miss, "size", flight)
+                return self(miss, None, again=True)
             if small(response):
                 self.keeper.heard(miss, self._made(miss, response, begun), flight, response.status)
                 response.read(SMALL)
@@ -84,10 +88,25 @@ class Exchange:
     def _outgoing(self, miss: Miss) -> Request:
         """The request as it goes on: with our validators, and without what only this client has."""
         asked, entry = miss.asked, miss.entry
-        if entry is None and (asked is None or miss.alone or asked.range is not None):
+        if entry is None and (asked is None or miss.alone or asked.range is not None and not miss.fills):
             return miss.request
         validators = [] if entry is None or miss.request.method != "GET" else list(rules.validators(entry))
         return resent(miss.request, TAKEN_OFF, validators)
+
+    def _whole(self, miss: Miss, response: Response) -> bool:
+        """Read what a range is to be cut out of; False when it is too large for that. What is not kept is passed on as it comes."""
+        announced = response.header("Content-Length")
+        size = len(response.body) if isinstance(response.body, bytes) else int(announced) if announced.isdigit() else 0
+        if size > self.policy.max_object:
+            close(response)
+            return False
+        if response.status != 200 or isinstance(response.body, bytes) or isinstance(self._made(miss, response, self.clock()), str):
+            return True
+        try:
+            response.read(self.policy.max_object)
+        except BodyTooLarge:
+            return False
+        return True
 
     def _validated(self, miss: Miss, entry: Entry, response: Response, begun: float, flight: Flight | None) -> Response:
         """304: what is stored is right, and newer from now on."""

@@ -28,6 +28,7 @@ from ..tasks import Event, current_request, spawn
 from . import rules
 from .answers import Answers
 from .coalesce import ABANDONED, COMPANY, DOUBT, FAILED, FEW, FLYING, STORED, UNCACHEABLE, UNKNOWN, Flight, Flights
+from .conditional import is_range
 from .entry import Entry, Variants
 from .exchange import Exchange
 from .keeper import Keeper, Uses
@@ -49,6 +50,7 @@ class Fetch:
         self.store = store
         self.numbers = numbers
         self.clock = clock
+        self.whole = policy.fetch_whole
         self.flights = Flights()
         self.uses = Uses(policy.min_uses)
         self.answers = Answers(policy, report, numbers, clock)
@@ -64,6 +66,7 @@ class Fetch:
         if miss.request.method == "HEAD":
             return self._resting(miss) or self.exchange.head(miss)
         self.uses.count(miss.key)
+        miss.fills = self._fills(miss)
         flights = failures = 0
         while flights < MOST_FLIGHTS:
             if (resting := self._resting(miss)) is not None:
@@ -101,10 +104,16 @@ class Fetch:
             return self.answers.stale(miss, miss.entry, "the upstream failed a moment ago")
         return None
 
+    def _fills(self, miss: Miss) -> bool:
+        """Does this request for a range fetch the whole? Not where it is known that the whole is not kept."""
+        asked = miss.asked
+        return bool(self.whole and asked is not None and asked.range is not None and miss.entry is None and is_range(asked.range)
+                    and self.uses.suffice(miss.key) and self.flights.worth_waiting(miss.lane))
+
     def _shares(self, miss: Miss) -> bool:
         """May this request wait for others, and they for it?"""
         if miss.entry is None:
-            if miss.asked is not None and miss.asked.range is not None:
+            if miss.asked is not None and miss.asked.range is not None and not miss.fills:
                 return False                             # a part is of no use to others
             if not miss.personal and miss.request.header("Authorization"):
                 return False                             # nor, as a rule, what was made for one caller

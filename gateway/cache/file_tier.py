@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ..tasks import native_thread, offload, spawn
+from .bounded import LARGEST
 from .clock import ahead, now
 from .entry import Entry
 from .journal import private
@@ -46,10 +47,12 @@ class FileTier:
     shift = margin = 0.0
     usable = True
 
-    def __init__(self, path: str | os.PathLike[str], limit: int, *, failed: Callable[[float], None] = lambda number: None,
+    def __init__(self, path: str | os.PathLike[str], limit: int, *, largest: int = LARGEST,
+                 failed: Callable[[float], None] = lambda number: None,
                  evicted: Callable[[float], None] = lambda number: None, clock: Callable[[], float] = now) -> None:
         self.path = Path(path)
         self.limit = limit
+        self.largest = largest
         self.failed = failed
         self.evicted = evicted
         self.clock = clock
@@ -115,11 +118,11 @@ class FileTier:
     def _read(self, place: Path) -> tuple[bytes | None, OSError | None]:
         moment = self.clock()
         try:
-            with open(place, "rb") as file:
+            with open(place, "rb", opener=at_once) as file:
                 found = os.fstat(file.fileno())
-                if found.st_mtime <= moment:
+                if found.st_mtime <= moment or not stat.S_ISREG(found.st_mode):
                     return None, None
-                data = file.read()
+                data = file.read(self.largest)           # a record that is cut is none
                 if found.st_atime < moment - REMEMBERED:
                     os.utime(file.fileno(), (moment, found.st_mtime))
                 return data, None
@@ -231,6 +234,11 @@ class FileTier:
 
     def __repr__(self) -> str:
         return f"file {self.path}: at most {self.limit} bytes"
+
+
+def at_once(path: str, flags: int) -> int:
+    """Open without waiting for whoever is at the other end of what is no file."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def for_group(path: str, flags: int) -> int:

@@ -23,7 +23,7 @@ from typing import Any
 
 import orjson
 
-from .entry import Entry, Variants
+from .entry import MOST_VARIANTS, Entry, Variants
 
 VERSION = 1
 HEAD = struct.Struct(">4sBBHII")
@@ -31,6 +31,8 @@ MAGIC = b"GGHC"
 COMPRESSED = 1                  # flag: some body is
 WORTH = 1024                    # bytes from which on compression is tried
 LEVEL = 1
+LARGEST = 64 * 1024 ** 2        # bytes of all bodies
+LONGEST_HEAD = 4 * 1024 ** 2    # bytes
 TIMES = ("request_time", "response_time", "born", "expires", "stale_while_revalidate", "stale_if_error", "stored_at")
 CODED = ("image/", "video/", "audio/", "font/", "application/zip", "application/gzip", "application/zstd", "application/pdf",
          "application/octet-stream")
@@ -69,8 +71,8 @@ def compressible(entry: Entry) -> bool:
     return True
 
 
-def decode(key: str, data: bytes, shift: float = 0.0) -> Variants:
-    """What ``encode`` was given. Raises Corrupt."""
+def decode(key: str, data: bytes, shift: float = 0.0, largest: int = LARGEST) -> Variants:
+    """What ``encode`` was given, with at most ``largest`` bytes of bodies. Raises Corrupt."""
     if len(data) < HEAD.size:
         raise Corrupt("too short")
     magic, version, _, _, checksum, length = HEAD.unpack_from(data)
@@ -79,10 +81,14 @@ def decode(key: str, data: bytes, shift: float = 0.0) -> Variants:
     if zlib.crc32(memoryview(data)[12:]) != checksum:
         raise Corrupt("the checksum does not match")
     try:
+        if length > LONGEST_HEAD:
+            raise Corrupt("a head of that length")
         stored_key, heads = orjson.loads(memoryview(data)[HEAD.size:HEAD.size + length])
         if stored_key != key:
             raise Corrupt("the record of another key")
         entries, at = [], HEAD.size + length
+        if len(heads) > MOST_VARIANTS or sum([max(head[10], head[11] or 0) for head in heads]) > largest:
+            raise Corrupt("more than is kept")
         for head in heads:
             entries.append(entry_of(head, data[at:at + head[10]], shift))
             at += head[10]

@@ -31,10 +31,10 @@ from functools import partial
 from time import monotonic, sleep
 from typing import Any
 
-from ..tasks import Event, LoopLimit
+from ..tasks import Event, LoopLimit, offload, settled
 from . import clock, format
 from .compact import compacted
-from .entry import Variants
+from .entry import MOST_VARIANTS, Variants
 from .lease import Lease, Leases
 from .looks import Look, Looks
 from .memory import Memory, Node, Owner, whole_steps
@@ -50,6 +50,7 @@ PATIENCE = 0.05                 # seconds
 RECENT = 1.0                    # seconds after a look-up in which it belongs to the same request
 DRAIN = 0.5                     # seconds that a worker which ends takes for what is still to be written
 FLUSH = 20.0                    # seconds
+HEAVY = 16 * 1024               # bytes of a record that takes the loop's time: compressed it may be a thousand times as long
 
 log = logging.getLogger("gateway")
 _looked: ContextVar[tuple[float, float]] = ContextVar("cache_looked", default=(0.0, 0.0))    # when the last look-up ended, its time
@@ -96,6 +97,7 @@ class HttpStore:
         self.views_cleared = 0.0                         # the cache of view code, whose purges travel along: when last
         self.hears: dict[str, Callable[[Purge], Any]] = {"key": self._deleted}       # what is no mark
         self.looks = Looks()
+        self.largest_body = 0                            # bytes; of any route
         self.kept: Callable[[str], bool] = lambda path: True         # is there a route that keeps answers with this path?
         self.addresses = Addresses()
         self.journal = journal or SILENT
@@ -221,7 +223,7 @@ class HttpStore:
         if data is None:
             return None
         try:
-            found = format.decode(key, data, tier.shift)
+            found = self._decoded(key, data, tier.shift)
             if max(entry.request_time for entry in found) > self.clock() + tier.margin:
                 return None                              # by a clock that was stepped since: no purge could be held against it
             return self.marks.apply(found)
@@ -232,6 +234,16 @@ class HttpStore:
                 if key not in self.memory.nodes and self._writer(tier).waiting(key) is None:     # nothing newer came meanwhile
                     self._write(tier, key, Written(lambda: ("delete", key)))
         return None
+
+    def _decoded(self, key: str, data: bytes, shift: float) -> Variants:
+        """What a record holds; of no more bytes than memory and the routes keep. A large one is read beside the loop."""
+        largest = min(self.memory.limit, MOST_VARIANTS * (self.largest_body or self.memory.limit))
+        if len(data) < HEAVY:
+            return format.decode(key, data, shift, largest)
+        found, error = offload(settled, format.decode, (key, data, shift, largest))
+        if error is not None:
+            raise error
+        return found
 
     def put(self, key: str, variants: Variants, keep: float, begun: float, owner: Owner | None = None) -> Variants | None:
         """Store ``variants``, whose first is new, for ``keep`` seconds. ``begun`` is the wall clock time at which the request

@@ -35,6 +35,7 @@ import mmap
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -44,11 +45,12 @@ from typing import IO, Any
 
 from ..tasks import Semaphore, Thread, native_thread, offload, settled, spawn, spawn_apart
 from . import clock
-from .purge import KINDS, Purge
+from .purge import KINDS, LONGEST_PURGE, Purge, floor
 
 POLL = 0.25                     # seconds
 ENDING = 0.5                    # seconds that what is under way has when it is stopped
 LONGEST = 8 * 1024 ** 2         # bytes
+HUGE = 16                       # times that, nobody looks at what it says any more
 SHORTER = 3 / 4                 # of that, a file that says the same has to have to be worth it
 FLEETING = (b'["key"', b'["view"', b'["edge"', b'["after"')     # about what living workers have in memory, nginx, or were reading
 CLEARED = b'["view","",'                                # all values of view code: they are still in their tiers, so this one stays
@@ -197,25 +199,28 @@ class Journal:
 
     def _shorter(self, old: IO[bytes]) -> list[bytes]:
         """The same in fewer lines, else the newer half, under a floor at the time of the last one dropped."""
+        if os.fstat(old.fileno()).st_size > self.limit * HUGE:
+            old.seek(0, os.SEEK_END)
+            return [line_of(purge) for purge in floor(clock.now())]
         kept = latest(paused(needed(old)))
         if sum([len(line) for _, line in kept]) > self.limit * SHORTER:
             half = len(kept) // 2
-            floor = max([at for at, _ in kept[:half]], default=0.0)
+            bottom = max([at for at, _ in kept[:half]], default=0.0)
             cleared = [(at, line) for at, line in kept[:half] if line.startswith(CLEARED)]      # everything is answers only
-            kept[:half] = [(floor, line_of(Purge("everything", "", False, floor))), *cleared]
+            kept[:half] = [(bottom, line_of(Purge("everything", "", False, bottom))), *cleared]
         return [line for _, line in kept]
 
     def _replace(self, old: IO[bytes], new: IO[bytes], inode: int) -> None:
         """By ``new``, and what comes next in ``old``; unless somebody else has replaced it. Without a pause."""
         if os.stat(self.path).st_ino != inode:
             return
-        new.write(old.read())
+        shutil.copyfileobj(old, new)
         length = new.tell()
         new.seek(0)
         new.write(after(inode, length))
         new.flush()
         os.replace(new.name, self.path)
-        if rest := old.read():                           # who writes from now on sees that it was replaced
+        while rest := old.read(LONGEST_PURGE):                 # who writes from now on sees that it was replaced
             self._append(rest)
 
     def read(self) -> list[Purge]:
@@ -273,8 +278,10 @@ def successor(old: IO[bytes], path: Path) -> IO[bytes]:
 
 def whole(file: IO[bytes]) -> bytes:
     """Some of the lines that come next. One that has no end yet is left for the next time."""
-    text = file.read(SOME) + file.readline()
+    text = file.read(SOME) + file.readline(LONGEST_PURGE)
     end = text.rfind(b"\n") + 1
+    if not end and len(text) >= LONGEST_PURGE:                 # no line of ours: it is passed over in pieces
+        return text
     file.seek(end - len(text), os.SEEK_CUR)
     return text[:end]
 
@@ -290,7 +297,7 @@ def paused(lines: Iterable[bytes]) -> Iterator[bytes]:
 def needed(file: IO[bytes]) -> Iterator[bytes]:
     """The lines that are there now, without what is fleeting in the older half. Then ``file`` is where they end."""
     size, read = os.fstat(file.fileno()).st_size, 0
-    while read < size and (line := file.readline()).endswith(b"\n"):
+    while read < size and (line := file.readline(LONGEST_PURGE)).endswith(b"\n"):
         read += len(line)
         if read > size / 2 or not line.startswith(FLEETING) or line.startswith(CLEARED):
             yield line

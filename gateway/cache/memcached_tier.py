@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..tasks import gather
+from .bounded import LARGEST, Sockets
 from .circuit import Circuit, Refused, Slots
 from .tiers import Operation
 
@@ -27,7 +28,7 @@ class MemcachedTier:
     name = "memcached"
     shift = margin = 0.0
 
-    def __init__(self, hosts: str, prefix: str = "greengate:", timeout: float = 0.05, *,
+    def __init__(self, hosts: str, prefix: str = "greengate:", timeout: float = 0.05, *, largest: int = LARGEST,
                  failed: Callable[[float], None] = lambda number: None) -> None:
         try:
             from pymemcache.exceptions import MemcacheError, MemcacheServerError
@@ -35,6 +36,7 @@ class MemcachedTier:
             raise ConfigError(["cache.memcached: needs the extra memcached: pip install 'greengate[memcached]'"]) from None
         self.hosts = hosts
         self.prefix = prefix
+        self.largest = largest
         self.circuit = Circuit("Memcached", timeout, (MemcacheError, ValueError, KeyError), failed=failed)
         self.slots = Slots(CONNECTIONS, timeout / 2)
         self._refusal = MemcacheServerError              # too large, out of memory
@@ -50,7 +52,8 @@ class MemcachedTier:
             from pymemcache import HashClient
             timeout = self.circuit.timeout
             self._client = HashClient(self.hosts.split(","), connect_timeout=timeout, timeout=timeout, use_pooling=True,
-                                      max_pool_size=CONNECTIONS, retry_attempts=0, dead_timeout=1, no_delay=True)
+                                      max_pool_size=CONNECTIONS, retry_attempts=0, dead_timeout=1, no_delay=True,
+                                      socket_module=Sockets(self.largest))
         return self._client
 
     def get(self, key: str) -> bytes | None:

@@ -34,6 +34,7 @@ class HttpStore(Protocol):
     def owner(self, route: str) -> Any: ...
 
     addresses: Addresses
+    largest_body: int
     kept: Callable[[str], bool]
 
     def delete(self, key: str) -> None: ...
@@ -52,7 +53,7 @@ class Miss:
     only for each other. ``reason`` is the fwd of Cache-Status. ``shown`` is what it shows of its user (asked.py)."""
 
     __slots__ = ("request", "asked", "key", "lane", "entry", "reason", "personal", "variants", "shown", "number", "held", "alone",
-                 "beside")
+                 "beside", "fills")
 
     def __init__(self, request: Request, asked: Asked | None, key: str, lane: Any, entry: Entry | None, reason: str,
                  personal: bool, variants: Variants | None = None, shown: int = 0) -> None:
@@ -69,6 +70,8 @@ class Miss:
         self.held = False                                # did memory have its key when it went on?
         self.alone = False                               # it waits for nobody, and nobody for it
         self.beside = False                              # it refreshes what is stored, and no client waits
+
+        self.fills = False                               # it asks for a range, and fetches the whole for all
 
     @property
     def flight_key(self) -> Any:

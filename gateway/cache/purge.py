@@ -45,6 +45,7 @@ NO_MARKS = ("key", "view", "edge")
 KINDS = ("url", "prefix", "tag", "everything", "urls", "tags", *NO_MARKS)
 BUCKETS = 65_536
 MOST_PREFIXES = 50_000
+LONGEST_PURGE = 1024 ** 2             # bytes of one that travels
 PORTS = {"http:": ":80", "https:": ":443"}
 ESCAPE = re.compile("%[0-9a-fA-F]{2}")
 BUCKET = re.compile("([0-2]):([0-9]{1,6})")

@@ -32,7 +32,7 @@ from typing import Any
 from ..tasks import native_thread, spawn
 from .circuit import Slow
 from .clock import now
-from .purge import KINDS, Purge, floor
+from .purge import KINDS, LONGEST_PURGE, Purge, floor
 from .redis_pool import connect, disconnect
 from .redis_tier import RedisTier
 
@@ -143,7 +143,7 @@ class RedisLog:
         """Read everything new, and write what waits; how long Redis's quickest answer took. Raises the tier's errors, and those of
         a log that is none."""
         if self._client is None:
-            self._client = connect(self.tier.url, BLOCK + PATIENCE, connections=2)
+            self._client = connect(self.tier.url, BLOCK + PATIENCE, connections=2, largest=self.tier.largest)
         client = self._client
         quickest = self._compare_clocks(client.time)
         client.eval(BEGIN, 1, self.name, *(json.dumps(purge[:3]) for purge in floor(0.0)))
@@ -210,6 +210,8 @@ class RedisLog:
         if fields.get(b"by") == self.own.encode():
             return None
         try:
+            if len(fields[b"purge"]) > LONGEST_PURGE:
+                raise ValueError("longer than any purge")
             kind, value, soft = json.loads(fields[b"purge"])
             moment = self._moment(fields)
         except (KeyError, ValueError, TypeError):

@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from ..tasks import LoopLimit, Semaphore, spawn_apart
+from .bounded import LARGEST, bounded
 from .circuit import Busy, Slow
 
 CONNECT = 1.0                   # seconds that each step of connecting may take, beside the requests
@@ -137,9 +138,9 @@ def is_cluster(url: str) -> bool:
     return url.partition("://")[0].endswith("+cluster")
 
 
-def connect(url: str, timeout: float, connections: int) -> Any:
+def connect(url: str, timeout: float, connections: int, largest: int = LARGEST) -> Any:
     """A client that connects when it is first used. Each step may take ``timeout`` seconds; nothing is tried twice: whoever asks
-    decides."""
+    decides. An answer has as many bytes as a record of the ``largest`` size; those of a Cluster are not looked at."""
     import redis
     from redis.backoff import NoBackoff
     from redis.retry import Retry
@@ -148,7 +149,7 @@ def connect(url: str, timeout: float, connections: int) -> Any:
     scheme, _, rest = url.partition("://")
     kind = scheme.partition("+")[2]
     if not kind:
-        return redis.Redis.from_url(url, max_connections=connections, **options)
+        return with_bounds(redis.Redis.from_url(url, max_connections=connections, **options), largest)
     if scheme.startswith("rediss"):
         options["ssl"] = True
     login, _, place = rest.rpartition("@")
@@ -162,7 +163,14 @@ def connect(url: str, timeout: float, connections: int) -> Any:
         return redis.RedisCluster(startup_nodes=nodes, max_connections=connections, **options)
     name, _, database = path.partition("/")
     sentinel = redis.Sentinel(addresses, sentinel_kwargs=timeouts, db=int(database or 0), **options)
-    return sentinel.master_for(name, max_connections=connections)
+    return with_bounds(sentinel.master_for(name, max_connections=connections), largest)
+
+
+def with_bounds(client: Any, largest: int) -> Any:
+    """The client, whose connections are bounded from now on."""
+    pool = client.connection_pool
+    pool.connection_class = bounded(pool.connection_class, largest)
+    return client
 
 
 def disconnect(client: Any) -> None:

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from ..errors import ConfigError
 from ..tasks import gather
+from .bounded import LARGEST
 from .circuit import Busy, Circuit, Refused, Slots
 from .redis_pool import CONNECT, Connections, connect, connections_of, disconnect, is_cluster, place_of
 from .tiers import Operation
@@ -47,11 +48,12 @@ T = TypeVar("T")
 
 
 class RedisTier:
-    """``url`` is where Redis is, ``prefix`` what the names of all keys begin with, ``timeout`` is in seconds."""
+    """``url`` is where Redis is, ``prefix`` what the names of all keys begin with, ``timeout`` is in seconds.
+    ``largest`` is the size of a record."""
 
     name = "redis"
 
-    def __init__(self, url: str, prefix: str = "greengate:", timeout: float = 0.05, *,
+    def __init__(self, url: str, prefix: str = "greengate:", timeout: float = 0.05, *, largest: int = LARGEST,
                  failed: Callable[[float], None] = lambda number: None) -> None:
         try:
             import redis
@@ -60,6 +62,7 @@ class RedisTier:
         self.url = url
         self.prefix = prefix
         self.timeout = timeout
+        self.largest = largest
         self.shift = self.margin = 0.0
         self.circuit = Circuit("Redis", timeout, (redis.RedisError, redis.RedisClusterException, ValueError), failed=failed)
         self.slots = Slots(CONNECTIONS, timeout / 2)     # of a Cluster
@@ -75,7 +78,8 @@ class RedisTier:
     # Records
 
     def get(self, key: str) -> bytes | None:
-        return self.ask("GET", self._name(key))
+        """At most ``largest`` bytes of it: a record that is cut is none, and removed by whoever reads it."""
+        return self.ask("GETRANGE", self._name(key), 0, self.largest - 1) or None
 
     def put(self, key: str, data: bytes, seconds: float) -> bool:
         return self.ask(*self._command(("put", key, data, seconds))) is not None
@@ -192,7 +196,7 @@ class RedisTier:
     @property
     def client(self) -> Any:
         if self._client is None:
-            self._client = connect(self.url, CONNECT, CONNECTIONS)
+            self._client = connect(self.url, CONNECT, CONNECTIONS, self.largest)
         return self._client
 
     @property

@@ -73,14 +73,15 @@ def store_of(settings: CacheStorage, counts: Counts | None = None) -> HttpStore:
     place = rundir.current()
     journal = Journal(place.path / "purges") if place is not None else None
     if settings.redis:
-        leases = RedisTier(settings.redis, settings.prefix, settings.timeout, failed=counts.of("errors", "redis"))
+        leases = RedisTier(settings.redis, settings.prefix, settings.timeout, largest=settings.memory,
+                           failed=counts.of("errors", "redis"))
         tiers.append(leases)
         channels.append(RedisLog(leases))
     if settings.memcached:
-        tiers.append(MemcachedTier(settings.memcached, settings.prefix, settings.timeout,
+        tiers.append(MemcachedTier(settings.memcached, settings.prefix, settings.timeout, largest=settings.memory,
                                    failed=counts.of("errors", "memcached")))
     if settings.file:
-        tiers.append(FileTier(settings.file, settings.file_size, failed=counts.of("errors", "file"),
+        tiers.append(FileTier(settings.file, settings.file_size, largest=settings.memory, failed=counts.of("errors", "file"),
                               evicted=counts.of("evicted", "file")))
         journal = Journal(Path(settings.file) / "purges", make=True)     # they have to last as long as what they purge
     if journal is not None:

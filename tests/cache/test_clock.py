@@ -1,4 +1,4 @@
-"""The clock of the machine is set, forward and back, at each point in the life of an answer: no purge is lost, and nothing is refused.
+"""The clock of the machine is set, forward and back, at each point in the life of an answer: no purge is lost, nothing refused.
 
 Two workers, each with a store of its own, over what they share: nothing but the journal, a folder, or a Redis.
 """
