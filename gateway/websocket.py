@@ -4,6 +4,10 @@ The handshake goes to the target like any request, which says that the client wa
 two sockets are spliced: bytes are copied both ways, unread and unchanged, until either side closes or nothing
 has moved in either direction for ``idle_timeout`` seconds. Any other answer is an ordinary answer. A client that goes away while
 the upstream is thinking ends the handshake there too.
+
+A handshake is a GET of HTTP/1.1 or later (RFC 9110 section 7.8) without a body: until a body is read to its end, its bytes and
+those of the new protocol cannot be told apart. One with a body is 400; an upgrade by another method or in HTTP/1.0 is an ordinary
+request. What a client sends behind the handshake, before the 101, is the next request unless there is a 101.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from typing import Any
 import gevent
 from gevent import socket
 
-from .errors import NotAllowedHere
+from .errors import BadRequest, NotAllowedHere
 from .message import Handler, Request, Response
 
 PIECE = 65536
@@ -30,6 +34,8 @@ class WebSocket:
     def __call__(self, request: Request) -> Response:
         if not is_handshake(request):
             return self.next(request)
+        if request.body is not None and request.body.length != 0:
+            raise BadRequest("a WebSocket handshake has no body")
         if request.connection is None:
             raise NotAllowedHere("WebSocket needs the gateway's own worker class")
         request.upgrade = "websocket"
@@ -60,7 +66,9 @@ class WebSocket:
 
 def is_handshake(request: Request) -> bool:
     """Does the request ask for an upgrade to WebSocket?"""
+    environ = request.environ
     return (request.method == "GET" and request.header("Upgrade").lower() == "websocket"
+            and (environ is None or environ.get("SERVER_PROTOCOL") != "HTTP/1.0")
             and any(token.strip().lower() == "upgrade"
                     for value in request.header_list("Connection") for token in value.split(",")))
 

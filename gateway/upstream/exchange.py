@@ -95,6 +95,8 @@ class Exchange:
                 head = parse_head(data, seen)
             if head.status == 101 and not call.upgrade:
                 raise UpstreamProtocolError("101 without having been asked")
+            if head.status == 101 and self.sender is not None and not self.sender.sent:
+                raise UpstreamProtocolError("101 before the request was sent")       # its rest would be taken for the new protocol
             if head.status >= 200 or head.status == 101:
                 return data, head
             if call.hearer is not None and head.status > 101:                # 100 answers what we have asked
