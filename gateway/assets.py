@@ -62,10 +62,11 @@ class File:
 
     def hash(self) -> str:
         """Of its bytes. In a native thread."""
-        with os.fdopen(os.dup(self.descriptor), "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-        os.lseek(self.descriptor, 0, os.SEEK_SET)
-        return digest
+        digest, at = hashlib.sha256(), 0
+        while piece := os.pread(self.descriptor, IN_MEMORY, at):
+            digest.update(piece)
+            at += len(piece)
+        return digest.hexdigest()[:16]
 
     def _piece(self) -> bytes:
         """In a native thread."""

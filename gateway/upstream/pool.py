@@ -72,10 +72,9 @@ class Pool:
             self._warm_up(place)
             if idle[-1].place != place:
                 return None
-        now = self.clock()
         while idle:
             connection = idle.pop()
-            if connection.expires > now and (connection.readable.watched and not careful or connection.alive()):
+            if connection.expires > self.clock() and (connection.readable.watched and not careful or connection.alive()):
                 return connection
             self._close(connection)
         return None

@@ -293,3 +293,22 @@ def test_a_small_body_cut_short_is_never_sent(serve, upstream):
     with pytest.raises(TruncatedBody):
         upstream(serve(service)).send(call)
     assert service.connections == 0 and call.attempts == []
+
+
+def test_another_protocol_does_not_begin_within_the_request(serve, upstream):
+    """The rest of the request would be taken for it."""
+    def handle(sock, address):
+        Peer(sock).until(b"\r\n\r\n")
+        sock.sendall(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n")
+        Peer(sock).until(b"never")
+        sock.close()
+
+    def pieces():
+        while True:
+            gevent.sleep(0)
+            yield b"x" * 1000
+
+    one = upstream(serve(handle))
+    with pytest.raises(UpstreamProtocolError, match="101 before the request was sent"):
+        one.upgrade(post(body_of(pieces(), None)))
+    assert pool_of(one) == (0, 0, 0)
