@@ -38,7 +38,7 @@ class Connector:
         self.context = context if address.scheme == "https" else None
         self.server_name = server_name or address.host
         self.many = False
-        self.changed: Callable[[Collection[Place]], None] | None = None      # called when the name has other places
+        self.changed: Callable[[Collection[Place]], None] | None = None      # called with the places of a new answer
         self.places: list[Place] = []
         self._turn = 0
         self._backoffs: dict[Place, Backoff] = {}        # of those that failed
@@ -78,9 +78,9 @@ class Connector:
 
     def known(self, places: list[Place]) -> None:
         """The name has these places now."""
-        before, self.places = self.places, places
+        self.places = places
         self.many = len(places) > 1
-        if self.changed is not None and not set(before) <= set(places):
+        if self.changed is not None:
             self.changed(places)
         for place in self._backoffs.keys() - set(places):
             del self._backoffs[place]
