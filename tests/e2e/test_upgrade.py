@@ -101,7 +101,8 @@ def test_a_handshake_with_a_body_is_refused_and_reaches_nobody(gateway, chat, fi
 def test_an_upgrade_that_is_no_handshake_is_an_ordinary_request(gateway, chat, first, fields, body):
     status, _, _ = ask(gateway.port, first + CLOSE + fields + b"\r\n" + body)
     assert status == 200
-    assert len(chat.got) == 1 and b"Upgrade" not in chat.got[0]
+    requests = [got for got in chat.got if b"HTTP/1." in got]        # the end of an earlier one's body may come late
+    assert len(requests) == 1 and b"Upgrade" not in requests[0]
 
 
 @pytest.mark.parametrize("fields", [b"", b"Content-Length: 0\r\n", b"Expect: 100-continue\r\n"])

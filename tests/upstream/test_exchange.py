@@ -310,5 +310,5 @@ def test_another_protocol_does_not_begin_within_the_request(serve, upstream):
 
     one = upstream(serve(handle))
     with pytest.raises(UpstreamProtocolError, match="101 before the request was sent"):
-        one.upgrade(post(body_of(pieces(), None)))
+        one.send(post(body_of(pieces(), None), upgrade="x"))
     assert pool_of(one) == (0, 0, 0)
