@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 import flask.app
 from flask import Blueprint, Flask
 from flask import Response as FlaskResponse
-from flask import current_app, got_request_exception, request
+from flask import current_app, got_request_exception, has_request_context, request
 from werkzeug.exceptions import HTTPException, InternalServerError
 from werkzeug.routing import RoutingException
 
@@ -83,13 +83,14 @@ class Gateway(Flask):
         return self._kept
 
     def static_url(self, name: str) -> str:
-        """The address, with a hash of its content, of a file below a route with ``files``; the first that has it.
+        """The address, with a hash of its content, of a file below a route with ``files``; the first that has it. In a view it
+        begins with the prefix of the proxy in front, as those of ``url_for`` do.
 
         Raises FileNotFoundError: an address that cannot be right is a mistake of the page.
         """
         for assets in self.pipeline.assets:
             if (url := assets.url(name)) is not None:
-                return url
+                return request.script_root + url if has_request_context() else url
         raise FileNotFoundError(f"no route with files has {name!r}")
 
     def add_url_rule(self, *args: Any, **kwargs: Any) -> None:

@@ -32,6 +32,7 @@ PROXY_KEYS = tuple("HTTP_" + name.upper().replace("-", "_") for name in PROXY_WO
 SILENCE = 30.0                  # seconds, where nothing else is said
 BODILESS = (204, 304)
 WRONG_LENGTH = "the view's body has {} bytes or more where its Content-Length is {}"
+PREFIX = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._~-]+)+")      # nothing that would have to be encoded, or leads elsewhere
 STATUS = re.compile(r"([1-9][0-9]{2})(?: ([ \t\x21-\x7e\x80-\xff]*))?")
 NAME = re.compile(r"\{[^:}]+")
 VARIABLE = re.compile(r"<(?:(?P<kind>\w+)(?:\((?P<args>[^<>]*)\))?:)?(?P<name>\w+)>")
@@ -140,6 +141,8 @@ def environ_of(request: Request, guard: Guard, silence: float) -> dict[str, Any]
     if not request.trusted:
         for key in PROXY_KEYS:
             environ.pop(key, None)
+    elif (prefix := environ.get("HTTP_X_FORWARDED_PREFIX")) is not None:
+        environ["SCRIPT_NAME"] = prefix_of(prefix)
     environ["REMOTE_ADDR"] = request.client
     environ["wsgi.url_scheme"] = request.scheme
     if request.host:
@@ -150,6 +153,12 @@ def environ_of(request: Request, guard: Guard, silence: float) -> dict[str, Any]
         environ["wsgi.input"] = io.BufferedReader(BodyFile(request.body, guard, silence))
         environ["wsgi.input_terminated"] = True
     return environ
+
+
+def prefix_of(value: str) -> str:
+    """What the nearest proxy has taken off the path, as SCRIPT_NAME; empty for what is no plain path."""
+    prefix = value.rpartition(",")[2].strip().rstrip("/")
+    return prefix if PREFIX.fullmatch(prefix) else ""
 
 
 def joined(result: Iterable[bytes], length: int | None) -> bytes:
