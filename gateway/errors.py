@@ -207,10 +207,6 @@ class UpstreamProtocolError(UpstreamError):
     title = "A service behind the gateway gave an answer that is not valid HTTP."
 
 
-class ConflictingLengths(UpstreamProtocolError):
-    """Its Content-Length is not one number, so nobody knows where the answer ends."""
-
-
 class UpstreamTruncated(UpstreamError):
     code, flag = "upstream_truncated", "UX"
     title = "A service behind the gateway cut its answer short."

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 
-from ..errors import ConflictingLengths, UpstreamProtocolError
+from ..errors import UpstreamProtocolError
 from ..fields import CONNECTION_FIELDS, READ
 from ..message import Response
 
@@ -33,6 +33,10 @@ SPECIAL = CONNECTION_FIELDS | {"content-length"}
 PROTOCOL = b"HTTP/1."
 
 _status_lines: dict[bytes, tuple[int, int, str]] = {}       # those met before, taken apart: there are few
+
+
+class ConflictingLengths(ValueError):
+    """A Content-Length that is not one number: the cause of an UpstreamProtocolError."""
 
 
 class Head(Response):
@@ -166,7 +170,7 @@ def _one_length(head: Head, lengths: str) -> int:
     values = {value.strip(" \t") for value in lengths.split(",")}
     value = values.pop()
     if values or not (value.isascii() and value.isdigit() and len(value) < 19):
-        raise ConflictingLengths(f"Content-Length {lengths[:100]!r}")
+        raise UpstreamProtocolError(f"Content-Length {lengths[:100]!r}") from ConflictingLengths(lengths[:100])
     first = next(place for place, (name, _) in enumerate(head.headers) if name.lower() == "content-length")
     head.headers = [(name, value) if place == first else (name, text) for place, (name, text) in enumerate(head.headers)
                     if place == first or name.lower() != "content-length"]

@@ -40,13 +40,14 @@ from urllib3.poolmanager import PoolManager
 from urllib3.util.retry import Retry
 
 from ..deadline import Deadline
-from ..errors import (BadRequest, ConflictingLengths, ConnectFailed, ConnectTimeout, DeadlineExceeded, GatewayError, PoolExhausted,
-                      UpstreamClosed, UpstreamProtocolError, UpstreamTimeout)
+from ..errors import (BadRequest, ConnectFailed, ConnectTimeout, DeadlineExceeded, GatewayError, PoolExhausted, UpstreamClosed,
+                      UpstreamProtocolError, UpstreamTimeout)
 from ..message import Body, Call, Headers, Request
 from ..tasks import current_request, event_loop, give_way, native_thread
 from . import requests_redirects, requests_shortcuts
 from .client import Upstream
 from .dns import LookupFailed
+from .head import ConflictingLengths
 from .requests_call import Fixed, NotOurs, TimedCall, take_apart, target_of, timeouts_of
 from .requests_hooks import Way, hooks, show
 from .requests_places import NEVER, Place, Places
@@ -295,7 +296,7 @@ def requests_error(error: GatewayError, place: Place, call: Call, request: Prepa
             pool, call.target, f"Read timed out. (read timeout={call.timeout})"), request=request)
     if isinstance(error, ConnectFailed):
         return connect_error(error, pool, call, request)
-    if isinstance(error, ConflictingLengths):
+    if isinstance(error.__cause__, ConflictingLengths):
         return exceptions.InvalidHeader(urllib3_exceptions.InvalidHeader(error.detail), request=request)
     if in_body:
         return exceptions.ChunkedEncodingError(aborted(IncompleteRead(b""), error, f"Connection broken: {error.detail}"))

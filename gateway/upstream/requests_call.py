@@ -108,7 +108,8 @@ def body_of(body: Any, method: str, length: str | None, coding: str | None) -> b
         data = memoryview(body)
         if data.nbytes != (size or 0):                   # its items are no bytes: stock announces their number
             raise NotOurs
-        chunks = (octets(data),)
+        if size:
+            return octets(data)
     return Body(Upload(pieces_of(chunks, size is None), size).read, size)
 
 
