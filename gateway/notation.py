@@ -20,7 +20,7 @@ ELSEWHERE = re.compile(
     r"|(?<=/):(?P<colon>[A-Za-z_]\w*)(?:\((?P<restriction>[^()/]*)\))?(?P<amount>[?*+]?)(?=/|$)"
     r"|(?<=/)\*(?P<splat>[A-Za-z_]\w*)(?=$)"
     r"|\{\*{1,2}(?P<all>\w+)\}|\{(?P<dotted>\w+)\.\.\.\}"
-    r"|\{(?P<optional>\w+)(?:\?|=[^{}]*)\}"
+    r"|\{(?P<optional>\w+)(?:\?|=[^{}/*]*)\}"
     r"|\{(?P<name>\w+):(?P<regex>\w*[^{}\w][^{}]*)\}"
     r"|(?P<end>\{\$\})|(?<=/)(?P<stars>\*\*)(?=$)")
 KINDS = {"int": ":int", "path": ":path", "digits": ":int", r"\d+": ":int", "[0-9]+": ":int", ".*": ":path", ".+": ":path"}
