@@ -117,7 +117,10 @@ class Table(Generic[T]):
 
     def reaches(self, path: str) -> bool:
         """Is there a route with a pattern for this path, whatever else it asks for?"""
-        spelled = readings(path) if self._folds and RESPELLED.search(path) else [segments_of(path)]
+        try:
+            spelled = readings(path) if self._folds and RESPELLED.search(path) else [segments_of(path)]
+        except InvalidTarget:                                # of an upstream's Location, for example
+            return True
         return any(True for segments in spelled for table in self._hosts for _ in table.reached(segments))
 
     def _tables(self, authority: str) -> tuple[HostTable[T], ...]:

@@ -12,6 +12,7 @@ parameters        ``;`` and what follows in a segment goes: ``/admin;x=1``, ``/.
 empty segments    ``//`` is ``/``
 dot segments      ``.`` and ``..`` are resolved (RFC 3986 section 5.2.4)
 NUL               ``%00`` ends the path, as in C
+network path      ``//host/admin`` is ``/admin``, to what takes it for a URL without scheme (PHP's parse_url)
 ================  =======================================================================
 
 Not folded: a second decoding, overlong UTF-8, upper and lower case of letters, a slash at the end. A path without any of the marks
@@ -96,4 +97,8 @@ def _nul(segments: Segments) -> Segments:
     return segments
 
 
-FOLDS: tuple[Callable[[Segments], Segments], ...] = (_slashes, _backslashes, _parameters, _empty, _dots, _nul)
+def _network(segments: Segments) -> Segments:
+    return segments if segments[0] or len(segments) < 2 else segments[2:] or ("",)
+
+
+FOLDS: tuple[Callable[[Segments], Segments], ...] = (_slashes, _backslashes, _parameters, _empty, _dots, _nul, _network)

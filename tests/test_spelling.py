@@ -38,6 +38,7 @@ def table_of(*routes, folds=True):
 
 
 SPELLINGS = """
+    //x/admin/s          //x:80/admin;/s      //x%2Fadmin/s        //x/p/../admin/s     /;//x/admin/s        /.//x/admin/s
     //admin/s            /admin//s            ///admin///s         /./admin/s           /admin/./s           /././admin/s
     /p/../admin/s        /p/../../admin/s     /../admin/s          /admin/p/../s        /p/q/../../admin/s   /p//../admin/s
     /%2e/admin/s         /%2E/admin/s         /p/%2e%2e/admin/s    /p/%2E%2e/admin/s    /p/.%2e/admin/s      /p/%2e./admin/s
@@ -248,8 +249,8 @@ def test_through_the_whole_gateway(application, spelling):
 def test_explain_shows_the_readings():
     table = table_of("/*", Route(path="/admin/*", respond={"status": 403}))
     assert str(table.explain(Request("GET", "//admin/s", []))).splitlines() == [
-        'route "/admin/*"', '  read as "//admin/s": /*', '  read as "/admin/s": /admin/*', "  /admin/*: answers",
-        "  /*: takes the path as it came"]
+        'route "/admin/*"', '  read as "//admin/s": /*', '  read as "/admin/s": /admin/*', '  read as "/s": /*',
+        "  /admin/*: answers", "  /*: takes the path as it came"]
     assert str(table.explain(Request("GET", "/p/%2e%2e/admin/s", []))).splitlines() == [
         "no route: 400 the path can be read as one of another route", '  read as "/p/../admin/s": /*',
         '  read as "/admin/s": /admin/*', "  /*: takes the path as it came"]
