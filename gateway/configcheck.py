@@ -16,6 +16,7 @@ import orjson
 
 from .config import TARGETS, Cache, CacheStorage, Config, Gateway, Route, Upstream
 from .mistakes import unknown_upstream
+from .notation import perhaps
 from .partcheck import check_parts
 from .pattern import parameters, parse_path, takes
 from .values import did_you_mean, duration_text, parse_instance, quoted
@@ -240,6 +241,8 @@ def notices(config: Config) -> list[str]:
     if not any(route.path == "/*" and route.host is None and route.methods is None
                and not (route.header or route.query or route.cookie) for route in config.routes):
         found.append('no route takes everything (path = "/*"): what no route matches is answered 404')
+    found += [f'route "{route.name}": <...> is taken as text; did you mean {meant}?' for route in config.routes
+              if (meant := perhaps(route.path)) != route.path]
     if gateway.admin is None:
         found.append("gateway.admin is not set: there is no listener for health, readiness and metrics")
     if not gateway.trust:

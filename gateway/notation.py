@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 
 ELSEWHERE = re.compile(
-    r"<(?:(?P<converter>\w+)(?:\([^<>]*\))?:)?(?P<flask>\w+)>"
+    r"<(?P<converter>\w+)(?:\([^<>]*\))?:(?P<flask>\w+)>"
     r"|\(\?P<(?P<django>\w+)>(?P<pattern>[^()]*)\)"
     r"|(?<=/):(?P<colon>[A-Za-z_]\w*)(?:\((?P<restriction>[^()/]*)\))?(?P<amount>[?*+]?)(?=/|$)"
     r"|(?<=/)\*(?P<splat>[A-Za-z_]\w*)(?=$)"
@@ -23,17 +23,24 @@ ELSEWHERE = re.compile(
     r"|\{(?P<optional>\w+)(?:\?|=[^{}/*]*)\}"
     r"|\{(?P<name>\w+):(?P<regex>\w*[^{}\w][^{}]*)\}"
     r"|(?P<end>\{\$\})|(?<=/)(?P<stars>\*\*)(?=$)")
+BARE = re.compile(r"(?<!\?P)<(\w+)>")                     # Flask's, or text: it can come percent-encoded
 KINDS = {"int": ":int", "path": ":path", "digits": ":int", r"\d+": ":int", "[0-9]+": ":int", ".*": ":path", ".+": ":path"}
 
 
 def translated(path: str) -> str | None:
-    """``path`` in the gateway's notation, None where nothing in it is another's."""
+    """``path`` in the gateway's notation, None where nothing in it is surely another's."""
     made = ELSEWHERE.sub(_parameter, path)
     if made == path:
         return None
+    made = perhaps(made)
     if "(?P<" in path:
         made = made.removeprefix("^").removesuffix("$")
     return made if made.startswith("/") else "/" + made
+
+
+def perhaps(path: str) -> str:
+    """The same for what may be text as well."""
+    return BARE.sub(r"{\1}", path)
 
 
 def remark(path: str) -> str:

@@ -161,11 +161,10 @@ class Pipeline:
                          hosts=hosts)
 
     def cache(self, handler: Handler, route: Route) -> Handler:
-        """A route without a cache may still change what the others keep. Routes with conditions share addresses with others, and so
-        do those that answer by themselves: they go first for some spellings (routing.py)."""
+        """A route without a cache may still change what the others keep. Routes with conditions share addresses with others."""
         if route.cache is None:
             return Invalidate(handler, self.store)
-        scope = route.name if route.header or route.query or route.cookie or route.respond else ""
+        scope = route.name if route.header or route.query or route.cookie else ""
         return Cache(handler, policy_of(route, route.cache), self.store, counter=self.registry.counter, route=route.name,
                      scope=scope, name=self.config.gateway.via)
 

@@ -801,3 +801,10 @@ def test_notices_about_the_storage_of_the_cache(cache, said):
     text = f'[cache]\n{cache}\n[[routes]]\npath = "/*"\nview = true\ncache = {{}}\n'
     found = [notice for notice in notices(load_text(text, {})) if "cache" in notice or "stored" in notice]
     assert found == ([said] if said else [])
+
+
+def test_a_notice_about_what_may_be_flasks_notation():
+    """It may be text too, which comes percent-encoded; with a converter it is a mistake (test_routing.py)."""
+    routes = [{"path": "/u/<id>/<name>.json", "respond": {}}, {"path": "/u/{id}", "respond": {}}]
+    assert [notice for notice in notices(Config.model_validate({"routes": routes})) if "did you mean" in notice] == [
+        'route "/u/<id>/<name>.json": <...> is taken as text; did you mean /u/{id}/{name}.json?']

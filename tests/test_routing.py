@@ -590,7 +590,7 @@ def test_patterns_that_cannot_be(path, expected):
 
 
 @pytest.mark.parametrize("path, meant, more", [
-    ("/u/<int:id>", "/u/{id:int}", ""), ("/u/<id>", "/u/{id}", ""), ("/f/<path:rest>", "/f/{rest:path}", ""),
+    ("/u/<int:id>", "/u/{id:int}", ""), ("/u/<int:id>/<name>", "/u/{id:int}/{name}", ""), ("/f/<path:rest>", "/f/{rest:path}", ""),
     ("/u/<uuid:id>.json", "/u/{id}.json", ""), ("/u/<string(length=2):s>/<int(min=1):n>", "/u/{s}/{n:int}", ""),
     ("/blog/<slug:name>/", "/blog/{name}/", ""), ("blog/<int:year>/", "/blog/{year:int}/", ""),
     (r"^users/(?P<id>\d+)/$", "/users/{id:int}/", ""), (r"^f/(?P<name>[\w-]+)$", "/f/{name}", ""),
