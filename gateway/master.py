@@ -111,9 +111,9 @@ def keep_log_files(server: Any) -> None:
     def checked(act: Callable[..., None]) -> Callable[..., None]:
         def run(*args: Any) -> None:
             try:
-                for path in filter(None, (server.cfg.errorlog, server.cfg.accesslog, server.cfg.pidfile)):
-                    if path != "-":
-                        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+                for path in {server.cfg.errorlog, server.cfg.accesslog, server.cfg.pidfile} - {None, "-"}:
+                    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+                    if path != server.cfg.pidfile:
                         open(path, "ab").close()
             except OSError as error:
                 logger.error("log files are not opened again: %s", error)

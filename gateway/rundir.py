@@ -134,7 +134,7 @@ class RunDir:
                 if name in self._unwritten or not (self.path / name).is_file():
                     self._store(name, text)
         except OSError as error:
-            self._complain(f"the run directory {self.path} cannot be used: {error}")
+            self._complain(f"the run directory {self.path} cannot be used: {error.strerror}")
         else:
             self._complain("")
 

@@ -7,6 +7,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -213,10 +214,11 @@ def test_what_is_made_again_belongs_to_the_workers(tmp_path):
     place.remove()
 
 
-def test_what_cannot_be_made_again_is_shown_and_tried_again(tmp_path, caplog):
+@pytest.mark.parametrize("in_the_way", [Path.touch, lambda path: path.symlink_to("/proc/self")])
+def test_what_cannot_be_made_again_is_shown_and_tried_again(tmp_path, caplog, in_the_way):
     place = RunDir(tmp_path / "parent" / "run").create()
     parent_gone(place.path)
-    (tmp_path / "parent").write_text("in the way")
+    in_the_way(tmp_path / "parent")
     for _ in range(3):
         place.offer_config("new")
         place.mend()
