@@ -39,9 +39,10 @@ TRY = (                                 # what to type, and what it shows
     ("time curl {front}/api/dashboard/7", "four calls, {row} ms in a row, composed in about {chain} ms"),
     ("curl {front}/views/profile/7", "a plain Flask view: two `requests` calls, at once by gather"),
     ("curl -i {front}/stock/desk-001", "a new path for an old service, with header rules"),
+    ("curl -i {front}/cached/desk-001", "the cache: the second time Cache-Status says hit, and nobody waits"),
     ("curl -i {front}/old-shop/chair", "an answer that stands in the configuration"),
     ("curl -i {front}/views/profile/0", "an error: problem+json with the id of the request"),
-    ("curl {admin}/metrics", "Prometheus metrics; also / /routes /config /healthz /readyz"),
+    ("curl {admin}/metrics", "Prometheus metrics; also / /routes /cache /config /healthz /readyz"),
 )
 
 
