@@ -6,7 +6,7 @@
 ``/readyz``    200 while a worker of this instance takes connections, else 503: starting, draining, gone
 ``/metrics``   Prometheus, summed over the workers of this instance
 ``/routes``    every route with its target and steps: JSON, or a page for a browser
-``/config``    what is configured, and what is wrong with the configuration file now
+``/config``    what is configured, and what is wrong with the configuration file now: as pages for a browser, else plain
 ``/cache``     what is stored, where, and what it does; with ``?key=`` an entry. ``POST /cache/purge`` (admin_cache.py)
 =============  ==============================================================================================================
 
@@ -18,29 +18,34 @@ nothing.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
+from collections.abc import Iterable
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import gevent
 from flask import Flask, Response, jsonify, render_template, request
+from gevent import socket
 from gevent.pool import Pool
 from gevent.pywsgi import WSGIHandler, WSGIServer
 from werkzeug.exceptions import Forbidden, HTTPException, InternalServerError, MethodNotAllowed
 
 from . import rundir
-from .admin_cache import cache_page, purge
+from .admin_cache import cache_page, purge, size_text
 from .problem import prefers_html, render_http
 from .tasks import offload
 from .telemetry import exposition
 from .telemetry.metrics import registry
+from .values import parse_instance
 
 if TYPE_CHECKING:
     from .app import Gateway
 
 CONNECTIONS = 64                # at once, for each worker
+LOOKING = 1.0                   # seconds for a connection to an instance, to say whether it takes any
 SECONDS = 30.0                  # the longest a connection may take, from accept to close
 METHODS = ("GET", "HEAD")
 CHANGING = {"/cache/purge": ("POST",)}
@@ -76,6 +81,7 @@ def create_admin(application: Gateway | None) -> Flask:
     instance alone."""
     admin = Flask("gateway.admin", root_path=os.path.dirname(__file__), static_folder=None)
     admin.jinja_options = {"autoescape": True}
+    admin.add_template_filter(size_text, "size")
     admin.json.sort_keys = False                             # type: ignore[attr-defined]
     admin.config["MAX_CONTENT_LENGTH"] = LONGEST_BODY
     admin.before_request(guard)
@@ -85,15 +91,14 @@ def create_admin(application: Gateway | None) -> Flask:
     def show(path: str, view: Any) -> None:
         admin.add_url_rule(path, path, view, methods=["GET"], provide_automatic_options=False)
 
-    show("/healthz", lambda: {"status": "ok", "pid": os.getpid()})
+    show("/healthz", lambda: paged({"status": "ok", "pid": os.getpid()}, "Health"))
     show("/readyz", readiness)
     show("/metrics", metrics)
     if application is None:
         return admin
-    show("/", lambda: render_template("admin_index.html.j2", ready=ready(), workers=workers(), problems=config_problems(),
-                                      version=exposition.own_version(), config=summary(application)))
+    show("/", lambda: index(application))
     show("/routes", lambda: routes_page(application))
-    show("/config", lambda: {"problems": config_problems(), **summary(application)})
+    show("/config", lambda: paged({"problems": config_problems(), **summary(application)}, "Configuration"))
     show("/cache", lambda: cache_page(application.pipeline.store, registry, prefers_html))
     admin.add_url_rule("/cache/purge", "purge", lambda: purge(application.pipeline.store), methods=["POST"],
                        provide_automatic_options=False)
@@ -126,23 +131,74 @@ def summary(application: Gateway) -> dict[str, Any]:
             "upstreams": {name: list(settings.instances) for name, settings in pipeline.config.upstreams.items()}}
 
 
-def readiness() -> tuple[Response, int]:
+def index(application: Gateway) -> str:
+    """The page of the instance, with what answers at this moment. One who looks makes a connection to each upstream's instances."""
+    reached = reachable({url for settings in application.pipeline.config.upstreams.values() for url in settings.instances})
+    config = summary(application)
+    down = [name for name, urls in config["upstreams"].items() if not any(reached[url] for url in urls)]
+    return render_template("admin_index.html.j2", ready=ready(), workers=workers(), problems=config_problems(), reached=reached,
+                           down=down, version=exposition.own_version(), config=config)
+
+
+def reachable(urls: Iterable[str]) -> dict[str, bool]:
+    """Which instances take connections now."""
+    pool, found = Pool(CONNECTIONS), {}
+
+    def look(url: str) -> None:
+        found[url] = takes_connections(url)
+
+    for url in urls:
+        pool.spawn(look, url)
+    pool.join()
+    return found
+
+
+def takes_connections(url: str) -> bool:
+    address = parse_instance(url)
+    try:
+        with gevent.Timeout(LOOKING, TimeoutError(url)):
+            if address.unix_path is None:
+                socket.create_connection((address.host, address.port), LOOKING).close()
+                return True
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.connect(address.unix_path)
+                return True
+    except OSError:
+        return False
+
+
+def wants_html() -> bool:
+    """Is it a browser that asks? Programs, which say nothing or anything, get what is made for them."""
+    return prefers_html(request.headers.get("Accept", ""))
+
+
+def paged(shown: dict[str, Any], title: str) -> Any:
+    """JSON for programs; for a browser a page with the same, and the way back."""
+    if not wants_html():
+        return shown
+    return render_template("admin_text.html.j2", title=title, text=json.dumps(shown, indent=2, ensure_ascii=False))
+
+
+def readiness() -> tuple[Any, int]:
     is_ready, place = ready(), rundir.current()
     run_dir = None if place is None else {"usable": place.usable, "repairs": place.repairs}
-    return (jsonify(ready=is_ready, workers=workers(), config_problems=config_problems(), run_dir=run_dir),
-            200 if is_ready else 503)
+    shown = {"ready": is_ready, "workers": workers(), "config_problems": config_problems(), "run_dir": run_dir}
+    return paged(shown, "Readiness"), 200 if is_ready else 503
 
 
 def metrics() -> Response:
     """In a native thread: thousands of routes take a while, and requests are not to wait for it."""
-    body, content_type = offload(exposition.render, registry, request.headers.get("Accept", ""))
+    accept = "" if wants_html() else request.headers.get("Accept", "")
+    body, content_type = gevent.get_hub().threadpool.apply(exposition.render, (registry, accept))
+    if wants_html():
+        return Response(render_template("admin_text.html.j2", title="Metrics", text=body.decode()))
     return Response(body, content_type=content_type)
 
 
 def routes_page(application: Gateway) -> Any:
     pipeline = application.pipeline
     listed = [{"name": route.name, "target": route.target, "steps": pipeline.describe(route)} for route in pipeline.routes]
-    if prefers_html(request.headers.get("Accept", "")):
+    if wants_html():
         return render_template("admin_routes.html.j2", routes=listed)
     return jsonify(routes=listed)
 

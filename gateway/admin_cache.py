@@ -12,6 +12,7 @@ refused as every OPTIONS is. So anything but JSON is 415; and what says that it 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
@@ -37,8 +38,9 @@ def cache_page(store: HttpStore, registry: Registry, wants_html: Callable[[str],
     if key is not None:
         shown: dict[str, Any] = {"key": key, "entries": entries_of(store, key)}
     else:
-        shown = {"pid": os.getpid(), "tiers": tiers_of(store), "purges": purges_of(store), "numbers": offload(numbers_of, registry),
-                 "hottest": hottest_of(store)}
+        numbers = offload(numbers_of, registry)
+        shown = {"pid": os.getpid(), "summary": said_of(numbers, store), "tiers": tiers_of(store), "purges": purges_of(store),
+                 "numbers": numbers, "hottest": hottest_of(store)}
     if wants_html(request.headers.get("Accept", "")):
         return render_template("admin_cache.html.j2", **shown)
     return shown
@@ -52,6 +54,28 @@ def tiers_of(store: HttpStore) -> list[dict[str, Any]]:
 
 def purges_of(store: HttpStore) -> dict[str, Any]:
     return {"heard": store.marks.number, "channels": [repr(channel) for channel in store.channels], "waiting": store.waiting()}
+
+
+def said_of(numbers: dict[str, list[dict[str, Any]]], store: HttpStore) -> str:
+    """Hit ratio and bytes, in words."""
+    outcomes = Counter[str]()
+    for sample in numbers.get("requests", ()):
+        outcomes[sample["outcome"]] += sample["value"]
+    total = outcomes.total()
+    held = f"The memory of this worker holds {size_text(store.memory.bytes)} of {size_text(store.memory.limit)}."
+    if not total:
+        return f"No request has asked the cache yet. {held}"
+    hits = outcomes["hit"]
+    return f"{hits / total:.0%} of {total:.0f} requests were hits. {held}"
+
+
+def size_text(size: float) -> str:
+    """Bytes for people: ``812 B``, ``1.4 KB``, ``64 MB``."""
+    for unit in ("B", "KB", "MB"):
+        if size < 1024:
+            break
+        size, unit = size / 1024, {"B": "KB", "KB": "MB", "MB": "GB"}[unit]
+    return f"{size:.3g} {unit}"
 
 
 def numbers_of(registry: Registry) -> dict[str, list[dict[str, Any]]]:

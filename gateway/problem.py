@@ -30,7 +30,7 @@ PAGE = """<!doctype html>
 :root {{ color-scheme: light dark }}
 body {{ font: 1.05rem/1.6 system-ui, sans-serif; max-width: 36rem; margin: 15vh auto 0; padding: 0 1.5rem }}
 h1 {{ font-size: 1.5rem; line-height: 1.3; margin: .2rem 0 1rem }}
-.status {{ color: #2e8555; font-weight: 600; margin: 0 }}
+.status {{ color: #c0392b; font-weight: 600; margin: 0 }}
 footer {{ margin-top: 2.5rem; font-size: .85rem; opacity: .7 }}
 code {{ overflow-wrap: anywhere }}
 </style>

@@ -213,3 +213,35 @@ def test_listener_refuses_strangers(listener, head):
 def test_connection_that_says_nothing_is_closed(listener, monkeypatch):
     monkeypatch.setattr(admin, "SECONDS", 0.05)
     assert exchange(listener, b"GET /hea") == b""
+
+
+# -- pages for people
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/metrics", "/routes", "/config", "/cache"])
+def test_a_browser_finds_the_way_back_on_every_page(client, path):
+    answer = client.get(path, headers={"Accept": BROWSER})
+    assert answer.mimetype == "text/html" and '<a href="/">Overview</a>' in answer.text
+
+
+@pytest.mark.parametrize("path, kind", [
+    ("/healthz", "application/json"), ("/readyz", "application/json"), ("/config", "application/json"),
+    ("/cache", "application/json"), ("/metrics", "text/plain")])
+@pytest.mark.parametrize("accept", ["", "*/*", "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;q=0.3,*/*;q=0.1"])
+def test_a_program_gets_what_is_made_for_it(client, path, kind, accept):
+    kind = "application/openmetrics-text" if "openmetrics" in accept and path == "/metrics" else kind
+    assert client.get(path, headers={"Accept": accept}).mimetype == kind
+
+
+def test_the_overview_is_green_only_when_all_is_well(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as there, socket.create_server(("127.0.0.1", 0)) as gone:
+        up, down = (f"http://127.0.0.1:{sock.getsockname()[1]}" for sock in (there, gone))
+        gone.close()
+        for instances, said in (([up], '<span class="good">ready</span>'), ([up, down], '<span class="good">ready</span>'),
+                                ([down], "nothing answers for users")):
+            config = Config.model_validate({"upstreams": {"users": {"instances": instances}}})
+            pipeline = Pipeline(config, view=lambda request: Response(204, []), log=RequestLog("off"), registry=Registry())
+            page = admin.create_admin(SimpleNamespace(pipeline=pipeline, source="")).test_client().get("/").text
+            pipeline.close()
+            assert said in page
+            assert page.count('<span class="bad">down</span>') == instances.count(down)
+            assert page.count('<span class="good">up</span>') == instances.count(up)
