@@ -2,7 +2,8 @@
 
 The file is ``GATEWAY_CONFIG``, else ``gateway.toml`` in the current directory. In text values ``${NAME}`` is a variable of the
 environment, ``${NAME:-default}`` one that may be missing or empty, and ``$${`` the characters themselves. ``GATEWAY_ADMIN``,
-``GATEWAY_LOG`` and ``GATEWAY_TIMEOUT`` take the place of those settings of ``[gateway]``, unless they are empty.
+``GATEWAY_LOG``, ``GATEWAY_LOG_LEVEL`` and ``GATEWAY_TIMEOUT`` take the place of those settings of ``[gateway]``, unless they are
+empty.
 
 A mistake is one sentence: the place as a person finds it, the setting, what is wrong, and what was perhaps meant::
 
@@ -17,7 +18,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -30,10 +31,11 @@ from .pattern import clashes, labels_of, route_problems
 from .values import duration_text, quoted
 
 DEFAULT_PATH = "gateway.toml"
-OVERRIDES = {"admin": "GATEWAY_ADMIN", "log": "GATEWAY_LOG", "timeout": "GATEWAY_TIMEOUT"}
+OVERRIDES = {"admin": "GATEWAY_ADMIN", "log": "GATEWAY_LOG", "log_level": "GATEWAY_LOG_LEVEL", "timeout": "GATEWAY_TIMEOUT"}
 MATCHING = frozenset({"path", "host", "methods", "header", "query", "cookie"})
 VARIABLE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{")
 TOML_PLACE = re.compile(r"(.*) \(at (line (\d+), column \d+|end of document)\)", re.DOTALL)
+NEEDS = {"respect": "ttl", "default": "optional", "key": "certificate"}      # settings that are mistakes without another
 DEEPEST = 100                    # tables and lists in each other, the whole file counted
 LOOKED_BACK = 200                # lines in which the beginning of what is not TOML is looked for
 
@@ -50,7 +52,7 @@ def read_text(path: str | os.PathLike[str] | None, environ: Mapping[str, str]) -
     """The text of the configuration file, and its path. Raises ConfigError."""
     name = os.fspath(path or environ.get("GATEWAY_CONFIG") or DEFAULT_PATH)
     try:
-        with open(name, encoding="utf-8") as file:
+        with open(name, encoding="utf-8-sig") as file:      # editors on Windows begin a file with a byte order mark
             return file.read(), name
     except FileNotFoundError:
         raise ConfigError([f"there is no file {os.path.abspath(name)}: create it, or name another with --config or"
@@ -119,11 +121,12 @@ def toml_mistake(text: str) -> str:
 
 class Section(NamedTuple):
     """What could be read of a table: ``model`` None when nothing could; ``given`` are the settings that stand in it, ``lost``
-    those that could not be read."""
+    those of them in which something could not be read, ``unread`` the places of that."""
 
     model: Any
     given: frozenset[str]
     lost: frozenset[str]
+    unread: frozenset[str] = frozenset()
 
 
 class Reader:
@@ -162,8 +165,9 @@ class Reader:
         found = {}
         for name, settings in raw.items():
             label = f"upstream {quoted(name)}"
-            found[name] = self.section(Upstream, settings, label).model
-            self.report(label, check_upstream(name, found[name]))
+            section = self.section(Upstream, settings, label)
+            found[name] = section.model
+            self.report(label, check_upstream(name, section.model), section.unread)
         return found
 
     def routes(self, raw: Any, upstreams: Mapping[str, Any], trusting: bool) -> list[Route]:
@@ -174,7 +178,7 @@ class Reader:
         labels = labels_of(map(route_name, raw))
         routes, sound = [], []
         for settings, label in zip(raw, labels):
-            route, given, lost = self.section(Route, settings, label)
+            route, given, lost, unread = self.section(Route, settings, label)
             if route is None:
                 continue
             routes.append(route)
@@ -182,7 +186,9 @@ class Reader:
             self.report(label, route_problems(route))
             if len(self.problems) == before and lost.isdisjoint(MATCHING):
                 sound.append((label, route))
-            self.report(label, check_route(route, given, upstreams, trusting))
+            parts = settings.get("aggregate")
+            there = parts if isinstance(parts, dict) else ()
+            self.report(label, check_route(route, given, upstreams, trusting, there), unread)
         self.problems += clashes(sound)
         return routes
 
@@ -203,15 +209,19 @@ class Reader:
                          if not any(place[:length] in unfilled for length in range(1, len(place) + 1))]
         lost = {place[0] for place, _ in mistakes if place}
         if lost:
-            made = salvaged(model, {name: value for name, value in values.items() if name not in lost})
+            made = remainder(model, values, [place for place, _ in mistakes if place])
         order: dict[str | int, int] = {name: position for position, name in enumerate(raw)}
         for place, sentence in sorted(mistakes, key=lambda mistake: order.get(mistake[0][0], -1) if mistake[0] else -1):
             setting = variables.get(str(place[0])) if place else None
             self.problems.append(": ".join(filter(None, [label, setting or place_text(place), sentence])))
-        return Section(made, frozenset(raw), frozenset(map(str, lost)))
+        return Section(made, frozenset(raw), frozenset(map(str, lost)), frozenset(place_text(place) for place, _ in mistakes))
 
-    def report(self, label: str, mistakes: Iterable[str]) -> None:
-        self.problems += [f"{label}: {mistake}" for mistake in mistakes]
+    def report(self, label: str, mistakes: Iterable[str], unread: Collection[str] = ()) -> None:
+        """``unread`` are the places of what could not be read: nothing is said to be missing there."""
+        for mistake in mistakes:
+            table, dot, setting = mistake.partition(": ")[0].rpartition(".")
+            if f"{table}{dot}{NEEDS.get(setting)}" not in unread:
+                self.problems.append(f"{label}: {mistake}")
 
 
 def salvaged(model: type[M], values: dict[str, Any]) -> M | None:
@@ -220,6 +230,29 @@ def salvaged(model: type[M], values: dict[str, Any]) -> M | None:
         return model.model_validate(values)
     except ValidationError:                              # reported already, when all the settings were read
         return None
+
+
+def remainder(model: type[M], values: dict[str, Any], places: Iterable[Place]) -> M | None:
+    """What remains without the settings at ``places``, and without the tables that cannot do without them; None when that is the
+    whole. So one mistake hides only what cannot be judged without it."""
+    for place in places:
+        values = without(values, place)
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:                     # what was left out is needed by the table around it
+        around = {detail["loc"][:-1] for detail in error.errors(include_url=False)}
+        return None if () in around else remainder(model, values, around)
+
+
+def without(value: Any, place: Place) -> Any:
+    """A copy of a table without what stands at ``place``. With an item of a list goes the list: the places of the others are told
+    by their number."""
+    if not isinstance(value, dict) or place[0] not in value:
+        return value
+    name, rest = place[0], place[1:]
+    if not rest or not isinstance(value[name], dict):
+        return {key: item for key, item in value.items() if key != name}
+    return {**value, name: without(value[name], rest)}
 
 
 def route_name(raw: Any) -> str | None:
@@ -245,7 +278,8 @@ def fill(value: Any, environ: Mapping[str, str], mistakes: list[Mistake], place:
         if match[0] == "$${":
             return "${"
         if name is None:
-            mistakes.append((place, f"{quoted(value)}: a variable is written ${{NAME}} or ${{NAME:-default}},"
+            shown = "this text" if place[-1:] == ("secret_key",) else quoted(value)
+            mistakes.append((place, f"{shown}: a variable is written ${{NAME}} or ${{NAME:-default}},"
                                     f" and $${{ where the characters themselves are meant"))
         elif default is not None:
             return environ.get(name) or default

@@ -25,11 +25,13 @@ NOT_SENT = frozenset({
     "x-forwarded-host", "x-forwarded-port", "forwarded", "via", "x-request-id"})
 
 
-def check_parts(parts: dict[str, Part], params: Collection[str] | None, upstreams: Collection[str]) -> Iterator[str]:
-    """``params`` are the parameters of the path (None: not known), ``upstreams`` the names there are."""
+def check_parts(parts: dict[str, Part], params: Collection[str] | None, upstreams: Collection[str],
+                there: Collection[str] = ()) -> Iterator[str]:
+    """``params`` are the parameters of the path (None: not known), ``upstreams`` the names there are, ``there`` those of all parts,
+    also of those that cannot be read."""
     waits: dict[str, list[str]] = {}
     for name, part in parts.items():
-        place, references = place_text(("aggregate", name)), References(name, parts, params)
+        place, references = place_text(("aggregate", name)), References(name, {**dict.fromkeys(there), **parts}, params)
         yield from _name(place, name)
         yield from _call(place, part, references, upstreams)
         yield from _shape(place, part)

@@ -16,11 +16,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from difflib import get_close_matches
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, SecretStr, WithJsonSchema
 
 DURATION = re.compile(r"(-?[0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 SIZE = re.compile(r"([0-9]+)(B|KB|MB|GB)?")
@@ -51,10 +50,26 @@ def quoted(value: Any) -> str:
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
-    """``, did you mean ttl?``, or nothing when no known name is near."""
-    near = get_close_matches(wrong.lower(), {name.lower(): name for name in known}, n=1)
-    names = {name.lower(): name for name in known}
-    return f", did you mean {names[near[0]]}?" if near else ""
+    """``, did you mean ttl?``, or nothing when no known name is near: no hint is better than a wrong one.
+
+    Near is one slip of the fingers, two in a word of five characters and more, three in one of twelve.
+    """
+    slips = 1 if len(wrong) < 5 else 2 if len(wrong) < 12 else 3
+    apart = {name: distance(wrong.lower(), name.lower()) for name in known}
+    near = min(apart, key=apart.__getitem__, default="")
+    return f", did you mean {near}?" if apart.get(near, len(wrong)) <= min(slips, len(wrong) - 1) else ""
+
+
+def distance(left: str, right: str) -> int:
+    """Characters to add, leave out, change or swap with their neighbour until one text is the other (optimal string alignment)."""
+    before, row = [0] * (len(right) + 1), list(range(len(right) + 1))
+    for i, one in enumerate(left):
+        last, before, row = before, row, [i + 1] * (len(right) + 1)
+        for j, other in enumerate(right):
+            row[j + 1] = min(before[j + 1] + 1, row[j] + 1, before[j] + (one != other))
+            if i and j and one == right[j - 1] and other == left[i - 1]:
+                row[j + 1] = min(row[j + 1], last[j - 1] + 1)
+    return row[-1]
 
 
 def parse_duration(value: Any) -> float:
@@ -149,14 +164,14 @@ def parse_authority(text: str, whole: str = "") -> tuple[str, int | None]:
     host, port = match[1].strip("[]").replace("%25", "%"), match[2]
     if not host:
         raise ValueError(f"{shown} has no host")
-    if match[1].startswith("[") and not _is_address(host):
+    if match[1].startswith("[") and not is_address(host):
         raise ValueError(f"{shown}: {quoted(host)} is not an IPv6 address")
     if port is not None and not (port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 65536):
         raise ValueError(f"{shown}: {quoted(port)} is not a port between 1 and 65535")
     return host, int(port) if port is not None else None
 
 
-def _is_address(text: str) -> bool:
+def is_address(text: str) -> bool:
     try:
         ip_address(text)
     except ValueError:
@@ -207,7 +222,7 @@ def check_loopback(value: str) -> str:
     host, port = parse_authority(value)
     if port is None:
         raise ValueError(f'{quoted(value)} has no port: write "127.0.0.1:9901"')
-    if host != "localhost" and not (_is_address(host) and ip_address(host).is_loopback):
+    if host != "localhost" and not (is_address(host) and ip_address(host).is_loopback):
         raise ValueError(f'{quoted(value)} can be reached from outside: the admin listener is for this machine only, '
                          f'write "127.0.0.1:{port}"')
     return value
@@ -219,6 +234,13 @@ def check_upstream_host(value: str) -> str:
             parse_authority(value)
         except ValueError as error:
             raise ValueError(f'{error}; "upstream" and "preserve" are the other choices') from None
+    return value
+
+
+def check_secret(value: Any) -> Any:
+    """A text that no message repeats."""
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("has to be a text that is not empty; best in the environment: \"${SECRET_KEY}\"")
     return value
 
 
@@ -334,6 +356,7 @@ Duration = Annotated[float, BeforeValidator(parse_duration),
 Size = Annotated[int, BeforeValidator(parse_size), WithJsonSchema(
     {"anyOf": [{"type": "string", "pattern": r"^[0-9]+([KkMmGg]?[Bb])?$"}, {"type": "integer", "minimum": 0}]})]
 Hosts = Annotated[str, AfterValidator(check_hosts)]
+Secret = Annotated[SecretStr, BeforeValidator(check_secret), WithJsonSchema({"type": "string"})]
 RedisUrl = Annotated[str, AfterValidator(check_redis_url)]
 InstanceUrl = Annotated[str, AfterValidator(check_instance)]
 Network = Annotated[str, AfterValidator(check_network)]
