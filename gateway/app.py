@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import inspect
 import logging
 import os
 import sys
@@ -18,7 +19,8 @@ from typing import TYPE_CHECKING, Any, cast
 import flask.app
 from flask import Blueprint, Flask
 from flask import Response as FlaskResponse
-from flask import current_app, got_request_exception, has_request_context, request
+from flask import current_app, flash, got_request_exception, has_request_context, request, session
+from flask.logging import default_handler
 from werkzeug.exceptions import HTTPException, InternalServerError
 from werkzeug.routing import RoutingException
 
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("gateway")
 
 GC_THRESHOLD = (10_000, 20, 20)
+LOG_FORMAT, LOG_TIME = "%(asctime)s [%(process)d] [%(levelname)s] %(name)s: %(message)s", "[%Y-%m-%d %H:%M:%S %z]"
 
 
 class Gateway(Flask):
@@ -61,6 +64,8 @@ class Gateway(Flask):
                                           "Times that all places of a worker were taken, and by busy connections.")
         self._pipeline: Pipeline | None = None
         self._kept: Pipeline | None = None               # the last one, whether it still knows all views or not
+        if config.gateway.secret_key is not None:
+            self.config["SECRET_KEY"] = config.gateway.secret_key.get_secret_value()
         self.add_template_global(self.static_url, "static_url")
         self.register_views(*config.gateway.views)
 
@@ -108,7 +113,7 @@ class Gateway(Flask):
             try:
                 found[name] = importlib.import_module(name)
             except (Exception, SystemExit) as error:     # a module may fail in any way while it is run
-                problems.append(f"gateway: views: cannot import {name!r}: {type(error).__name__}: {error}")
+                problems.append(f"gateway: views: cannot import {name!r}: {type(error).__name__}: {error}{remedy(name, error)}")
                 cause = cause or error
         nested = [inner for module in found.values() for blueprint in blueprints_of(module) for inner in nested_in(blueprint)]
         for name, module in found.items():
@@ -241,14 +246,61 @@ def nothing_of(name: str, module: ModuleType, there: list[Any]) -> Iterator[str]
     """What is wrong when none of a module's own blueprints is ``there``."""
     found = blueprints_of(module)
     own = [blueprint for blueprint in found if home_of(blueprint, name) == name]
-    if not found:
-        yield f"gateway: views: the module {name!r} has no Flask Blueprint"
+    if not found and (app := next((key for key, value in vars(module).items() if isinstance(value, Flask)), None)):
+        yield (f"gateway: views: the module {name!r} has a Flask application, {app!r}, and no Blueprint; the gateway is the"
+               f' application: write {app} = Blueprint("{app}", __name__) instead of {app} = Flask(...), or run it by itself and'
+               " name it as an upstream")
+    elif not found:
+        yield (f'gateway: views: the module {name!r} has no Flask Blueprint: write shop = Blueprint("shop", __name__) in it, and'
+               " @shop.get(...) before its views")
     elif not own:
         yield (f"gateway: views: the module {name!r} has no Flask Blueprint of its own; {found[0].name!r} is of "
                f"{home_of(found[0], name)!r}: name that")
     elif not any(blueprint in there for blueprint in own):
         yield (f"gateway: views: the blueprint {own[0].name!r} of {name!r} is nested in one that is not registered: name the "
                "module of that")
+
+
+def remedy(name: str, error: BaseException) -> str:
+    """What to do about a module that is not found."""
+    if not isinstance(error, ModuleNotFoundError) or not error.name:
+        return ""
+    if f"{name}.".startswith(f"{error.name}."):
+        return (f"; it is looked for in the current directory ({os.getcwd()}) and in PYTHONPATH: start in the folder that holds it"
+                " (systemd: WorkingDirectory=), or set PYTHONPATH")
+    return f"; {name!r} imports it: is it installed in {sys.prefix}?"
+
+
+def session_notices(app: Gateway) -> Iterator[str]:
+    """What is worth knowing about sessions in views."""
+    if app.config["SECRET_KEY"]:
+        return
+    for name in app.settings.gateway.views:
+        if uses_session(sys.modules[name]):
+            yield (f'{name} uses session or flash, and there is no secret key: it will fail when they are written; set'
+                   ' gateway.secret_key = "${SECRET_KEY}"')
+
+
+def uses_session(module: ModuleType) -> bool:
+    """Do the views of a module use Flask's session, or flash, which keeps its messages there?"""
+    values = list(vars(module).values())
+    if any(value is session or value is flash for value in values):
+        return True
+    names = {name for value in values if inspect.isfunction(value) for name in value.__code__.co_names}
+    return any(value is sys.modules["flask"] for value in values) and not names.isdisjoint({"session", "flash"})
+
+
+def log_of_views(level: str) -> None:
+    """Let what application code logs be written: beside Gunicorn's messages, in their format. An application that has set up
+    logging itself keeps what it has set up."""
+    root = logging.getLogger()
+    if root.handlers:
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(LOG_FORMAT, LOG_TIME))
+    root.addHandler(handler)
+    root.setLevel(level.upper())
+    log.removeHandler(default_handler)                   # of app.logger, which has the same name: each line once
 
 
 def sized(response: Response, method: str) -> list[tuple[str, str]]:
@@ -307,6 +359,7 @@ def ready(app: Gateway) -> Gateway:
     global _created
     _created = app
     store.init(app, app.pipeline.store)
+    log_of_views(app.settings.gateway.log_level)
     govern_requests(app.pipeline.upstreams)
     return app
 

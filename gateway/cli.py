@@ -32,7 +32,12 @@ config_option = click.option("--config", "-c", "path", metavar="FILE", type=clic
 
 
 class Commands(click.Group):
-    """A group that turns ConfigError into its sentences on stderr and exit status 2."""
+    """A group that turns ConfigError into its sentences on stderr and exit status 2. Its help has whole sentences."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, (command.help or "").partition("\n\n")[0])
+                                for name, command in sorted(self.commands.items())])
 
     def invoke(self, ctx: click.Context) -> Any:
         from .errors import ConfigError
@@ -47,7 +52,23 @@ class Commands(click.Group):
             ctx.exit(2)
 
 
-@click.group(cls=Commands)
+ENVIRONMENT = """\b
+Environment:
+  GATEWAY_CONFIG     the configuration file, instead of gateway.toml
+  GATEWAY_BIND       where to listen, instead of 127.0.0.1:8000: host:port or
+                     unix:/path, several with commas
+  GATEWAY_WORKERS    how many worker processes, instead of 1
+  GATEWAY_RUN_DIR    where the instance makes its private folder
+  GATEWAY_ADMIN      host:port of the admin listener, instead of gateway.admin
+  GATEWAY_LOG        where the request log goes, instead of gateway.log
+  GATEWAY_LOG_LEVEL  what application code logs, instead of gateway.log_level
+  GATEWAY_TIMEOUT    the deadline of a request, instead of gateway.timeout
+
+Each command has a --help of its own.
+"""
+
+
+@click.group(cls=Commands, epilog=ENVIRONMENT)
 @click.version_option(__version__, prog_name="greengate")
 def main() -> None:
     """Greengate: a gateway in front of a synchronous application that has to stay alive while it is replaced."""
@@ -59,9 +80,11 @@ def check(path: str | None) -> None:
     """Say every mistake in the configuration, and what is worth knowing about it."""
     from .configcheck import notices
     config, source = loaded(path)
-    assembled(config, source)[1].close()                 # some mistakes only views, certificates and the like show
+    app, pipeline = assembled(config, source)            # some mistakes only views, certificates and the like show
+    pipeline.close()
     click.echo(f"{source}: no mistakes; {counted(len(config.routes), 'route')}, {counted(len(config.upstreams), 'upstream')}")
-    for notice in notices(config):
+    from .app import session_notices
+    for notice in (*notices(config), *session_notices(app)):
         click.echo(f"  note: {notice}")
 
 

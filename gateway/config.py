@@ -14,8 +14,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .values import (Address, Duration, FieldConditions, FieldName, Fields, FieldTemplates, Filled, Flag, Hosts, InstanceUrl,
-                     Loopback, MediaType, Method, Module, Network, NginxFolder, NginxWord, OwnField, RedisUrl, Reference, Size,
-                     Token, UpstreamHost, Whole, parse_duration, parse_instance, parse_size)
+                     Loopback, MediaType, Method, Module, Network, NginxFolder, NginxWord, OwnField, RedisUrl, Reference, Secret,
+                     Size, Token, UpstreamHost, Whole, parse_duration, parse_instance, parse_size)
 
 __all__ = ["Address", "Cache", "CacheKey", "CacheStorage", "Config", "Gateway", "HeaderRules", "Model", "Nginx", "Part",
            "Respond", "Route", "StepSettings", "TARGETS", "Tls", "Upstream", "parse_duration", "parse_instance", "parse_size"]
@@ -46,6 +46,11 @@ class Gateway(Model):
     admin: Loopback | None = Field(
         default=None, description="host:port of the admin listener; only loopback. Unset: no admin listener.")
     log: Filled = Field(default="stdout", description='Where the request log goes: "stdout", "stderr", "off" or a file.')
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="What application code logs (logging) is written to stderr from this level on, unless it sets"
+                                    " logging up itself.")
+    secret_key: Secret | None = Field(
+        default=None, description='Flask\'s SECRET_KEY, which signs the sessions of views: "${SECRET_KEY}". Never shown.')
     via: Token = Field(default="greengate", description="The name of this gateway in Via.")
     literal_paths: Flag = Field(
         default=False, description="Choose the route by the path as it came alone, whatever a server behind may read it as (dot"
@@ -69,7 +74,7 @@ class Upstream(Model):
         min_length=1, description="URLs: http://host:port, https://host, or unix:/path/to.sock.")
     balance: Literal["round-robin", "least-requests"] = Field(default="round-robin", description="How the next instance is chosen.")
     host: UpstreamHost = Field(
-        default="upstream", description='The Host sent: "upstream" (the instance\'s), "preserve" (the client\'s), or a name.')
+        default="preserve", description='The Host sent: "preserve" (the client\'s), "upstream" (the instance\'s), or a name.')
     connect_timeout: Duration = Field(default=parse_duration("1s"), description="TCP connect and TLS handshake, for each address.")
     read_timeout: Duration = Field(
         default=parse_duration("30s"), description="The longest silence while a streamed body goes either way.")

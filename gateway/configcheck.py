@@ -19,7 +19,7 @@ from .mistakes import unknown_upstream
 from .notation import perhaps
 from .partcheck import check_parts
 from .pattern import parameters, parse_path, takes
-from .values import did_you_mean, duration_text, parse_instance, quoted
+from .values import did_you_mean, duration_text, is_address, parse_instance, quoted
 
 ONLY_WITH_UPSTREAM = ("strip_prefix", "rewrite", "rewrite_location", "rewrite_cookies", "websocket")
 UPSTREAM_NAME = re.compile(r"[a-z0-9](?:[a-z0-9_.-]*[a-z0-9])?")
@@ -87,10 +87,11 @@ def check_upstream(name: str, upstream: Upstream | None) -> Iterator[str]:
         yield "tls.key: a key needs its certificate"
 
 
-def check_route(route: Route, given: Collection[str], upstreams: Collection[str], trusting: bool) -> Iterator[str]:
+def check_route(route: Route, given: Collection[str], upstreams: Collection[str], trusting: bool,
+                parts: Collection[str] = ()) -> Iterator[str]:
     """``given`` are the settings that stand in the file, ``upstreams`` the names there are. ``trusting``: a proxy may say for
-    which host a request is, whatever its own Host."""
-    yield from _target(route, given)
+    which host a request is, whatever its own Host. ``parts`` are those of the composition, also the unreadable ones."""
+    yield from _target(route, given, parts)
     if route.upstream is not None and route.upstream not in upstreams:
         yield f"upstream: {unknown_upstream(route.upstream, upstreams)}"
     if not trusting:
@@ -122,7 +123,7 @@ def check_route(route: Route, given: Collection[str], upstreams: Collection[str]
     if route.aggregate and route.methods is None and "methods" not in given:
         yield 'methods: is needed where a part does more than GET, or reads the body: say what it answers, like ["POST"]'
     if route.aggregate is not None:
-        yield from check_parts(route.aggregate, names, upstreams)
+        yield from check_parts(route.aggregate, names, upstreams, parts)
 
 
 def _host(route: Route) -> Iterator[str]:
@@ -163,13 +164,13 @@ def _cache(route: Route, cache: Cache) -> Iterator[str]:
         yield f"cache.edge: nginx knows the address alone; it must not keep what {' and '.join(apart)} keep apart"
 
 
-def _target(route: Route, given: Collection[str]) -> Iterator[str]:
+def _target(route: Route, given: Collection[str], parts: Collection[str]) -> Iterator[str]:
     targets = [name for name in TARGETS if name in given and (name != "view" or route.view)]
     if not targets:
         yield f"a route needs a target: one of {', '.join(TARGETS)}"
     elif len(targets) > 1:
         yield f"a route has one target, this one has {len(targets)}: {', '.join(targets)}"
-    if route.aggregate == {}:
+    if route.aggregate == {} and not parts:
         yield "aggregate: has no parts"
 
 
@@ -256,6 +257,12 @@ def notices(config: Config) -> list[str]:
             found.append(f'upstream "{name}": certificates are not verified (tls.verify = false)')
         if upstream.tls.model_fields_set and not any(url.lower().startswith("https:") for url in upstream.instances):
             found.append(f'upstream "{name}": tls has no effect, no instance is https://')
+        if "host" not in upstream.model_fields_set and (named := named_by_host(upstream)):
+            found.append(f'upstream "{name}": {quoted(named)} is sent the Host that the client asked for; a service with a'
+                         ' name of its own, like an API of somebody else, needs host = "upstream"; write host = "preserve" if not')
+        if upstream.host == "upstream" and name in catching_all(config):
+            found.append(f'upstream "{name}": host = "upstream" behind path = "/*": an application that is not told its public name'
+                         ' may refuse forms (CSRF) and redirect to its own address; host = "preserve" tells it (docs/legacy.md)')
         if upstream.timeout is not None and upstream.timeout > longest(config):
             found.append(f'upstream "{name}": timeout is longer than the deadline of any request')
     if config.upstreams:
@@ -270,6 +277,17 @@ def notices(config: Config) -> list[str]:
     elif not kept.redis and kept.memcached and any(route.cache for route in config.routes):
         found.append("cache.memcached carries no purges to other machines, and none over a restart; cache.redis does")
     return found
+
+
+def named_by_host(upstream: Upstream) -> str | None:
+    """An https instance with a name of its own: its server may choose the site by Host, which then has to be that name."""
+    return next((url for url in upstream.instances if (address := parse_instance(url)).scheme == "https"
+                 and not is_address(address.host)), None)
+
+
+def catching_all(config: Config) -> set[str]:
+    """The upstreams that take what no other route does."""
+    return {route.upstream for route in config.routes if route.upstream and route.path == "/*"}
 
 
 def longest(config: Config) -> float:

@@ -27,6 +27,7 @@ instances = ["http://10.0.0.5:8000/", "http://10.0.0.6:8000", "unix:/run/legacy.
 
 [upstreams.users]
 instances = ["https://users.test"]
+host = "upstream"
 
 [[routes]]
 path = "/*"

@@ -17,10 +17,10 @@ timeout = "5s"
 
 [upstreams.legacy]
 instances = ["http://127.0.0.1:{port}"]
+host = "upstream"
 
 [upstreams.kept]
 instances = ["http://127.0.0.1:{port}"]
-host = "preserve"
 
 [[routes]]
 path = "/*"
