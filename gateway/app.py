@@ -265,6 +265,8 @@ def remedy(name: str, error: BaseException) -> str:
     """What to do about a module that is not found."""
     if not isinstance(error, ModuleNotFoundError) or not error.name:
         return ""
+    if name.endswith(".py"):
+        return f"; a module is named without .py: {name[:-3].replace('/', '.')!r}"
     if f"{name}.".startswith(f"{error.name}."):
         return (f"; it is looked for in the current directory ({os.getcwd()}) and in PYTHONPATH: start in the folder that holds it"
                 " (systemd: WorkingDirectory=), or set PYTHONPATH")

@@ -10,6 +10,8 @@ import pytest
 import requests
 from running import Running
 
+from gateway.app import remedy
+
 pytestmark = pytest.mark.leaks_allowed
 
 VIEWS = '''
@@ -64,6 +66,13 @@ def test_what_is_wrong_with_a_module_of_views_has_a_remedy(tmp_path, module, sai
     status, text = check(tmp_path, "")
     assert status == 2
     assert [part for part in said if part not in text] == []
+
+
+@pytest.mark.parametrize("name, missing, said", [
+    ("shop.py", "shop", "without .py: 'shop'"), ("shop.views", "shop", "PYTHONPATH"), ("shop.views", "shop.views", "PYTHONPATH"),
+    ("shop", "shopping", "'shop' imports it"), ("shop.views", "views", "'shop.views' imports it")])
+def test_the_remedy_for_a_module_that_is_not_found(name, missing, said):
+    assert said in remedy(name, ModuleNotFoundError(name=missing))
 
 
 @pytest.mark.parametrize("module, more, noted", [
