@@ -14,7 +14,6 @@ from typing import Any
 from .config import HeaderRules
 from .message import Handler, Headers, Request, Response
 
-
 OF_CONTENT = frozenset({
     "cache-control", "cdn-cache-control", "surrogate-control", "expires", "age", "etag", "last-modified", "accept-ranges",
     "content-type", "content-encoding", "content-language", "content-location", "content-disposition", "x-accel-expires"})

@@ -106,9 +106,9 @@ class Incoming:
                 headers = edited_headers(headers, environ)
         address = environ.get("REMOTE_ADDR", "")
         peer, trusted = self.trust.known.get(address) or self.trust.judge(address)
-        request = Request(environ["REQUEST_METHOD"], target, headers, body_of(environ),
-                          scheme=environ["wsgi.url_scheme"], host=environ.get("HTTP_HOST", ""),
-                          peer=peer, deadline=Deadline(self.timeout))
+        deadline = Deadline(self.timeout)
+        request = Request(environ["REQUEST_METHOD"], target, headers, body_of(environ, deadline),
+                          scheme=environ["wsgi.url_scheme"], host=environ.get("HTTP_HOST", ""), peer=peer, deadline=deadline)
         request.environ = environ
         request.connection = connection
         if not target.startswith("/") and (absolute := ABSOLUTE.fullmatch(target)):
@@ -288,14 +288,14 @@ def target_of(environ: dict[str, Any]) -> str:
     return f"{path or '/'}?{query}" if query else path or "/"
 
 
-def body_of(environ: dict[str, Any]) -> Body | None:
+def body_of(environ: dict[str, Any], deadline: Deadline | None = None) -> Body | None:
     """The body a request announces: by Content-Length, or chunked (``HTTP_TRANSFER_ENCODING``); None without one."""
     length = environ.get("CONTENT_LENGTH")
     if not length and "HTTP_TRANSFER_ENCODING" not in environ:
         return None
     source = environ["wsgi.input"]
     read = getattr(source, "read1", source.read)             # read() waits until it has all it was asked for
-    return Body(read, int(length) if length else None)
+    return Body(read, int(length) if length else None, deadline)
 
 
 def bare_address(value: str) -> str:

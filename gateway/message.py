@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 from .deadline import Deadline
-from .errors import BodyTooLarge
+from .errors import BodyTimeout, BodyTooLarge
 from .fields import fields_of
+from .tasks import time_limit
 
 Headers = list[tuple[str, str]]
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")      # what is said to be allowed where routes do not say it
@@ -22,16 +23,19 @@ class Body:
     """The body of a request, read once, piece by piece.
 
     ``length`` is its announced size in bytes, or None when it is chunked. ``read`` is ``(size) -> bytes``, empty at the end; it
-    raises TruncatedBody or MalformedBody, so a body cut short is never taken for a complete one.
+    raises TruncatedBody or MalformedBody, so a body cut short is never taken for a complete one. When all of it has arrived,
+    whoever reads it, ``deadline`` starts anew.
     """
 
-    __slots__ = ("length", "_read", "started", "_kept")
+    __slots__ = ("length", "_read", "started", "_kept", "_deadline", "_missing")
 
-    def __init__(self, read: Callable[[int], bytes], length: int | None) -> None:
+    def __init__(self, read: Callable[[int], bytes], length: int | None, deadline: Deadline | None = None) -> None:
         self._read = read
         self.length = length
         self.started = False
         self._kept: bytes | None = None
+        self._deadline = deadline                            # None too once it was started anew
+        self._missing = length
 
     @classmethod
     def of(cls, data: bytes) -> Body:
@@ -45,17 +49,28 @@ class Body:
         if self._kept is not None:
             piece, self._kept = self._kept[:size], self._kept[size:]
             return piece
-        return self._read(size)
+        return self._receive(size)
 
-    def buffer(self, limit: int) -> bytes:
-        """The whole body, which later reads give again. Raises BodyTooLarge above ``limit`` bytes; the body is then spent."""
+    def _receive(self, size: int) -> bytes:
+        piece = self._read(size)
+        if self._deadline is not None:
+            if self._missing is not None:
+                self._missing -= len(piece)
+            if self._missing == 0 or (size and not piece):
+                self._deadline.restart()
+                self._deadline = None
+        return piece
+
+    def buffer(self, limit: int, silence: float | None = None) -> bytes:
+        """The whole body, which later reads give again. Raises BodyTooLarge above ``limit`` bytes; the body is then spent. Raises
+        BodyTimeout when nothing of it came for ``silence`` seconds."""
         if self._kept is not None:
             return self._kept
         if self.length is not None and self.length > limit:
             raise BodyTooLarge(f"{self.length} bytes, {limit} allowed")
         self.started = True
         pieces, size = [], 0
-        while piece := self._read(65536):
+        while size != self.length and (piece := self._receive(65536) if silence is None else self._within(silence)):
             size += len(piece)
             if size > limit:
                 raise BodyTooLarge(f"more than {limit} bytes")
@@ -64,6 +79,10 @@ class Body:
         self.length = size
         self.started = False
         return self._kept
+
+    def _within(self, silence: float) -> bytes:
+        with time_limit(silence, BodyTimeout(f"no byte of the body came for {silence:g} s")):
+            return self._receive(65536)
 
     def __repr__(self) -> str:
         return f"Body({'chunked' if self.length is None else f'{self.length} bytes'}{', started' if self.started else ''})"

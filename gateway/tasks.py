@@ -371,16 +371,17 @@ class Guard:
             raise self._exceeded() from error
 
     def uncounted(self, wait: Callable[..., Any], *args: Any) -> Any:
-        """``wait(*args)``; the time it takes is added to the deadline, unless that is over."""
+        """``wait(*args)``; the time it takes is added to the deadline, unless that is over or was moved meanwhile."""
         if self._timer is None or self._over:
             return wait(*args)
         self._stop()
-        begun = self.deadline.clock()
+        begun, before = self.deadline.clock(), self.deadline.at
         try:
             return wait(*args)
         finally:
             now = self.deadline.clock()
-            self.deadline.at += now - begun
+            if self.deadline.at == before:
+                self.deadline.at += now - begun
             if self._greenlet is not None:
                 self._start(max(0.0, self.deadline.at - now))
 

@@ -11,17 +11,12 @@ from .transport import PIECE, Connection, Lost
 
 
 def small_body(call: Call, silence: float) -> bytes | Body | None:
-    """The call's body, in memory if it is small. That takes up to ``silence`` seconds, which do not count against the deadline.
-    Raises BodyTimeout, and what reading the body raises."""
+    """The call's body, in memory if it is small. Raises BodyTimeout when nothing came for ``silence`` seconds, and what reading the
+    body raises."""
     body = call.body
     if not isinstance(body, Body) or body.length is None or body.length > PIECE or body.started:
         return body
-    deadline = call.deadline
-    begun = deadline.clock()
-    with gevent.Timeout(silence, BodyTimeout(f"the body did not come within {silence:g} s")):
-        data = body.buffer(PIECE)
-    deadline.at += deadline.clock() - begun
-    return data
+    return body.buffer(PIECE, silence)
 
 
 class Sender:
