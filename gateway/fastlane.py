@@ -7,7 +7,8 @@ or refused never depends on the lane:
 - ``METHOD SP target SP HTTP/1.1``, exactly so, with a usual method and a target of printable ASCII that starts with ``/`` and has
   no ``#``;
 - every other line is a header field by the strict reading of fields.py, none with an underscore in its name;
-- exactly one Host, at most one each of Authorization, Content-Type and Connection, the last being ``close`` or ``keep-alive``;
+- exactly one Host, at most one each of Authorization, Content-Type, Cookie and Connection, the last being ``close`` or
+  ``keep-alive``;
 - no Transfer-Encoding, Expect, Upgrade, Trailer, TE, HTTP2-Settings;
 - no body; or, for POST, PUT and PATCH, one Content-Length in digits whose body has come together with the head.
 
@@ -42,7 +43,7 @@ REQUEST_LINE = re.compile(rb"(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) (/[\x21\x2
 
 OF_PROXIES = BELIEVED | {"via"}
 
-HOST, CONNECTION, LENGTH, AUTHORIZATION, TYPE, DOUBTFUL = 1, 2, 4, 8, 16, 32
+HOST, CONNECTION, LENGTH, AUTHORIZATION, TYPE, DOUBTFUL, COOKIE = 1, 2, 4, 8, 16, 32, 64
 
 
 class Judge(dict[str, int]):
@@ -53,10 +54,10 @@ class Judge(dict[str, int]):
 
 
 JUDGED = Judge({"host": HOST, "connection": CONNECTION, "content-length": LENGTH, "authorization": AUTHORIZATION,
-                "content-type": TYPE, "transfer-encoding": DOUBTFUL, "expect": DOUBTFUL, "upgrade": DOUBTFUL, "trailer": DOUBTFUL,
-                "te": DOUBTFUL, "http2-settings": DOUBTFUL})
+                "content-type": TYPE, "cookie": COOKIE, "transfer-encoding": DOUBTFUL, "expect": DOUBTFUL, "upgrade": DOUBTFUL,
+                "trailer": DOUBTFUL, "te": DOUBTFUL, "http2-settings": DOUBTFUL})
 JUDGED.update(dict.fromkeys((
-    "accept", "accept-encoding", "accept-language", "user-agent", "cookie", "referer", "origin", "x-forwarded-for",
+    "accept", "accept-encoding", "accept-language", "user-agent", "referer", "origin", "x-forwarded-for",
     "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "x-request-id", "x-real-ip", "cache-control", "pragma",
     "if-none-match", "if-modified-since", "range", "traceparent", "tracestate"), 0))
 
@@ -171,7 +172,8 @@ class Lane:
         return head + tail + body, closing
 
     def environ(self, request: Request, server: Any, peer: Any, sock: Any) -> dict[str, Any]:
-        """What Gunicorn gives an application for such a request. ``server`` and ``peer`` are the addresses of the two ends."""
+        """What Gunicorn gives an application for such a request, but for its fields. ``server`` and ``peer`` are the addresses of
+        the two ends."""
         path = request.path
         environ = {**self.base, "REQUEST_METHOD": request.method, "RAW_URI": request.target, "QUERY_STRING": request.query or "",
                    "PATH_INFO": unquote_to_wsgi_str(path), "gunicorn.socket": sock,
@@ -185,12 +187,6 @@ class Lane:
         else:
             name, _, port = request.host.partition(":")
             environ["SERVER_NAME"], environ["SERVER_PORT"] = name, port or "80"
-        for name, value in request.headers:
-            key = "HTTP_" + name.upper().replace("-", "_")
-            if key in ("HTTP_CONTENT_TYPE", "HTTP_CONTENT_LENGTH"):
-                environ[key[5:]] = value
-            else:
-                environ[key] = f"{environ[key]},{value}" if key in environ else value
         return environ
 
 

@@ -46,8 +46,6 @@ class Handover:
         if not request.header(ANNOUNCED):
             return self.next(request)
         request.headers = [field for field in request.headers if field[0].lower() != ANNOUNCED.lower()]
-        if request.environ is not None:
-            request.environ.pop("HTTP_X_GREENGATE_OFFLOAD", None)
         response = self.next(request)
         response.headers = [field for field in response.headers if field[0].lower() != "x-accel-redirect"]
         whole = response.whole

@@ -9,11 +9,11 @@ for what they say of the route's content: an error is none, and must not be kept
 
 from __future__ import annotations
 
-from typing import Any
-
 from .config import HeaderRules
+from .fields import PROXY_WORDS, Kinds
 from .message import Handler, Headers, Request, Response
 
+STRANGERS = Kinds(dict.fromkeys(PROXY_WORDS, 1))
 OF_CONTENT = frozenset({
     "cache-control", "cdn-cache-control", "surrogate-control", "expires", "age", "etag", "last-modified", "accept-ranges",
     "content-type", "content-encoding", "content-language", "content-location", "content-disposition", "x-accel-expires"})
@@ -30,14 +30,6 @@ class Edit:
 
     def __call__(self, headers: Headers) -> Headers:
         return [field for field in headers if field[0].lower() not in self._gone] + self._new
-
-    def change(self, environ: dict[str, Any]) -> None:
-        """The same in a WSGI environ."""
-        for name in self._gone:
-            environ.pop(variable(name), None)
-        for name, value in self._new:
-            before = environ.get(variable(name))
-            environ[variable(name)] = value if before is None else f"{before},{value}"
 
     def __repr__(self) -> str:
         rules = self.rules
@@ -59,12 +51,6 @@ def error_edit_of(rules: HeaderRules) -> Edit | None:
     return edit_of(rules.model_copy(update={"add": kept(rules.add), "set": kept(rules.set), "remove": removed}))
 
 
-def variable(name: str) -> str:
-    """A header field's name in a WSGI environ (PEP 3333)."""
-    name = name.upper().replace("-", "_")
-    return name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{name}"
-
-
 class EditHeaders:
     """Edit the request's fields before ``next`` and the response's after it; either may be None."""
 
@@ -75,9 +61,10 @@ class EditHeaders:
 
     def __call__(self, request: Request) -> Response:
         if self.request is not None:
-            request.headers = self.request(request.headers)
-            if request.environ is not None:              # a view reads that: it must not see what the steps before it do not
-                self.request.change(request.environ)
+            headers = request.headers
+            if not request.trusted:                      # so that what the rules say of a proxy's fields stays
+                headers = [field for field in headers if not STRANGERS[field[0]]]
+            request.headers = self.request(headers)
         response = self.next(request)
         if self.response is not None:
             response.headers = self.response(response.headers)

@@ -29,7 +29,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from .deadline import Deadline
 from .errors import DuplicateHeader, InvalidHost, InvalidTarget, MethodNotAllowed
-from .fields import Kinds
+from .fields import Kinds, one_cookie
 from .message import METHODS, Body, Handler, Headers, Request, Response
 
 HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+(?::\d{0,5})?|\[[0-9A-Fa-f:.]{2,45}\](?::\d{0,5})?")
@@ -104,6 +104,8 @@ class Incoming:
             target = edited_target(target, environ)
             if connection is not None:
                 headers = edited_headers(headers, environ)
+        if "," in environ.get("HTTP_COOKIE", ""):
+            headers = one_cookie(headers)
         address = environ.get("REMOTE_ADDR", "")
         peer, trusted = self.trust.known.get(address) or self.trust.judge(address)
         deadline = Deadline(self.timeout)
@@ -186,7 +188,7 @@ class Accept:
             elif host and len(self._hosts) < REMEMBERED:
                 self._hosts.add(host)
         if environ is not None and environ.get("HTTP_CONNECTION", "").lower() not in ("", "close", "keep-alive"):
-            drop_nominated(request, environ)
+            drop_nominated(request)
         if environ is not None and "," in environ.get("HTTP_AUTHORIZATION", ""):
             if len(request.header_list("Authorization")) > 1:
                 raise DuplicateHeader("Authorization was sent more than once")
@@ -231,15 +233,13 @@ def _last_hop(request: Request) -> bool:
     return left < 0
 
 
-def drop_nominated(request: Request, environ: dict[str, Any]) -> None:
+def drop_nominated(request: Request) -> None:
     """Take away what Connection names (RFC 9110 section 7.6.1), once and for all that look at the request: an answer must not be
     kept under a field that the upstream never saw. What frames the message or belongs to the connection itself stays."""
     options = {option.strip().lower() for value in request.header_list("Connection") for option in value.split(",")}
     nominated = options - STAYS - {""}
     if nominated:
         request.headers = [field for field in request.headers if field[0].lower() not in nominated]
-        for name in nominated:
-            environ.pop("HTTP_" + name.upper().replace("-", "_"), None)
 
 
 def headers_of(environ: dict[str, Any]) -> Headers:

@@ -111,8 +111,8 @@ class Pipeline:
         """The route with its steps, and the fields with which its requests go on: those of a composition to its parts."""
         handler, target, edit = self.handlers[route.name], self.target(route), error_edit_of(route.response_headers)
         if isinstance(target, Forward):
-            return Served(route, handler, edit, lambda request: target.call(request).headers, target.written)
-        return Served(route, handler, edit, self.forwarding, WRITTEN)
+            return Served(route, handler, edit, False, lambda request: target.call(request).headers, target.written)
+        return Served(route, handler, edit, edit_of(route.request_headers) is not None, self.forwarding, WRITTEN)
 
     def stack(self, route: Route) -> Handler:
         """The target of one route with the steps around it."""

@@ -22,13 +22,13 @@ from werkzeug.routing.rules import parse_converter_args
 from .conditions import as_text, decoded
 from .config import Route
 from .errors import BodyTimeout
-from .fields import PROXY_WORDS, WRITTEN
+from .fields import ABOUT_BODY, PROXY_WORDS, WRITTEN, variable, variables
 from .message import Body, Request, Response
 from .pattern import Segment, parse_path
 from .tasks import Guard, Killed, current_request, time_limit
 
 SMALL = 65536
-PROXY_KEYS = tuple("HTTP_" + name.upper().replace("-", "_") for name in PROXY_WORDS)
+PROXY_KEYS = tuple(map(variable, PROXY_WORDS))
 SILENCE = 30.0                  # seconds, where nothing else is said
 BODILESS = (204, 304)
 WRONG_LENGTH = "the view's body has {} bytes or more where its Content-Length is {}"
@@ -134,14 +134,19 @@ class BodyFile(io.RawIOBase):
 
 
 def environ_of(request: Request, guard: Guard, silence: float) -> dict[str, Any]:
-    """The environ for Flask: what is believed of the client, the body through the steps, and the request's id."""
-    environ = request.environ
-    if environ is None:
-        environ = request.environ = request.connection.environ(request)
-    if not request.trusted:
+    """The environ for Flask: the fields as the steps have left them, what is believed of the client, the body through the steps,
+    and the request's id. What the server gave has the fields as they were sent."""
+    given = request.environ
+    if given is None:
+        environ = request.connection.environ(request)
+    else:
+        environ = {key: value for key, value in given.items() if not key.startswith("HTTP_") and key not in ABOUT_BODY}
+    request.environ = environ
+    environ.update(variables(request.headers))
+    if not request.trusted and (request.served is None or not request.served.ruled):     # else that was done before the rules
         for key in PROXY_KEYS:
             environ.pop(key, None)
-    elif (prefix := environ.get("HTTP_X_FORWARDED_PREFIX")) is not None:
+    if request.trusted and (prefix := environ.get("HTTP_X_FORWARDED_PREFIX")) is not None:
         environ["SCRIPT_NAME"] = prefix_of(prefix)
     environ["REMOTE_ADDR"] = request.client
     environ["wsgi.url_scheme"] = request.scheme

@@ -14,6 +14,8 @@ import pytest
 from gevent.server import StreamServer
 from running import ROOT, Running, ask, field
 
+from gateway.fields import CONNECTION_FIELDS, variable, variables
+
 pytestmark = pytest.mark.leaks_allowed      # two servers for the module
 
 VIEWS = '''
@@ -90,6 +92,13 @@ def answer(name):
     return Raw(*ANSWERS[name.replace("-", " ")])
 
 
+@odd.route("/mirror", methods=["GET", "POST", "OPTIONS"])
+@odd.route("/ruled/mirror", methods=["GET", "POST", "OPTIONS"])
+def mirror():
+    fields = {key: value for key, value in request.environ.items() if key.startswith(("HTTP_", "CONTENT_"))}
+    return {"fields": fields, "cookies": dict(request.cookies)}
+
+
 @odd.get("/big/in-memory")
 def in_memory():
     return BIG * 120
@@ -125,6 +134,14 @@ instances = ["http://127.0.0.1:{raw}"]
 path = "/raw/*"
 upstream = "raw"
 [[routes]]
+path = "/ruled/raw/*"
+upstream = "raw"
+request_headers = {rules}
+[[routes]]
+path = "/ruled/mirror"
+view = true
+request_headers = {rules}
+[[routes]]
 path = "/cached/*"
 upstream = "raw"
 cache = {{ ttl = "60s", max_object = "50MB" }}
@@ -136,6 +153,9 @@ path = "/composed/{{name}}"
 [routes.aggregate]
 part = "raw:/raw/{{name}}"
 '''
+
+RULES = '{ set = { X-Set = "s", X-Forwarded-Prefix = "/shop", Content-Type = "a/b" }, add = { X-Add = "a", X-More = "2" }, ' \
+        'remove = ["X-Remove", "Max-Forwards"] }'
 
 # Heads of upstreams, by the last segment of the path
 RAW = {
@@ -155,8 +175,11 @@ LANES = ("lane", "parser")
 def raw_upstream(sock, address):
     with sock, sock.makefile("rb") as reader:
         path = reader.readline().split(b" ")[1].decode()
-        while reader.readline() not in (b"\r\n", b""):
-            pass
+        lines = list(iter(reader.readline, b"\r\n"))
+        if path.endswith("mirror"):
+            body = json.dumps([line.decode("latin-1").strip().split(": ", 1) for line in lines]).encode()
+            sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+            return
         sock.sendall(RAW[path.rpartition("/")[2]])
 
 
@@ -171,7 +194,10 @@ class Started(Running):
         return [*super().arguments(), *self.command]
 
     def get(self, path, method="GET", *fields):
-        lines = [f"{method} {path} HTTP/1.1", "Host: a.test", "Connection: close", *fields, "", ""]
+        return self.send(path, method, "Connection: close", *fields)
+
+    def send(self, path, method, *fields):
+        lines = [f"{method} {path} HTTP/1.1", "Host: a.test", *fields, "", ""]
         return ask(self.port, "\r\n".join(lines).encode("latin-1"), timeout=30)
 
     def in_flight(self):
@@ -207,7 +233,7 @@ def servers(tmp_path_factory):
     for name, command in (("lane", []), ("parser", ["-c", str(hooked)])):
         (place / name).mkdir()
         (place / name / "odd.py").write_text(VIEWS)
-        started[name] = Started(place / name, CONFIG.format(raw=raw.server_port, files=place / "files"), command)
+        started[name] = Started(place / name, CONFIG.format(raw=raw.server_port, rules=RULES, files=place / "files"), command)
     yield started
     for server in started.values():
         server.stop()
@@ -319,3 +345,56 @@ def test_who_takes_all_gets_all(servers, lane, path):
     assert body_of(data) == 12_000_000 + (len(b"\r\n") if "streamed" in path else 0)
     line = server.lines(path, before + 1)[-1]
     assert (line["status"], line["flag"], line["bytes"]) == (200, "-", 12_000_000)
+
+
+# What a target is told
+
+TOLD = {
+    "nothing": ("GET", []),
+    "Max-Forwards": ("OPTIONS", ["Max-Forwards: 5"]),
+    "Max-Forwards of a GET": ("GET", ["Max-Forwards: 5"]),
+    "Max-Forwards twice": ("OPTIONS", ["Max-Forwards: 5", "Max-Forwards: 5"]),
+    "one cookie": ("GET", ["Cookie: session=S; csrftoken=t"]),
+    "two lines of cookies": ("GET", ["Cookie: session=S", "Cookie: csrftoken=t"]),
+    "cookies with commas": ("GET", ["Cookie: session=a,b", "Accept: x/y", "cookie: csrftoken=c,d", "COOKIE: third=e"]),
+    "an empty cookie": ("GET", ["Cookie: ", "Cookie: csrftoken=t"]),
+    "repeated": ("GET", ["X-More: 1", "Accept: a/b", "Accept: c/d", "X-More: 3"]),
+    "removed": ("GET", ["X-Remove: 1", "x-remove: 2", "X-Set: 1", "X-Set: 2", "X-Add: 0"]),
+    "nominated": ("GET", ["X-Gone: 1", "X-Set: 2", "X-Stays: 3"]),
+    "with a body": ("POST", ["Content-Type: text/plain", "Content-Length: 0"]),
+    "a stranger's words": ("GET", ["X-Forwarded-For: 9.9.9.9", "X-Forwarded-Prefix: /evil", "X-Original-URL: /admin",
+                                   "Forwarded: for=9.9.9.9"]),
+    "an id": ("GET", ["X-Request-Id: 12345678901234567890"]),
+    "credentials": ("GET", ["Authorization: Basic x"]),
+}
+# A view gets no fields of forwarding; it sees those of the connection, and how its body is framed
+OF_FORWARDING = {"X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port", "Forwarded", "Via"}
+DIFFERENT = {*map(variable, CONNECTION_FIELDS | OF_FORWARDING), "HTTP_HOST", "HTTP_X_REQUEST_ID", "CONTENT_LENGTH"}
+
+
+def told(server, path, method, fields):
+    status, _, body = server.send(path, method, *fields)
+    assert status == 200
+    found = json.loads(body)
+    fields = found["fields"] if isinstance(found, dict) else variables([tuple(pair) for pair in found if len(pair) == 2])
+    return {name: value for name, value in fields.items() if name not in DIFFERENT}
+
+
+@pytest.mark.parametrize("prefix", ["", "/ruled"])
+@pytest.mark.parametrize("name", TOLD)
+def test_a_view_is_told_what_an_upstream_is_on_both_lanes(servers, name, prefix):
+    method, fields = TOLD[name]
+    fields = [*fields, "Connection: close, x-gone" if name == "nominated" else "Connection: close"]
+    found = [told(servers[lane], f"{prefix}{path}", method, fields) for lane in LANES for path in ("/mirror", "/raw/mirror")]
+    assert all(other == found[0] for other in found[1:])
+    assert "HTTP_X_GONE" not in found[0] and found[0].get("HTTP_X_FORWARDED_PREFIX") == ("/shop" if prefix else None)
+    assert prefix or method != "OPTIONS" or "4" in found[0]["HTTP_MAX_FORWARDS"].split(",")
+
+
+@pytest.mark.parametrize("lane", LANES)
+@pytest.mark.parametrize("lines", [["Cookie: session=S; csrftoken=t"], ["Cookie: session=S", "Cookie: csrftoken=t"],
+                                   ["Cookie: session=S", "Accept: x/y", "cookie: csrftoken=t"]])
+def test_cookies_in_several_lines_are_those_of_one(servers, lane, lines):
+    assert json.loads(servers[lane].get("/mirror", "GET", *lines)[2])["cookies"] == {"session": "S", "csrftoken": "t"}
+    sent = json.loads(servers[lane].get("/raw/mirror", "GET", *lines)[2])
+    assert [value for name, value in sent if name.lower() == "cookie"] == ["session=S; csrftoken=t"]

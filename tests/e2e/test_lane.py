@@ -43,7 +43,7 @@ SENTINEL = b"GET /sentinel HTTP/1.1\r\nHost: sentinel\r\nConnection: close\r\n\r
 
 # Where the gateway's worker is stricter, or nearer to the RFC, than Gunicorn's own; both lanes alike.
 OURS = re.compile(rb"(?i)\nconnection:[^\r]*,|\nconnection:[^\r]*\r\nconnection:|transfer-encoding: *(?!chunked\r)"
-                  rb"|chunked\r\ntransfer|\nauthorization:[^\r]*\r\nauthorization:|\nexpect:")
+                  rb"|chunked\r\ntransfer|\nauthorization:[^\r]*\r\nauthorization:|\nexpect:|\ncookie:[^\0]*\r\ncookie:")
 
 
 class Started(Running):
