@@ -231,7 +231,7 @@ class Route(Model):
     request_headers: HeaderRules = Field(default=HeaderRules(), description="Changes to the header fields of the request.")
     response_headers: HeaderRules = Field(default=HeaderRules(), description="Changes to the header fields of the answer.")
     rewrite_location: Flag = Field(
-        default=False, description="Make Location and Content-Location of the upstream public addresses.")
+        default=False, description="Make Location, Content-Location and Refresh of the upstream public addresses.")
     rewrite_cookies: Flag = Field(default=False, description="Make Domain and Path of the upstream's cookies public ones.")
     websocket: Flag = Field(default=False, description="Pass WebSocket upgrades through.")
     websocket_idle_timeout: Duration = Field(

@@ -43,3 +43,46 @@ def test_only_what_was_asked_for():
     fields = [("Location", "http://old.test/a"), ("Set-Cookie", "a=1; Domain=old.test")]
     assert Publish(["old.test"], "", True, False)(fields, REQUEST) == [("Location", "https://www.test/a"), fields[1]]
     assert Publish(["old.test"], "", False, True)(fields, REQUEST) == [fields[0], ("Set-Cookie", "a=1")]
+
+
+SPELLED = Publish(["old.test", "[2001:db8::1]:8000", "127.0.0.1:80"], "/shop", True, True)
+
+
+@pytest.mark.parametrize("value, public", [
+    # the authority: case, encoding, the root's dot, ports that the scheme implies, IPv6, users
+    ("http://old.test:80/a", "https://www.test/shop/a"), ("http://old.test:/a", "https://www.test/shop/a"),
+    ("http://old.test:0080/a", "https://www.test/shop/a"), ("http://OLD.TEST./a", "https://www.test/shop/a"),
+    ("http://%6fld.test/a", "https://www.test/shop/a"), ("//old.test:80/a", "https://www.test/shop/a"),
+    ("http://old.test:8080/a", "http://old.test:8080/a"), ("http://old.test:443/a", "http://old.test:443/a"),
+    ("https://old.test:443/a", "https://www.test/shop/a"), ("http://[2001:DB8:0::1]:8000/a", "https://www.test/shop/a"),
+    ("http://[2001:db8::2]:8000/a", "http://[2001:db8::2]:8000/a"), ("http://127.0.0.1/a", "https://www.test/shop/a"),
+    ("http://user@old.test/a", "http://user@old.test/a"), ("http://old.test@evil.test/a", "http://old.test@evil.test/a"),
+    ("http://old.test.evil.test/a", "http://old.test.evil.test/a"), ("http:///a", "http:///a"),
+    ("https://www.test:443/a", "https://www.test/shop/a"), ("https://WWW.test./a", "https://www.test/shop/a"),
+    ("https://www.test:8443/a", "https://www.test:8443/a"), ("http://old.test:x/a", "http://old.test:x/a"),
+    # the path: a prefix that is there does not come twice
+    ("/shop", "/shop"), ("/shop/", "/shop/"), ("/shop/a?b#c", "/shop/a?b#c"), ("/shop?x", "/shop?x"), ("/%73hop/a", "/%73hop/a"),
+    ("/shopping", "/shop/shopping"), ("/Shop/a", "/shop/Shop/a"), ("/shop%2Fa", "/shop/shop%2Fa"), ("/a?/shop/", "/shop/a?/shop/"),
+    ("/shop/../a", "/shop/shop/../a"), ("/./shop/a", "/./shop/a"), ("http://old.test/shop/a", "https://www.test/shop/a"),
+    ("https://www.test/shop/a", "https://www.test/shop/a")])
+def test_addresses_are_compared_as_uris_are(value, public):
+    assert SPELLED([("Location", value)], REQUEST) == [("Location", public)]
+
+
+@pytest.mark.parametrize("value, public", [
+    ("a=1; Path=/shop", "a=1; Path=/shop"), ("a=1; Path=/shop/", "a=1; Path=/shop/"), ("a=1; Path=/shop/x", "a=1; Path=/shop/x"),
+    ("a=1; Path=/shopping", "a=1; Path=/shop/shopping"), ("a=1; Path=/", "a=1; Path=/shop/"),
+    ("__Host-a=1; Secure; Path=/", "__Host-a=1; Secure; Path=/"), ("__host-a=1; path=/", "__host-a=1; path=/"),
+    (" __Host-a=1; Path=/", " __Host-a=1; Path=/"), ("__Secure-a=1; Secure; Path=/", "__Secure-a=1; Secure; Path=/shop/"),
+    ("__Hosta=1; Path=/", "__Hosta=1; Path=/shop/"), ("a=1; Domain=OLD.test.", "a=1"), ("a=1; Domain=.old.test", "a=1"),
+    ("a=1; Domain=test", "a=1; Domain=test")])
+def test_cookies_that_browsers_would_not_take_otherwise(value, public):
+    assert SPELLED([("Set-Cookie", value)], REQUEST) == [("Set-Cookie", public)]
+
+
+@pytest.mark.parametrize("value, public", [
+    ("5; url=http://old.test/a", "5; url=https://www.test/shop/a"), ("0;URL='/a'", "0;URL='/shop/a'"), ("5", "5"),
+    ("5, url=http://other.test/", "5, url=http://other.test/"), ("5; url=a", "5; url=a")])
+def test_the_address_in_a_refresh_is_one_too(value, public):
+    assert SPELLED([("Refresh", value), ("Link", "<http://old.test/a>")], REQUEST) == [
+        ("Refresh", public), ("Link", "<http://old.test/a>")]
