@@ -189,7 +189,7 @@ def readiness() -> tuple[Any, int]:
 def metrics() -> Response:
     """In a native thread: thousands of routes take a while, and requests are not to wait for it."""
     accept = "" if wants_html() else request.headers.get("Accept", "")
-    body, content_type = gevent.get_hub().threadpool.apply(exposition.render, (registry, accept))
+    body, content_type = offload(exposition.render, registry, accept)
     if wants_html():
         return Response(render_template("admin_text.html.j2", title="Metrics", text=body.decode()))
     return Response(body, content_type=content_type)

@@ -9,6 +9,8 @@ the same, an older hash     302 to the address of today
 anything else               404: no file, a folder, a name that begins with a dot, a way out of the folder
 ==========================  =====================================================================================
 
+Parts are sent by Range (ranges.py).
+
 ``url("app.css")`` gives the first of these. The hash is of the bytes themselves, taken once for each state of a file. A file is
 opened step by step below the folder, following no link on the way: links are resolved before, and must stay inside.
 
@@ -31,6 +33,7 @@ from urllib.parse import quote, unquote_to_bytes
 from .deadline import Deadline
 from .errors import NO_ROOM, MethodNotAllowed, NoRoute, OutOfFiles
 from .message import Headers, Request, Response
+from .ranges import Bounds, ranges_of
 from .tasks import Event, Semaphore, current_request, native_thread, offload, spawn_apart, time_limit
 
 IMMUTABLE = "public, max-age=31536000, immutable"
@@ -53,12 +56,22 @@ class File:
         self.digest = ""
 
     def __iter__(self) -> Iterator[bytes]:
+        return self.part(0, self.found.st_size - 1)
+
+    def part(self, first: int, last: int) -> Iterator[bytes]:
+        """The bytes from ``first`` to ``last``, both included."""
         seconds = None if self.deadline is None else self.deadline.seconds
-        while piece := offload(self._piece, deadline=None if seconds is None else Deadline(seconds)):
+        while first <= last:
+            piece = offload(self._piece, first, last, deadline=None if seconds is None else Deadline(seconds))
+            first += len(piece)
             yield piece
 
-    def read(self) -> bytes:
-        return b"".join(offload(lambda: list(iter(self._piece, b"")), deadline=self.deadline))
+    def read(self, first: int, last: int) -> Iterator[bytes]:
+        """The same in a native thread, where nothing has to be handed over."""
+        while first <= last:
+            piece = self._piece(first, last)
+            first += len(piece)
+            yield piece
 
     def hash(self) -> str:
         """Of its bytes. In a native thread."""
@@ -68,10 +81,10 @@ class File:
             at += len(piece)
         return digest.hexdigest()[:16]
 
-    def _piece(self) -> bytes:
+    def _piece(self, first: int, last: int) -> bytes:
         """In a native thread."""
-        piece = os.read(self.descriptor, PIECE)
-        if not piece and stamp(os.fstat(self.descriptor)) != stamp(self.found):
+        piece = os.pread(self.descriptor, min(PIECE, last - first + 1), first)
+        if not piece or first + len(piece) > last and stamp(os.fstat(self.descriptor)) != stamp(self.found):
             raise OSError("a file was changed while it was sent")    # its beginning may be of another content than its hash
         return piece
 
@@ -94,6 +107,35 @@ class Hashing:
         self.done = Event()
         self.digest = ""
         self.problem: OSError | None = None
+
+
+class Parts:
+    """Ranges of a file as a body: bytes as they are, and (first, last) of those that are read."""
+
+    def __init__(self, file: File, pieces: list[bytes | Bounds]) -> None:
+        self._file = file
+        self._pieces = pieces
+        self.length = sum(len(piece) if isinstance(piece, bytes) else piece[1] - piece[0] + 1 for piece in pieces)
+
+    def __iter__(self) -> Iterator[bytes]:
+        for piece in self._pieces:
+            if isinstance(piece, bytes):
+                yield piece
+            else:
+                yield from self._file.part(*piece)
+
+    def read(self) -> bytes:
+        """All of it at once."""
+        file = self._file
+        return offload(lambda: b"".join(each for piece in self._pieces
+                                        for each in ([piece] if isinstance(piece, bytes) else file.read(*piece))),
+                       deadline=file.deadline)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __repr__(self) -> str:
+        return f"Parts({self._file!r}, {self.length} bytes)"
 
 
 class Assets:
@@ -195,23 +237,58 @@ class Assets:
 
 
 def answer(request: Request, file: File, name: str, caching: str) -> Response:
-    """The file, or 304. It has the file from here on."""
+    """The file, the parts of it that are asked for, or 304. It has the file from here on."""
     kind, coding = mimetypes.guess_type(name)
-    kind = "application/octet-stream" if kind is None or coding else kind
+    packed = name.lower().endswith(".svgz")
+    kind = "application/octet-stream" if kind is None or (coding and not packed) else kind
     tag = f'"{file.digest}"'
     about: Headers = [("Cache-Control", caching), ("ETag", tag), ("X-Content-Type-Options", "nosniff"),
                       ("Last-Modified", formatdate(file.found.st_mtime, usegmt=True))]
     if unchanged(request, about):
         file.close()
         return Response(304, about)
-    about += [("Content-Type", f"{kind}; charset=utf-8" if kind.startswith("text/") else kind),
-              ("Content-Length", str(file.found.st_size))]
-    if request.method == "GET" and file.found.st_size > IN_MEMORY:
-        return Response(200, about, file)
+    kind = f"{kind}; charset=utf-8" if kind.startswith("text/") else kind
+    about += [("Accept-Ranges", "bytes")] + ([("Content-Encoding", "gzip")] if packed else [])
+    size = file.found.st_size
+    ranges = ranges_of(request.header("Range"), size) if request.method == "GET" and same_version(request, about) else None
+    if ranges is None:
+        status, body = 200, Parts(file, [(0, size - 1)])
+    elif not ranges:
+        file.close()
+        return Response(416, [*about, ("Content-Range", f"bytes */{size}"), ("Content-Length", "0")])
+    elif len(ranges) == 1:
+        status, body = 206, Parts(file, [ranges[0]])
+        about.append(("Content-Range", content_range(ranges[0], size)))
+    else:
+        boundary = f"{file.digest}{os.urandom(8).hex()}"
+        status, body = 206, Parts(file, several(ranges, size, kind, boundary))
+        kind = f"multipart/byteranges; boundary={boundary}"
+    about += [("Content-Type", kind), ("Content-Length", str(body.length))]
+    if request.method == "GET" and body.length > IN_MEMORY:
+        return Response(status, about, body)
     try:
-        return Response(200, about, file.read() if request.method == "GET" else b"")
+        return Response(status, about, body.read() if request.method == "GET" else b"")
     finally:
         file.close()
+
+
+def several(ranges: list[Bounds], size: int, kind: str, boundary: str) -> list[bytes | Bounds]:
+    """The pieces of a multipart/byteranges body (RFC 9110 section 14.6)."""
+    pieces: list[bytes | Bounds] = []
+    for one in ranges:
+        head = f"\r\n--{boundary}\r\nContent-Type: {kind}\r\nContent-Range: {content_range(one, size)}\r\n\r\n"
+        pieces += [head.encode("latin-1"), one]
+    return [*pieces, f"\r\n--{boundary}--\r\n".encode()]
+
+
+def content_range(one: Bounds, size: int) -> str:
+    return f"bytes {one[0]}-{one[1]}/{size}"
+
+
+def same_version(request: Request, about: Headers) -> bool:
+    """Is a part asked for, of this content? By a strong ETag, or by the date that was given (RFC 9110 section 13.1.5)."""
+    given = dict(about)
+    return bool(request.header("Range")) and request.header("If-Range", given["ETag"]) in (given["ETag"], given["Last-Modified"])
 
 
 def unchanged(request: Request, about: Headers) -> bool:

@@ -173,9 +173,9 @@ class Request(Message):
 
 class Served:
     """A route that answers: with its ``handler``, its ``timeout`` in seconds if it has one of its own, what ``edit`` makes of the
-    fields of an error, whether its rules have edited the request's (``ruled``), and what it counts in (telemetry). ``sent(request)``
-    are the fields with which a request goes on; of other names than those ``written`` (in lower case) they are as they came. Few and
-    small: with many routes, what a request looks at of its own is in no cache of the processor."""
+    fields of an error, whether its rules have edited the request's (``ruled``), and what it counts in (telemetry).
+    ``sent(request)`` are the fields with which a request goes on; of other names than those ``written`` (in lower case) they are as
+    they came. Few and small: with many routes, what a request looks at of its own is in no cache of the processor."""
 
     __slots__ = ("route", "handler", "timeout", "edit", "ruled", "numbers", "sent", "written")
 

@@ -8,7 +8,7 @@ import pytest
 
 from gateway import assets
 from gateway.app import Gateway
-from gateway.assets import IMMUTABLE, Assets, File
+from gateway.assets import IMMUTABLE, Assets, Parts
 from gateway.config import Config
 from gateway.configfile import load_text
 from gateway.errors import ConfigError, MethodNotAllowed, NoRoute
@@ -114,7 +114,7 @@ def test_large_files_are_streamed(files, folder, monkeypatch):
     data = os.urandom(300_000)
     (folder / "large.bin").write_bytes(data)
     answer = get(files, files.url("large.bin"))
-    assert isinstance(answer.body, File) and answer.header("Content-Length") == "300000"
+    assert isinstance(answer.body, Parts) and answer.header("Content-Length") == "300000"
     assert b"".join(answer.body) == data
     answer.body.close()
     answer.body.close()
@@ -135,8 +135,8 @@ def test_a_file_that_changes_while_it_is_sent_is_not_taken_for_what_its_hash_say
 
 def test_a_hash_is_taken_once(files, monkeypatch):
     counted = []
-    real = File.hash
-    monkeypatch.setattr(File, "hash", lambda file: counted.append(1) or real(file))
+    real = assets.File.hash
+    monkeypatch.setattr(assets.File, "hash", lambda file: counted.append(1) or real(file))
     for _ in range(5):
         files.url("css/app.css")
         get(files, "/static/css/app.css")
@@ -171,3 +171,69 @@ def test_in_views_and_templates(folder, tmp_path, monkeypatch):
 def test_mistakes(folder, route, mistake):
     with pytest.raises(ConfigError, match=mistake.replace("*", r"\*")):
         load_text("[[routes]]\n" + route.replace("{folder}", str(folder)), {})
+
+
+DIGITS = b"0123456789"
+
+
+@pytest.mark.parametrize("asked, parts", [
+    ("bytes=0-0", [(0, 0)]), ("bytes=2-4", [(2, 4)]), ("bytes=7-", [(7, 9)]), ("bytes=-3", [(7, 9)]), ("bytes=-99", [(0, 9)]),
+    ("bytes=5-99", [(5, 9)]), ("BYTES=2-4", [(2, 4)]), ("bytes=2-4, 6-7", [(2, 4), (6, 7)]),
+    ("bytes=2-4,99-,,6-7", [(2, 4), (6, 7)]),
+    ("bytes=0-9", [(0, 9)]), ("bytes=10-", []), ("bytes=99-100", []), ("bytes=-0", []), ("bytes=99-,100-", []),
+    ("bytes=0-6,3-9", None),                                         # overlapping: together more than the whole
+    ("bytes=" + ",".join(["0-0"] * 33), None), ("bytes=0-,-1", None), ("bytes=4-2", None), ("bytes=-", None), ("bytes=", None),
+    ("bytes=a-b", None), ("bytes 0-1", None), ("lines=0-1", None), ("bytes=0-1;2-3", None), ("bytes=" + "1" * 40 + "-", None),
+    ("", None)])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_ranges(files, folder, asked, parts, method):
+    (folder / "digits.txt").write_bytes(DIGITS)
+    answer = get(files, "/static/digits.txt", ("Range", asked), method=method)
+    kind = answer.header("Content-Type")
+    if method == "HEAD" or parts is None:
+        assert (answer.status, answer.header("Content-Length")) == (200, "10") and answer.header("Accept-Ranges") == "bytes"
+        assert answer.body == (DIGITS if method == "GET" else b"")
+    elif not parts:
+        assert (answer.status, answer.header("Content-Range"), answer.body) == (416, "bytes */10", b"")
+    elif len(parts) == 1:
+        (first, last), = parts
+        assert (answer.status, answer.body, kind) == (206, DIGITS[first:last + 1], "text/plain; charset=utf-8")
+        assert answer.header("Content-Range") == f"bytes {first}-{last}/10"
+    else:
+        boundary = kind.removeprefix("multipart/byteranges; boundary=")
+        expected = "".join(f"\r\n--{boundary}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Range: bytes {first}-{last}/10"
+                           f"\r\n\r\n{DIGITS[first:last + 1].decode()}" for first, last in parts) + f"\r\n--{boundary}--\r\n"
+        assert answer.status == 206 and answer.body.decode() == expected and not answer.header("Content-Range")
+    assert method == "HEAD" or len(answer.body) == int(answer.header("Content-Length"))
+
+
+@pytest.mark.parametrize("condition, status", [
+    (None, 206), ("{tag}", 206), ("W/{tag}", 200), ('"other"', 200), ("{date}", 206), ("Sun, 06 Nov 1994 08:49:37 GMT", 200)])
+def test_a_part_only_of_the_version_that_is_meant(files, folder, condition, status):
+    (folder / "digits.txt").write_bytes(DIGITS)
+    os.utime(folder / "digits.txt", (1_000_000_000, 1_000_000_000))
+    now = get(files, "/static/digits.txt")
+    fields = [("Range", "bytes=2-4")]
+    if condition is not None:
+        fields.append(("If-Range", condition.format(tag=now.header("ETag"), date=now.header("Last-Modified"))))
+    assert get(files, "/static/digits.txt", *fields).status == status
+
+
+def test_a_part_of_an_empty_file_is_none(files, folder):
+    (folder / "empty.txt").write_bytes(b"")
+    assert get(files, "/static/empty.txt", ("Range", "bytes=0-")).status == 416
+    assert get(files, "/static/empty.txt").body == b""
+
+
+def test_a_large_part_is_streamed(files, folder):
+    content = os.urandom(3_000_000)
+    (folder / "large").write_bytes(content)
+    answer = get(files, "/static/large", ("Range", "bytes=100-2900000"))
+    assert not isinstance(answer.body, bytes) and b"".join(answer.body) == content[100:2_900_001]
+    answer.body.close()
+
+
+def test_a_packed_picture_is_a_picture_that_was_encoded(files, folder):
+    (folder / "logo.svgz").write_bytes(b"packed")
+    answer = get(files, "/static/logo.svgz")
+    assert (answer.header("Content-Type"), answer.header("Content-Encoding")) == ("image/svg+xml", "gzip")

@@ -22,8 +22,8 @@ FEATURE = 2
 LEVELS = {
     "errors": 0,
     "board": 1, "chunked": 1, "conditions": 1, "config": 1, "crew": 1, "deadline": 1, "disconnect": 1, "fields": 1, "message": 1,
-    "notation": 1, "outbox": 1, "pattern": 1, "prepared": 1, "problem": 1, "readable": 1, "rundir": 1, "spelling": 1, "tasks": 1,
-    "template": 1, "values": 1,
+    "notation": 1, "outbox": 1, "pattern": 1, "prepared": 1, "problem": 1, "ranges": 1, "readable": 1, "rundir": 1, "spelling": 1,
+    "tasks": 1, "template": 1, "values": 1,
     "pipeline": 3,
     "admin": 4, "app": 4, "master": 4, "worker": 4,
     "__init__": 5, "gunicorn_conf": 5, "probe": 5, "demo": 6, "cli": 7,

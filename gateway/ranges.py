@@ -1,0 +1,32 @@
+"""Ranges of bytes that a client asks for (RFC 9110 section 14). Pure.
+
+What cannot be read is ignored, and so are ranges that together are more than the whole, or too many (section 14.2 lets a server).
+"""
+
+from __future__ import annotations
+
+import re
+
+MOST = 32
+RANGES = re.compile(r"bytes=([0-9, \t-]{1,1000})", re.IGNORECASE)
+RANGE = re.compile(r"([0-9]{0,18})-([0-9]{0,18})")
+
+Bounds = tuple[int, int]
+
+
+def ranges_of(text: str, length: int) -> list[Bounds] | None:
+    """First and last byte of each range of ``length`` bytes; none when not one of them is there; None to send the whole."""
+    match = RANGES.fullmatch(text.strip())
+    items = [item.strip(" \t") for item in match[1].split(",")] if match else []
+    found = [RANGE.fullmatch(item) for item in items if item]
+    if not found or len(found) > MOST:
+        return None
+    ranges = []
+    for one in found:
+        if one is None or one[0] == "-" or (one[1] and one[2] and int(one[2]) < int(one[1])):
+            return None
+        first = int(one[1]) if one[1] else max(0, length - int(one[2]))
+        last = min(int(one[2]), length - 1) if one[1] and one[2] else length - 1
+        if first <= last:
+            ranges.append((first, last))
+    return None if sum(last - first + 1 for first, last in ranges) > length else ranges
