@@ -23,7 +23,7 @@ MOST = 1e11                     # seconds: it is damaged
 STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 log = logging.getLogger("gateway")
-_offset = time.time() - time.clock_gettime(STEADY)
+_offset = -time.clock_gettime(STEADY) + time.time()      # in this order: it is not behind
 
 
 def now() -> float:

@@ -33,8 +33,9 @@ from typing import Any
 
 from ..tasks import Event, LoopLimit, offload, settled
 from . import clock, format
+from .bounded import LARGEST
 from .compact import compacted
-from .entry import MOST_VARIANTS, Variants
+from .entry import Variants
 from .lease import Lease, Leases
 from .looks import Look, Looks
 from .memory import Memory, Node, Owner, whole_steps
@@ -76,13 +77,14 @@ class HttpStore:
     """``get``, ``put``, ``delete`` and ``purge`` over all tiers.
 
     ``memory`` holds Variants, ``tiers`` are asked in their order, on ``channels`` purges travel, ``journal`` is the one among them
-    that says at once when there is news, ``leases`` is the tier that gives leases (None: there are none), ``compress`` the bodies
+    that says at once when there is news, ``largest`` is the size of a record,
+    ``leases`` is the tier that gives leases (None: there are none), ``compress`` the bodies
     in the shared tiers.
     """
 
     def __init__(self, memory: Memory, tiers: Sequence[Shared] = (), channels: Sequence[Channel] = (), *,
                  journal: Bell | None = None, leases: Leasing | None = None, compress: bool = False, counts: Counts | None = None,
-                 patience: float = PATIENCE, clock: Callable[[], float] = clock.now) -> None:
+                 patience: float = PATIENCE, largest: int = LARGEST, clock: Callable[[], float] = clock.now) -> None:
         self.memory = memory
         self.tiers = tuple(tiers)
         self.channels = tuple(channels)
@@ -90,6 +92,7 @@ class HttpStore:
         self.compress = compress
         self.counts = counts or Counts()
         self.patience = patience
+        self.largest = largest
         self.clock = clock
         self._writers: dict[str, Writer] = {}
         self._leases: Leases | None = None
@@ -97,7 +100,6 @@ class HttpStore:
         self.views_cleared = 0.0                         # the cache of view code, whose purges travel along: when last
         self.hears: dict[str, Callable[[Purge], Any]] = {"key": self._deleted}       # what is no mark
         self.looks = Looks()
-        self.largest_body = 0                            # bytes; of any route
         self.kept: Callable[[str], bool] = lambda path: True         # is there a route that keeps answers with this path?
         self.addresses = Addresses()
         self.journal = journal or SILENT
@@ -236,11 +238,10 @@ class HttpStore:
         return None
 
     def _decoded(self, key: str, data: bytes, shift: float) -> Variants:
-        """What a record holds; of no more bytes than memory and the routes keep. A large one is read beside the loop."""
-        largest = min(self.memory.limit, MOST_VARIANTS * (self.largest_body or self.memory.limit))
+        """What a record holds. A large one is read beside the loop."""
         if len(data) < HEAVY:
-            return format.decode(key, data, shift, largest)
-        found, error = offload(settled, format.decode, (key, data, shift, largest))
+            return format.decode(key, data, shift, self.largest)
+        found, error = offload(settled, format.decode, (key, data, shift, self.largest))
         if error is not None:
             raise error
         return found
@@ -266,7 +267,7 @@ class HttpStore:
     def _put_behind(self, key: str, variants: Variants, until: float) -> None:
         size = sum([entry.size for entry in variants])
         for tier in self.tiers:
-            if tier.usable:
+            if tier.usable and size <= self.largest:
                 make = partial(self._record, tier, key, variants, until)
                 self._write(tier, key, Written(make, variants, size))
             else:

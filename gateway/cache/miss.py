@@ -34,7 +34,6 @@ class HttpStore(Protocol):
     def owner(self, route: str) -> Any: ...
 
     addresses: Addresses
-    largest_body: int
     kept: Callable[[str], bool]
 
     def delete(self, key: str) -> None: ...

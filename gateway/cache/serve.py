@@ -56,7 +56,6 @@ class Cache:
         self.key_of = KeyOf(policy, scope)
         self.report = Report(name, policy.explain)
         self.numbers = Numbers(counter, route)
-        store.largest_body = max(store.largest_body, policy.max_object)
         self.owner = self.numbers.owner = store.owner(route) if route else None
         if self.key_of.query is not None:
             store.addresses.counts_query((policy.key.query, policy.key.ignore_query), self.key_of.query)

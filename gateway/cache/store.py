@@ -32,6 +32,7 @@ from .. import rundir
 from ..config import CacheStorage, Config
 from ..tasks import native_lock, native_thread
 from . import objects
+from .bounded import LARGEST
 from .clock import now
 from .file_tier import FileTier
 from .generation import Generation
@@ -47,6 +48,7 @@ from .tiers import Channel, Counts, Shared
 
 NEAR = 1.0                      # seconds that memory goes without asking the tier behind it
 MOST_GONE = 10_000
+SEVERAL = 4                     # of the largest bodies that a route keeps are in one record
 FOREVER = 10 * 365 * 86400.0    # seconds
 MAGIC = b"GGVC\x01"
 PLAIN = (str, bytes, int, float, bool, type(None))
@@ -56,7 +58,8 @@ view_cache = Cache()
 
 def http_store(config: Config, counts: Counts | None = None) -> HttpStore:
     """The tiers that a configuration asks for. Nothing runs before its ``start``. Raises ConfigError without an extra it needs."""
-    store = store_of(config.cache, counts)
+    largest = max([SEVERAL * route.cache.max_object for route in config.routes if route.cache], default=0)
+    store = store_of(config.cache, counts, max(LARGEST, largest))
     if config.nginx.generation is not None and any(route.cache and route.cache.edge for route in config.routes):
         generation = Generation(config.nginx.generation)
         store.channels = (generation, *store.channels)
@@ -64,8 +67,8 @@ def http_store(config: Config, counts: Counts | None = None) -> HttpStore:
     return store
 
 
-def store_of(settings: CacheStorage, counts: Counts | None = None) -> HttpStore:
-    """The same from the settings themselves."""
+def store_of(settings: CacheStorage, counts: Counts | None = None, largest: int = LARGEST) -> HttpStore:
+    """The same from the settings themselves. ``largest`` is the size of a record in bytes."""
     counts = counts or Counts()
     tiers: list[Shared] = []
     channels: list[Channel] = []
@@ -73,21 +76,21 @@ def store_of(settings: CacheStorage, counts: Counts | None = None) -> HttpStore:
     place = rundir.current()
     journal = Journal(place.path / "purges") if place is not None else None
     if settings.redis:
-        leases = RedisTier(settings.redis, settings.prefix, settings.timeout, largest=settings.memory,
+        leases = RedisTier(settings.redis, settings.prefix, settings.timeout, largest=largest,
                            failed=counts.of("errors", "redis"))
         tiers.append(leases)
         channels.append(RedisLog(leases))
     if settings.memcached:
-        tiers.append(MemcachedTier(settings.memcached, settings.prefix, settings.timeout, largest=settings.memory,
+        tiers.append(MemcachedTier(settings.memcached, settings.prefix, settings.timeout, largest=largest,
                                    failed=counts.of("errors", "memcached")))
     if settings.file:
-        tiers.append(FileTier(settings.file, settings.file_size, largest=settings.memory, failed=counts.of("errors", "file"),
+        tiers.append(FileTier(settings.file, settings.file_size, largest=largest, failed=counts.of("errors", "file"),
                               evicted=counts.of("evicted", "file")))
         journal = Journal(Path(settings.file) / "purges", make=True)     # they have to last as long as what they purge
     if journal is not None:
         channels.insert(0, journal)                      # it does not wait: what is told next is not in it before this
     return HttpStore(Memory(settings.memory), tiers, channels, journal=journal, leases=leases, compress=settings.compress,
-                     counts=counts, patience=settings.timeout)
+                     counts=counts, patience=settings.timeout, largest=largest)
 
 
 def init(app: Flask, store: HttpStore | None = None) -> None:

@@ -23,6 +23,8 @@ from gateway.cache.memory import Memory
 from gateway.cache.purge import Purge
 from gateway.cache.redis_log import RedisLog
 from gateway.cache.redis_tier import RedisTier
+from gateway.cache.store import http_store
+from gateway.config import Config
 
 MB = 1024 ** 2
 
@@ -74,14 +76,19 @@ class Tier:
         self.close = lambda: None
 
 
-def test_a_store_takes_no_more_than_its_routes_and_its_memory_keep():
+def test_a_store_takes_no_more_than_a_record_may_have():
     fits, large = (format.encode("k", Variants([entry_of(body=os.urandom(100) * size)]), compress=True) for size in (90, 2 ** 16))
-    for data, memory, body, found in ((fits, MB, 10_000, True), (large, 64 * MB, 10_000, False), (large, 64 * MB, MB, True),
-                                      (large, MB, 16 * MB, False)):
-        store = HttpStore(Memory(memory), [Tier(data)], patience=SAFETY)
-        store.largest_body = body
+    for data, largest, found in ((fits, 10_000, True), (large, MB, False), (large, 16 * MB, True)):
+        store = HttpStore(Memory(MB), [Tier(data)], patience=SAFETY, largest=largest)
         assert (store.get("k") is not None) is found
         store.stop()
+
+
+@pytest.mark.parametrize("max_object, largest", [("1KB", 64 * MB), ("1MB", 64 * MB), ("50MB", 200 * MB)])
+def test_how_large_a_record_may_be_follows_from_the_routes(tmp_path, max_object, largest):
+    store = http_store(Config.model_validate({"cache": {"memory": "1KB", "file": str(tmp_path)}, "routes": [
+        {"path": "/*", "respond": {"text": "a"}, "cache": {"max_object": max_object}}]}))
+    assert store.largest == store.tiers[0].largest == largest
 
 
 def endless(head):
