@@ -23,10 +23,10 @@ from gevent import socket  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from gateway.cache import format  # noqa: E402
 from gateway.cache.entry import Entry, Variants  # noqa: E402
-from gateway.cache.httpstore import HttpStore  # noqa: E402
-from gateway.cache.memory import Memory  # noqa: E402
+from gateway.cache.storage import codec as format  # noqa: E402
+from gateway.cache.storage.memory import MemoryTier  # noqa: E402
+from gateway.cache.storage.store import HttpStore  # noqa: E402
 from gateway.config import Config  # noqa: E402
 from gateway.message import Request, Response  # noqa: E402
 from gateway.pipeline import Pipeline  # noqa: E402
@@ -61,11 +61,11 @@ def micros(operation: Callable[[int], object], calls: int = CALLS) -> str:
 
 
 def operations() -> Table:
-    store, full = HttpStore(Memory(1 << 28)), HttpStore(Memory(1 << 20))
+    store, full = HttpStore(MemoryTier(1 << 28)), HttpStore(MemoryTier(1 << 20))
     answers = [variants(number) for number in range(1000)]
     for number, each in enumerate(answers):
         store.put(f"k{number}", each, 60, time.time())
-    tagged = HttpStore(Memory(1 << 28))
+    tagged = HttpStore(MemoryTier(1 << 28))
     tagged.put("k", answers[0], 60, time.time())
     for number in range(1000):
         tagged.purge(prefix=f"https://other.test/{'x' * (number % 30)}")
@@ -113,7 +113,7 @@ def memory() -> Table:
     for size in (500, 1000, 4000, 20_000, 100_000):
         count = max(200, 5_000_000 // size)
         tracemalloc.start()
-        store, stored = HttpStore(Memory(1 << 32)), 0
+        store, stored = HttpStore(MemoryTier(1 << 32)), 0
         before = tracemalloc.get_traced_memory()[0]
         for number in range(count):
             each = variants(number, size)
@@ -130,7 +130,7 @@ def memory() -> Table:
 
 def redis_hits() -> Table:
     """Hits from Redis at a steady rate, and a bare PING over a socket of each greenlet at the same: what the machine gives."""
-    from gateway.cache.redis_tier import RedisTier
+    from gateway.cache.storage.redis_tier import RedisTier
     place = tempfile.mkdtemp()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -145,7 +145,7 @@ def redis_hits() -> Table:
             f"{times[int(len(times) * part)] * 1000:.2f}" for part in (0.5, 0.99, 0.999)), f"{steadily.cpu:.0%}")
 
     try:
-        store = HttpStore(Memory(0), [tier])             # no memory: every get asks Redis
+        store = HttpStore(MemoryTier(0), [tier])             # no memory: every get asks Redis
         while not tier.ask("PING"):
             time.sleep(0.05)
         sockets = [socket.create_connection(("127.0.0.1", port)) for _ in range(GREENLETS)]

@@ -16,7 +16,7 @@ from itertools import accumulate
 from rich.console import Console
 from rich.table import Table
 
-from gateway.cache.memory import NODE, Memory
+from gateway.cache.storage.memory import NODE, MemoryTier
 
 KEYS, EXPONENT, REQUESTS = 100_000, 0.9, 400_000
 SIZES = (100, 1000, 5000, 20_000)       # entries there is room for
@@ -40,7 +40,7 @@ def with_scans(trace: list[str]) -> list[str]:
 
 
 def ours(trace: list[str], room: int) -> float:
-    memory, hits = Memory(room * (SIZE + NODE + NAME)), 0
+    memory, hits = MemoryTier(room * (SIZE + NODE + NAME)), 0
     for key in trace:
         if memory.get(key) is not None:
             hits += 1

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple  # noqa: E402
 import gevent  # noqa: E402
 from greenlet import getcurrent  # noqa: E402
 
-from gateway.configfile import load_text  # noqa: E402
+from gateway.configfile.load import load_text  # noqa: E402
 from gateway.message import Request, Response  # noqa: E402
 from gateway.pipeline import Pipeline  # noqa: E402
 from gateway.telemetry.log import RequestLog  # noqa: E402

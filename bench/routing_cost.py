@@ -12,9 +12,9 @@ from time import perf_counter
 from rich.console import Console
 from rich.table import Table as Printed
 
-from gateway import routing
 from gateway.config import Route
 from gateway.message import Request
+from gateway.routing import table as routing
 
 SIZES = (10, 100, 1000, 10_000)
 CASES = {

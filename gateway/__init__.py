@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from .message import Request as Request
     from .message import Response as Response
     from .tasks import gather as gather
-    from .upstream.requests_adapter import StockAdapter as StockAdapter
-    from .upstream.requests_adapter import govern_requests as govern_requests
+    from .upstream.requests.adapter import StockAdapter as StockAdapter
+    from .upstream.requests.adapter import govern_requests as govern_requests
 
 __version__ = "0.1.0"
 
-HOMES = {"Handler": ".message", "Request": ".message", "Response": ".message", "StockAdapter": ".upstream.requests_adapter",
-         "create_app": ".app", "gather": ".tasks", "govern_requests": ".upstream.requests_adapter", "static_url": ".app"}
+HOMES = {"Handler": ".message", "Request": ".message", "Response": ".message", "StockAdapter": ".upstream.requests.adapter",
+         "create_app": ".app", "gather": ".tasks", "govern_requests": ".upstream.requests.adapter", "static_url": ".app"}
 MODULES = {"cache", "errors"}                            # the first behaves like the cache object of Flask-Caching
 
 

@@ -2,8 +2,8 @@
 
 **Order.** Which part waits for which is read from the templates when the route is built. A part starts at the moment the last
 answer it needs is there, so the whole takes as long as the longest chain. Greenlets have their price, also when they are not made
-anew (crew.py), so a chain runs in one: it goes on with the first part that its answer set free and starts others for the rest. The
-first chain runs in the request's own greenlet, where the failure of another interrupts it.
+anew (loop/greenlet_pool.py), so a chain runs in one: it goes on with the first part that its answer set free and starts others for
+the rest. The first chain runs in the request's own greenlet, where the failure of another interrupts it.
 
 **Failure.** A part has failed when there is no answer in time, when its status is not 2xx, when it is not JSON, over 8 MB or of
 a form that ``pick``, ``drop``, ``rename`` or ``merge`` cannot work on, and when a value for its templates is missing. A required
@@ -13,7 +13,7 @@ is sent. An optional part that failed is its ``default``, also for the parts tha
 **Answer.** 200, the parts in the order of the file. Of merged fields with one name the last stays. No header field of a part's
 answer is passed on.
 
-The parts are those of a configuration without mistakes: ``partcheck.py`` has found them all.
+The parts are those of a configuration without mistakes: ``configfile/part_checks.py`` has found them all.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from typing import Any
 import orjson
 
 from . import config, tasks
-from .crew import Team
 from .deadline import Deadline
-from .disconnect import unwatch, watch
 from .errors import BadRequest, DeadlineExceeded, GatewayError, PartFailed, UpstreamError, UpstreamTimeout
+from .loop.disconnect import unwatch, watch
+from .loop.greenlet_pool import Team
 from .message import Call, Headers, Request, Response
-from .partanswer import Unusable, json_of
+from .part_answer import Unusable, json_of
 from .template import MISSING, Inputs, References, fill, header_template, json_template, target_template
 
 MAX_BODY = 1024 ** 2

@@ -24,22 +24,21 @@ from flask.logging import default_handler
 from werkzeug.exceptions import HTTPException, InternalServerError
 from werkzeug.routing import RoutingException
 
-from . import rundir
-from .cache import store
+from . import run_directory, view_cache
 from .config import Config
-from .configfile import DEFAULT_PATH, load_text, read_text
+from .configfile.load import DEFAULT_PATH, load_text, read_text
 from .errors import ConfigError, GatewayError
+from .http.problem import render_http
 from .incoming import Incoming
 from .message import Request, Response
 from .pipeline import Pipeline
-from .problem import render_http
 from .telemetry.log import RequestLog
 from .telemetry.metrics import registry
-from .upstream.requests_adapter import gateway_error, govern_requests
+from .upstream.requests.adapter import gateway_error, govern_requests
 from .views import View, undeclared, without_view
 
 if TYPE_CHECKING:
-    from .fastlane import Plain
+    from .server.reader import PlainRequest
 
 log = logging.getLogger("gateway")
 
@@ -168,7 +167,7 @@ class Gateway(Flask):
         self.incoming.edited = not direct
         return direct
 
-    def receive(self, plain: Plain, connection: Any, peer: str) -> Response:
+    def receive(self, plain: PlainRequest, connection: Any, peer: str) -> Response:
         """Answer what the worker's fast lane has read, without WSGI."""
         return self.pipeline.handle(self.incoming.plain(plain, connection, peer))
 
@@ -324,7 +323,7 @@ def create_app(config: Config | str | None = None) -> Gateway:
     """
     if isinstance(config, Config):
         return ready(Gateway(config))
-    place = rundir.current()
+    place = run_directory.current()
     try:
         offered = place.offered_config() if place is not None and config is None else None
         source = os.environ.get("GATEWAY_CONFIG") or DEFAULT_PATH
@@ -343,7 +342,7 @@ def create_app(config: Config | str | None = None) -> Gateway:
     return app
 
 
-def load_kept(text: str, place: rundir.RunDir) -> Config:
+def load_kept(text: str, place: run_directory.RunDir) -> Config:
     """The last configuration that worked. Does it not any more, the folder of the request log may be gone: nobody is to be without
     an answer for that."""
     name = "the last configuration that worked"
@@ -360,7 +359,7 @@ def ready(app: Gateway) -> Gateway:
     """Make what can fail fail now, and let every ``requests`` call of the process use the upstreams."""
     global _created
     _created = app
-    store.init(app, app.pipeline.store)
+    view_cache.init(app, app.pipeline.store)
     log_of_views(app.settings.gateway.log_level)
     govern_requests(app.pipeline.upstreams)
     return app
@@ -379,7 +378,7 @@ def start_worker(app: Gateway) -> None:
     try:
         app.request_log.start()
     except ConfigError as error:
-        place = rundir.current()
+        place = run_directory.current()
         if place is None or not place.has_served():      # a mistake, and not the loss of what there was
             raise
         log.error("%s; the request log goes to stderr", "; ".join(error.problems))

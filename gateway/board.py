@@ -1,7 +1,7 @@
 """The workers of an instance and what each does, in memory that the master shares with those it forks (memfd_create(2), sealed).
 
 Nobody can delete, fill or shorten it, so whether an instance lives and is ready never depends on a disk. From outside it is read
-through a link to it in the run directory (rundir.py).
+through a link to it in the run directory (run_directory.py).
 """
 
 from __future__ import annotations

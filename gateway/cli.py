@@ -78,7 +78,7 @@ def main() -> None:
 @config_option
 def check(path: str | None) -> None:
     """Say every mistake in the configuration, and what is worth knowing about it."""
-    from .configcheck import notices
+    from .configfile.checks import notices
     config, source = loaded(path)
     app, pipeline = assembled(config, source)            # some mistakes only views, certificates and the like show
     pipeline.close()
@@ -91,7 +91,7 @@ def check(path: str | None) -> None:
 @main.command()
 def schema() -> None:
     """Print the JSON Schema of the configuration, for editors."""
-    from .configfile import schema as made
+    from .configfile.load import schema as made
     click.echo(json.dumps(made(), indent=2))
 
 
@@ -100,7 +100,7 @@ def schema() -> None:
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
 def routes(path: str | None, as_json: bool) -> None:
     """List the routes, the most specific first, with those of Flask views."""
-    from .pattern import specificity
+    from .routing.pattern import specificity
     config, source = loaded(path)
     found: tuple[Route, ...] = config.routes
     if config.gateway.views:
@@ -126,9 +126,9 @@ def explain(path: str | None, headers: tuple[str, ...], peer: str | None, method
 
     For example: gateway explain GET http://shop.test/users/7 -H 'X-Beta: 1'
     """
-    from .conditions import as_text
     from .errors import GatewayError
-    from .probe import NOBODY, address_of, believed, described, own_answer, read
+    from .explain import NOBODY, address_of, believed, described, own_answer, read
+    from .routing.conditions import as_text
     config, source = loaded(path)
     try:
         request, address = described(method, url, headers), NOBODY if peer is None else address_of(peer)
@@ -270,12 +270,12 @@ def told(config: Config, method: str, path: str, document: dict[str, Any] | None
 
 def cache_lines(config: Config, pipeline: Pipeline, route: Route, request: Request) -> list[str]:
     """What the route's cache makes of the request, and what is stored for it, as far as that can be seen from here."""
-    from .cache.serve import Cache
+    from .cache.step import CacheStep
     from .headers import EditHeaders
     for step in pipeline.steps(route):
         if isinstance(step, EditHeaders) and step.request is not None:
             request.headers = step.request(request.headers)
-        if isinstance(step, Cache):
+        if isinstance(step, CacheStep):
             lines = step.explain(request)
             if lines[0].startswith("key: "):
                 stored, where = stored_under(config, pipeline, step.key(request, step.asked(request)))
@@ -306,7 +306,7 @@ def stored_under(config: Config, pipeline: Pipeline, key: str) -> tuple[Variants
 
 def loaded(path: str | None) -> tuple[Config, str]:
     """The configuration and the path it was read from. Raises ConfigError."""
-    from .configfile import load_text, read_text
+    from .configfile.load import load_text, read_text
     text, source = read_text(path, os.environ)
     return load_text(text, os.environ, source), source
 

@@ -1,8 +1,7 @@
 """Every setting of the gateway, as frozen models. What each means is in its description, which ``gateway schema`` publishes.
 
-What a single value may be is in ``values.py``, what settings must be to each other in ``configcheck.py``; reading the file, the
-environment and the reporting of mistakes are in ``configfile.py``. Durations are seconds, sizes bytes, once parsed.
-"""
+What a single value may be is in ``values.py``, what settings must be to each other in ``configfile/checks.py``; reading the file,
+the environment and the reporting of mistakes are in ``configfile/load.py``. Durations are seconds, sizes bytes, once parsed. """
 
 from __future__ import annotations
 
@@ -17,8 +16,9 @@ from .values import (Address, Duration, FieldConditions, FieldName, Fields, Fiel
                      Loopback, MediaType, Method, Module, Network, NginxFolder, NginxWord, OwnField, RedisUrl, Reference, Secret,
                      Size, Token, UpstreamHost, Whole, parse_duration, parse_instance, parse_size)
 
-__all__ = ["Address", "Cache", "CacheKey", "CacheStorage", "Config", "Gateway", "HeaderRules", "Model", "Nginx", "Part",
-           "Respond", "Route", "StepSettings", "TARGETS", "Tls", "Upstream", "parse_duration", "parse_instance", "parse_size"]
+__all__ = ["Address", "CacheSettings", "CacheKey", "CacheStorage", "Config", "GatewaySettings", "HeaderRules", "Model", "Nginx",
+           "Part", "RespondSettings", "Route", "StepSettings", "TARGETS", "Tls", "UpstreamSettings", "parse_duration",
+           "parse_instance", "parse_size"]
 
 BODY_HOLE = re.compile(r"(?<!\{)(?:\{\{)*\{body\.")      # {body.x} of a template, and not {{body.x}}
 
@@ -29,7 +29,7 @@ class Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Gateway(Model):
+class GatewaySettings(Model):
     views: tuple[Module, ...] = Field(default=(), description="Modules with Flask blueprints.")
     trust: tuple[Network, ...] = Field(
         default=(), description="Networks of the proxies whose X-Forwarded-* and X-Request-Id are believed; unix for unix sockets.")
@@ -69,7 +69,7 @@ class Tls(Model):
     key: Filled | None = Field(default=None, description="File with its key; unset: in the certificate's file.")
 
 
-class Upstream(Model):
+class UpstreamSettings(Model):
     instances: tuple[InstanceUrl, ...] = Field(
         min_length=1, description="URLs: http://host:port, https://host, or unix:/path/to.sock.")
     balance: Literal["round-robin", "least-requests"] = Field(default="round-robin", description="How the next instance is chosen.")
@@ -97,7 +97,7 @@ class HeaderRules(Model):
     remove: tuple[OwnField, ...] = Field(default=(), description="Names of fields removed.")
 
 
-class Respond(Model):
+class RespondSettings(Model):
     status: Whole = Field(default=200, ge=200, le=599, description="The status of the answer.")
     headers: Fields = Field(default={}, description="Header fields of the answer.")
     text: str | None = Field(default=None, description="The body, sent as UTF-8.")
@@ -115,7 +115,7 @@ class CacheKey(Model):
                                   " only when it says that it is for everybody (public, s-maxage), or varies by Cookie.")
 
 
-class Cache(Model):
+class CacheSettings(Model):
     """Answers are kept and served again (RFC 9111). What a route says here goes before the answers' own headers."""
 
     ttl: Duration | None = Field(default=None, description="How long an answer is fresh that does not say so itself; see respect.")
@@ -218,7 +218,7 @@ class Route(Model):
     upstream: str | None = Field(default=None, description="The upstream that answers.")
     aggregate: dict[str, Part] | None = Field(default=None, description="Calls whose answers are composed into one, by name.")
     view: Flag = Field(default=False, description="A Flask view answers.")
-    respond: Respond | None = Field(default=None, description="The answer itself.")
+    respond: RespondSettings | None = Field(default=None, description="The answer itself.")
 
     files: Filled | None = Field(default=None, description="The folder whose files answer; static_url() gives their addresses.")
     handler: Reference | None = Field(default=None, description="A function of your own that answers, as module:name.")
@@ -236,7 +236,8 @@ class Route(Model):
     websocket: Flag = Field(default=False, description="Pass WebSocket upgrades through.")
     websocket_idle_timeout: Duration = Field(
         default=parse_duration("5m"), description="The longest silence on a WebSocket, in both directions.")
-    cache: Cache | None = Field(default=None, description="Keep answers and serve them again; {} goes by their headers alone.")
+    cache: CacheSettings | None = Field(
+        default=None, description="Keep answers and serve them again; {} goes by their headers alone.")
 
     @model_validator(mode="after")
     def _reading_is_a_get(self) -> Route:
@@ -295,8 +296,8 @@ class Nginx(Model):
 
 
 class Config(Model):
-    gateway: Gateway = Field(default=Gateway(), description="What holds for every request.")
-    upstreams: dict[str, Upstream] = Field(default={}, description="The services behind the gateway, by name.")
+    gateway: GatewaySettings = Field(default=GatewaySettings(), description="What holds for every request.")
+    upstreams: dict[str, UpstreamSettings] = Field(default={}, description="The services behind the gateway, by name.")
     routes: tuple[Route, ...] = Field(default=(), description="What the gateway answers; the most specific route wins.")
     cache: CacheStorage = Field(default=CacheStorage(), description="Where stored answers are kept.")
     nginx: Nginx = Field(default=Nginx(), description="What gateway nginx writes.")

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from .config import Route
-from .disconnect import Watched, unwatch, watch
-from .fields import CONNECTION_FIELDS, PROXY_WORDS, Kinds
+from .http.fields import CONNECTION_FIELDS, PROXY_WORDS, Kinds
+from .loop.disconnect import Watched, unwatch, watch
 from .message import Call, Headers, Interim, Request, Response
 
 REPLACED_FIELDS = frozenset({

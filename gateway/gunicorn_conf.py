@@ -2,7 +2,7 @@
 uses ``gunicorn -c python:gateway.gunicorn_conf``. An option on Gunicorn's command line has the last word over a setting.
 
 Environment: ``GATEWAY_BIND`` (127.0.0.1:8000; several with commas), ``GATEWAY_WORKERS`` (1), ``GATEWAY_RUN_DIR`` (where the
-instance's run directory is made, see rundir.py), and those of configfile.py.
+instance's run directory is made, see run_directory.py), and those of configfile/load.py.
 
 What the master does, before it forks anything: reads the configuration and stops with status 2, naming every mistake or the port
 in use; opens the admin listener, which is kept over HUP and handed on at USR2; makes the run directory. A HUP with a broken
@@ -25,8 +25,9 @@ from typing import Any, NoReturn  # noqa: E402
 from gunicorn.errors import HaltServer  # noqa: E402
 from gunicorn.util import parse_address  # noqa: E402
 
-from gateway import master, rundir  # noqa: E402
+from gateway import run_directory  # noqa: E402
 from gateway.errors import ConfigError  # noqa: E402
+from gateway.server import master  # noqa: E402
 
 
 def stop(*problems: str) -> NoReturn:
@@ -52,14 +53,14 @@ def addresses(text: str) -> list[str]:
 
 def number_of_workers(text: str) -> int:
     text = text.strip() or "1"
-    if not (text.isascii() and text.isdigit() and 0 < int(text) <= rundir.MOST):
-        stop(f"GATEWAY_WORKERS: {text!r} is no number of workers: write one from 1 to {rundir.MOST}")
+    if not (text.isascii() and text.isdigit() and 0 < int(text) <= run_directory.MOST):
+        stop(f"GATEWAY_WORKERS: {text!r} is no number of workers: write one from 1 to {run_directory.MOST}")
     return int(text)
 
 
 bind = addresses(os.environ.get("GATEWAY_BIND", ""))
 workers = number_of_workers(os.environ.get("GATEWAY_WORKERS", ""))
-worker_class = "gateway.worker.GatewayWorker"
+worker_class = "gateway.server.worker.GatewayWorker"
 worker_connections = 10000      # of one worker, idle ones included: when they are all taken, new ones wait
 backlog = 2048
 timeout = 30                    # seconds without a heartbeat after which a worker is blocked and replaced; requests may take longer
@@ -98,11 +99,11 @@ def drop_unwritten() -> None:
 atexit.register(drop_unwritten)     # in the master, and as its children in the workers
 
 
-class Instance:
+class MasterState:
     """What the master holds for its workers, as ``arbiter.gateway``: the run directory and the admin listener."""
 
     def __init__(self) -> None:
-        self.place: rundir.RunDir | None = None
+        self.place: run_directory.RunDir | None = None
         self.admin: socket.socket | None = None
         self.address: str | None = None                      # of the admin listener
 
@@ -168,17 +169,17 @@ def unavailable(cfg: Any, ours: Collection[Any] = ()) -> list[str]:
 
 def read_configuration() -> tuple[Any, str, list[str]]:
     """The configuration and its text, which is what the workers use until the next HUP; or None and what is wrong with it."""
-    from gateway import configfile
+    from gateway.configfile import load
 
     try:
-        text, source = configfile.read_text(None, os.environ)
-        return configfile.load_text(text, os.environ, source), text, []
+        text, source = load.read_text(None, os.environ)
+        return load.load_text(text, os.environ, source), text, []
     except ConfigError as error:
         return None, "", [f"{error.source}: {problem}" for problem in error.problems]
 
 
 def on_starting(server: Any) -> None:
-    instance = server.gateway = Instance()
+    instance = server.gateway = MasterState()
     config, text, problems = read_configuration()
     if problems := problems or ports_in_use(server):
         refuse(server, problems)
@@ -191,7 +192,7 @@ def on_starting(server: Any) -> None:
                            " run gevent, no renewal without a gap", server.cfg.worker_class_str, worker_class)
     uid, gid = (server.cfg.uid, server.cfg.gid) if os.geteuid() == 0 else (-1, -1)
     try:
-        instance.place = rundir.start(os.environ.get("GATEWAY_RUN_DIR"), uid, gid)
+        instance.place = run_directory.start(os.environ.get("GATEWAY_RUN_DIR"), uid, gid)
     except OSError as error:
         refuse(server, [f"GATEWAY_RUN_DIR: cannot make a run directory: {error}"])
     instance.place.offer_config(text)
@@ -242,11 +243,11 @@ def post_worker_init(worker: Any) -> None:
         worker.application.is_reached_directly(worker.wsgi)
     if worker.gateway.admin is None:
         return
-    from gateway import admin
+    from gateway.admin import listener
     closing = [worker.gateway.admin.close]
     try:
         sock = socket.socket(fileno=os.dup(worker.gateway.admin.fileno()))
-        closing.append(admin.start(sock, worker.application).close)
+        closing.append(listener.start(sock, worker.application).close)
     except OSError as error:
         worker.log.error("this worker does not answer on the admin listener: %s", error)
     worker.orphaned = lambda: [close() for close in closing]     # the next start is to find the port free

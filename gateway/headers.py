@@ -10,7 +10,7 @@ for what they say of the route's content: an error is none, and must not be kept
 from __future__ import annotations
 
 from .config import HeaderRules
-from .fields import PROXY_WORDS, Kinds
+from .http.fields import PROXY_WORDS, Kinds
 from .message import Handler, Headers, Request, Response
 
 STRANGERS = Kinds(dict.fromkeys(PROXY_WORDS, 1))

@@ -29,7 +29,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from .deadline import Deadline
 from .errors import DuplicateHeader, InvalidHost, InvalidTarget, MethodNotAllowed
-from .fields import Kinds, one_cookie
+from .http.fields import Kinds, one_cookie
 from .message import METHODS, Body, Handler, Headers, Request, Response
 
 HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+(?::\d{0,5})?|\[[0-9A-Fa-f:.]{2,45}\](?::\d{0,5})?")

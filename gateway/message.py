@@ -8,12 +8,12 @@ that needs a body that others read too asks for ``buffer(limit)``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
 from .deadline import Deadline
-from .errors import BodyTimeout, BodyTooLarge
-from .fields import fields_of
-from .tasks import time_limit
+from .errors import BodyTooLarge
+from .http.fields import fields_of
 
 Headers = list[tuple[str, str]]
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")      # what is said to be allowed where routes do not say it
@@ -61,16 +61,20 @@ class Body:
                 self._deadline = None
         return piece
 
-    def buffer(self, limit: int, silence: float | None = None) -> bytes:
-        """The whole body, which later reads give again. Raises BodyTooLarge above ``limit`` bytes; the body is then spent. Raises
-        BodyTimeout when nothing of it came for ``silence`` seconds."""
+    def buffer(self, limit: int, bound: Callable[[], AbstractContextManager[Any]] = nullcontext) -> bytes:
+        """The whole body, which later reads give again. Raises BodyTooLarge above ``limit`` bytes; the body is then spent.
+        ``bound()`` is around each wait for a piece."""
         if self._kept is not None:
             return self._kept
         if self.length is not None and self.length > limit:
             raise BodyTooLarge(f"{self.length} bytes, {limit} allowed")
         self.started = True
         pieces, size = [], 0
-        while size != self.length and (piece := self._receive(65536) if silence is None else self._within(silence)):
+        while size != self.length:
+            with bound():
+                piece = self._receive(65536)
+            if not piece:
+                break
             size += len(piece)
             if size > limit:
                 raise BodyTooLarge(f"more than {limit} bytes")
@@ -79,10 +83,6 @@ class Body:
         self.length = size
         self.started = False
         return self._kept
-
-    def _within(self, silence: float) -> bytes:
-        with time_limit(silence, BodyTimeout(f"no byte of the body came for {silence:g} s")):
-            return self._receive(65536)
 
     def __repr__(self) -> str:
         return f"Body({'chunked' if self.length is None else f'{self.length} bytes'}{', started' if self.started else ''})"
@@ -197,8 +197,9 @@ class Served:
 class Response(Message):
     """An answer. ``body`` is bytes, or a Stream when it is not all here yet. ``reason`` may be empty and is sent as it is.
     ``version`` is that of HTTP in which it was received. ``whole`` is the stored answer of which this is all or a part, where nginx
-    in front may send that (handover.py), else None. ``hop`` are those of its fields that belong to the connection it came on, when
-    whoever read it has noted them. ``upgraded`` is the connection behind a 101, with ``sock`` and ``leftover``, else None."""
+    in front may send that (accel_redirect.py), else None. ``hop`` are those of its fields that belong to the connection it came
+    on, when whoever read it has noted them. ``upgraded`` is the connection behind a 101, with ``sock`` and ``leftover``, else
+    None."""
 
     __slots__ = ("status", "reason", "body", "version", "takeover", "whole", "hop", "upgraded")
     written: bytes | None = None                         # see Prepared

@@ -24,32 +24,32 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
+from .accel_redirect import AccelRedirect
 from .aggregate import Aggregate
-from .assets import Assets
 from .bodylimit import BodyLimit
-from .cache.file_tier import FileTier
-from .cache.invalidate import Invalidate
+from .cache.cache_status import tier_numbers
+from .cache.invalidation import Invalidate
 from .cache.policy import policy_of
-from .cache.report import tier_numbers
-from .cache.serve import Cache
-from .cache.store import Counts, HttpStore, http_store
+from .cache.step import CacheStep
+from .cache.storage.file_tier import FileTier
 from .config import Config, Route
 from .errors import ConfigError
 from .extension import OwnPartError, OwnStep, OwnTarget
+from .files import Files
 from .forward import WRITTEN, Forward, Forwarding
-from .handover import Handover
 from .headers import EditHeaders, edit_of, error_edit_of
 from .incoming import Accept
 from .message import Call, Handler, Request, Response, Served
-from .pattern import parameters
 from .respond import Respond
-from .reverse import Publish
-from .rewrite import Rewrite
-from .routing import Table, problems
+from .rewrite_response import PublicAddresses
+from .routing.pattern import parameters
+from .routing.rewrite import Rewrite
+from .routing.table import Table, problems
 from .telemetry.log import RequestLog
 from .telemetry.metrics import Registry
 from .telemetry.observe import Observe
 from .upstream.client import Upstream
+from .view_cache import Counts, HttpStore, http_store
 from .websocket import WebSocket
 
 Wrap = Callable[[Handler], Handler]
@@ -79,7 +79,7 @@ class Pipeline:
         self.routes = (*config.routes, *views)
         if mistakes := problems(self.routes):
             raise ConfigError(mistakes)
-        self.assets: list[Assets] = []
+        self.assets: list[Files] = []
         self.targets: dict[str, Callable[[Any], Handler]] = {            # what makes the target of a route, by Route.kind
             "upstream": self.forward,
             "aggregate": self.aggregate,
@@ -137,8 +137,8 @@ class Pipeline:
         if self.caching:
             yield partial(self.cache, route=route)
 
-    def files(self, route: Any) -> Assets:
-        self.assets.append(Assets(route.path, route.files))
+    def files(self, route: Any) -> Files:
+        self.assets.append(Files(route.path, route.files))
         return self.assets[-1]
 
     def forward(self, route: Any) -> Forward:
@@ -149,8 +149,8 @@ class Pipeline:
             own = [instance.authority for instance in upstream.instances]
             if upstream.settings.host not in ("upstream", "preserve"):
                 own.append(upstream.settings.host)
-            publish = Publish(own, route.strip_prefix or "", route.rewrite_location, route.rewrite_cookies,
-                              tls=any(url.lower().startswith("https:") for url in upstream.settings.instances))
+            publish = PublicAddresses(own, route.strip_prefix or "", route.rewrite_location, route.rewrite_cookies,
+                                      tls=any(url.lower().startswith("https:") for url in upstream.settings.instances))
         return Forward(route, self.sends[name], upstream=name, host=upstream.settings.host, forwarding=self.forwarding,
                        path=Rewrite(route) if route.strip_prefix or route.rewrite else None,
                        edit=edit_of(route.request_headers), publish=publish, interim=self.config.gateway.interim)
@@ -165,15 +165,15 @@ class Pipeline:
         if route.cache is None:
             return Invalidate(handler, self.store)
         scope = route.name if route.header or route.query or route.cookie else ""
-        return Cache(handler, policy_of(route, route.cache), self.store, counter=self.registry.counter, route=route.name,
-                     scope=scope, name=self.config.gateway.via)
+        return CacheStep(handler, policy_of(route, route.cache), self.store, counter=self.registry.counter, route=route.name,
+                         scope=scope, name=self.config.gateway.via)
 
     def handover(self, handler: Handler) -> Handler:
         """Only where a route hands large bodies over, and there is a folder for them."""
         folder = next((tier for tier in self.store.tiers if isinstance(tier, FileTier)), None)
         if folder is None or not any(route.cache and route.cache.offload for route in self.routes):
             return handler
-        return Handover(handler, folder.file_of)
+        return AccelRedirect(handler, folder.file_of)
 
     def send(self, upstream: str, call: Call) -> Response:
         """One exchange with an upstream by its name."""

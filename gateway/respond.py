@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import orjson
 
-from .config import Respond as Settings
+from .config import RespondSettings as Settings
+from .http.date import date_line
+from .http.prepared import Prepared, written_of
 from .message import REASONS, Request, Response
-from .prepared import Prepared, date_line, written_of
 
 BODILESS = frozenset({204, 304})
 

@@ -101,10 +101,10 @@ def gather(*tasks: Callable[[], Any], timeout: float | None = None, limit: int |
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}: at least one task must be able to run")
     limits = Limits(timeout)
-    children = [Child(task) for task in tasks]
+    children = [Task(task) for task in tasks]
     waiting = children[::-1]
     running: set[gevent.Greenlet] = set()
-    ended: SimpleQueue[Child] = SimpleQueue()
+    ended: SimpleQueue[Task] = SimpleQueue()
     try:
         while waiting or running:
             left = limits.left()
@@ -265,7 +265,7 @@ def event_loop() -> gevent.hub.Hub:
     return gevent.get_hub()
 
 
-class Child:
+class Task:
     """One task of a gather: its greenlet, then its result or its error."""
 
     __slots__ = ("task", "context", "greenlet", "result", "error")
@@ -277,7 +277,7 @@ class Child:
         self.result: Any = None
         self.error: BaseException | None = None
 
-    def start(self, ended: SimpleQueue[Child]) -> gevent.Greenlet:
+    def start(self, ended: SimpleQueue[Task]) -> gevent.Greenlet:
         self.greenlet = gevent.spawn(self._run)
         self.greenlet.link(lambda _: ended.put(self))
         return self.greenlet
@@ -302,7 +302,7 @@ class Child:
         return not isinstance(self.error, (KeyboardInterrupt, SystemExit, gevent.GreenletExit))
 
     def __repr__(self) -> str:
-        return f"Child({self.task!r})"
+        return f"Task({self.task!r})"
 
 
 class Limits:

@@ -31,9 +31,9 @@ from collections.abc import Callable, Collection
 from typing import Any
 from urllib.parse import quote
 
-from .conditions import Facts, as_bytes, as_text
 from .errors import BadRequest, PartFailed
 from .message import Request
+from .routing.conditions import Facts, as_bytes, as_text
 from .values import did_you_mean
 
 BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")

@@ -19,12 +19,12 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter, Map, PathConverter, Rule
 from werkzeug.routing.rules import parse_converter_args
 
-from .conditions import as_text, decoded
 from .config import Route
 from .errors import BodyTimeout
-from .fields import ABOUT_BODY, PROXY_WORDS, WRITTEN, variable, variables
+from .http.fields import ABOUT_BODY, PROXY_WORDS, WRITTEN, variable, variables
 from .message import Body, Request, Response
-from .pattern import Segment, parse_path
+from .routing.conditions import as_text, decoded
+from .routing.pattern import Segment, parse_path
 from .tasks import Guard, Killed, current_request, time_limit
 
 SMALL = 65536
@@ -109,7 +109,7 @@ class ViewBody:
             close(self._result)
 
 
-class BodyFile(io.RawIOBase):
+class RequestBodyFile(io.RawIOBase):
     """A request's body as the file WSGI wants, so that limits and buffering of the steps hold for views too.
 
     A slow client does not take the view's time: the body only has to keep moving. Raises BodyTimeout when it does not.
@@ -155,7 +155,7 @@ def environ_of(request: Request, guard: Guard, silence: float) -> dict[str, Any]
     environ["HTTP_X_REQUEST_ID"] = request.id
     environ["gateway.request"] = request
     if request.body is not None:
-        environ["wsgi.input"] = io.BufferedReader(BodyFile(request.body, guard, silence))
+        environ["wsgi.input"] = io.BufferedReader(RequestBodyFile(request.body, guard, silence))
         environ["wsgi.input_terminated"] = True
     return environ
 

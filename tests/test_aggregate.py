@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from gateway import config
 from gateway.aggregate import MAX_BODY, Aggregate
 from gateway.deadline import Deadline
-from gateway.disconnect import SWEEPER
 from gateway.errors import (BadRequest, BodyTooLarge, ClientDisconnected, ConnectFailed, DeadlineExceeded, PartFailed,
                             PoolExhausted, UpstreamTimeout)
 from gateway.forward import Forwarding
+from gateway.loop.disconnect import SWEEPER
 from gateway.message import Body, Request, Response
-from gateway.partanswer import MAX_ANSWER
+from gateway.part_answer import MAX_ANSWER
 from gateway.upstream.client import Upstream
 
 ANN = {"id": 1, "name": "Ann", "total": 5}
@@ -671,7 +671,7 @@ def real(serve):
         for name, handle in handlers.items():
             def answer(sock, address, handle=handle):
                 handle(sock, head_of(sock))
-            made[name] = Upstream(name, config.Upstream(instances=[f"http://127.0.0.1:{serve(answer)}"]))
+            made[name] = Upstream(name, config.UpstreamSettings(instances=[f"http://127.0.0.1:{serve(answer)}"]))
         return lambda upstream, call: made[upstream].send(call)
 
     yield start

@@ -10,7 +10,7 @@ from flask import got_request_exception
 from gateway.app import Gateway, ready
 from gateway.config import Config
 from gateway.errors import ConfigError
-from gateway.upstream.requests_adapter import governor, ungovern_requests
+from gateway.upstream.requests.adapter import governor, ungovern_requests
 
 HEAD = "from flask import Blueprint, abort\n"
 GUARDED = HEAD + '''

@@ -4,7 +4,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gateway import config
-from gateway.config import Config, HeaderRules, Part, Respond, Route, Tls, Upstream, parse_duration, parse_instance, parse_size
+from gateway.config import (Config, HeaderRules, Part, RespondSettings, Route, Tls, UpstreamSettings, parse_duration,
+                            parse_instance, parse_size)
 from gateway.values import Address, check_unlike, did_you_mean, duration_text, parse_authority, parse_flag, parse_whole, quoted
 
 
@@ -159,11 +160,11 @@ def test_settings_cannot_be_changed():
 
 def test_a_setting_that_is_not_known_is_an_error():
     with pytest.raises(ValidationError):
-        Upstream(instances=["http://a"], tiemout="1s")
+        UpstreamSettings(instances=["http://a"], tiemout="1s")
 
 
 def test_defaults_are_what_they_say():
-    upstream, gateway = Upstream(instances=["http://a"]), Config().gateway
+    upstream, gateway = UpstreamSettings(instances=["http://a"]), Config().gateway
     assert (upstream.connect_timeout, upstream.read_timeout, upstream.pool_timeout, upstream.idle_timeout, upstream.dns_ttl) == (
         1.0, 30.0, 1.0, 50.0, 30.0)
     assert (gateway.timeout, Route(path="/").websocket_idle_timeout, upstream.max_connections) == (10.0, 300.0, 1000)
@@ -214,8 +215,8 @@ def test_a_part_written_short():
 
 
 def test_json_null_is_told_from_no_json():
-    assert "json_" in Respond.model_validate({"json": None}).model_fields_set
-    assert "json_" not in Respond(text="").model_fields_set
+    assert "json_" in RespondSettings.model_validate({"json": None}).model_fields_set
+    assert "json_" not in RespondSettings(text="").model_fields_set
 
 
 def test_header_values_are_kept_as_they_are_sent():
@@ -231,9 +232,10 @@ def test_header_values_are_kept_as_they_are_sent():
     (HeaderRules, {"set": {"A": " x"}}), (HeaderRules, {"set": {"A": "x\x00"}}), (HeaderRules, {"remove": ["Transfer-Encoding"]}),
     (HeaderRules, {"set": {"content-length": "1"}}), (Route, {"path": "/", "header": {"A:": "x"}}),
     (Route, {"path": "/", "methods": ["get"]}), (Route, {"path": "/", "methods": ["G T"]}),
-    (Upstream, {"instances": []}), (Upstream, {"instances": ["http://a"], "host": "a/b"}),
-    (config.Gateway, {"admin": "10.0.0.1:1"}), (config.Gateway, {"trust": ["10.0.0.1/8"]}), (config.Gateway, {"via": "a b"}),
-    (config.Gateway, {"views": ["a-b"]}), (config.Gateway, {"log": " "}), (config.Nginx, {"listen": "80;"}),
+    (UpstreamSettings, {"instances": []}), (UpstreamSettings, {"instances": ["http://a"], "host": "a/b"}),
+    (config.GatewaySettings, {"admin": "10.0.0.1:1"}), (config.GatewaySettings, {"trust": ["10.0.0.1/8"]}),
+    (config.GatewaySettings, {"via": "a b"}),
+    (config.GatewaySettings, {"views": ["a-b"]}), (config.GatewaySettings, {"log": " "}), (config.Nginx, {"listen": "80;"}),
     (config.Nginx, {"listen": ""}),
     *((config.CacheStorage, {"redis": url}) for url in (
         "", "localhost", "http://a", "redis://", "redis://a:x", "redis:///0", "unix://run/redis.sock", "redis+sentinel://a:1",
@@ -251,11 +253,11 @@ def test_values_that_a_model_refuses(model, settings):
         "redis://a", "redis://:p%40ss@a:1/0?db=2", "rediss://user:p@[::1]:1", "unix:///run/redis.sock?db=1",
         "redis+sentinel://a:1,b/m/0", "rediss+cluster://u:p@a:1,b:2")),
     (config.CacheStorage, {"memcached": "a:1,[::1]:2"}), (config.CacheStorage, {"memory": 0}),
-    (config.Gateway, {"admin": "localhost:1"}), (config.Gateway, {"admin": "[::1]:9901"}),
-    (config.Gateway, {"admin": "127.9.9.9:1"}),
-    (config.Gateway, {"trust": ["unix", "::/0", "10.0.0.1", "10.0.0.0/8"]}),
-    (Upstream, {"instances": ["http://a"], "host": "a.b:8"}),
-    (Upstream, {"instances": ["http://a"], "host": "preserve"}),
+    (config.GatewaySettings, {"admin": "localhost:1"}), (config.GatewaySettings, {"admin": "[::1]:9901"}),
+    (config.GatewaySettings, {"admin": "127.9.9.9:1"}),
+    (config.GatewaySettings, {"trust": ["unix", "::/0", "10.0.0.1", "10.0.0.0/8"]}),
+    (UpstreamSettings, {"instances": ["http://a"], "host": "a.b:8"}),
+    (UpstreamSettings, {"instances": ["http://a"], "host": "preserve"}),
     (Route, {"path": "/", "methods": ["M-SEARCH", "M", "X" * 50, "!#$%&'*+-.^_`|~0"]}),
 ])
 def test_values_that_a_model_accepts(model, settings):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.demo.processes import ChildDied, Crew
+from gateway.demo.processes import ChildDied, Children
 from gateway.demo.services import inventory, orders, seed, users
 from gateway.demo.start import Ports, PortsUsed, environment, greeting, refuse_used, used_ports
 
@@ -30,7 +30,7 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def crew(tmp_path):
-    crew = Crew(tmp_path, dict(os.environ))
+    crew = Children(tmp_path, dict(os.environ))
     yield crew
     crew.stop()
 

@@ -7,7 +7,7 @@ import pytest
 from flask import Blueprint, abort
 
 from gateway.app import Gateway
-from gateway.configfile import load_text
+from gateway.configfile.load import load_text
 
 RULES = '''response_headers = { set = { Access-Control-Allow-Origin = "https://shop.test", Cache-Control = "max-age=9", \
 Content-Type = "text/x" }, add = { Vary = "Origin" }, remove = ["X-Content-Type-Options", "ETag"] }

@@ -16,14 +16,14 @@ import gateway
 from gateway import errors
 from gateway.app import Gateway
 from gateway.config import Config
-from gateway.configfile import load_text
+from gateway.configfile.load import load_text
 from gateway.errors import ConfigError
 from gateway.message import Handler, Request, Response
 from gateway.pipeline import Pipeline
 from gateway.tasks import current_request
 from gateway.telemetry.log import RequestLog
 from gateway.telemetry.metrics import Registry
-from gateway.upstream.requests_adapter import govern_requests, ungovern_requests
+from gateway.upstream.requests.adapter import govern_requests, ungovern_requests
 
 ROOT = Path(__file__).parent.parent
 

@@ -3,8 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config import Route
-from gateway.fields import PROXY_WORDS
 from gateway.forward import CONNECTION_FIELDS, REPLACED_FIELDS, Forward, Forwarding, forwarded_element
+from gateway.http.fields import PROXY_WORDS
 from gateway.message import Request, Response
 
 ROUTE = Route(path="/*", upstream="legacy")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.configfile import load, load_text
+from gateway.configfile.load import load, load_text
 from gateway.errors import ConfigError
 from gateway.values import did_you_mean, distance
 

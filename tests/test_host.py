@@ -14,7 +14,7 @@ from flask import Blueprint
 
 from gateway.app import Gateway, ready, stop_worker
 from gateway.config import Config
-from gateway.upstream.requests_adapter import ungovern_requests
+from gateway.upstream.requests.adapter import ungovern_requests
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "legacy_front.toml"
 

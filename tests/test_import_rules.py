@@ -1,16 +1,19 @@
-"""Who may import what: read from the source, so that imports inside functions count too.
+"""Who may import what: read from the source, so that imports inside functions and for type checkers count too.
 
 A *unit* is a file at the top of the package, a family of them, or a room (folder). A unit imports what is on a lower level, and
 itself. Features (level 2, whatever the table does not name) know nothing of each other: the pipeline joins them. Level 1 is what
-several features share; its files may use each other. Imports for type checkers alone do not count. Third parties have doors: the
-files through which they come in.
+several features share; its files may use each other. Third parties have doors: the files through which they come in; a library
+without a door comes in nowhere. A file whose docstring says "Pure." waits for nothing and asks no clock, nor does anything that it
+imports. An import by a name that is computed counts as an import of anything, and only the files that load code of users may do it.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
-from graphlib import TopologicalSorter
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,57 +24,62 @@ PACKAGE = Path(__file__).parent.parent / "gateway"
 FEATURE = 2
 LEVELS = {
     "errors": 0,
-    "board": 1, "chunked": 1, "conditions": 1, "config": 1, "crew": 1, "deadline": 1, "disconnect": 1, "fields": 1, "message": 1,
-    "notation": 1, "outbox": 1, "pattern": 1, "prepared": 1, "problem": 1, "ranges": 1, "readable": 1, "rundir": 1, "spelling": 1,
+    "backoff": 1, "board": 1, "config": 1, "deadline": 1, "http": 1, "loop": 1, "message": 1, "routing": 1, "run_directory": 1,
     "tasks": 1, "template": 1, "values": 1,
     "pipeline": 3,
-    "admin": 4, "app": 4, "master": 4, "worker": 4,
-    "__init__": 5, "gunicorn_conf": 5, "probe": 5, "demo": 6, "cli": 7,
+    "admin": 4, "app": 4, "server": 4,
+    "__init__": 5, "gunicorn_conf": 5, "explain": 5, "demo": 6, "cli": 7,
 }
-
-FAMILIES = {                                        # one feature, several files
-    "admin_cache": "admin", "configcheck": "configfile", "mistakes": "configfile", "partcheck": "configfile",
-    "handover": "nginx", "partanswer": "aggregate", "segmenttree": "routing",
-    "clients": "worker", "connections": "worker", "fastlane": "worker", "reader": "worker", "writer": "worker",
+FAMILIES = {"accel_redirect": "nginx", "part_answer": "aggregate", "view_cache": "cache"}               # one feature, several files
+# Inside a room: a folder or file, and what of its own room it may not know.
+INSIDE = {
+    "cache/storage": {"cache/step", "cache/fetch", "cache/origin", "cache/admission", "cache/coalesce"},
+    "upstream/client": {"upstream/requests/adapter"},
 }
 
 DOORS = {
-    "flask": {"app", "admin", "admin_cache", "cache/store"},
-    "werkzeug": {"app", "admin", "admin_cache", "views"},
-    "flask_caching": {"cache/store"},
-    "redis": {"cache/redis_pool", "cache/redis_tier"},
-    "pymemcache": {"cache/memcached_tier"},
-    "requests": {"upstream/requests_adapter", "upstream/requests_hooks", "upstream/requests_redirects",
-                 "upstream/requests_shortcuts"},
-    "urllib3": {"upstream/requests_adapter", "upstream/requests_call", "upstream/requests_hooks", "upstream/requests_response"},
-    "gevent": {"crew", "tasks", "websocket", "disconnect", "outbox", "readable", "upstream/alarm", "upstream/connecting",
-               "upstream/dns", "upstream/pool",
-               "upstream/sending", "upstream/transport", "telemetry/log", "admin", "worker", "clients", "connections",
-               "gunicorn_conf"},
-    "gunicorn": {"worker", "clients", "connections", "fastlane", "probe", "reader", "writer", "gunicorn_conf", "master"},
-    "pydantic": {"config", "configfile", "mistakes", "values"},
+    "flask": {"app", "admin/listener", "admin/cache_page", "view_cache"},
+    "werkzeug": {"app", "admin/listener", "admin/cache_page", "views"},
+    "flask_caching": {"view_cache"},
+    "redis": {"cache/storage/redis_pool", "cache/storage/redis_tier"},
+    "pymemcache": {"cache/storage/memcached_tier"},
+    "requests": {"upstream/requests/adapter", "upstream/requests/hooks", "upstream/requests/redirects",
+                 "upstream/requests/shortcuts"},
+    "urllib3": {"upstream/requests/adapter", "upstream/requests/call", "upstream/requests/hooks", "upstream/requests/response"},
+    "certifi": {"upstream/requests/places"},
+    "greenlet": {"loop/greenlet_pool"},
+    "gevent": {"loop/alarm", "loop/disconnect", "loop/greenlet_pool", "loop/readiness", "loop/send_queue", "tasks", "websocket",
+               "upstream/connecting", "upstream/dns", "upstream/pool", "upstream/sending", "upstream/transport", "telemetry/log",
+               "admin/listener", "server/worker", "server/keepalive", "server/connection", "gunicorn_conf"},
+    "gunicorn": {"server/worker", "server/keepalive", "server/connection", "server/fastlane", "server/reader", "server/writer",
+                 "server/master", "explain", "gunicorn_conf"},
+    "orjson": {"aggregate", "cache/storage/codec", "configfile/checks", "configfile/part_checks", "http/problem", "part_answer",
+               "respond", "telemetry/log", "telemetry/slotfile"},
+    "prometheus_client": {"telemetry/exposition"},
+    "pydantic": {"config", "configfile/load", "configfile/mistakes", "values"},
     "jinja2": {"nginx"},
     "click": {"cli"},
     "rich": {"cli"},
 }
 IN_FUNCTIONS_ONLY = {("flask", "tasks")}            # used where it is loaded anyway, and never loaded by it at start
 APPLICATIONS = {"demo/services", "demo/views"}      # code of users, as an example: it imports what users import
+LOADERS = {"__init__", "app", "extension"}                                   # import modules of users by their name
+ANY = "any module at all"
 
 WAITING = {"asyncio", "concurrent", "gevent", "http", "multiprocessing", "queue", "random", "requests", "select", "selectors",
            "socket", "ssl", "subprocess", "threading", "time", "urllib3"}
-PURE = ("cache/asked", "cache/conditional", "cache/directives", "cache/entry", "cache/explain", "cache/fields", "cache/flags",
-        "cache/invalidate", "cache/key", "cache/report", "cache/rules", "cache/tee", "conditions", "config", "errors", "headers",
-        "message", "notation", "pattern", "rewrite", "routing", "segmenttree", "spelling", "template",
-        "upstream/backoff", "upstream/balancer", "upstream/framing", "upstream/head", "upstream/retry", "values")
+CLOCKS = {"deadline"}                               # asks the clock, for whoever holds one; pure files pass it on
 
 
 class Import(NamedTuple):
-    """``file`` is like ``upstream/pool``, ``name`` like ``gateway.errors`` or ``flask``; ``lazy`` is inside a function."""
+    """``file`` is like ``upstream/pool``, ``name`` like ``gateway.errors`` or ``flask``; ``lazy`` is inside a function, ``typing``
+    for type checkers alone."""
 
     file: str
     line: int
     name: str
-    lazy: bool
+    lazy: bool = False
+    typing: bool = False
 
     def __str__(self) -> str:
         return f"{self.file}.py:{self.line} imports {self.name}"
@@ -81,58 +89,137 @@ def imports_of(source: str, file: str) -> Iterator[Import]:
     """Every import of a file, absolute, down to the module where that can be told."""
     package = ["gateway", *file.split("/")][:-1]
 
-    def visit(node: ast.AST, lazy: bool) -> Iterator[Import]:
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            children: list[ast.AST] = list(node.orelse)
-        else:
-            children = list(ast.iter_child_nodes(node))
+    def visit(node: ast.AST, lazy: bool, typing: bool) -> Iterator[Import]:
         lazy = lazy or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield Import(file, node.lineno, alias.name, lazy)
+                yield Import(file, node.lineno, alias.name, lazy, typing)
         elif isinstance(node, ast.ImportFrom):
             base = ".".join(package[:len(package) + 1 - node.level] if node.level else [])
             module = ".".join(filter(None, [base, node.module or ""]))
-            for alias in node.names if module == "gateway" or node.module is None else [None]:
-                yield Import(file, node.lineno, f"{module}.{alias.name}" if alias else module, lazy)
-        for child in children:
-            yield from visit(child, lazy)
+            for alias in node.names if module.split(".")[0] == "gateway" else [None]:
+                yield Import(file, node.lineno, f"{module}.{alias.name}" if alias else module, lazy, typing)
+        elif isinstance(node, ast.Call) and called(node) in ("import_module", "__import__"):
+            first = node.args[0] if node.args else None
+            literal = isinstance(first, ast.Constant) and isinstance(first.value, str) and not first.value.startswith(".")
+            yield Import(file, node.lineno, first.value if literal else ANY, lazy, typing)    # type: ignore[union-attr]
+        body = getattr(node, "body", ()) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) else ()
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, lazy, typing or child in body)
 
-    return visit(ast.parse(source), False)
+    return visit(ast.parse(source), False, False)
 
 
-def unit_of(name: str) -> str:
-    """The unit of ``gateway.upstream.pool`` is ``upstream``; what the package itself offers is in ``__init__``."""
-    parts = name.split(".")
-    unit = parts[1] if len(parts) > 1 else "__init__"
-    return FAMILIES.get(unit, unit) if (PACKAGE / f"{unit}.py").exists() or (PACKAGE / unit).is_dir() else "__init__"
+def called(node: ast.Call) -> str:
+    """The last name of what is called: ``import_module`` of ``importlib.import_module(...)``."""
+    function = node.func
+    return function.attr if isinstance(function, ast.Attribute) else function.id if isinstance(function, ast.Name) else ""
+
+
+FILES = {str(path.relative_to(PACKAGE).with_suffix("")): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def file_of(name: str) -> str:
+    """The file of ``gateway.upstream.pool.Pool``: ``upstream/pool``; of a name in a package, the package's ``__init__``."""
+    path = "/".join(name.split(".")[1:])
+    while path:
+        for candidate in (path, f"{path}/__init__"):
+            if candidate in FILES:
+                return candidate
+        path = path.rpartition("/")[0]
+    return "__init__"
+
+
+def unit_of(file: str) -> str:
+    """The unit of ``upstream/pool`` is ``upstream``."""
+    unit = file.split("/")[0]
+    return FAMILIES.get(unit, unit)
 
 
 def level_of(unit: str) -> int:
     return LEVELS.get(unit, FEATURE)
 
 
+def is_ours(found: Import) -> bool:
+    return found.name.split(".")[0] == "gateway"
+
+
 def too_high(found: Import) -> bool:
     """Does it import what is not below it? A room may import itself, and level 1 its like."""
-    if found.name.split(".")[0] != "gateway":
+    if not is_ours(found) or found.typing:
         return False
-    here, there = unit_of("gateway." + found.file.replace("/", ".")), unit_of(found.name)
+    here, there = unit_of(found.file), unit_of(file_of(found.name))
     return here != there and level_of(there) >= level_of(here) and not level_of(there) == level_of(here) == 1
+
+
+def against_the_room(found: Import) -> bool:
+    """Does a part of a room import what INSIDE keeps from it?"""
+    if not is_ours(found):
+        return False
+    target = file_of(found.name)
+    return any((found.file == part or found.file.startswith(f"{part}/")) and target in kept for part, kept in INSIDE.items())
 
 
 def past_the_door(found: Import) -> bool:
     library = found.name.split(".")[0]
-    if library not in DOORS or found.file in APPLICATIONS or found.file in DOORS[library]:
+    if found.name == ANY:
+        return found.file not in LOADERS
+    if library == "gateway" or library in sys.stdlib_module_names or found.file in APPLICATIONS:
+        return False
+    if found.file in DOORS.get(library, ()):
         return False
     return not (found.lazy and (library, found.file) in IN_FUNCTIONS_ONLY)
 
 
-FILES = {str(path.relative_to(PACKAGE).with_suffix("")): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
+def is_pure(source: str) -> bool:
+    """Does the docstring of a file say so?"""
+    return re.search(r"\bPure[.,:]", ast.get_docstring(ast.parse(source)) or "") is not None
+
+
+def impurities(file: str, imports: Iterable[Import]) -> list[str]:
+    """What waits, among all that a file imports, and what that imports, with the way to it."""
+    found: list[str] = []
+    edges: dict[str, list[Import]] = {}
+    for each in imports:
+        if not each.typing:
+            edges.setdefault(each.file, []).append(each)
+    ways = {file: file}
+    queue = [file]
+    for here in queue:
+        for each in edges.get(here, ()):
+            if is_ours(each):
+                there = file_of(each.name)
+                if there not in ways and there not in CLOCKS:
+                    ways[there] = f"{ways[here]} > {there}"
+                    queue.append(there)
+            elif each.name == ANY or each.name.split(".")[0] in WAITING:
+                found.append(f"{ways[here]} > {each.name}")
+    return found
+
+
+def circle(imports: Iterable[Import]) -> list[str]:
+    """Files that import each other in a circle, also when only for type checkers."""
+    graph: dict[str, set[str]] = {}
+    for found in imports:
+        if is_ours(found) and not found.lazy and file_of(found.name) != found.file:
+            graph.setdefault(found.file, set()).add(file_of(found.name))
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
 IMPORTS = [found for file, source in FILES.items() for found in imports_of(source, file)]
+PURE = [file for file, source in FILES.items() if is_pure(source)]
 
 
 def test_every_import_goes_down():
     assert "\n".join(map(str, filter(too_high, IMPORTS))) == ""
+
+
+def test_the_parts_of_a_room_keep_their_direction():
+    assert "\n".join(map(str, filter(against_the_room, IMPORTS))) == ""
 
 
 def test_third_parties_come_in_through_their_doors():
@@ -140,24 +227,12 @@ def test_third_parties_come_in_through_their_doors():
 
 
 @pytest.mark.parametrize("file", PURE)
-def test_pure_files_import_nothing_that_waits(file):
-    assert [str(found) for found in IMPORTS if found.file == file and found.name.split(".")[0] in WAITING] == []
+def test_pure_files_lead_to_nothing_that_waits(file):
+    assert impurities(file, IMPORTS) == []
 
 
 def test_nothing_imports_in_a_circle():
-    graph: dict[str, set[str]] = {}
-    for found in IMPORTS:
-        if found.name.startswith("gateway.") and not found.lazy:
-            graph.setdefault(found.file, set()).add(target_file(found.name))
-    for file, others in graph.items():
-        others.discard(file)
-    tuple(TopologicalSorter(graph).static_order())                      # raises CycleError
-
-
-def target_file(name: str) -> str:
-    """The file of ``gateway.upstream.pool``: ``upstream/pool``; of a name in a package, the package's ``__init__``."""
-    path = "/".join(name.split(".")[1:])
-    return path if path in FILES else f"{path}/__init__" if f"{path}/__init__" in FILES else path.rpartition("/")[0] or "__init__"
+    assert circle(IMPORTS) == []
 
 
 def test_the_tables_name_files_that_exist():
@@ -165,40 +240,96 @@ def test_the_tables_name_files_that_exist():
     assert sorted((set(LEVELS) | set(FAMILIES)) - units) == []
     used = {(found.name.split(".")[0], found.file) for found in IMPORTS}
     assert sorted({(library, file) for library, files in DOORS.items() for file in files} - used) == []
-    assert sorted((set(PURE) | APPLICATIONS) - set(FILES)) == []
+    assert sorted((APPLICATIONS | LOADERS | CLOCKS) - set(FILES)) == []
+    kept = {file for files in INSIDE.values() for file in files}
+    assert sorted(kept - set(FILES)) == []
 
 
 @pytest.mark.parametrize("file, source, forbidden", [
     ("forward", "from .errors import GatewayError\nfrom .message import Request", []),
-    ("forward", "from .aggregate import Aggregate", ["gateway.aggregate"]),
+    ("forward", "from .aggregate import Aggregate", ["gateway.aggregate.Aggregate"]),
     ("forward", "from . import aggregate, errors", ["gateway.aggregate"]),
     ("forward", "import gateway.pipeline", ["gateway.pipeline"]),
     ("forward", "def f():\n    from gateway import pipeline", ["gateway.pipeline"]),
     ("forward", "from gateway import gather", ["gateway.gather"]),
+    ("forward", "from importlib import import_module\nimport_module('gateway.pipeline')", ["gateway.pipeline"]),
+    ("forward", "import importlib\ndef f():\n    importlib.import_module('gateway.cli')", ["gateway.cli"]),
+    ("forward", "__import__('gateway.aggregate')", ["gateway.aggregate"]),
     ("forward", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .pipeline import Pipeline", []),
     ("upstream/pool", "from .limit import Limit\nfrom ..errors import GatewayError", []),
-    ("upstream/pool", "from ..telemetry.log import RequestLog", ["gateway.telemetry.log"]),
+    ("upstream/pool", "from ..telemetry.log import RequestLog", ["gateway.telemetry.log.RequestLog"]),
     ("upstream/pool", "from .. import forward", ["gateway.forward"]),
     ("config", "from .values import Size", []),
-    ("config", "from .nginx import render", ["gateway.nginx"]),
-    ("errors", "from .message import Request", ["gateway.message"]),
-    ("pipeline", "from .forward import Forward\nfrom .app import create_app", ["gateway.app"]),
+    ("config", "from .nginx import render", ["gateway.nginx.render"]),
+    ("errors", "from .message import Request", ["gateway.message.Request"]),
+    ("pipeline", "from .forward import Forward\nfrom .app import create_app", ["gateway.app.create_app"]),
     ("demo/start", "from ..pipeline import Pipeline\nfrom .services import seed", []),
 ])
-def test_the_rule_of_levels(file, source, forbidden):
+def test_a_planted_import_that_goes_up_is_caught(file, source, forbidden):
     assert [found.name for found in imports_of(source, file) if too_high(found)] == forbidden
+
+
+@pytest.mark.parametrize("file, source, caught", [
+    ("cache/storage/memory", "from ..entry import Entry", False),
+    ("cache/storage/memory", "from ..step import CacheStep", True),
+    ("cache/storage/memory", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ..fetch import Fetch", True),
+    ("cache/step", "from .storage.store import HttpStore", False),
+])
+def test_a_planted_import_against_the_direction_of_a_room_is_caught(file, source, caught):
+    assert any(map(against_the_room, imports_of(source, file))) is caught
 
 
 @pytest.mark.parametrize("file, source, forbidden", [
     ("forward", "import gevent", ["gevent"]),
     ("forward", "from gevent.event import Event", ["gevent.event"]),
+    ("forward", "import six", ["six"]),
+    ("forward", "def f():\n    from numpy import array", ["numpy"]),
+    ("forward", "import importlib\nimportlib.import_module('flask')", ["flask"]),
+    ("forward", "from importlib import import_module\ndef f(name):\n    import_module(name)", [ANY]),
+    ("app", "from importlib import import_module\ndef f(name):\n    import_module(name)", []),
     ("tasks", "import gevent", []),
     ("tasks", "import flask", ["flask"]),
     ("tasks", "def f():\n    import flask", []),
     ("telemetry/metrics", "def f():\n    import flask", ["flask"]),
-    ("upstream/requests_adapter", "import requests", []),
+    ("upstream/requests/adapter", "import requests", []),
     ("demo/views", "import requests", []),
     ("forward", "import json", []),
 ])
-def test_the_rule_of_doors(file, source, forbidden):
+def test_a_planted_import_past_the_door_is_caught(file, source, forbidden):
     assert [found.name for found in imports_of(source, file) if past_the_door(found)] == forbidden
+
+
+@pytest.mark.parametrize("planted, way", [
+    ({"rewrite": "import re"}, []),
+    ({"rewrite": "import time"}, ["rewrite > time"]),
+    ({"rewrite": "def f():\n    from time import sleep"}, ["rewrite > time"]),
+    ({"rewrite": "from .values import quoted", "values": "import socket"}, ["rewrite > values > socket"]),
+    ({"rewrite": "from . import values", "values": "from .config import Route", "config": "import gevent"},
+     ["rewrite > values > config > gevent"]),
+    ({"rewrite": "from .deadline import Deadline", "deadline": "import time"}, []),
+    ({"rewrite": "import importlib\nimportlib.import_module('random')"}, ["rewrite > random"]),
+    ({"rewrite": "from importlib import import_module\nimport_module(name)"}, [f"rewrite > {ANY}"]),
+])
+def test_a_planted_wait_is_caught_however_far_away(planted, way):
+    assert impurities("rewrite", [found for file, source in planted.items() for found in imports_of(source, file)]) == way
+
+
+@pytest.mark.parametrize("text, pure", [
+    ('"""Which route answers. Pure."""', True),
+    ('"""Which route answers. Pure: it decides, others act."""', True),
+    ('"""Which route answers."""\n# Pure.', False),
+    ('"""Purely by accident."""', False),
+])
+def test_a_file_is_pure_when_its_docstring_says_so(text, pure):
+    assert is_pure(text) is pure
+
+
+@pytest.mark.parametrize("planted, found", [
+    ({"forward": "from .headers import edit_of", "headers": "from .message import Request"}, False),
+    ({"forward": "from .headers import edit_of", "headers": "from .forward import Forward"}, True),
+    ({"forward": "from .headers import edit_of",
+      "headers": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .forward import Forward"}, True),
+    ({"forward": "from .headers import edit_of", "headers": "def f():\n    from .forward import Forward"}, False),
+])
+def test_a_planted_circle_is_caught(planted, found):
+    assert bool(circle([each for file, source in planted.items() for each in imports_of(source, file)])) is found

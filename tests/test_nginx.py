@@ -9,7 +9,7 @@ import pytest
 from gateway import gunicorn_conf
 from gateway.config import Config
 from gateway.errors import ConfigError
-from gateway.fields import PROXY_WORDS
+from gateway.http.fields import PROXY_WORDS
 from gateway.nginx import path_pattern, render
 
 

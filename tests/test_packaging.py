@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 
 import gateway
 from gateway.config import Config
-from gateway.configfile import load
+from gateway.configfile.load import load
 from gateway.nginx import render
 
 ROOT = Path(__file__).parent.parent
@@ -156,7 +156,7 @@ def test_links_lead_somewhere(page):
 def test_the_environment_is_described_once_and_completely():
     tables = {page: set(re.findall(r"^\| `(GATEWAY_\w+)`", (ROOT / page).read_text(), re.MULTILINE)) for page in PAGES}
     own = {"GATEWAY_ADMIN_FD", "GATEWAY_INSTANCE_DIR"}                 # what a master hands on to its successor and its workers
-    read = {name for path in (ROOT / "gateway").glob("*.py") for name in re.findall(r'"(GATEWAY_[A-Z_]+)"', path.read_text())}
+    read = {name for path in (ROOT / "gateway").rglob("*.py") for name in re.findall(r'"(GATEWAY_[A-Z_]+)"', path.read_text())}
     assert {page: found for page, found in tables.items() if found} == {"docs/operating.md": read - own}
 
 

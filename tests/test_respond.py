@@ -1,6 +1,6 @@
 import pytest
 
-from gateway.config import Respond as Settings
+from gateway.config import RespondSettings as Settings
 from gateway.message import Request
 from gateway.respond import Respond
 

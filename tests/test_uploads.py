@@ -16,7 +16,7 @@ from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from gateway import incoming
 from gateway.app import Gateway
-from gateway.configfile import load_text
+from gateway.configfile.load import load_text
 from gateway.deadline import Deadline
 from gateway.errors import BodyTimeout
 

@@ -11,7 +11,7 @@ from werkzeug.routing import BaseConverter, Map, Rule
 from gateway.config import Route
 from gateway.deadline import Deadline
 from gateway.errors import BodyTimeout, DeadlineExceeded, TruncatedBody
-from gateway.fields import UnsafeField
+from gateway.http.fields import UnsafeField
 from gateway.message import Body, Request
 from gateway.tasks import current_request
 from gateway.views import View, covers, pattern_of, undeclared, without_view
@@ -41,7 +41,7 @@ def test_a_flask_rule_as_a_pattern(rule, pattern):
     ("/<n>", False, {"/x", "/x/"}), ("/f/<path:p>", False, {"/f/x", "/f/x/"}), ("/", False, {"/"})])
 def test_the_routes_of_a_rule_take_what_flask_answers_by_slashes(path, strict, answered):
     """Whatever Flask answers, also with a redirect, reaches it."""
-    from gateway.routing import Table
+    from gateway.routing.table import Table
     rule = Rule(path, endpoint="x", methods=["GET"], strict_slashes=strict)
     flask = Map([rule]).bind("a.test")
     table = Table((route, route) for route in undeclared([rule], []))

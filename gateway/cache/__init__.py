@@ -15,5 +15,5 @@ FILES = {module.name for module in iter_modules(__path__)}
 def __getattr__(name: str) -> Any:
     if name in FILES or name.startswith("__"):           # what the import system asks a package for
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .store import view_cache
+    from ..view_cache import view_cache
     return getattr(view_cache, name)

@@ -5,7 +5,7 @@ day, changes neither: it counts on from where it was, like CLOCK_BOOTTIME, which
 machine sleeps. What is between the two is a number that the first process writes down (``agree``), for as long as the machine runs.
 
 After a start of the machine, or where nothing is written down, there is a new number. What was kept by another one may then seem to
-be from the future: that is of no use (httpstore.py), and a purge from the future counts as one of now.
+be from the future: that is of no use (cache/storage/store.py), and a purge from the future counts as one of now.
 
 Dates of messages are in the machine's own time, which is ``ahead`` of this one.
 """

@@ -10,9 +10,9 @@ import re
 from typing import NamedTuple
 
 from ..message import Headers, Response
-from .asked import Asked
 from .entry import Entry
-from .fields import entity_tags, http_date, opaque
+from .request_directives import RequestDirectives
+from .syntax import entity_tags, http_date, opaque
 
 RANGE = re.compile(r"bytes\s*=\s*(?:(\d+)\s*)?-\s*(?:(\d+)\s*)?", re.IGNORECASE | re.ASCII)
 MOST_DIGITS = 18
@@ -20,7 +20,7 @@ MOST_DIGITS = 18
 NOT_IN_304 = frozenset({"content-length", "content-type", "content-encoding", "content-language", "content-range", "content-md5"})
 
 
-def answer(entry: Entry, asked: Asked | None, now: float) -> Response:
+def answer(entry: Entry, asked: RequestDirectives | None, now: float) -> Response:
     """The entry, or what the client's conditions and range make of it. The list of header fields is the caller's own."""
     if asked is None:
         return entry.response()
@@ -33,7 +33,7 @@ def answer(entry: Entry, asked: Asked | None, now: float) -> Response:
     return entry.response()
 
 
-def not_modified(entry: Entry, asked: Asked, now: float) -> bool:
+def not_modified(entry: Entry, asked: RequestDirectives, now: float) -> bool:
     """Does the client have it already?"""
     if asked.if_none_match:
         wanted = entity_tags(asked.if_none_match)

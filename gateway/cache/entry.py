@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from sys import getsizeof
 
-from ..fields import fields_of
+from ..http.fields import fields_of
+from ..http.prepared import Prepared, written_of
 from ..message import Headers, Response
-from ..prepared import Prepared, written_of
 from .flags import names_of
 
 MOST_VARIANTS = 32

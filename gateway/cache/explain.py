@@ -1,7 +1,7 @@
 """What the cache makes of one request that a person describes: for ``gateway explain``. Asks nobody, changes nothing. Pure.
 
 ``of_request`` says what can be told from the request and the route alone, ``of_stored`` what an answer that is stored means for it.
-Both use what serve.py uses, so that they say what happens.
+Both use what step.py uses, so that they say what happens.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ..config import Cache
+from ..config import CacheSettings
 from ..message import Request
 from . import flags, rules
-from .asked import AUTHORIZATION, CONFUSING, COOKIE, Asked
 from .entry import Entry, Variants
-from .invalidate import SAFE
+from .invalidation import SAFE
 from .key import SEPARATOR, KeyOf, caller, cookies, folded, implied_port, select
+from .request_directives import AUTHORIZATION, CONFUSING, COOKIE, RequestDirectives
 
 SERVED = {rules.FRESH: "fresh: it is served", rules.REFRESH: "expired: it is served, and refreshed beside that",
           rules.STALE: "expired, but the client takes it so: it is served", rules.VALIDATE: "validated with the upstream first"}
@@ -23,7 +23,7 @@ PERMITS = {COOKIE: "public, s-maxage or a lifetime in a field for shared caches,
            AUTHORIZATION: "public, s-maxage, or must-revalidate with a lifetime"}
 
 
-def of_request(request: Request, asked: Asked | None, shown: int, policy: Cache, key_of: KeyOf,
+def of_request(request: Request, asked: RequestDirectives | None, shown: int, policy: CacheSettings, key_of: KeyOf,
                key: str) -> Iterator[str]:
     """One line for each thing that decides. ``key`` is the whole of it."""
     reason = past(request, asked, policy)
@@ -48,7 +48,7 @@ def of_request(request: Request, asked: Asked | None, shown: int, policy: Cache,
     yield f"waiting: {waiting(request, asked, shown, policy)}"
 
 
-def past(request: Request, asked: Asked | None, policy: Cache) -> str:
+def past(request: Request, asked: RequestDirectives | None, policy: CacheSettings) -> str:
     """Why the cache has nothing to do with the request; empty when it has."""
     if not handled(request, policy):
         return f"the method {request.method}"
@@ -61,12 +61,12 @@ def past(request: Request, asked: Asked | None, policy: Cache) -> str:
     return ""
 
 
-def handled(request: Request, policy: Cache) -> bool:
+def handled(request: Request, policy: CacheSettings) -> bool:
     """Are there stored answers to its method?"""
     return request.method in ("GET", "HEAD") or request.method == "POST" and "POST" in policy.methods
 
 
-def left_out(request: Request, policy: Cache, key_of: KeyOf) -> Iterator[str]:
+def left_out(request: Request, policy: CacheSettings, key_of: KeyOf) -> Iterator[str]:
     """What the request has that does not count."""
     if request.query is not None and key_of.query is not None:
         kept = (key_of.query(request.query) or "").split("&")
@@ -80,7 +80,7 @@ def left_out(request: Request, policy: Cache, key_of: KeyOf) -> Iterator[str]:
         yield f"port {request.port}, which the address says"
 
 
-def wishes(asked: Asked | None, policy: Cache) -> Iterator[str]:
+def wishes(asked: RequestDirectives | None, policy: CacheSettings) -> Iterator[str]:
     """What the client asks for."""
     if asked is None:
         return
@@ -99,7 +99,7 @@ def wishes(asked: Asked | None, policy: Cache) -> Iterator[str]:
         yield "a part is cut out of what is stored; when nothing is, it is asked for as it is, and not stored"
 
 
-def who(request: Request, shown: int, policy: Cache) -> Iterator[str]:
+def who(request: Request, shown: int, policy: CacheSettings) -> Iterator[str]:
     """What of its user it shows, and what follows from that."""
     if policy.vary_by_caller:
         yield "caller: has answers of its own" if caller(request) else "caller: none is known, so it shares with strangers"
@@ -112,7 +112,7 @@ def who(request: Request, shown: int, policy: Cache) -> Iterator[str]:
         yield "Authorization: it gets what is stored unless its lifetime is the route's or a guess"
 
 
-def waiting(request: Request, asked: Asked | None, shown: int, policy: Cache) -> str:
+def waiting(request: Request, asked: RequestDirectives | None, shown: int, policy: CacheSettings) -> str:
     if asked is not None and asked.range is not None:
         return "for nobody, a part is of no use to others"
     if request.method == "HEAD":
@@ -124,7 +124,7 @@ def waiting(request: Request, asked: Asked | None, shown: int, policy: Cache) ->
     return "one request for this key goes on, the others wait for it"
 
 
-def of_stored(variants: Variants, request: Request, asked: Asked | None, shown: int, now: float) -> Iterator[str]:
+def of_stored(variants: Variants, request: Request, asked: RequestDirectives | None, shown: int, now: float) -> Iterator[str]:
     """The answers under the key, and what this request gets of them."""
     chosen = select(variants, request)
     for entry in variants:

@@ -7,7 +7,7 @@
            --> nobody fetches this right now:                 it leads
            --> somebody in this worker does:                  it waits, and gets the answer, or leads the next, or asks for itself
 
-    a leader --> has the lease for all workers:               it asks (exchange.py)
+    a leader --> has the lease for all workers:               it asks (origin.py)
              --> another worker has it:                       it waits for that one's answer, and asks when there is none
 
     a refresh -> has the lease, and nothing newer is there:   it asks
@@ -21,20 +21,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from ..config import Cache as Policy
+from ..config import CacheSettings as Policy
 from ..errors import ClientDisconnected, ConnectFailed, ConnectTimeout, DeadlineExceeded, GatewayError, PoolExhausted
 from ..message import Handler, Request, Response
 from ..tasks import Event, current_request, spawn
 from . import rules
-from .answers import Answers
+from .admission import Admission, Uses
+from .cache_status import Numbers, Report
 from .coalesce import ABANDONED, COMPANY, DOUBT, FAILED, FEW, FLYING, STORED, UNCACHEABLE, UNKNOWN, Flight, Flights
 from .conditional import is_range
 from .entry import Entry, Variants
-from .exchange import Exchange
-from .keeper import Keeper, Uses
+from .fetch_context import FetchContext, Store, detached
 from .key import select
-from .miss import HttpStore, Miss, detached
-from .report import Numbers, Report
+from .origin import Origin
+from .responses import Answers
 
 UNREACHED = (ConnectFailed, ConnectTimeout, PoolExhausted)          # failures that have nothing to do with the request
 MOST_FLIGHTS = 2                                         # flights a request waits for before it asks alone
@@ -44,7 +44,7 @@ log = logging.getLogger("gateway")
 
 
 class Fetch:
-    def __init__(self, next: Handler, policy: Policy, store: HttpStore, report: Report, numbers: Numbers,
+    def __init__(self, next: Handler, policy: Policy, store: Store, report: Report, numbers: Numbers,
                  clock: Callable[[], float], url_of: Callable[[Request], str],
                  ahead: Callable[[], float] = lambda: 0.0) -> None:
         self.store = store
@@ -54,12 +54,12 @@ class Fetch:
         self.flights = Flights()
         self.uses = Uses(policy.min_uses)
         self.answers = Answers(policy, report, numbers, clock)
-        self.exchange = Exchange(next, policy, store, self.flights, Keeper(store, self.flights, self.uses, numbers, clock),
-                                 self.answers, url_of, ahead)
+        self.exchange = Origin(next, policy, store, self.flights, Admission(store, self.flights, self.uses, numbers, clock),
+                               self.answers, url_of, ahead)
         self.keep_posted = self.exchange.keep_posted
         self.tell_edge = self.answers.tell_edge
 
-    def __call__(self, miss: Miss) -> Response:
+    def __call__(self, miss: FetchContext) -> Response:
         if miss.asked is not None and miss.asked.only_if_cached:
             return self.answers.nothing(miss.request, miss.key)
         miss.number = self.store.number
@@ -98,19 +98,19 @@ class Fetch:
         miss.alone = True
         return self.exchange(miss, None)
 
-    def _resting(self, miss: Miss) -> Response | None:
+    def _resting(self, miss: FetchContext) -> Response | None:
         """The stale answer, while the upstream is left alone after a failure."""
         if miss.entry is not None and self.exchange.resting(miss):
             return self.answers.stale(miss, miss.entry, "the upstream failed a moment ago")
         return None
 
-    def _fills(self, miss: Miss) -> bool:
+    def _fills(self, miss: FetchContext) -> bool:
         """Does this request for a range fetch the whole? Not where it is known that the whole is not kept."""
         asked = miss.asked
         return bool(self.whole and asked is not None and asked.range is not None and miss.entry is None and is_range(asked.range)
                     and self.uses.suffice(miss.key) and self.flights.worth_waiting(miss.lane))
 
-    def _shares(self, miss: Miss) -> bool:
+    def _shares(self, miss: FetchContext) -> bool:
         """May this request wait for others, and they for it?"""
         if miss.entry is None:
             if miss.asked is not None and miss.asked.range is not None and not miss.fills:
@@ -121,7 +121,7 @@ class Fetch:
 
     # Followers
 
-    def _follow(self, miss: Miss, flight: Flight) -> int:
+    def _follow(self, miss: FetchContext, flight: Flight) -> int:
         """The state of the flight after waiting for it; UNCACHEABLE also when this request goes on as if it were."""
         flight.crowd += 1
         if self._unknown(miss):
@@ -138,13 +138,13 @@ class Fetch:
                 return UNCACHEABLE
         return flight.wait(miss.request.deadline)
 
-    def _unknown(self, miss: Miss) -> bool:
+    def _unknown(self, miss: FetchContext) -> bool:
         return miss.variants is None and self.flights.unknown(miss.shown)
 
-    def _doubtful(self, miss: Miss) -> bool:
+    def _doubtful(self, miss: FetchContext) -> bool:
         return miss.variants is None and self.flights.doubtful(miss.shown)
 
-    def _shared(self, miss: Miss, entry: Entry) -> Response | None:
+    def _shared(self, miss: FetchContext, entry: Entry) -> Response | None:
         """The answer another request brought, when this one may have it; else it goes on, among those of its own variant."""
         miss.variants = Variants([entry])
         if select(miss.variants, miss.request) is None or rules.withheld(entry, miss.shown):
@@ -153,7 +153,7 @@ class Fetch:
 
     # The leader
 
-    def _lead(self, miss: Miss) -> Response:
+    def _lead(self, miss: FetchContext) -> Response:
         left = miss.request.deadline.left()
         flight = self.flights.lead(miss.flight_key)
         try:
@@ -172,7 +172,7 @@ class Fetch:
             if not flight.streaming:
                 self.flights.land(flight, ABANDONED)
 
-    def _elsewhere(self, miss: Miss, flight: Flight) -> Entry | None:
+    def _elsewhere(self, miss: FetchContext, flight: Flight) -> Entry | None:
         """What another worker is fetching right now, once it is there and usable."""
         patience = DOUBT if self._doubtful(miss) else min(miss.request.deadline.left() / 2, LEASE)
         until, leased = self.flights.clock() + patience, self.store.leased(miss.lease)
@@ -187,7 +187,7 @@ class Fetch:
             self.flights.land(flight, UNCACHEABLE)       # who waits here has waited for one answer for nothing: that is enough
         return None
 
-    def _newer(self, miss: Miss, patience: float, wanted: Event | None = None) -> Entry | None:
+    def _newer(self, miss: FetchContext, patience: float, wanted: Event | None = None) -> Entry | None:
         """What another worker has got, or gets within ``patience`` seconds, when it is usable."""
         found = self.store.wait(miss.key, patience, miss.lease, wanted)
         entry = select(found, miss.request) if found is not None else None
@@ -197,19 +197,19 @@ class Fetch:
 
     # In the background
 
-    def refresh(self, miss: Miss) -> None:
+    def refresh(self, miss: FetchContext) -> None:
         """Fetch it anew beside this request, unless somebody does already or the upstream has just failed. Of all workers one does:
         the others wait for what it gets, and when that is nothing, the next request begins anew."""
         resting = self.flights.resting(miss.lane, True) or self.flights.resting(miss.lane, False)
         if resting or miss.flight_key in self.flights.flying:
             return
         flight = self.flights.lead(miss.flight_key)
-        beside = Miss(detached(miss.request), None, miss.key, miss.lane, miss.entry, miss.reason, miss.personal, miss.variants,
-                      miss.shown)
+        beside = FetchContext(detached(miss.request), None, miss.key, miss.lane, miss.entry, miss.reason, miss.personal,
+                              miss.variants, miss.shown)
         beside.beside, beside.number = True, self.store.number
         spawn(self._refresh, beside, flight)
 
-    def _refresh(self, miss: Miss, flight: Flight) -> None:
+    def _refresh(self, miss: FetchContext, flight: Flight) -> None:
         current_request.set(None)                        # the view of this request is not that of the one that began it
         result = "failed"
         try:

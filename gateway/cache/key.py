@@ -20,10 +20,10 @@ from collections.abc import Callable, Iterable
 from hashlib import sha256
 from urllib.parse import unquote_plus
 
-from ..config import Cache, CacheKey
+from ..config import CacheKey, CacheSettings
 from ..message import Request
 from .entry import Entry, Variants
-from .fields import names
+from .syntax import names
 
 PREFERENCES = frozenset({"accept", "accept-language", "accept-encoding", "accept-charset"})
 MARKS = re.compile(r"[. ]")
@@ -34,7 +34,7 @@ SEPARATOR = "\n"                                         # cannot be in a URL or
 class KeyOf:
     """``key_of(request) -> str``. ``scope`` tells routes apart that answer the same addresses."""
 
-    def __init__(self, policy: Cache, scope: str = "") -> None:
+    def __init__(self, policy: CacheSettings, scope: str = "") -> None:
         self.policy = policy
         self.scope = f"{scope}{SEPARATOR}" if scope else ""
         key = policy.key

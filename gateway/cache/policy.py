@@ -12,13 +12,13 @@ import json
 import re
 from collections.abc import Iterator
 
-from ..config import Cache, Part, Route
+from ..config import CacheSettings, Part, Route
 
 USED = re.compile(r"\{(header|cookie)\.([^\s:{}]+)")
 NOT_IN_KEY = frozenset({"cookie", "authorization"})      # the rules look after these two
 
 
-def policy_of(route: Route, cache: Cache) -> Cache:
+def policy_of(route: Route, cache: CacheSettings) -> CacheSettings:
     """``cache`` as it holds for ``route``."""
     if cache.key.cookies is None and not sees_cookies(route):
         cache = cache.model_copy(update={"key": cache.key.model_copy(update={"cookies": ()})})
@@ -44,7 +44,7 @@ def sees_cookies(route: Route) -> bool:
         kind == "cookie" or name.lower() == "cookie" for part in parts for kind, name in references(part))
 
 
-def with_cookies(cache: Cache, parts: dict[str, Part]) -> tuple[str, ...] | None:
+def with_cookies(cache: CacheSettings, parts: dict[str, Part]) -> tuple[str, ...] | None:
     """The cookies that count, with those the parts are made of."""
     if cache.key.cookies is None:
         return None

@@ -31,15 +31,15 @@ from collections.abc import Iterable
 from email.utils import formatdate
 from math import log
 
-from ..config import Cache
-from ..fields import EACH_NEW, PROXY_WORDS
+from ..config import CacheSettings
+from ..http.fields import EACH_NEW, PROXY_WORDS
 from ..message import Headers, Request, Response
 from . import flags
-from .asked import AUTHORIZATION, COOKIE, Asked
-from .directives import OWN, Directives, directives_of
 from .entry import Entry
-from .fields import delta_seconds, directives, http_date, names, opaque
 from .key import lines_of, selecting
+from .request_directives import AUTHORIZATION, COOKIE, RequestDirectives
+from .response_directives import OWN, ResponseDirectives, response_directives
+from .syntax import delta_seconds, directives, http_date, names, opaque
 
 # RFC 9110 section 15.1, without 206: an answer that says nothing about its freshness may be kept for a guess
 HEURISTIC_STATUSES = frozenset({200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501})
@@ -65,7 +65,7 @@ LENGTH = re.compile(r"[0-9]{1,18}")
 FRESH, REFRESH, STALE, VALIDATE = range(4)               # what judge says
 
 
-def entry_of(request: Request, response: Response, policy: Cache, *, request_time: float, response_time: float,
+def entry_of(request: Request, response: Response, policy: CacheSettings, *, request_time: float, response_time: float,
              url: str = "", personal: bool = False, size: int | None = None, ahead: float = 0.0) -> Entry | str:
     """The answer as an entry, without its body when that is a stream, or why it is not stored.
 
@@ -75,10 +75,10 @@ def entry_of(request: Request, response: Response, policy: Cache, *, request_tim
     asked = grouped(request.headers)
     fields = grouped(response.headers)
     today = response_time + ahead
-    given = directives_of(fields, today)
+    given = response_directives(fields, today)
     date = http_date(fields["date"][0], today) if "date" in fields else None
     dated = today if date is None else date
-    ruled = given if policy.respect != "policy" else Directives({})
+    ruled = given if policy.respect != "policy" else ResponseDirectives({})
     refusal = forbidden(request, asked, response.status, fields, ruled, given, policy, personal)
     if refusal:
         return refusal
@@ -109,8 +109,8 @@ def entry_of(request: Request, response: Response, policy: Cache, *, request_tim
     return entry if keep(entry, response_time) > 0 else "useless"
 
 
-def forbidden(request: Request, asked: dict[str, list[str]], status: int, fields: dict[str, list[str]], ruled: Directives,
-              given: Directives, policy: Cache, personal: bool) -> str:
+def forbidden(request: Request, asked: dict[str, list[str]], status: int, fields: dict[str, list[str]], ruled: ResponseDirectives,
+              given: ResponseDirectives, policy: CacheSettings, personal: bool) -> str:
     """Why the answer must not be stored at all (section 3); empty when it may be."""
     if request.method != "GET" and not (request.method == "POST" and "POST" in policy.methods):
         return "method"
@@ -142,7 +142,8 @@ def forbidden(request: Request, asked: dict[str, list[str]], status: int, fields
     return ""
 
 
-def lifetime(status: int, fields: dict[str, list[str]], ruled: Directives, policy: Cache, date: float) -> tuple[float, int] | str:
+def lifetime(status: int, fields: dict[str, list[str]], ruled: ResponseDirectives, policy: CacheSettings,
+             date: float) -> tuple[float, int] | str:
     """Seconds of freshness and where they come from: the answer's own, else the route's, else a guess, else none."""
     own = ruled.lifetime(date)
     if own is not None:
@@ -159,7 +160,7 @@ def lifetime(status: int, fields: dict[str, list[str]], ruled: Directives, polic
     return 0.0, 0
 
 
-def policy_ttl(status: int, policy: Cache) -> float | None:
+def policy_ttl(status: int, policy: CacheSettings) -> float | None:
     """How long the route keeps answers of this status that do not say it themselves. Never a failure of the upstream."""
     if status in NEGATIVE:
         return policy.negative_ttl
@@ -174,7 +175,7 @@ def initial_age(fields: dict[str, list[str]], date: float, request_time: float, 
     return max(0.0, corrected, apparent if apparent >= 1.0 else 0.0)     # Date has whole seconds: less is no age
 
 
-def windows(expires: float, ruled: Directives, marks: int, policy: Cache) -> tuple[float, float]:
+def windows(expires: float, ruled: ResponseDirectives, marks: int, policy: CacheSettings) -> tuple[float, float]:
     """Until when it may be served stale: while it is refreshed, and in place of an error (RFC 5861).
 
     What the answer forbids stays forbidden (section 4.2.4), but the route's word goes before s-maxage, which says it in passing.
@@ -188,7 +189,7 @@ def windows(expires: float, ruled: Directives, marks: int, policy: Cache) -> tup
     return expires + (refresh or 0.0), expires + (0.0 if error is None else error or NEVER)
 
 
-def marks_of(ruled: Directives) -> int:
+def marks_of(ruled: ResponseDirectives) -> int:
     marks = 0
     if ruled.must_revalidate or ruled.proxy_revalidate or ruled.s_maxage is not None:
         marks |= flags.MUST_REVALIDATE
@@ -199,7 +200,7 @@ def marks_of(ruled: Directives) -> int:
     return marks
 
 
-def misfit(fields: dict[str, list[str]], size: int | None, policy: Cache) -> str:
+def misfit(fields: dict[str, list[str]], size: int | None, policy: CacheSettings) -> str:
     """Is the body other than announced, or too large? ``size`` None: it is not known yet."""
     announced = fields.get("content-length", ())
     lengths = {int(line) if LENGTH.fullmatch(line) else None for line in announced}
@@ -210,7 +211,7 @@ def misfit(fields: dict[str, list[str]], size: int | None, policy: Cache) -> str
     return "size" if largest is not None and largest > policy.max_object else ""
 
 
-def sendable(headers: Headers, given: Directives, date: float, undated: bool, size: int | None) -> Headers:
+def sendable(headers: Headers, given: ResponseDirectives, date: float, undated: bool, size: int | None) -> Headers:
     """The header fields as they are stored and sent: without what is not stored (section 3.1), with Date and Content-Length."""
     dropped = (NOT_STORED | given.fields | nominated(headers)) - {"date"}
     if undated:
@@ -228,7 +229,7 @@ def nominated(headers: Headers) -> set[str]:
     return {name for key, value in headers if key.lower() == "connection" for name in names((value,))}
 
 
-def tags_of(fields: dict[str, list[str]], policy: Cache) -> frozenset[str]:
+def tags_of(fields: dict[str, list[str]], policy: CacheSettings) -> frozenset[str]:
     """The route's, and the upstream's in Surrogate-Key (words) and Cache-Tag (a list)."""
     found = set(policy.tags)
     for line in fields.get("surrogate-key", ()):
@@ -268,7 +269,7 @@ def withheld(entry: Entry, shown: int) -> str:
     return "authorization" if shown & AUTHORIZATION and entry.flags & flags.GUESSED else ""
 
 
-def judge(entry: Entry, asked: Asked | None, now: float) -> int:
+def judge(entry: Entry, asked: RequestDirectives | None, now: float) -> int:
     """FRESH: serve it. REFRESH: serve it, and refresh it beside that. STALE: the client takes it so. VALIDATE: ask first."""
     fresh = now < entry.expires and not entry.flags & flags.NO_CACHE
     if asked is None or not asked.directs:
@@ -313,7 +314,7 @@ def once_fresh(entry: Entry) -> bool:
     return entry.expires > entry.response_time
 
 
-def edge_seconds(entry: Entry, policy: Cache, edge: float, now: float, refresh: int = 0, error: int = 0) -> float:
+def edge_seconds(entry: Entry, policy: CacheSettings, edge: float, now: float, refresh: int = 0, error: int = 0) -> float:
     """How long nginx in front may keep it; 0: not at all. nginx selects by the address alone and asks nobody who they are;
     the generated configuration sends whoever has a cookie past it. ``refresh`` and ``error`` are the seconds for which nginx serves
     it after that, since it says so itself: while it is renewed, and while nobody answers. With them it must not outlive what
@@ -363,7 +364,7 @@ def tag_of(fields: dict[str, list[str]]) -> str:
     return fields["etag"][0].strip() if "etag" in fields else ""
 
 
-def freshened(entry: Entry, request: Request, update: Headers, policy: Cache, *, request_time: float, response_time: float,
+def freshened(entry: Entry, request: Request, update: Headers, policy: CacheSettings, *, request_time: float, response_time: float,
               personal: bool = False, ahead: float = 0.0) -> tuple[Entry | str, Response]:
     """The entry after a 304 with these header fields (section 4.3.4), or why it is no longer stored; and the answer it makes."""
     dropped = NOT_UPDATED | HOP_BY_HOP | nominated(update)

@@ -24,7 +24,7 @@ class ChildDied(Exception):
     """A child ended by itself. The text names it and ends with the last lines it printed."""
 
 
-class Child:
+class ChildProcess:
     """A running process. ``name`` is for people; ``log`` is the file that its output goes to."""
 
     def __init__(self, name: str, command: Sequence[str | Path], log: Path, *, cwd: Path, env: Mapping[str, str]) -> None:
@@ -46,21 +46,21 @@ class Child:
         return "\n".join(f"    {line}" for line in text) or "    (nothing)"
 
     def __repr__(self) -> str:
-        return f"Child({self.name}, pid {self.process.pid})"
+        return f"ChildProcess({self.name}, pid {self.process.pid})"
 
 
-class Crew:
+class Children:
     """All children. ``folder`` is where they run and where their output goes, ``env`` their environment."""
 
     def __init__(self, folder: Path, env: Mapping[str, str]) -> None:
         self.folder = folder
         self.env = env
-        self.children: list[Child] = []
+        self.children: list[ChildProcess] = []
 
     def start(self, name: str, command: Sequence[str | Path], *, cwd: Path | None = None,
-              env: Mapping[str, str] | None = None) -> Child:
+              env: Mapping[str, str] | None = None) -> ChildProcess:
         log = self.folder / f"{name.replace(' ', '-')}.log"
-        child = Child(name, command, log, cwd=cwd or self.folder, env={**self.env, **(env or {})})
+        child = ChildProcess(name, command, log, cwd=cwd or self.folder, env={**self.env, **(env or {})})
         self.children.append(child)
         return child
 

@@ -21,9 +21,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
-from ..configfile import load
+from ..configfile.load import load
 from ..nginx import render
-from .processes import ChildDied, Crew
+from .processes import ChildDied, Children
 from .services import PAUSES, seed
 
 SERVICES = ("users", "orders", "inventory")
@@ -93,7 +93,7 @@ def run(port: int = 8000, nginx: bool = True) -> int:
         folder = Path(name)
         folder.chmod(0o711)                             # nginx's own user has to reach its temporary files
         seed(folder)
-        crew = Crew(folder, environment(os.environ))
+        crew = Children(folder, environment(os.environ))
         try:
             launch(crew, ports, config, program)
             if wait_ready(crew, ports, stop):
@@ -170,7 +170,7 @@ def environment(given: Mapping[str, str]) -> dict[str, str]:
     return {**kept, "PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1"}
 
 
-def launch(crew: Crew, ports: Ports, config: Path, nginx: str | None) -> None:
+def launch(crew: Children, ports: Ports, config: Path, nginx: str | None) -> None:
     """Start everything; nothing answers yet when this returns."""
     gunicorn = [sys.executable, "-m", "gunicorn"]
     upstreams = {f"DEMO_{name.upper()}": f"http://127.0.0.1:{port}" for name, port in ports.services.items()}
@@ -189,7 +189,7 @@ def launch(crew: Crew, ports: Ports, config: Path, nginx: str | None) -> None:
         crew.start("nginx", [nginx, "-p", crew.folder, "-e", "error.log", "-c", crew.folder / "nginx.conf", "-g", "daemon off;"])
 
 
-def wait_ready(crew: Crew, ports: Ports, stop: Stop) -> bool:
+def wait_ready(crew: Children, ports: Ports, stop: Stop) -> bool:
     """Wait until everything answers; False when a signal came first. Raises NotReady, ChildDied."""
     probes = [*((port, "/") for port in ports.services.values()), *((port, "/readyz") for port in ports.admins),
               *((port, "/old-shop/") for port in (*ports.instances, ports.front))]

@@ -19,7 +19,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 
 from .metrics import Registry
-from .slotfile import Corrupt, Key, Labels, read
+from .slotfile import CorruptSlotFile, Key, Labels, read
 
 NOT_YET = ("starting", "failed")        # has not taken its slot's file over: the gauges in it are those of the worker before
 
@@ -86,7 +86,7 @@ class Exposition:
             slot = path.rpartition(".")[2]
             try:
                 parts.append((*read(path), slot.isdigit() and int(slot) in live))
-            except (OSError, Corrupt):
+            except (OSError, CorruptSlotFile):
                 self.unreadable += 1
         if self.registry.lost():                             # no file holds the numbers of this process
             parts.append((*self.registry.own(), True))

@@ -18,15 +18,15 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .. import rundir
-from .slotfile import Identity, Key, Memory, SlotFile, width
+from .. import run_directory
+from .slotfile import Identity, Key, ProcessMemory, SlotFile, width
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 log = logging.getLogger("gateway")
 
 
-class Child:
+class Sample:
     """A place in the array. ``values`` and ``index`` are set by the registry, again whenever the array moves."""
 
     __slots__ = ("values", "index")
@@ -35,14 +35,14 @@ class Child:
     index: int
 
 
-class Counter(Child):
+class Counter(Sample):
     __slots__ = ()
 
     def inc(self, n: float = 1.0) -> None:
         self.values[self.index] += n
 
 
-class Gauge(Child):
+class Gauge(Sample):
     __slots__ = ()
 
     def set(self, value: float) -> None:
@@ -55,7 +55,7 @@ class Gauge(Child):
         self.values[self.index] -= n
 
 
-class Histogram(Child):
+class Histogram(Sample):
     """``bounds`` are the upper bounds of the buckets, in order; a value equal to a bound is in its bucket."""
 
     __slots__ = ("bounds", "sum_at")
@@ -77,11 +77,11 @@ class Registry:
     """
 
     def __init__(self) -> None:
-        self._numbers: Memory | SlotFile = Memory()
+        self._numbers: ProcessMemory | SlotFile = ProcessMemory()
         self._inherited: dict[Identity, Key] = {}
         self._children: dict[Identity, Any] = {}
         self._families: dict[str, tuple[str, tuple[float, ...], str]] = {}
-        self.place: rundir.RunDir | None = None
+        self.place: run_directory.RunDir | None = None
         self._lost = False                                   # could the file of the slot not be had?
 
     def counter(self, name: str, help: str, labels: Mapping[str, str] | None = None) -> Counter:
@@ -111,7 +111,7 @@ class Registry:
             self._children[identity] = child
         return child
 
-    def _settle(self, identity: Identity, child: Child) -> None:
+    def _settle(self, identity: Identity, child: Sample) -> None:
         """Give the child its numbers: those a worker before left for it, or new ones. All move along when the array moves."""
         kind, name, labels, bounds = identity
         before = self._numbers.values
@@ -127,9 +127,9 @@ class Registry:
                 if other.values is before:
                     other.values = child.values
 
-    def start(self, place: rundir.RunDir | None = None) -> None:
+    def start(self, place: run_directory.RunDir | None = None) -> None:
         """Count in the file of this worker's slot from now on; without a run directory, in memory as before. Once is enough."""
-        place = place or rundir.current()
+        place = place or run_directory.current()
         if place is None or self.place is not None:
             return
         self.place = place
@@ -166,9 +166,9 @@ class Registry:
     def detach(self) -> None:
         """Count in memory of this process from now on, from 0. For a child after a fork, which must not count in our file."""
         self.place = None
-        self._move(Memory(), carry=False)
+        self._move(ProcessMemory(), carry=False)
 
-    def _move(self, numbers: Memory | SlotFile, carry: bool) -> None:
+    def _move(self, numbers: ProcessMemory | SlotFile, carry: bool) -> None:
         before, self._numbers = self._numbers, numbers
         self._inherited = {key.identity: key for key in numbers.keys}
         for identity, child in self._children.items():
@@ -181,7 +181,7 @@ class Registry:
             self._carry_unused(before)
         before.close()
 
-    def _carry_unused(self, before: Memory | SlotFile) -> None:
+    def _carry_unused(self, before: ProcessMemory | SlotFile) -> None:
         """What workers before have counted, and nothing here counts on."""
         for key in before.keys:
             if key.kind != "gauge" and key.identity not in self._children and key.identity not in self._inherited:

@@ -27,9 +27,9 @@ from time import perf_counter, time
 from typing import Any
 
 from ..errors import ClientDisconnected, GatewayError, InternalError
-from ..fields import Kinds
+from ..http.fields import Kinds
+from ..http.problem import render
 from ..message import Attempt, Handler, Request, Response, Served, Stream
-from ..problem import render
 from .log import RequestLog, line_of
 from .metrics import Counter, Histogram, Registry
 
@@ -78,7 +78,7 @@ class Observe:
         set_id(response, request.id)
         body = response.body
         if response.takeover is not None:
-            response.takeover = Upgraded(self, request, begun, response.takeover)
+            response.takeover = ObservedUpgrade(self, request, begun, response.takeover)
         elif isinstance(body, bytes):
             sent = 0 if request.method == "HEAD" else len(body)
             if sent > LARGE:
@@ -225,7 +225,7 @@ class Observed:
         return f"Observed({self.stream!r}, {self.sent} bytes sent)"
 
 
-class Upgraded:
+class ObservedUpgrade:
     """The takeover of a connection: the request is over when the connection is."""
 
     __slots__ = ("observe", "request", "begun", "takeover")

@@ -27,7 +27,7 @@ Labels = tuple[tuple[str, str], ...]
 Identity = tuple[str, str, Labels, tuple[float, ...]]
 
 
-class Corrupt(ValueError):
+class CorruptSlotFile(ValueError):
     """A slot's files do not fit together. The text says what is wrong."""
 
 
@@ -58,7 +58,7 @@ def width(kind: str, bounds: tuple[float, ...]) -> int:
     return len(bounds) + 2 if kind == "histogram" else 1
 
 
-class Memory:
+class ProcessMemory:
     """Numbers of this process alone: before a slot is taken, and where there is none."""
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ class Memory:
         """Nothing to let go of."""
 
     def __repr__(self) -> str:
-        return f"Memory({len(self.keys)} keys)"
+        return f"ProcessMemory({len(self.keys)} keys)"
 
 
 class SlotFile:
@@ -99,7 +99,7 @@ class SlotFile:
             self.keys = self._inherit()
         except FileNotFoundError:
             self.keys = self._create()
-        except Corrupt as error:
+        except CorruptSlotFile as error:
             self.replaced = str(error)
             self.keys = self._create()
         self._names = os.open(path + ".keys", os.O_WRONLY | os.O_APPEND)
@@ -177,7 +177,7 @@ def parse(text: bytes) -> tuple[list[Key], int]:
     complete = text.rfind(b"\n") + 1
     lines = text[:complete].splitlines(keepends=True)
     if not lines or lines[0] != HEADER:
-        raise Corrupt("the format is unknown")
+        raise CorruptSlotFile("the format is unknown")
     keys: list[Key] = []
     end = 0
     for line in lines[1:]:
@@ -186,9 +186,9 @@ def parse(text: bytes) -> tuple[list[Key], int]:
             key = Key(fields["kind"], fields["name"], fields["help"], tuple(sorted(fields["labels"].items())),
                       tuple(fields["bounds"]), fields["at"])
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise Corrupt(f"a key cannot be read: {error}") from error
+            raise CorruptSlotFile(f"a key cannot be read: {error}") from error
         if key.at != end:
-            raise Corrupt(f"key {key.name} is at {key.at} instead of {end}")
+            raise CorruptSlotFile(f"key {key.name} is at {key.at} instead of {end}")
         end = key.end
         keys.append(key)
     return keys, complete
@@ -197,7 +197,7 @@ def parse(text: bytes) -> tuple[list[Key], int]:
 def checked_size(keys: list[Key], size: int) -> int:
     """The bytes of whole numbers in an array of ``size`` bytes. Raises Corrupt when it is too short for ``keys``."""
     if size < max(FIRST_SIZE, keys[-1].end * DOUBLE if keys else 0):
-        raise Corrupt(f"the numbers end at {size} bytes")
+        raise CorruptSlotFile(f"the numbers end at {size} bytes")
     return size // DOUBLE * DOUBLE
 
 

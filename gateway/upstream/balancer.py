@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Generic, Protocol, TypeVar
 
-from .backoff import Backoff
+from ..backoff import Backoff
 
 
 class Counted(Protocol):

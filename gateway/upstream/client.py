@@ -10,15 +10,15 @@ import ssl
 from collections.abc import Callable
 from time import monotonic
 
-from ..config import Upstream as Settings
+from ..backoff import Backoff
+from ..config import UpstreamSettings as Settings
 from ..errors import ConfigError, GatewayError, PoolExhausted, UpstreamError, UpstreamTimeout
+from ..loop.send_queue import LARGEST
 from ..message import Attempt, Body, Call, Response
-from ..outbox import LARGEST
 from ..values import Address, parse_instance
-from .backoff import Backoff
 from .balancer import RULES, Balancer
 from .connecting import Connector, Follower
-from .dns import Place, Resolver
+from .dns import Resolver, SocketAddress
 from .exchange import Exchange, note
 from .limit import Limit
 from .pool import Pool, WaitOver
@@ -63,7 +63,7 @@ class Instance:
             raise PoolExhausted(f"all {self.pool.maximum} connections were busy for {patience:g} s") from None
         return self._connect(call, limit, place) if connection is None else connection
 
-    def _connect(self, call: Call, limit: Limit, place: Place | None) -> Connection:
+    def _connect(self, call: Call, limit: Limit, place: SocketAddress | None) -> Connection:
         """A new connection. Where the call has a time of its own for that, it does not count as the attempt's."""
         seconds = call.connect_timeout
         try:

@@ -14,11 +14,11 @@ from time import monotonic
 
 from gevent import spawn
 
+from ..backoff import Backoff
 from ..errors import NO_ROOM, ConnectFailed, ConnectTimeout, OutOfFiles
+from ..loop.alarm import Alarm
 from ..values import Address
-from .alarm import Alarm
-from .backoff import Backoff
-from .dns import LookupFailed, Place, Resolver
+from .dns import LookupFailed, Resolver, SocketAddress
 from .limit import Limit
 from .tls import TlsConnection
 from .transport import Connection, Lost, native_socket
@@ -38,12 +38,12 @@ class Connector:
         self.context = context if address.scheme == "https" else None
         self.server_name = server_name or address.host
         self.many = False
-        self.changed: Callable[[Collection[Place]], None] | None = None      # called with the places of a new answer
-        self.places: list[Place] = []
+        self.changed: Callable[[Collection[SocketAddress]], None] | None = None      # called with the places of a new answer
+        self.places: list[SocketAddress] = []
         self._turn = 0
-        self._backoffs: dict[Place, Backoff] = {}        # of those that failed
+        self._backoffs: dict[SocketAddress, Backoff] = {}        # of those that failed
 
-    def connect(self, limit: Limit, first: Place | None = None, timeout: float | None = None) -> Connection:
+    def connect(self, limit: Limit, first: SocketAddress | None = None, timeout: float | None = None) -> Connection:
         """To ``first`` if that is given and possible, within ``timeout`` instead of its own. Raises ConnectFailed, ConnectTimeout,
         and what ``limit`` raises."""
         problem: Exception | None = None
@@ -72,11 +72,11 @@ class Connector:
             raise problem
         raise ConnectFailed(f"{self.address.host}: {problem}") from problem
 
-    def next(self) -> Place:
+    def next(self) -> SocketAddress:
         """The place whose turn it is; of those that do not pause, if there are such."""
         return self._order(self.places, None)[0]
 
-    def known(self, places: list[Place]) -> None:
+    def known(self, places: list[SocketAddress]) -> None:
         """The name has these places now."""
         self.places = places
         self.many = len(places) > 1
@@ -85,7 +85,7 @@ class Connector:
         for place in self._backoffs.keys() - set(places):
             del self._backoffs[place]
 
-    def _order(self, places: list[Place], first: Place | None) -> list[Place]:
+    def _order(self, places: list[SocketAddress], first: SocketAddress | None) -> list[SocketAddress]:
         if len(places) == 1:
             return places
         if first is None:
@@ -97,10 +97,10 @@ class Connector:
             turned.sort(key=lambda place: place in self._backoffs and self._backoffs[place].until > now)
         return turned
 
-    def _look_up(self, patience: Limit) -> list[Place]:
+    def _look_up(self, patience: Limit) -> list[SocketAddress]:
         address = self.address
         if address.unix_path is not None:
-            return [Place(AF_UNIX, address.unix_path)]
+            return [SocketAddress(AF_UNIX, address.unix_path)]
         try:
             places = self.resolver.resolve(address.host, address.port, patience.left())
         except LookupFailed as error:
@@ -111,7 +111,7 @@ class Connector:
             self.known(places)
         return places
 
-    def _try(self, place: Place, limit: Limit) -> Connection:
+    def _try(self, place: SocketAddress, limit: Limit) -> Connection:
         socket = native_socket(place.family)
         connection = Connection(socket) if self.context is None else TlsConnection(socket, self.context, self.server_name)
         try:

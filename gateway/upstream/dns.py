@@ -30,7 +30,7 @@ PATIENCE = 0.25                                          # seconds for a lookup 
 Lookup = Callable[[str, int], list[Any]]
 
 
-class Place(NamedTuple):
+class SocketAddress(NamedTuple):
     """What ``socket`` and ``connect`` take."""
 
     family: int
@@ -41,7 +41,7 @@ class Known(NamedTuple):
     """An answer to be used ``until`` then; without places, the ``problem``."""
 
     until: float
-    places: list[Place]
+    places: list[SocketAddress]
     problem: str
 
 
@@ -59,7 +59,7 @@ class Resolver:
         self._known: dict[tuple[str, int], Known] = {}
         self._running: dict[tuple[str, int], AsyncResult] = {}
 
-    def resolve(self, host: str, port: int, seconds: float | None = None) -> list[Place] | None:
+    def resolve(self, host: str, port: int, seconds: float | None = None) -> list[SocketAddress] | None:
         """All places of ``host``, in the order to try them; None if that is not known in ``seconds``. Raises LookupFailed."""
         numeric = numeric_place(host, port)
         if numeric is not None:
@@ -76,7 +76,7 @@ class Resolver:
             raise LookupFailed(known.problem)
         return known.places
 
-    def renew(self, host: str, port: int) -> list[Place]:
+    def renew(self, host: str, port: int) -> list[SocketAddress]:
         """All places of a name, looked up if the time of the answer is over, however long that takes; empty if there are none."""
         known = self._known.get((host, port))
         if known is None or self.clock() >= known.until:
@@ -107,7 +107,7 @@ class Resolver:
 
     def _look_up(self, host: str, port: int) -> Known:
         try:
-            places = [Place(info[0], info[4]) for info in self.lookup(host, port)]
+            places = [SocketAddress(info[0], info[4]) for info in self.lookup(host, port)]
             problem = "" if places else f"{host} has no address"
         except (OSError, UnicodeError) as error:         # UnicodeError: a name that idna cannot encode
             places, problem = [], f"{host}: {error}"
@@ -120,14 +120,14 @@ class Resolver:
         return f"Resolver({len(self._known)} names, {len(self._running)} being looked up)"
 
 
-def numeric_place(host: str, port: int) -> Place | None:
+def numeric_place(host: str, port: int) -> SocketAddress | None:
     """The place of a host that is an address already, else None."""
     for family, sockaddr in ((socket.AF_INET, (host, port)), (socket.AF_INET6, (host, port, 0, 0))):
         try:
             socket.inet_pton(family, host)
         except (OSError, ValueError):                    # ValueError: a NUL, or not ASCII
             continue
-        return Place(family, sockaddr)
+        return SocketAddress(family, sockaddr)
     return None
 
 

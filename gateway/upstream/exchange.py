@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import GatewayError, UpstreamClosed, UpstreamError, UpstreamProtocolError, UpstreamTimeout
 from ..message import Attempt, Body, Call
-from .framing import ByLength, Chunked, Framing, UntilClose
+from .framing import ByLength, ChunkedFraming, Framing, UntilClose
 from .head import CHUNKED, UNTIL_CLOSE, Head, parse_head
 from .limit import Limit, Silence
 from .sending import Sender
@@ -112,7 +112,7 @@ class Exchange:
         if 0 <= size <= len(rest):
             self.finish(head.keep_alive and size == len(rest))
             return rest[:size]
-        framing: Framing = ByLength(size) if size >= 0 else Chunked() if size == CHUNKED else UntilClose()
+        framing: Framing = ByLength(size) if size >= 0 else ChunkedFraming() if size == CHUNKED else UntilClose()
         keep_alive = head.keep_alive and size != UNTIL_CLOSE
         in_memory = 0 <= size <= IN_MEMORY
         self.limit = Silence(self.limit.deadline if in_memory else None, self.silence, self._silent)

@@ -4,15 +4,15 @@ RFC 9112 sections 6 and 7.1. Each framing takes the bytes as they came, ``feed(d
 keeps in ``excess`` what came after the end. ``eof()`` tells it that the connection ended, in order; UpstreamTruncated if that
 is too early.
 
-Of chunks (chunked.py) extensions are ignored and trailers dropped.
+Of chunks (http/chunked.py) extensions are ignored and trailers dropped.
 """
 
 from __future__ import annotations
 
 import re
 
-from .. import chunked
 from ..errors import UpstreamProtocolError, UpstreamTruncated
+from ..http import chunked
 
 
 class ByLength:
@@ -58,7 +58,7 @@ class UntilClose:
         self.complete = True
 
 
-class Chunked(chunked.Chunked):
+class ChunkedFraming(chunked.Chunked):
     """A chunked body. Extensions are any text."""
 
     __slots__ = ()
@@ -71,4 +71,4 @@ class Chunked(chunked.Chunked):
                                 else f"{self.left} bytes of a chunk did not come")
 
 
-Framing = ByLength | UntilClose | Chunked
+Framing = ByLength | UntilClose | ChunkedFraming

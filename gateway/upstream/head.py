@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 
 from ..errors import UpstreamProtocolError
-from ..fields import CONNECTION_FIELDS, READ
+from ..http.fields import CONNECTION_FIELDS, READ
 from ..message import Response
 
 MAX_HEAD = 65536

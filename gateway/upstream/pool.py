@@ -24,8 +24,8 @@ from weakref import WeakMethod, WeakSet
 from gevent.event import AsyncResult
 from gevent.hub import get_hub
 
-from .alarm import Alarm
-from .dns import Place
+from ..loop.alarm import Alarm
+from .dns import SocketAddress
 from .transport import Connection
 
 MARGIN = 0.8                                             # of the time a server promises to keep a connection
@@ -60,7 +60,7 @@ class Pool:
         self._added.add(connection)
         return connection
 
-    def unused(self, careful: bool, place: Place | None = None) -> Connection | None:
+    def unused(self, careful: bool, place: SocketAddress | None = None) -> Connection | None:
         """The warmest connection that is unused and fit to serve, if there is one. ``careful``: asks the system whether it is; else
         what the loop has seen of it is enough. ``place``: only one that leads there, as long as another can be opened."""
         idle = self.idle
@@ -118,7 +118,7 @@ class Pool:
         else:
             self.open -= 1
 
-    def keep_only(self, places: Collection[Place]) -> None:
+    def keep_only(self, places: Collection[SocketAddress]) -> None:
         """Close what is unused and leads elsewhere; what is lent is not lent again."""
         for connection in self._added:
             if connection.place not in places:
@@ -156,7 +156,7 @@ class Pool:
     def _set_alarm(self, now: float) -> None:
         self.alarm.set(min(connection.expires for connection in self.idle) - now + SLACK)
 
-    def _warm_up(self, place: Place) -> None:
+    def _warm_up(self, place: SocketAddress) -> None:
         """Move the warmest that leads to ``place``, if there is one, to the warm end."""
         for connection in reversed(self.idle):
             if connection.place == place:

@@ -11,14 +11,14 @@ from __future__ import annotations
 import re
 
 from ..errors import BadRequest, InternalError, InvalidHost, InvalidTarget
-from ..fields import ReservedField, UnsafeField, Written
+from ..http.fields import ReservedField, UnsafeField, WrittenFields
 from ..message import Body, Call
 
 TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 TARGET = re.compile(r"[\x21-\x7e\x80-\xff]+")
 HOST = re.compile(r"[\x21-\x7e\x80-\xff]*")
 RESERVED = frozenset({"host", "content-length", "transfer-encoding"})
-LINE = Written(RESERVED).__getitem__
+LINE = WrittenFields(RESERVED).__getitem__
 SWITCH = "Connection: Upgrade\r\nUpgrade: %s\r\n"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})      # need no second look
 

@@ -6,6 +6,7 @@ import gevent
 
 from ..errors import BodyTimeout, ClientDisconnected, GatewayError, InternalError, TruncatedBody, UpstreamTimeout
 from ..message import Body, Call
+from ..tasks import time_limit
 from .limit import Limit, Silence
 from .transport import PIECE, Connection, Lost
 
@@ -16,7 +17,7 @@ def small_body(call: Call, silence: float) -> bytes | Body | None:
     body = call.body
     if not isinstance(body, Body) or body.length is None or body.length > PIECE or body.started:
         return body
-    return body.buffer(PIECE, silence)
+    return body.buffer(PIECE, lambda: time_limit(silence, BodyTimeout(f"no byte of the body came for {silence:g} s")))
 
 
 class Sender:

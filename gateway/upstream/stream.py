@@ -11,7 +11,7 @@ from .limit import Limit
 from .transport import Connection, Lost
 
 
-class Owner(Protocol):
+class StreamOwner(Protocol):
     """The exchange a stream belongs to."""
 
     connection: Connection
@@ -29,7 +29,7 @@ class BodyStream:
     UpstreamProtocolError, and what the request's body raised. ``first`` is what the framing has given already.
     """
 
-    def __init__(self, owner: Owner, framing: Framing, first: bytes, keep_alive: bool) -> None:
+    def __init__(self, owner: StreamOwner, framing: Framing, first: bytes, keep_alive: bool) -> None:
         self.closed = False
         self._owner = owner
         self._framing = framing

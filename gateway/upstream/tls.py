@@ -19,7 +19,7 @@ from typing import Any
 
 from ..config import Tls
 from ..errors import ConfigError
-from .dns import Place
+from .dns import SocketAddress
 from .limit import Limit, Silence
 from .transport import CLOSED_HERE, PIECE, Connection, Lost
 
@@ -156,7 +156,7 @@ class TlsConnection(Connection):
         super().__init__(socket)
         self.tls = TlsStream(socket, context, server_name)
 
-    def establish(self, place: Place, limit: Limit) -> None:
+    def establish(self, place: SocketAddress, limit: Limit) -> None:
         super().establish(place, limit)
         while (wait := self._handshake()) is not None:
             wait(limit)

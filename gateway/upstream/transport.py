@@ -1,8 +1,8 @@
 """Connections that wait: native non-blocking sockets on the event loop.
 
-To wait for an answer costs two switches and nothing else: the socket stays watched (readable.py), and the time of a wait is looked
-at when the connection's alarm rings, which is set once and moved only when a wait is to end before it. One greenlet may read and
-one may write at a time. Times are given as a Limit, and what it raises ends the wait.
+To wait for an answer costs two switches and nothing else: the socket stays watched (loop/readiness.py), and the time of a wait is
+looked at when the connection's alarm rings, which is set once and moved only when a wait is to end before it. One greenlet may
+read and one may write at a time. Times are given as a Limit, and what it raises ends the wait.
 
 A connection ends in one of two ways. ``close()`` says goodbye. ``abort()`` resets (RST), so that the other side can never take
 what it got for a complete request, not even when it reads until the end.
@@ -25,9 +25,9 @@ from gevent import monkey
 from gevent.hub import Waiter
 from gevent.socket import socket as GeventSocket
 
-from ..outbox import outbox
-from ..readable import READY, WOKEN, Readable
-from .dns import Place
+from ..loop.readiness import READY, WOKEN, Readable
+from ..loop.send_queue import send_queue
+from .dns import SocketAddress
 from .limit import Limit
 
 NativeSocket = monkey.get_original("socket", "socket")
@@ -76,18 +76,18 @@ class Connection:
         self.keep: float | None = None
         self.expires = 0.0
         self.retires = inf
-        self.place: Place | None = None
+        self.place: SocketAddress | None = None
         self.undelivered: OSError | None = None          # why what was posted did not leave
         self._writable = self.readable.hub.loop.io(descriptor, 2)
         self._writer: Waiter | None = None
-        self._outbox = outbox()
+        self._outbox = send_queue()
         self._posted = False                             # is there something that has not left yet?
         self._eager = 0                                  # how many more reads need not wait
         self._poll = NativePoll()
         self._poll.register(descriptor, select.POLLIN)
         self.closed = False
 
-    def establish(self, place: Place, limit: Limit) -> None:
+    def establish(self, place: SocketAddress, limit: Limit) -> None:
         """Connect. Raises Lost, and what ``limit`` raises."""
         self.place = place
         if place.family != AF_UNIX:

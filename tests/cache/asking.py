@@ -6,10 +6,10 @@ import time
 
 import gevent
 
-from gateway.cache.httpstore import HttpStore
-from gateway.cache.memory import Memory
-from gateway.cache.serve import Cache
-from gateway.config import Cache as Policy
+from gateway.cache.step import CacheStep
+from gateway.cache.storage.memory import MemoryTier
+from gateway.cache.storage.store import HttpStore
+from gateway.config import CacheSettings as Policy
 from gateway.deadline import Deadline
 from gateway.message import Request, Response
 from gateway.telemetry.metrics import Registry
@@ -55,7 +55,7 @@ class World:
         self.base = time.time()
         self.seen = []
         self.answer = ok()
-        self.store = HttpStore(Memory(2 ** 22))
+        self.store = HttpStore(MemoryTier(2 ** 22))
         self.registry = Registry()
         self.step = None
 
@@ -70,8 +70,8 @@ class World:
         return Response(answer.status, list(answer.headers), answer.body)
 
     def cache(self, policy=None, **more):
-        self.step = Cache(self.upstream, Policy.model_validate(policy or {}), self.store, counter=self.registry.counter, route="r",
-                          clock=self.clock, **more)
+        self.step = CacheStep(self.upstream, Policy.model_validate(policy or {}), self.store, counter=self.registry.counter,
+                              route="r", clock=self.clock, **more)
         return self.step
 
     def ask(self, *headers, target="/a", method="GET", body=None, host="shop.test", deadline=5.0, trusted=False):

@@ -14,17 +14,17 @@ from asking import World, ok
 from flask import Flask
 from stored import entry_of, until
 
+from gateway import view_cache as storage
 from gateway.cache import clock
-from gateway.cache import store as storage
 from gateway.cache.entry import Variants
-from gateway.cache.file_tier import FileTier
-from gateway.cache.generation import Generation
-from gateway.cache.httpstore import HttpStore
-from gateway.cache.journal import Journal
-from gateway.cache.memory import Memory
-from gateway.cache.purge import Purge
-from gateway.cache.redis_log import RedisLog
-from gateway.cache.redis_tier import RedisTier
+from gateway.cache.purge.journal import PurgeJournal
+from gateway.cache.purge.marks import Purge
+from gateway.cache.purge.redis_stream import PurgeStream
+from gateway.cache.storage.file_tier import FileTier
+from gateway.cache.storage.memory import MemoryTier
+from gateway.cache.storage.nginx_generation import Generation
+from gateway.cache.storage.redis_tier import RedisTier
+from gateway.cache.storage.store import HttpStore
 
 STEPS = (-86400.0, -3600.0, 3600.0, 86400.0)
 POINTS = ("before", "stored", "purged", "restart stored", "restart purged")
@@ -62,15 +62,15 @@ def workers(request, machine, tmp_path):
             running.clear()
             machine.forget()
         for _ in range(2):
-            journal = Journal(tmp_path / "purges")
+            journal = PurgeJournal(tmp_path / "purges")
             tiers, channels, leases = [], [journal], None
             if request.param == "folder":
                 tiers.append(FileTier(tmp_path / "cache", 2 ** 24))
             if server is not None:
                 leases = RedisTier(server.url, timeout=5.0)
                 tiers.append(leases)
-                channels.append(RedisLog(leases))
-            running.append(HttpStore(Memory(2 ** 20), tiers, channels, journal=journal, leases=leases, patience=5.0))
+                channels.append(PurgeStream(leases))
+            running.append(HttpStore(MemoryTier(2 ** 20), tiers, channels, journal=journal, leases=leases, patience=5.0))
             running[-1].start()
             until(lambda: all(tier.usable for tier in tiers))
         return running[0], running[1]
@@ -123,7 +123,7 @@ def test_ages_and_lifetimes_are_those_that_passed(machine, seconds):
     """What the upstream dates by the clock of the machine is as old as it says, whenever that was set."""
     machine.step(seconds)
     world = World()
-    world.store = HttpStore(Memory(2 ** 20))
+    world.store = HttpStore(MemoryTier(2 ** 20))
     world.clock = world.store.clock
     world.cache(ahead=clock.ahead)
     for number, fields in enumerate((
@@ -167,7 +167,7 @@ def test_a_folder_that_cannot_be_written_is_said_and_no_error(tmp_path, machine,
 @pytest.mark.parametrize("seconds", STEPS)
 def test_the_clock_of_redis_is_set(redis_server, monkeypatch, seconds):
     """What is in Redis then counts as purged, and purges are heard at the time at which they came."""
-    log = RedisLog(RedisTier(redis_server().url, timeout=5.0))
+    log = PurgeStream(RedisTier(redis_server().url, timeout=5.0))
     heard: list[Purge] = []
     log.start(heard.append)
     until(lambda: log.tier.usable)

@@ -8,8 +8,8 @@ import gevent
 import pytest
 
 from gateway.cache import coalesce
+from gateway.cache.admission import Uses
 from gateway.cache.coalesce import ABANDONED, FAILED, FLYING, STORED, UNCACHEABLE, Flights
-from gateway.cache.keeper import Uses
 from gateway.deadline import Deadline
 from gateway.errors import DeadlineExceeded
 

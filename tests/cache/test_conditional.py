@@ -6,9 +6,9 @@ from email.utils import formatdate
 
 import pytest
 
-from gateway.cache.asked import asked_of
 from gateway.cache.conditional import answer
 from gateway.cache.entry import Entry
+from gateway.cache.request_directives import request_directives
 
 NOW = 1_780_000_000.0
 BODY = b"0123456789"
@@ -56,7 +56,7 @@ def stored(etag='"v"', modified=NOW - 3000, status=200):
     ("RFC 9110 13.1.5", {}, [("Range", "bytes=0-1"), ("If-Range", "x")], 200),
 ])
 def test_status(section, entry, asked, status):
-    assert answer(stored(**entry), asked_of(asked), NOW).status == status
+    assert answer(stored(**entry), request_directives(asked), NOW).status == status
 
 
 @pytest.mark.parametrize("text, body, content_range", [
@@ -64,7 +64,7 @@ def test_status(section, entry, asked, status):
     ("bytes=-99", BODY, "bytes 0-9/10"), ("bytes=5-99", b"56789", "bytes 5-9/10"), ("Bytes = 0 - 0", b"0", "bytes 0-0/10"),
     ("bytes=9-9", b"9", "bytes 9-9/10")])
 def test_a_part(text, body, content_range):
-    response = answer(stored(), asked_of([("Range", text)]), NOW)
+    response = answer(stored(), request_directives([("Range", text)]), NOW)
     fields = dict(response.headers)
     assert (response.status, response.body, fields["Content-Range"]) == (206, body, content_range)
     assert (fields["Content-Length"], fields["ETag"], fields["X-A"]) == (str(len(body)), '"v"', "1")
@@ -72,20 +72,20 @@ def test_a_part(text, body, content_range):
 
 @pytest.mark.parametrize("text", ["bytes=10-", "bytes=99-100", "bytes=-0"])
 def test_a_part_that_is_not_there(text):
-    response = answer(stored(), asked_of([("Range", text)]), NOW)
+    response = answer(stored(), request_directives([("Range", text)]), NOW)
     assert (response.status, response.body, dict(response.headers)["Content-Range"]) == (416, b"", "bytes */10")
 
 
 @pytest.mark.parametrize("text", ["bytes=0-1,3-4", "items=0-1", "bytes=", "bytes=-", "bytes=3-2", "bytes=a-b", "0-1", "",
                                   "bytes=" + "9" * 5000 + "-", "bytes=\u0661-2"])
 def test_a_range_to_be_ignored(text):
-    response = answer(stored(), asked_of([("Range", text)]), NOW)
+    response = answer(stored(), request_directives([("Range", text)]), NOW)
     assert (response.status, response.body) == (200, BODY)
 
 
 def test_what_a_304_carries():
     """RFC 9110 section 15.4.5: what tells caches how to go on, nothing about the body."""
-    response = answer(stored(), asked_of([("If-None-Match", '"v"')]), NOW)
+    response = answer(stored(), request_directives([("If-None-Match", '"v"')]), NOW)
     names = {name for name, _ in response.headers}
     assert {"ETag", "Date", "Cache-Control", "Content-Location", "Vary"} <= names
     assert not names & {"Content-Length", "Content-Type"} and response.body == b""
@@ -95,7 +95,7 @@ def test_the_stored_list_is_nobody_elses():
     entry = stored()
     before = list(entry.headers)
     for asked in ([], [("If-None-Match", '"v"')], [("Range", "bytes=0-1")], [("Range", "bytes=99-")]):
-        answer(entry, asked_of(asked), NOW).headers.append(("X", "1"))
+        answer(entry, request_directives(asked), NOW).headers.append(("X", "1"))
     assert entry.headers == before
 
 
@@ -112,5 +112,5 @@ def test_the_stored_list_is_nobody_elses():
     ([("Cache-Control", "max-age=0")], True, ""),
 ])
 def test_what_the_cache_stays_out_of(headers, heeding, expected):
-    asked = asked_of(headers, heeding)
+    asked = request_directives(headers, heeding)
     assert (None if asked is None else asked.bypass) == expected

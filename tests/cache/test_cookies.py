@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.cost import Counter
-from gateway.cache.httpstore import HttpStore
+from gateway.cache.storage.store import HttpStore
 from gateway.errors import ConnectFailed
 from gateway.message import Request, Response
 

@@ -17,11 +17,12 @@ from gevent.server import StreamServer
 from redis_server import RedisServer
 from stored import SAFETY, Counted, until, variants_of
 
-from gateway.cache import circuit as circuits
-from gateway.cache import objects, store
-from gateway.cache.memcached_tier import MemcachedTier
-from gateway.cache.redis_tier import RedisTier
-from gateway.cache.tiers import Counts
+from gateway import view_cache as store
+from gateway.cache.storage import circuit as circuits
+from gateway.cache.storage import plain_values as objects
+from gateway.cache.storage.memcached_tier import MemcachedTier
+from gateway.cache.storage.redis_tier import RedisTier
+from gateway.cache.storage.tiers import Counts
 from gateway.config import CacheStorage, Config
 from gateway.tasks import offload
 

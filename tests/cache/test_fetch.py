@@ -11,20 +11,20 @@ from asking import SAFETY, Stream, World, at_once, ok, status_of
 from gevent.event import Event
 from stored import entry_of, until
 
-from gateway.cache.asked import COOKIE
 from gateway.cache.coalesce import Flight
 from gateway.cache.entry import Variants
 from gateway.cache.fetch import LEASE
-from gateway.cache.httpstore import POLL_MOST, HttpStore
-from gateway.cache.memory import Memory
-from gateway.cache.miss import Miss
-from gateway.cache.serve import Cache
-from gateway.cache.store import store_of
-from gateway.config import Cache as Policy
+from gateway.cache.fetch_context import FetchContext
+from gateway.cache.request_directives import COOKIE
+from gateway.cache.step import CacheStep
+from gateway.cache.storage.memory import MemoryTier
+from gateway.cache.storage.store import POLL_MOST, HttpStore
+from gateway.config import CacheSettings as Policy
 from gateway.config import CacheStorage
 from gateway.deadline import Deadline
 from gateway.errors import ClientDisconnected, ConnectFailed, DeadlineExceeded, UpstreamClosed
 from gateway.message import Request, Response
+from gateway.view_cache import store_of
 
 
 @pytest.fixture
@@ -587,7 +587,7 @@ class Hearing:
 
 @pytest.mark.parametrize("purged, validator, text", [(True, "", b"new"), (False, '"old"', b"old")])
 def test_what_is_purged_while_the_lease_is_waited_for_is_not_validated(world, purged, validator, text):
-    world.store = HttpStore(Memory(2 ** 20), leases=Hearing(world, purged))
+    world.store = HttpStore(MemoryTier(2 ** 20), leases=Hearing(world, purged))
     world.cache()
     stale_one(world)
     world.store.flush()                                  # else it has its own lease again
@@ -598,7 +598,7 @@ def test_what_is_purged_while_the_lease_is_waited_for_is_not_validated(world, pu
 
 @pytest.mark.parametrize("purged, seen, result", [(True, 1, "purged"), (False, 2, "done")])
 def test_what_is_purged_before_its_refresh_is_not_refreshed(world, purged, seen, result):
-    world.store = HttpStore(Memory(2 ** 20), leases=Hearing(world, purged))
+    world.store = HttpStore(MemoryTier(2 ** 20), leases=Hearing(world, purged))
     world.cache({"stale_while_revalidate": "1m"})
     stale_one(world)
     world.store.flush()
@@ -667,7 +667,7 @@ def test_a_follower_whose_time_is_over_does_not_get_what_was_purged_while_it_wai
 def test_what_is_said_by_one_request_takes_nothing_from_the_others(world, reason, left):
     world.ask()
     [stored] = world.store.get(key := "http://shop.test/a")
-    miss = Miss(Request("GET", "/a", [], host="shop.test"), None, key, key, stored, "stale", False, Variants([stored]))
+    miss = FetchContext(Request("GET", "/a", [], host="shop.test"), None, key, key, stored, "stale", False, Variants([stored]))
     world.step.fetch.exchange.keeper.refuse(miss, reason, None)
     assert (world.store.get(key) is not None) is left
 
@@ -701,7 +701,7 @@ class Tier:
 @pytest.mark.parametrize("then", [
     ok(body=b"newer"), ok("no-store"), Response(304, []), Response(304, [("Cache-Control", "no-store")])])
 def test_a_shared_tier_is_asked_once_for_a_miss(world, then):
-    world.store = HttpStore(Memory(2 ** 20), [tier := Tier()])
+    world.store = HttpStore(MemoryTier(2 ** 20), [tier := Tier()])
     world.cache()
     world.answer = ok("max-age=10", ETag='"v"')
     world.ask()
@@ -714,7 +714,7 @@ def test_a_shared_tier_is_asked_once_for_a_miss(world, then):
 
 
 def test_variants_that_memory_does_not_hold_are_not_lost(world):
-    world.store = HttpStore(Memory(2 ** 20), [Tier()])
+    world.store = HttpStore(MemoryTier(2 ** 20), [Tier()])
     world.cache()
     world.answer = lambda request: ok(body=request.header("X-A").encode(), Vary="X-A")
     world.ask(("X-A", "1"))
@@ -732,7 +732,7 @@ def test_what_is_purged_while_a_tier_is_asked_for_a_newer_one_is_not_used(world,
                 world.store.purge(url="http://shop.test/a" if purged else "http://shop.test/b")
                 world.base = time.time()
 
-    world.store = HttpStore(Memory(2 ** 20), [Hearing()])
+    world.store = HttpStore(MemoryTier(2 ** 20), [Hearing()])
     world.cache()
     world.base = time.time() - 20.0
     world.answer = ok("max-age=10, stale-while-revalidate=60", b"old", ETag='"v"')
@@ -775,8 +775,8 @@ class Leased:
 
     def leased(self, key):
         if self.answer is not None:
-            Cache(lambda request: self.answer, Policy(), HttpStore(self.world.store.memory), counter=self.world.registry.counter,
-                  clock=self.world.clock)(Request("GET", "/a", [], host="shop.test"))
+            CacheStep(lambda request: self.answer, Policy(), HttpStore(self.world.store.memory),
+                      counter=self.world.registry.counter, clock=self.world.clock)(Request("GET", "/a", [], host="shop.test"))
             self.answer = None
         return False
 
@@ -1013,8 +1013,8 @@ def test_one_worker_refreshes_for_all(world, workers):
 def test_a_refresh_looks_for_what_another_gets_in_no_hurry_until_a_request_waits_for_it(world, workers, monkeypatch, hurried):
     one, other, _ = workers
     go, waiting, pauses = Event(), leaving(workers), []
-    monkeypatch.setattr("gateway.cache.httpstore.POLL_BESIDE", 0.05 if not hurried else LEASE)
-    monkeypatch.setattr("gateway.cache.httpstore.sleep", lambda seconds: (pauses.append(seconds), gevent.sleep(seconds)))
+    monkeypatch.setattr("gateway.cache.storage.store.POLL_BESIDE", 0.05 if not hurried else LEASE)
+    monkeypatch.setattr("gateway.cache.storage.store.sleep", lambda seconds: (pauses.append(seconds), gevent.sleep(seconds)))
 
     def slow(request):
         assert go.wait(SAFETY)
@@ -1106,7 +1106,7 @@ def test_the_name_of_a_lease_is_the_same_in_every_process():
     def named(lane, language=None):
         request = Request("GET", "/a", [("Accept-Language", language)] if language else [], host="shop.test")
         entry = entry_of(vary=(("accept-language", "en"),)) if language else entry_of()
-        return Miss(request, None, "k", lane, None, "vary-miss", False, Variants([entry])).lease
+        return FetchContext(request, None, "k", lane, None, "vary-miss", False, Variants([entry])).lease
 
     assert named("k") == "k"
     assert named(("k", COOKIE)) == "k\n53415eb9f6b68c45e39bd5b137cefc6cf16966ee9e1da321096f6811498c07cc"

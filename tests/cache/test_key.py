@@ -6,7 +6,7 @@ import pytest
 
 from gateway.cache.entry import MOST_VARIANTS, Entry, Variants
 from gateway.cache.key import KeyOf, caller, normal, select, selecting
-from gateway.config import Cache
+from gateway.config import CacheSettings
 from gateway.message import Request
 
 
@@ -19,7 +19,7 @@ def asking(target="/a", headers=(), host="shop.test", scheme="http", caller=None
 
 
 def same(policy, one, other, scope=""):
-    key_of = KeyOf(Cache.model_validate(policy), scope)
+    key_of = KeyOf(CacheSettings.model_validate(policy), scope)
     return key_of(asking(**one)) == key_of(asking(**other))
 
 
@@ -100,16 +100,16 @@ def test_what_is_missing_is_like_no_value(value):
 
 
 def test_an_address_is_purged_whatever_its_port():
-    assert KeyOf(Cache()).url(asking(port="8443")) == "http://shop.test/a"
+    assert KeyOf(CacheSettings()).url(asking(port="8443")) == "http://shop.test/a"
 
 
 def test_nothing_a_client_sends_can_look_like_another_part_of_a_key():
-    key_of = KeyOf(Cache.model_validate({"key": {"headers": ["X-A", "X-B"]}}))
+    key_of = KeyOf(CacheSettings.model_validate({"key": {"headers": ["X-A", "X-B"]}}))
     assert key_of(asking(headers=[("X-A", "1\tx-b: 2")])) != key_of(asking(headers=[("X-A", "1"), ("X-B", "2")]))
 
 
 def test_routes_with_conditions_have_keys_of_their_own():
-    assert KeyOf(Cache(), "GET /a [header X-Beta=1]")(asking()) != KeyOf(Cache())(asking())
+    assert KeyOf(CacheSettings(), "GET /a [header X-Beta=1]")(asking()) != KeyOf(CacheSettings())(asking())
 
 
 def test_strangers_have_no_caller():

@@ -13,16 +13,16 @@ from gevent.event import Event
 from stored import SAFETY, Counted, until, variants_of
 
 from gateway import gather
-from gateway.cache import circuit as circuits
-from gateway.cache import httpstore
-from gateway.cache import lease as leases
-from gateway.cache import redis_tier
-from gateway.cache.circuit import Slow
-from gateway.cache.httpstore import HttpStore
-from gateway.cache.memcached_tier import MemcachedTier
-from gateway.cache.memory import Memory
-from gateway.cache.redis_tier import RedisTier
-from gateway.cache.tiers import Counts
+from gateway.cache.storage import circuit as circuits
+from gateway.cache.storage import lease as leases
+from gateway.cache.storage import redis_tier
+from gateway.cache.storage import store as httpstore
+from gateway.cache.storage.circuit import Slow
+from gateway.cache.storage.memcached_tier import MemcachedTier
+from gateway.cache.storage.memory import MemoryTier
+from gateway.cache.storage.redis_tier import RedisTier
+from gateway.cache.storage.store import HttpStore
+from gateway.cache.storage.tiers import Counts
 from gateway.tasks import LoopLimit, current_request, spawn_apart
 
 block = monkey.get_original("time", "sleep")             # stops the whole loop, as a busy worker's does
@@ -57,7 +57,7 @@ def stores():
         counted = Counted()
         counts = Counts(counted)
         tier = RedisTier(url, timeout=timeout, failed=counts.of("errors", "redis"))
-        made.append(HttpStore(Memory(memory), [tier], leases=tier, counts=counts, patience=timeout))
+        made.append(HttpStore(MemoryTier(memory), [tier], leases=tier, counts=counts, patience=timeout))
         made[-1].counted = counted.numbers
         return made[-1]
 
@@ -433,7 +433,7 @@ class Slowly:
 def test_nobody_waits_for_anothers_look_up_longer_than_he_may():
     """What he waited is taken from what he may wait for the lease."""
     near = Slowly()
-    one = HttpStore(Memory(2 ** 22), [near], patience=0.05)
+    one = HttpStore(MemoryTier(2 ** 22), [near], patience=0.05)
     first = gevent.spawn(one.get, "k")
     until(lambda: near.asked)
 
@@ -456,7 +456,7 @@ def test_a_record_that_was_purged_is_not_removed_for_its_successor(redis_server,
 
 
 def test_a_record_that_is_none_does_not_take_its_successor_along():
-    one = HttpStore(Memory(0), [near := Slowly(b"nonsense")], patience=SAFETY)
+    one = HttpStore(MemoryTier(0), [near := Slowly(b"nonsense")], patience=SAFETY)
     looking = gevent.spawn(one.get, "k")
     until(lambda: near.asked)
     one._writer(near)._greenlet = object()               # nothing is written meanwhile

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.cache import flags, rules
-from gateway.cache.asked import AUTHORIZATION, COOKIE, asked_of
 from gateway.cache.entry import Entry, Variants
 from gateway.cache.key import select
-from gateway.config import Cache, CacheKey
+from gateway.cache.request_directives import AUTHORIZATION, COOKIE, request_directives
+from gateway.config import CacheKey, CacheSettings
 from gateway.message import Request, Response
 
 NOW = 1_780_000_000.0
@@ -28,7 +28,7 @@ def arrived(headers, *, asked=(), status=200, method="GET", took=0.0, body=BODY,
     request = Request(method, "/a", list(asked), host="shop.test")
     response = Response(status, list(headers), body)
     size = len(body) if isinstance(body, bytes) and status not in (204, 304) else None
-    return rules.entry_of(request, response, Cache(**policy), request_time=NOW - took, response_time=NOW,
+    return rules.entry_of(request, response, CacheSettings(**policy), request_time=NOW - took, response_time=NOW,
                           url="http://shop.test/a", personal=personal, size=size)
 
 
@@ -298,7 +298,7 @@ def test_tags_come_from_the_route_and_the_upstream():
 ])
 def test_use(section, headers, asked, later, expected):
     made = arrived([(CC, headers), ("ETag", '"v"')])
-    assert rules.judge(made, asked_of(asked), NOW + later) == expected
+    assert rules.judge(made, request_directives(asked), NOW + later) == expected
 
 
 @pytest.mark.parametrize("section, cc, later, reached, window, expected", [
@@ -346,7 +346,7 @@ def test_a_304_renews_what_it_may_renew():
     request = Request("GET", "/a", [], host="shop.test")
     new, answer = rules.freshened(made, request, [
         (CC, "max-age=60"), ("X-Both", "2"), ("X-Both", "3"), ("X-New", "4"), ("Content-Length", "0"), ("Content-Encoding", "br"),
-        ("Connection", "X-Hop"), ("X-Hop", "5"), ("Age", "2"), ("Date", date(100))], Cache(),
+        ("Connection", "X-Hop"), ("X-Hop", "5"), ("Age", "2"), ("Date", date(100))], CacheSettings(),
         request_time=NOW + 100, response_time=NOW + 100)
     assert sorted(new.headers) == sorted([
         ("ETag", '"v"'), ("X-Old", "1"), ("Content-Type", "a/b"), ("Content-Encoding", "gzip"), ("Content-Length", "10"),
@@ -382,13 +382,14 @@ def test_which_stored_answer_a_304_is_about(stored, told, expected):
     entry = arrived([(CC, "max-age=5"), *made])
     assert rules.confirms(entry, update) is (expected is not False)
     if expected is not False:
-        new, answer = rules.freshened(entry, Request("GET", "/a", []), update, Cache(), request_time=NOW, response_time=NOW)
+        new, answer = rules.freshened(entry, Request("GET", "/a", []), update, CacheSettings(), request_time=NOW, response_time=NOW)
         assert (new.etag, [value for name, value in answer.headers if name == "ETag"]) == (expected, [expected] if expected else [])
 
 
 def test_a_304_may_take_the_permission_away():
     made = arrived([(CC, "max-age=5"), ("ETag", '"v"')])
-    new, answer = rules.freshened(made, Request("GET", "/a", []), [(CC, "no-store")], Cache(), request_time=NOW, response_time=NOW)
+    new, answer = rules.freshened(made, Request("GET", "/a", []), [(CC, "no-store")], CacheSettings(), request_time=NOW,
+                                  response_time=NOW)
     assert new == "no-store"
     assert (answer.status, answer.body) == (200, BODY)
 
@@ -481,7 +482,7 @@ def test_never_fresh_beyond_its_lifetime(exchanged, asked, later):
     if isinstance(made, str):
         return
     now = NOW + later
-    verdict = rules.judge(made, asked_of(asked), now)
+    verdict = rules.judge(made, request_directives(asked), now)
     if verdict == rules.FRESH:
         assert now < made.expires
     if verdict == rules.REFRESH:

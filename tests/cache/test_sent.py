@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.configfile import load_text
+from gateway.configfile.load import load_text
 from gateway.message import Request, Response
 from gateway.pipeline import Pipeline
 from gateway.telemetry.log import RequestLog

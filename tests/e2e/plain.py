@@ -14,7 +14,7 @@ from pathlib import Path
 
 import gevent
 
-from gateway.rundir import RunDir
+from gateway.run_directory import RunDir
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = '[[routes]]\npath = "/*"\nrespond = { text = "unused" }\n'

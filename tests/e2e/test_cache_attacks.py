@@ -14,8 +14,8 @@ import pytest
 from running import Running, ask, free_port
 from stored import until
 
-from gateway.configfile import load_text
-from gateway.fields import PROXY_WORDS
+from gateway.configfile.load import load_text
+from gateway.http.fields import PROXY_WORDS
 from tests.e2e.test_nginx import folder, nginx  # noqa: F401
 
 EVIL = "evil-marker"

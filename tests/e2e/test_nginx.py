@@ -15,7 +15,7 @@ import pytest
 from running import Running, free_port
 
 from gateway.config import Config
-from gateway.fields import PROXY_WORDS
+from gateway.http.fields import PROXY_WORDS
 from gateway.nginx import render
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"

@@ -14,9 +14,9 @@ import gevent.event
 import pytest
 from running import ROOT, Recorder, Running, ask, field
 
-from gateway.cache.generation import Generation
+from gateway.cache.storage.nginx_generation import Generation
 from gateway.config import Nginx
-from gateway.configfile import load_text
+from gateway.configfile.load import load_text
 from gateway.errors import ConfigError
 from gateway.nginx import render
 from tests.e2e.test_nginx import config, exchange, fields, folder, get, instance, nginx  # noqa: F401

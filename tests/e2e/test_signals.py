@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from plain import APPLICATION, CONFIG, GATEWAY, ROOT, Connection, Load, Plain, gone, until
 
-from gateway.rundir import RunDir
+from gateway.run_directory import RunDir
 
 
 @pytest.fixture

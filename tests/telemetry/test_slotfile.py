@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from gateway.telemetry import slotfile
-from gateway.telemetry.slotfile import Corrupt, Memory, SlotFile, parse, read
+from gateway.telemetry.slotfile import CorruptSlotFile, ProcessMemory, SlotFile, parse, read
 
 BOUNDS = (0.1, 1.0)
 
@@ -32,7 +32,7 @@ def fill(numbers):
     return numbers
 
 
-@pytest.mark.parametrize("make", [lambda path: Memory(), SlotFile], ids=["memory", "file"])
+@pytest.mark.parametrize("make", [lambda path: ProcessMemory(), SlotFile], ids=["memory", "file"])
 def test_keys_follow_each_other_and_start_at_zero(make, path):
     numbers = make(path)
     kinds = [("counter", ()), ("histogram", BOUNDS), ("gauge", ())]
@@ -42,7 +42,7 @@ def test_keys_follow_each_other_and_start_at_zero(make, path):
     numbers.close()
 
 
-@pytest.mark.parametrize("make", [lambda path: Memory(), SlotFile], ids=["memory", "file"])
+@pytest.mark.parametrize("make", [lambda path: ProcessMemory(), SlotFile], ids=["memory", "file"])
 def test_array_grows_and_keeps_what_is_in_it(make, path):
     numbers = make(path)
     first = len(numbers.values)
@@ -142,7 +142,7 @@ def shorten(size):
 def test_broken_files_are_refused_by_readers_and_begun_anew_by_the_owner(path, change, reason):
     old = fill(SlotFile(path))
     change(path)
-    with pytest.raises(Corrupt, match=reason):
+    with pytest.raises(CorruptSlotFile, match=reason):
         read(path)
     inode = os.stat(path).st_ino
     heir = SlotFile(path)
@@ -206,5 +206,5 @@ def test_parse_counts_complete_lines_only():
 def test_repr(path):
     numbers = SlotFile(path)
     assert repr(numbers) == f"SlotFile({path}, 0 keys)"
-    assert repr(Memory()) == "Memory(0 keys)"
+    assert repr(ProcessMemory()) == "ProcessMemory(0 keys)"
     numbers.close()

@@ -11,7 +11,7 @@ import pytest
 from gevent.server import StreamServer
 from gevent.socket import AF_UNIX, SOCK_STREAM, socket
 
-from gateway.config import Upstream as Settings
+from gateway.config import UpstreamSettings as Settings
 from gateway.upstream.client import Upstream
 
 GENEROUS = {"connect_timeout": "30s", "pool_timeout": "30s"}

@@ -17,7 +17,7 @@ from odd_service import BIG
 from requests.adapters import HTTPAdapter
 from requests.auth import HTTPDigestAuth
 
-from gateway.config import Upstream as Settings
+from gateway.config import UpstreamSettings as Settings
 from gateway.upstream.client import Upstream
 
 SAFETY = 20.0

@@ -12,7 +12,7 @@ from raw import Service, get, pool_of
 from test_connecting import closed_port
 from test_tls import serve_tls  # noqa: F401
 
-from gateway.config import Upstream as Settings
+from gateway.config import UpstreamSettings as Settings
 from gateway.upstream.client import Upstream
 from gateway.upstream.dns import Resolver
 

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from gateway.upstream.backoff import Backoff
+from gateway.backoff import Backoff
 from gateway.upstream.balancer import RULES, Balancer, least_requests, round_robin
 
 

@@ -10,7 +10,7 @@ from gevent.event import Event
 from gevent.socket import socket as gevent_socket
 from raw import OK, Peer, Service, get, pool_of
 
-from gateway.config import Upstream as Settings
+from gateway.config import UpstreamSettings as Settings
 from gateway.deadline import Deadline
 from gateway.errors import ConnectFailed, ConnectTimeout, DeadlineExceeded, UpstreamTimeout
 from gateway.upstream.client import Upstream

@@ -8,16 +8,16 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from gateway.upstream.dns import NEGATIVE_TTL, LookupFailed, Place, Resolver
+from gateway.upstream.dns import NEGATIVE_TTL, LookupFailed, Resolver, SocketAddress
 
-ONE = Place(socket.AF_INET, ("10.0.0.1", 80))
-TWO = Place(socket.AF_INET6, ("fd00::2", 80, 0, 0))
+ONE = SocketAddress(socket.AF_INET, ("10.0.0.1", 80))
+TWO = SocketAddress(socket.AF_INET6, ("fd00::2", 80, 0, 0))
 
 
 class Names:
     """A name server: what it answers next, and how often it was asked. ``gate`` holds its answers back."""
 
-    def __init__(self, *places: Place) -> None:
+    def __init__(self, *places: SocketAddress) -> None:
         self.places = list(places)
         self.asked: list[tuple[str, int]] = []
         self.error: Exception | None = None
@@ -37,7 +37,7 @@ class Names:
 
 
 @pytest.mark.parametrize("host, place", [
-    ("127.0.0.1", Place(socket.AF_INET, ("127.0.0.1", 80))), ("::1", Place(socket.AF_INET6, ("::1", 80, 0, 0))),
+    ("127.0.0.1", SocketAddress(socket.AF_INET, ("127.0.0.1", 80))), ("::1", SocketAddress(socket.AF_INET6, ("::1", 80, 0, 0))),
     ("10.1", None), ("1.2.3.4.5", None), ("shop.test", None), ("", None), ("\xe9", None), ("a\0b", None),
 ])
 def test_only_names_are_looked_up(host, place):

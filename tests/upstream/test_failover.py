@@ -11,9 +11,9 @@ from gevent.event import Event
 from raw import OK, Service, body_of, get, post
 from test_connecting import closed_port, full_port  # noqa: F401
 
-from gateway.config import Upstream as Settings
+from gateway.backoff import FIRST, LONGEST, Backoff
+from gateway.config import UpstreamSettings as Settings
 from gateway.errors import ConnectFailed, OutOfFiles, PoolExhausted, UpstreamClosed, UpstreamError, UpstreamTimeout
-from gateway.upstream.backoff import FIRST, LONGEST, Backoff
 from gateway.upstream.balancer import RULES
 from gateway.upstream.client import Upstream
 from gateway.upstream.dns import Resolver

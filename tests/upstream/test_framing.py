@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.chunked import MAX_LINE, MAX_TRAILERS
 from gateway.errors import UpstreamProtocolError, UpstreamTruncated
-from gateway.upstream.framing import ByLength, Chunked, Framing, UntilClose
+from gateway.http.chunked import MAX_LINE, MAX_TRAILERS
+from gateway.upstream.framing import ByLength, ChunkedFraming, Framing, UntilClose
 
 
 def feed(framing: Framing, data: bytes, size: int) -> bytes:
@@ -41,7 +41,7 @@ CHUNKED = [
 @pytest.mark.parametrize("data, body, excess", CHUNKED)
 def test_chunks(data, body, excess):
     for size in (1, 2, 3, 7, 1000):
-        framing = Chunked()
+        framing = ChunkedFraming()
         assert feed(framing, data, size) == body
         assert framing.complete
         assert framing.excess == excess
@@ -61,21 +61,21 @@ BAD = [
 def test_bad_chunks_are_refused(data):
     for size in (1, 5, 100000):
         with pytest.raises(UpstreamProtocolError):
-            feed(Chunked(), data, size)
+            feed(ChunkedFraming(), data, size)
 
 
 @pytest.mark.parametrize("size", [50, 100000])
 def test_trailers_are_bounded(size):
     fitting = b"0\r\n" + b"A: b\r\n" * (MAX_TRAILERS // 6)
-    assert feed(Chunked(), fitting + b"\r\n", size) == b""
+    assert feed(ChunkedFraming(), fitting + b"\r\n", size) == b""
     with pytest.raises(UpstreamProtocolError, match="too large"):
-        feed(Chunked(), fitting + b"A: b\r\n", size)
+        feed(ChunkedFraming(), fitting + b"A: b\r\n", size)
 
 
 @pytest.mark.parametrize("data, body", [(data, body) for data, body, excess in CHUNKED if not excess])
 def test_chunks_cut_short_are_never_complete(data, body):
     for cut in range(len(data)):
-        framing = Chunked()
+        framing = ChunkedFraming()
         found = framing.feed(data[:cut]) if cut else b""
         assert body.startswith(found) and not framing.complete
         with pytest.raises(UpstreamTruncated):
@@ -83,7 +83,7 @@ def test_chunks_cut_short_are_never_complete(data, body):
 
 
 def test_what_has_come_of_a_chunk_is_given_at_once():
-    framing = Chunked()
+    framing = ChunkedFraming()
     assert framing.feed(b"ff\r\nab") == b"ab"
     assert framing.feed(b"cd") == b"cd"
     assert framing.feed(b"x" * 251 + b"\r\n3\r\nend\r\n0") == b"x" * 251 + b"end"
@@ -95,7 +95,7 @@ def test_what_has_come_of_a_chunk_is_given_at_once():
 @given(st.lists(st.binary(min_size=1, max_size=40), max_size=6), st.integers(1, 30))
 def test_any_chunks_in_any_pieces(chunks, size):
     data = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
-    framing = Chunked()
+    framing = ChunkedFraming()
     assert feed(framing, data, size) == b"".join(chunks)
     assert framing.complete and not framing.excess
 

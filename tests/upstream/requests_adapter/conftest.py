@@ -16,8 +16,9 @@ from scenarios import Web, upstream
 from gateway.deadline import Deadline
 from gateway.message import Request
 from gateway.tasks import current_request
-from gateway.upstream import requests_adapter, requests_shortcuts
-from gateway.upstream.requests_adapter import govern_requests, ungovern_requests
+from gateway.upstream.requests import adapter as requests_adapter
+from gateway.upstream.requests import shortcuts as requests_shortcuts
+from gateway.upstream.requests.adapter import govern_requests, ungovern_requests
 
 SAFETY = 20.0
 

@@ -9,7 +9,7 @@ from odd_service import End, answer, chunked, redirect
 from scenarios import describe_error, upstream
 from urllib3.exceptions import LocationParseError
 
-from gateway.upstream.requests_adapter import govern_requests
+from gateway.upstream.requests.adapter import govern_requests
 
 URLS = [
     "http://:1", "http://:1/", "http://", "http:///", "http:///path", "http://?x", "http://#f", "http:", "http:x", "http:/x",

@@ -18,8 +18,8 @@ from sentry_sdk.transport import Transport
 from urllib3.connectionpool import HTTPConnectionPool
 
 from gateway import StockAdapter
-from gateway.upstream.requests_adapter import govern_requests
-from gateway.upstream.requests_hooks import Way, hooks
+from gateway.upstream.requests.adapter import govern_requests
+from gateway.upstream.requests.hooks import Way, hooks
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_every_method_of_a_connection_is_called(method, shop, monkeypatch):
 
 
 def test_without_hooks_nothing_is_shown(shop, monkeypatch):
-    monkeypatch.setattr("gateway.upstream.requests_adapter.show", None)
+    monkeypatch.setattr("gateway.upstream.requests.adapter.show", None)
     assert hooks.way() is Way.STRAIGHT
     assert requests.get("http://shop/plain").content == b"hello"
 

@@ -17,10 +17,10 @@ from scenarios import upstream
 from gateway import gather
 from gateway.deadline import Deadline
 from gateway.errors import UpstreamTimeout
-from gateway.upstream import requests_places
 from gateway.upstream.limit import Limit
-from gateway.upstream.requests_adapter import gateway_error, govern_requests, governor
-from gateway.upstream.requests_call import TimedCall
+from gateway.upstream.requests import places as requests_places
+from gateway.upstream.requests.adapter import gateway_error, govern_requests, governor
+from gateway.upstream.requests.call import TimedCall
 
 SAFETY = 20.0
 ROOT = Path(__file__).parents[3]

@@ -10,9 +10,9 @@ from requests.adapters import HTTPAdapter
 from same import outcome
 
 from gateway.message import Response
-from gateway.upstream import requests_shortcuts as shortcuts
-from gateway.upstream.requests_adapter import DeadlineTimeout
-from gateway.upstream.requests_response import RawResponse, WholeResponse
+from gateway.upstream.requests import shortcuts as shortcuts
+from gateway.upstream.requests.adapter import DeadlineTimeout
+from gateway.upstream.requests.response import RawResponse, WholeResponse
 
 
 def raw_of(kind, body=b"hello", status=200, method="GET", fields=()):

@@ -10,7 +10,7 @@ from odd_service import answer, redirect
 from requests.auth import HTTPDigestAuth
 from scenarios import upstream
 
-from gateway.upstream.requests_adapter import govern_requests
+from gateway.upstream.requests.adapter import govern_requests
 
 
 @pytest.fixture

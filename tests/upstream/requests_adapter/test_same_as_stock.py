@@ -9,7 +9,7 @@ from odd_service import End, answer, chunked
 from scenarios import GOVERNED, STOCK, describe, describe_error, without_nonce
 
 from gateway.errors import UpstreamClosed
-from gateway.upstream.requests_adapter import govern_requests
+from gateway.upstream.requests.adapter import govern_requests
 
 
 def outcome(scenario, web, services):

@@ -13,7 +13,7 @@ from requests.adapters import HTTPAdapter
 from scenarios import upstream
 
 from gateway import gather
-from gateway.upstream.requests_adapter import LazyAdapter, govern_requests, governor, ungovern_requests
+from gateway.upstream.requests.adapter import LazyAdapter, govern_requests, governor, ungovern_requests
 
 
 def test_every_session_is_governed_and_stock_comes_back(service):

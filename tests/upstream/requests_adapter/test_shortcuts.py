@@ -21,9 +21,9 @@ from requests.cookies import RequestsCookieJar, create_cookie
 from requests.structures import CaseInsensitiveDict
 from same import outcome
 
-from gateway.upstream import requests_shortcuts as shortcuts
-from gateway.upstream.requests_adapter import govern_requests, ungovern_requests
-from gateway.upstream.requests_response import RawResponse, WholeResponse
+from gateway.upstream.requests import shortcuts as shortcuts
+from gateway.upstream.requests.adapter import govern_requests, ungovern_requests
+from gateway.upstream.requests.response import RawResponse, WholeResponse
 
 # -- each function against its own
 

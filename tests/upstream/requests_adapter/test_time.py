@@ -13,7 +13,7 @@ from odd_service import answer, chunked
 from gateway import gather
 from gateway.errors import DeadlineExceeded, UpstreamTimeout
 from gateway.tasks import current_request
-from gateway.upstream.requests_adapter import DeadlineTimeout, gateway_error, govern_requests
+from gateway.upstream.requests.adapter import DeadlineTimeout, gateway_error, govern_requests
 
 SAFETY = 20.0
 

@@ -13,11 +13,11 @@ import requests
 from raw import Service, get
 
 from gateway.config import Tls
-from gateway.config import Upstream as Settings
+from gateway.config import UpstreamSettings as Settings
 from gateway.errors import GatewayError
 from gateway.upstream import dns
 from gateway.upstream.client import Upstream
-from gateway.upstream.requests_adapter import govern_requests
+from gateway.upstream.requests.adapter import govern_requests
 
 AUTHORITY = """
 [ca]

@@ -14,7 +14,7 @@ import pytest
 import requests
 from scenarios import upstream
 
-from gateway.upstream.requests_adapter import govern_requests
+from gateway.upstream.requests.adapter import govern_requests
 
 BIG = bytes(range(256)) * 1000
 

@@ -7,7 +7,7 @@ import requests
 from odd_service import redirect
 
 from gateway.errors import ConnectFailed, UpstreamClosed, UpstreamTruncated
-from gateway.upstream.requests_adapter import gateway_error, govern_requests, governor
+from gateway.upstream.requests.adapter import gateway_error, govern_requests, governor
 
 
 def test_a_name_is_balanced_over_its_instances(orders, monkeypatch):

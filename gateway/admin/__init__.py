@@ -1,0 +1,1 @@
+"""The admin listener: health, metrics, routes, configuration and the cache, for operators and probes."""

@@ -1,0 +1,242 @@
+"""The admin listener: health, readiness, metrics, routes and the state of the configuration, for operators and probes.
+
+=============  ==============================================================================================================
+``/``          a page with all that matters and links to the rest
+``/healthz``   200 while the process turns
+``/readyz``    200 while a worker of this instance takes connections, else 503: starting, draining, gone
+``/metrics``   Prometheus, summed over the workers of this instance
+``/routes``    every route with its target and steps: JSON, or a page for a browser
+``/config``    what is configured, and what is wrong with the configuration file now: as pages for a browser, else plain
+``/cache``     what is stored, where, and what it does; with ``?key=`` an entry. ``POST /cache/purge`` (cache_page.py)
+=============  ==============================================================================================================
+
+It has a listening socket of its own, on loopback, that every worker of the instance accepts from: an answer is about the
+instance, whoever gives it. Purging is all that it changes: else GET and HEAD only. A request whose Host is not this machine is
+refused, so that a web page cannot read it under a name of its own that it lets point here (DNS rebinding); forwarded headers mean
+nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Iterable
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any
+
+import gevent
+from flask import Flask, Response, jsonify, render_template, request
+from gevent import socket
+from gevent.pool import Pool
+from gevent.pywsgi import WSGIHandler, WSGIServer
+from werkzeug.exceptions import Forbidden, HTTPException, InternalServerError, MethodNotAllowed
+
+from .. import run_directory
+from ..http.problem import prefers_html, render_http
+from ..tasks import offload
+from ..telemetry import exposition
+from ..telemetry.metrics import registry
+from ..values import parse_instance
+from .cache_page import cache_page, purge, size_text
+
+if TYPE_CHECKING:
+    from ..app import Gateway
+
+CONNECTIONS = 64                # at once, for each worker
+LOOKING = 1.0                   # seconds for a connection to an instance, to say whether it takes any
+SECONDS = 30.0                  # the longest a connection may take, from accept to close
+METHODS = ("GET", "HEAD")
+CHANGING = {"/cache/purge": ("POST",)}
+LONGEST_BODY = 65536            # bytes
+HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:@/\s]+))(?::\d{1,5})?")
+FIELDS = {
+    "Cache-Control": "no-store",
+    "Connection": "close",      # the next request may go to another worker, and none is in the way of a drain
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+}
+
+log = logging.getLogger("gateway")
+
+
+class Handler(WSGIHandler):
+    """One connection, which may take SECONDS."""
+
+    def handle(self) -> None:
+        with gevent.Timeout(SECONDS, False):
+            super().handle()
+
+
+def start(sock: Any, application: Gateway | None) -> WSGIServer:
+    """Serve the admin pages of ``application`` on a listening socket in this worker. ``stop()`` of what is returned ends it."""
+    server = WSGIServer(sock, create_admin(application), log=None, error_log=log, handler_class=Handler, spawn=Pool(CONNECTIONS))
+    server.start()
+    return server
+
+
+def create_admin(application: Gateway | None) -> Flask:
+    """The admin pages of ``application`` as a WSGI application. Where another application is served, there are those of the
+    instance alone."""
+    admin = Flask("gateway.admin", root_path=os.path.dirname(os.path.dirname(__file__)), static_folder=None)
+    admin.jinja_options = {"autoescape": True}
+    admin.add_template_filter(size_text, "size")
+    admin.json.sort_keys = False                             # type: ignore[attr-defined]
+    admin.config["MAX_CONTENT_LENGTH"] = LONGEST_BODY
+    admin.before_request(guard)
+    admin.after_request(add_fields)
+    admin.register_error_handler(Exception, answer_error)
+
+    def show(path: str, view: Any) -> None:
+        admin.add_url_rule(path, path, view, methods=["GET"], provide_automatic_options=False)
+
+    show("/healthz", lambda: paged({"status": "ok", "pid": os.getpid()}, "Health"))
+    show("/readyz", readiness)
+    show("/metrics", metrics)
+    if application is None:
+        return admin
+    show("/", lambda: index(application))
+    show("/routes", lambda: routes_page(application))
+    show("/config", lambda: paged({"problems": config_problems(), **summary(application)}, "Configuration"))
+    show("/cache", lambda: cache_page(application.pipeline.store, registry, prefers_html))
+    admin.add_url_rule("/cache/purge", "purge", lambda: purge(application.pipeline.store), methods=["POST"],
+                       provide_automatic_options=False)
+    return admin
+
+
+# What is shown
+
+def ready() -> bool:
+    """Does a worker of this instance take connections? A process without an instance is its own, and it answers."""
+    place = run_directory.current()
+    return place is None or place.ready()
+
+
+def workers() -> list[dict[str, Any]]:
+    place = run_directory.current()
+    states = place.states() if place is not None else {}
+    return [{"slot": slot, "pid": worker.pid, "state": worker.state} for slot, worker in sorted(states.items())]
+
+
+def config_problems() -> list[str]:
+    place = run_directory.current()
+    return place.config_problems() if place is not None else []
+
+
+def summary(application: Gateway) -> dict[str, Any]:
+    """What is configured, in short."""
+    pipeline = application.pipeline
+    return {"source": application.source, "routes": len(pipeline.routes),
+            "upstreams": {name: list(settings.instances) for name, settings in pipeline.config.upstreams.items()}}
+
+
+def index(application: Gateway) -> str:
+    """The page of the instance, with what answers at this moment. One who looks makes a connection to each upstream's instances."""
+    reached = reachable({url for settings in application.pipeline.config.upstreams.values() for url in settings.instances})
+    config = summary(application)
+    down = [name for name, urls in config["upstreams"].items() if not any(reached[url] for url in urls)]
+    return render_template("admin_index.html.j2", ready=ready(), workers=workers(), problems=config_problems(), reached=reached,
+                           down=down, version=exposition.own_version(), config=config)
+
+
+def reachable(urls: Iterable[str]) -> dict[str, bool]:
+    """Which instances take connections now."""
+    pool, found = Pool(CONNECTIONS), {}
+
+    def look(url: str) -> None:
+        found[url] = takes_connections(url)
+
+    for url in urls:
+        pool.spawn(look, url)
+    pool.join()
+    return found
+
+
+def takes_connections(url: str) -> bool:
+    address = parse_instance(url)
+    try:
+        with gevent.Timeout(LOOKING, TimeoutError(url)):
+            if address.unix_path is None:
+                socket.create_connection((address.host, address.port), LOOKING).close()
+                return True
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.connect(address.unix_path)
+                return True
+    except OSError:
+        return False
+
+
+def wants_html() -> bool:
+    """Is it a browser that asks? Programs, which say nothing or anything, get what is made for them."""
+    return prefers_html(request.headers.get("Accept", ""))
+
+
+def paged(shown: dict[str, Any], title: str) -> Any:
+    """JSON for programs; for a browser a page with the same, and the way back."""
+    if not wants_html():
+        return shown
+    return render_template("admin_text.html.j2", title=title, text=json.dumps(shown, indent=2, ensure_ascii=False))
+
+
+def readiness() -> tuple[Any, int]:
+    is_ready, place = ready(), run_directory.current()
+    run_dir = None if place is None else {"usable": place.usable, "repairs": place.repairs}
+    shown = {"ready": is_ready, "workers": workers(), "config_problems": config_problems(), "run_dir": run_dir}
+    return paged(shown, "Readiness"), 200 if is_ready else 503
+
+
+def metrics() -> Response:
+    """In a native thread: thousands of routes take a while, and requests are not to wait for it."""
+    accept = "" if wants_html() else request.headers.get("Accept", "")
+    body, content_type = offload(exposition.render, registry, accept)
+    if wants_html():
+        return Response(render_template("admin_text.html.j2", title="Metrics", text=body.decode()))
+    return Response(body, content_type=content_type)
+
+
+def routes_page(application: Gateway) -> Any:
+    pipeline = application.pipeline
+    listed = [{"name": route.name, "target": route.target, "steps": pipeline.describe(route)} for route in pipeline.routes]
+    if wants_html():
+        return render_template("admin_routes.html.j2", routes=listed)
+    return jsonify(routes=listed)
+
+
+# Who may ask, and errors
+
+def guard() -> None:
+    """Refuse what only a stranger would send."""
+    methods = CHANGING.get(request.path, METHODS)
+    if request.method not in methods:
+        raise MethodNotAllowed(methods)
+    if not is_loopback(request.environ.get("HTTP_HOST", "")):
+        raise Forbidden("The Host of this request is not this machine.")
+
+
+def is_loopback(host: str) -> bool:
+    """Is this Host, with or without a port, an address of this machine's loopback or localhost?"""
+    match = HOST.fullmatch(host)
+    if match is None:
+        return False
+    if match[2] and match[2].lower() == "localhost":
+        return True
+    try:
+        return ip_address(match[1] or match[2]).is_loopback
+    except ValueError:
+        return False
+
+
+def add_fields(response: Response) -> Response:
+    response.headers.update(FIELDS)
+    return response
+
+
+def answer_error(error: Exception) -> Response:
+    """Every error as a problem document, or a page for a browser."""
+    if not isinstance(error, HTTPException):
+        log.error("the admin page %s failed", request.path, exc_info=error)
+        error = InternalServerError()
+    answer = render_http(error.code or 500, error.name, error.description or "", error.get_headers(),
+                         request.headers.get("Accept", ""))
+    return Response(answer.body, answer.status, answer.headers)

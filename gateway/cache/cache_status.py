@@ -1,0 +1,115 @@
+"""What the cache says about itself: Cache-Status to the client (RFC 9211), numbers for Prometheus."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from .entry import Entry
+from .storage.memory import Share
+
+OUTCOMES = "Requests of routes with a cache: hit; served stale: stale-while-revalidate, stale-if-error (RFC 5861), max-stale; " \
+           "collapsed (waited for another's answer); else why it went to the upstream (RFC 9211)."
+TOKEN = re.compile(r"[A-Za-z*][A-Za-z0-9!#$%&'*+.^_`|~:/-]*")           # of a Structured Field (RFC 9651 section 3.3.4)
+Count = Callable[[], None]
+
+
+class Numbers:
+    """Counters of one route, made when they are first needed. ``counter`` is the registry's."""
+
+    def __init__(self, counter: Callable[..., Any], route: str) -> None:
+        self.counter = counter
+        self.route = route
+        self.owner: Share | None = None                  # of what it stores
+        self.hit: Count = counter("gateway_cache_requests_total", OUTCOMES, {"route": route, "outcome": "hit"}).inc
+        self.stored: Count = counter(
+            "gateway_cache_stored_total", "Answers stored, or kept after a validation.", {"route": route}).inc
+        self._made: dict[tuple[str, str], Count] = {}
+
+    def outcome(self, outcome: str) -> None:
+        self._count("gateway_cache_requests_total", OUTCOMES, "outcome", outcome)
+
+    def refused(self, reason: str) -> None:
+        self._count("gateway_cache_refused_total", "Answers not stored, by the reason.", "reason", reason)
+
+    def refreshed(self, result: str) -> None:
+        self._count("gateway_cache_refreshes_total", "Refreshes in the background, by their result.", "result", result)
+
+    def _count(self, name: str, help: str, label: str, value: str) -> None:
+        made = self._made.get((name, value))
+        if made is None:
+            made = self._made[name, value] = self.counter(name, help, {"route": self.route, label: value}).inc
+        made()
+
+
+def tier_numbers(registry: Any) -> Callable[[str, str, str], Callable[[float], None]]:
+    """What counts for a tier: ``made(name, tier, route)`` is the function that takes the number. ``route`` is empty for all."""
+    def made(name: str, tier: str, route: str) -> Callable[[float], None]:
+        kind, labels = ("route", {"route": route}) if route else ("tier", {"tier": tier})
+        if name in ("bytes", "entries"):
+            of = "route_" if route else ""
+            help = f"Stored answers of a route in memory, in {name}." if route else f"Stored answers in a tier, in {name}."
+            return registry.gauge(f"gateway_cache_{of}{name}", help, labels).set
+        help = f"What memory counts as {name} for a route." if route else f"What a tier of the cache counts as {name}."
+        return registry.counter(f"gateway_cache_{kind}_{name}_total", help, labels).inc
+    return made
+
+
+class Report:
+    """The Cache-Status of one route; ``explain`` adds the key, and why an answer was not stored.
+
+    ``hit`` and ``fwd`` exclude each other: an answer for which the upstream was asked is none of the former, whatever came back.
+    """
+
+    def __init__(self, name: str, explain: bool = False) -> None:
+        self.name = name if TOKEN.fullmatch(name) else quoted(name)
+        self.explain = explain
+        self._hit = f"{self.name}; hit; ttl="
+        self._hit_line = f"Cache-Status: {self._hit}".encode() + b"%d\r\n"
+
+    def hit(self, entry: Entry, now: float, key: str, detail: str = "") -> str:
+        """A stored answer was served; its ttl is below 0 when it is stale."""
+        text = f"{self._hit}{ttl(entry, now)}"
+        if self.explain or detail:
+            text += self.more(key, detail)
+        return text
+
+    def hit_line(self, entry: Entry, now: float, key: str) -> bytes:
+        """The field of a plain hit, as a line."""
+        if self.explain:
+            return f"Cache-Status: {self.hit(entry, now, key)}\r\n".encode()
+        return self._hit_line % (entry.expires - now)
+
+    def replaced(self, reason: str, status: int, entry: Entry, now: float, key: str, detail: str) -> str:
+        """A stale answer was served in place of what came back. Where that was no answer, the detail tells what it was:
+        without a fwd-status it would count as what was served."""
+        text = f"{self.name}; fwd={reason}" + (f"; fwd-status={status}" if status else "") + f"; ttl={ttl(entry, now)}"
+        return text + (f"; key={quoted(key)}" if self.explain else "") + f"; detail={quoted(detail)}"
+
+    def forwarded(self, reason: str, status: int, key: str, *, stored: bool = False, collapsed: bool = False,
+                  detail: str = "") -> str:
+        text = f"{self.name}; fwd={reason}"
+        if status:
+            text += f"; fwd-status={status}"
+        if stored:
+            text += "; stored"
+        if collapsed:
+            text += "; collapsed"
+        return text + self.more(key, detail)
+
+    def more(self, key: str, detail: str) -> str:
+        if not self.explain:
+            return ""
+        return (f"; key={quoted(key)}" if key else "") + (f"; detail={quoted(detail)}" if detail else "")
+
+
+def ttl(entry: Entry, now: float) -> int:
+    """Seconds that it is fresh, below 0 since when it is stale; whole ones, nearer to 0."""
+    return int(entry.expires - now) if entry.expires >= now else -int(now - entry.expires)
+
+
+def quoted(text: str) -> str:
+    """A Structured Field string; what cannot be in one is percent-encoded."""
+    plain = "".join(char if " " <= char <= "~" else "".join(f"%{byte:02X}" for byte in char.encode()) for char in text)
+    return '"' + plain.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,0 +1,164 @@
+"""What an unsafe request makes invalid: its own address, and those its answer names (RFC 9111 section 4.4).
+
+=================================================  =====================================================================
+how it ended                                       what that means
+=================================================  =====================================================================
+2xx or 3xx                                         it changed something: before the answer goes on, all workers know it
+the same, and the body comes in pieces             once more at the end of those, whole or cut: it may have worked till then
+4xx or 5xx but 504, or nothing was sent            it changed nothing
+504, and whatever else ended without an answer     nobody knows what it changed: its own address
+=================================================  =====================================================================
+
+That is so whether or not the cache has anything to do with the request: also with ``no-store``, with a body that is not looked at,
+and for a POST that the route would have kept the answer of.
+
+``Invalidate`` is the step for routes that have no cache of their own beside routes that do: a POST there may change what those
+keep, and an upstream that says something to this gateway's caches (``Greengate-Cache-Control``, RFC 9213) does so there too: that
+ends here. Location and Content-Location count when they are of the same origin: nobody purges what belongs to another host.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Protocol
+from urllib.parse import urljoin, urlsplit
+
+from ..errors import ClientDisconnected, ConnectFailed, ConnectTimeout, GatewayError, PoolExhausted
+from ..http.fields import Kinds
+from ..message import Handler, Request, Response, Stream
+from .response_directives import OWN
+
+PLAIN = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*/?")             # there is one way to write it
+OWN_FIELD = Kinds({OWN: 1})
+UNKNOWN = 504                                            # somebody on the way has given up waiting
+UNREACHED = (ConnectFailed, ConnectTimeout, PoolExhausted)
+UNREACHED_FLAGS = frozenset({ConnectFailed.flag, PoolExhausted.flag})
+SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PROPFIND", "REPORT", "SEARCH", "QUERY"})
+
+
+class Purgeable(Protocol):
+    """``kept``: is there a route that keeps answers with such a path?"""
+
+    kept: Callable[[str], bool]
+
+    def invalidate(self, urls: list[str]) -> None: ...
+
+
+def invalidated(request: Request, response: Response) -> list[str]:
+    """The addresses whose stored answers are no longer right after this exchange. Not after an error: it changed nothing."""
+    if request.method in SAFE or not 200 <= response.status < 400 and response.status != UNKNOWN:
+        return []
+    own = own_address(request)
+    if not request.host:
+        return [own]
+    found = [own]
+    for name, value in response.headers:
+        if name.lower() in ("location", "content-location") and (other := resolved(own, value)) not in (None, *found):
+            found.append(other)  # type: ignore[arg-type]
+    return found
+
+
+def own_address(request: Request) -> str:
+    """That of the request itself; of HTTP/1.0 without a host on whatever host it may have meant."""
+    return f"{request.scheme}://{request.host.lower()}{request.target}" if request.host else request.target
+
+
+def changed_by(next: Handler, store: Purgeable, request: Request) -> Response:
+    """What ``next`` answers to an unsafe request. What that has changed is purged before this returns, and when it raises."""
+    try:
+        response = next(request)
+    except BaseException as error:
+        if not (isinstance(error, GatewayError) and untouched(request, error)):
+            purge(store, [own_address(request)])
+        raise
+    forget(store, request, response)
+    return response
+
+
+def untouched(request: Request, error: GatewayError) -> bool:
+    """Is it sure that nothing was done? Nothing was sent, or what was asked for was refused before that."""
+    unreached = isinstance(error, UNREACHED)             # this was the last attempt
+    attempts = request.attempts[:-1] if unreached else request.attempts
+    refused = error.status < 500 and not isinstance(error, ClientDisconnected)
+    return (unreached or refused) and all(attempt.flag in UNREACHED_FLAGS for attempt in attempts)
+
+
+def forget(store: Purgeable, request: Request, response: Response) -> None:
+    """Purge what this exchange has made invalid, and once more when the rest of its answer has come."""
+    gone = invalidated(request, response)
+    if purge(store, gone) and not isinstance(response.body, bytes):
+        response.body = Ending(response.body, lambda: purge(store, gone))
+
+
+def purge(store: Purgeable, urls: list[str]) -> bool:
+    """The store knows as what the routes keep these addresses; whether some do. Where none does there is nothing to purge: most
+    POSTs are to such an address, and all workers would hear of each. An odd one may mean another path."""
+    gone = [url for url in urls if not PLAIN.fullmatch(path := path_of(url)) or store.kept(path)]
+    if gone:
+        store.invalidate(gone)
+    return bool(gone)
+
+
+class Ending:
+    """A stream; ``ended`` is called before its end is passed on, or when it is cut, or left alone."""
+
+    __slots__ = ("_stream", "_ended")
+
+    def __init__(self, stream: Stream, ended: Callable[[], object]) -> None:
+        self._stream = stream
+        self._ended: Callable[[], object] | None = ended
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield from self._stream
+        finally:
+            self._end()
+
+    def close(self) -> None:
+        try:
+            self._stream.close()
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        ended, self._ended = self._ended, None
+        if ended is not None:
+            ended()
+
+    def __repr__(self) -> str:
+        return f"Ending({self._stream!r})"
+
+
+def path_of(url: str) -> str:
+    """The path of an address, or of one that begins with it."""
+    rest = url.partition("://")[2]
+    return (f"/{rest.partition('/')[2]}" if rest else url).partition("?")[0]
+
+
+def resolved(base: str, reference: str) -> str | None:
+    """The address that ``reference`` means, when it is of the same origin."""
+    try:
+        joined = urljoin(base, reference.strip())
+        here, there = urlsplit(base), urlsplit(joined)
+        same = (here.scheme, here.hostname, here.port) == (there.scheme, there.hostname, there.port)
+    except ValueError:
+        return None
+    if not same:
+        return None
+    return f"{here.scheme}://{here.netloc}{there.path or '/'}" + (f"?{there.query}" if there.query else "")
+
+
+class Invalidate:
+    def __init__(self, next: Handler, store: Purgeable) -> None:
+        self.next = next
+        self.store = store
+
+    def __call__(self, request: Request) -> Response:
+        response = self.next(request) if request.method in SAFE else changed_by(self.next, self.store, request)
+        if response.written is None and [1 for name, _ in response.headers if OWN_FIELD[name]]:      # an upstream's
+            response.headers = [field for field in response.headers if not OWN_FIELD[field[0]]]
+        return response
+
+    def __repr__(self) -> str:
+        return "invalidate: stored answers for what a POST, PUT, DELETE and the like may have changed"

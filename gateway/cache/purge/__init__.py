@@ -1,0 +1,1 @@
+"""What was purged, and how every worker of every instance hears of it."""

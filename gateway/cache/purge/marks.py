@@ -1,0 +1,313 @@
+"""What was purged, and how every worker hears of it.
+
+A purge is not a search for entries. It is a mark with a time: whatever a request that began before that time has brought is not
+served any more, in whichever tier it lies, also when it arrives after the purge. An entry is held against the marks when it is
+looked at for the first time after a new one, and by no more than its URL, its tags and the few lengths of purged prefixes.
+
+Marks of URLs and tags are kept in BUCKETS, each with the time of the latest purge in it: so there is room for any number of them,
+and they push out nothing. That something else is in a purged bucket costs it one more request to its upstream.
+
+====================  =====================================================================================================
+``url``               the URL as clients ask for it: ``https://shop.test/a?b=1``, ``//shop.test/a``, or ``/a`` on every host
+``prefix``            every URL that begins so, written in the same three ways
+``tag``               every entry with this tag
+``everything``        every entry
+``key``               one key of the store, forgotten by all; not a mark: what is stored under it afterwards counts
+``view``              one key of the cache of view code, or with an empty value all of it (view_cache.py)
+``edge``              what nginx in front keeps, all of it; behind each purge that somebody asks for (storage/nginx_generation.py)
+``urls``, ``tags``    whatever is in one bucket: how a purge of a URL or a tag travels
+====================  =====================================================================================================
+
+Hard: the entry is gone. Soft: it is stale from the time of the purge on, with the windows for stale answers that it had.
+
+Addresses are compared in one form (``normal``), in which the order of query parameters does not count. It is wider than the key of
+an entry (key.py): one purge is about all that a client might mean.
+
+Purges travel between the workers of one machine through a file (journal.py), between machines through a log in Redis
+(redis_stream.py). Neither those nor the marks of prefixes grow without bound: what falls out at the old end leaves a ``floor``,
+everything before which counts as purged. What a log has lost may also have been about values of view code, which a purge of
+``everything`` is not about: so its floor is two purges (``floor``).
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from copy import copy
+from typing import NamedTuple
+from zlib import crc32
+
+from ..entry import Entry, Variants
+
+NO_MARKS = ("key", "view", "edge")
+KINDS = ("url", "prefix", "tag", "everything", "urls", "tags", *NO_MARKS)
+BUCKETS = 65_536
+MOST_PREFIXES = 50_000
+LONGEST_PURGE = 1024 ** 2             # bytes of one that travels
+PORTS = {"http:": ":80", "https:": ":443"}
+ESCAPE = re.compile("%[0-9a-fA-F]{2}")
+BUCKET = re.compile("([0-2]):([0-9]{1,6})")
+UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+
+
+class Purge(NamedTuple):
+    """``at`` is in seconds (clock.py). ``value`` is the address, the tag, the key, or the number of a bucket."""
+
+    kind: str
+    value: str
+    soft: bool
+    at: float
+
+    def short(self) -> Purge:
+        """The same for those who hold entries against it: an address or a tag as the number of its bucket."""
+        if self.kind == "url":
+            return self._replace(kind="urls", value=f"{form_of(self.value)}:{bucket_of(self.value)}")
+        if self.kind == "tag":
+            return self._replace(kind="tags", value=str(bucket_of(self.value)))
+        return self
+
+
+def floor(at: float) -> tuple[Purge, Purge]:
+    """For purges up to then that are not known any more: of all answers, and of all values of view code."""
+    return Purge("everything", "", False, at), Purge("view", "", False, at)
+
+
+class Times:
+    """The latest purge in each bucket. It takes half a megabyte from the first one on."""
+
+    __slots__ = ("_times",)
+
+    def __init__(self) -> None:
+        self._times: array[float] | None = None
+
+    def __bool__(self) -> bool:
+        return self._times is not None
+
+    def mark(self, bucket: int, at: float) -> None:
+        if self._times is None:
+            self._times = array("d", bytes(8 * BUCKETS))
+        self._times[bucket] = max(self._times[bucket], at)
+
+    def at(self, bucket: int) -> float:
+        return 0.0 if self._times is None else self._times[bucket]
+
+
+class Prefixes:
+    """The latest purge of each prefix, the oldest of MOST_PREFIXES first. ``lengths`` is how many there are of each length."""
+
+    __slots__ = ("_times", "lengths")
+
+    def __init__(self) -> None:
+        self._times: OrderedDict[str, float] = OrderedDict()
+        self.lengths: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._times)
+
+    def mark(self, prefix: str, at: float) -> float:
+        """The time of what fell out at the old end, 0 when nothing did."""
+        before = self._times.pop(prefix, None)
+        self._times[prefix] = at if before is None else max(at, before)
+        if before is None:
+            self.lengths[len(prefix)] = self.lengths.get(len(prefix), 0) + 1
+        if len(self._times) <= MOST_PREFIXES:
+            return 0.0
+        oldest, at = self._times.popitem(last=False)
+        self.lengths[len(oldest)] -= 1
+        if not self.lengths[len(oldest)]:
+            del self.lengths[len(oldest)]
+        return at
+
+    def latest(self, addresses: Collection[str]) -> float:
+        return max([self._times.get(address[:length], 0.0) for address in addresses for length in self.lengths
+                    if length <= len(address)], default=0.0)
+
+
+class Side:
+    """The marks of the hard purges, or of the soft ones. ``urls`` has one for each way to write an address."""
+
+    __slots__ = ("floor", "urls", "tags", "prefixes")
+
+    def __init__(self) -> None:
+        self.floor = 0.0
+        self.urls, self.tags, self.prefixes = (Times(), Times(), Times()), Times(), Prefixes()
+
+    def add(self, purge: Purge) -> None:
+        kind, value, _, at = purge
+        if kind == "everything":
+            self.floor = max(self.floor, at)
+        elif kind == "prefix":
+            self.floor = max(self.floor, self.prefixes.mark(value, at))
+        elif kind in ("url", "tag"):
+            self.add(purge.short())
+        elif kind == "tags" and value.isdecimal():
+            self.tags.mark(int(value) % BUCKETS, at)
+        elif kind == "urls" and (found := BUCKET.fullmatch(value)) is not None:
+            self.urls[int(found[1])].mark(int(found[2]) % BUCKETS, at)
+
+    def latest(self, entry: Entry) -> float:
+        """When what this entry is was last purged, 0 for never."""
+        found = self.floor
+        if self.tags and entry.tags:
+            found = max(found, *[self.tags.at(bucket_of(tag)) for tag in entry.tags])
+        if any(self.urls):
+            for address in addresses(normal(entry.url)):
+                times = self.urls[form_of(address)]
+                if times:
+                    found = max(found, times.at(bucket_of(address)))
+        if self.prefixes:
+            found = max(found, self.prefixes.latest(addresses(normal(entry.url, whole=False))))
+        return found
+
+    def __repr__(self) -> str:
+        return f"Side({len(self.prefixes)} prefixes, floor {self.floor:.3f})"
+
+
+class Marks:
+    """All purges that still matter. ``number`` grows with each, so that what was held against all is known by its number."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.hard, self.soft = Side(), Side()
+
+    def add(self, purge: Purge) -> None:
+        self.number += 1
+        (self.soft if purge.soft else self.hard).add(purge)
+
+    def purged(self, entry: Entry) -> tuple[float, float]:
+        """When what this entry is was last purged: hard and soft, 0 for never."""
+        return self.hard.latest(entry), self.soft.latest(entry)
+
+    def apply(self, variants: Variants) -> Variants | None:
+        """What is left of these: the same object when all is, a shorter one, or None. What is purged softly is made stale."""
+        kept, changed = [], False
+        for entry in variants:
+            hard, soft = self.purged(entry)
+            if entry.request_time <= hard:
+                changed = True
+                continue
+            if entry.request_time <= soft < entry.expires:
+                entry, changed = stale_from(entry, soft), True
+            kept.append(entry)
+        if not changed:
+            return variants
+        return Variants(kept) if kept else None
+
+    def __repr__(self) -> str:
+        return f"Marks({self.number} purges, hard {self.hard!r}, soft {self.soft!r})"
+
+
+def stale_from(entry: Entry, moment: float) -> Entry:
+    """The entry, stale since ``moment``, before which it was fresh; how long after that it may be served is what it was."""
+    earlier, stale = entry.expires - moment, copy(entry)
+    stale.expires = moment
+    stale.stale_while_revalidate -= earlier
+    stale.stale_if_error -= earlier
+    return stale
+
+
+def form_of(address: str) -> int:
+    """The place in ``addresses`` of one that is written so."""
+    return 0 if not address.startswith("/") else 1 if address.startswith("//") else 2
+
+
+def bucket_of(text: str) -> int:
+    """The same in every process. Sums of texts that are alike are alike: multiplying spreads them (Knuth)."""
+    return (crc32(text.encode("utf-8", "surrogatepass")) * 0x9E3779B1 & 0xFFFFFFFF) * BUCKETS >> 32
+
+
+def addresses(url: str) -> Sequence[str]:
+    """The three ways to write a normal address: whole, without its scheme, without its host."""
+    _, mark, rest = url.partition("://")
+    if not mark:
+        return (url,)
+    host, slash, path = rest.partition("/")
+    bare = f"//{portless(host)}{slash}{path}"
+    return (url, bare, slash + path) if slash else (url, bare)
+
+
+def portless(host: str) -> str:
+    """Without a port that some scheme has by default: an address without its scheme does not tell which."""
+    for port in PORTS.values():
+        host = host.removesuffix(port)
+    return host
+
+
+class Addresses:
+    """Under which addresses routes keep a URL: some without parts of the query."""
+
+    def __init__(self) -> None:
+        self._queries: dict[object, Callable[[str], str | None]] = {}
+
+    def counts_query(self, what: object, query_of: Callable[[str], str | None]) -> None:
+        """Some routes keep addresses with what this makes of the query; ``what`` is the same for all that make the same."""
+        self._queries[what] = query_of
+
+    def purges(self, urls: Iterable[str], soft: bool, at: float) -> set[Purge]:
+        """One for each of these and of what becomes of it. Raises ValueError when one is no address."""
+        purges = set()
+        for url in urls:
+            purges.add(parsed_purge(url, None, None, False, soft, at))
+            address, mark, query = url.partition("#")[0].partition("?")
+            for query_of in self._queries.values() if mark else ():
+                left = query_of(query)
+                purges.add(parsed_purge(address if left is None else f"{address}?{left}", None, None, False, soft, at))
+        return purges
+
+
+def parsed_purge(url: str | None, prefix: str | None, tag: str | None, everything: bool, soft: bool, at: float) -> Purge:
+    """A purge of exactly one of these. Raises ValueError, with a sentence for whoever asked."""
+    given = [(kind, value) for kind, value in (("url", url), ("prefix", prefix), ("tag", tag)) if value is not None]
+    if everything:
+        given.append(("everything", ""))
+    if len(given) != 1:
+        raise ValueError("purge one of: url, prefix, tag, everything")
+    [(kind, value)] = given
+    if kind != "everything" and not value:
+        raise ValueError(f"{kind} is empty")
+    if kind in ("url", "prefix"):
+        value = normal(checked(value), whole=kind == "url")
+    return Purge(kind, value, soft, at)
+
+
+def checked(address: str) -> str:
+    """The address without a fragment. Raises ValueError when it is none."""
+    address = address.partition("#")[0]
+    if address.startswith("/") and not address.startswith("//"):
+        return address
+    scheme, mark, rest = address.partition("//")
+    if not mark or scheme.lower() not in (*PORTS, "") or not rest.partition("/")[0]:
+        raise ValueError(f"{address!r} is not an address: write https://host/path, //host/path, or /path for every host")
+    return address
+
+
+def normal(address: str, whole: bool = True) -> str:
+    """The form in which addresses are compared (RFC 3986 section 6.2): scheme and host in lower case, without a default port,
+    characters not escaped that need not be. That of a ``whole`` one has a path, and its query is in order; else it is a prefix."""
+    start, query = address, ""
+    if "?" in address:
+        start, _, query = address.partition("?")
+        query = f"?{'&'.join(sorted(unescaped(query).split('&'))) if whole else unescaped(query)}"
+    scheme, mark, rest = start.partition("//")
+    if start.startswith("/") and not start.startswith("//") or not mark:
+        return unescaped(start) + query
+    scheme = scheme.lower()
+    host, slash, path = rest.partition("/")
+    host = host.lower()
+    host = host.removesuffix(PORTS[scheme]) if scheme in PORTS else portless(host)
+    return f"{scheme}//{host}{'/' if whole else slash}{unescaped(path)}{query}"
+
+
+def unescaped(text: str) -> str:
+    """Characters that need no escape as they are, the others as UTF-8 in upper case."""
+    if not text.isascii():
+        text = "".join(char if char.isascii() else "".join(f"%{byte:02X}" for byte in char.encode("utf-8", "surrogatepass"))
+                       for char in text)
+    return ESCAPE.sub(lambda found: plain(found[0]), text) if "%" in text else text
+
+
+def plain(escape: str) -> str:
+    char = chr(int(escape[1:], 16))
+    return char if char in UNRESERVED else escape.upper()

@@ -1,0 +1,262 @@
+"""A folder as the tier that the workers of one machine share, and that outlives them.
+
+A record is one file, under the hash of its key. It is written beside its place and renamed into it, so that a reader sees a whole
+one or none. Its modification time is when it becomes useless, its access time when it was last asked for (set by us, whatever
+the file system's options). The disk may block: everything is done in native threads.
+
+The folder is bounded by sweeping: a worker that has written a SHARE of ``limit`` sweeps, unless another does. A sweep removes
+what is useless, and what was not asked for the longest until a tenth is free; it looks at every file twice and sorts nothing.
+So between two sweeps the folder may be larger, by a SHARE for each worker.
+
+A body that nginx in front is to send is a file of its own too, named by what is in it, and made when it is first asked for. It is
+counted, and swept, like a record; who has it open, sends it to its end.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from ...tasks import native_thread, offload, spawn
+from ..clock import ahead, now
+from ..entry import Entry
+from ..purge.journal import private
+from .bounded_socket import LARGEST
+from .tiers import Operation
+
+SHARE = 1 / 16
+FREE = 0.1
+REMEMBERED = 60.0               # seconds: within them, being asked for again is not written down
+ABANDONED = 3600.0              # seconds after which a file that was not finished belongs to nobody
+BODIES = "bodies"               # the folder for bodies that nginx sends, readable for the group
+BODY_KEPT = 86400.0             # seconds such a file is kept after it was last asked for, and room allows it
+AGES = 64                       # classes of age, each a half longer than the one before
+
+log = logging.getLogger("gateway")
+
+
+class FileTier:
+    """Records in the folder ``path``, ``limit`` bytes of them. ``failed`` and ``evicted`` are called with numbers of files."""
+
+    name = "file"
+    shift = margin = 0.0
+    usable = True
+
+    def __init__(self, path: str | os.PathLike[str], limit: int, *, largest: int = LARGEST,
+                 failed: Callable[[float], None] = lambda number: None,
+                 evicted: Callable[[float], None] = lambda number: None, clock: Callable[[], float] = now) -> None:
+        self.path = Path(path)
+        self.limit = limit
+        self.largest = largest
+        self.failed = failed
+        self.evicted = evicted
+        self.clock = clock
+        self._written = limit                            # the first write finds out what is there
+        self._sweeping = False
+
+    def get(self, key: str) -> bytes | None:
+        data, error = offload(self._read, self._place(key))
+        if error is not None:
+            self._report(error)
+        return data
+
+    def put(self, key: str, data: bytes, seconds: float) -> bool:
+        if len(data) > self.limit * SHARE:
+            self.delete(key)
+            return False
+        error = offload(self._write, self._place(key), data, self.clock() + seconds)
+        if error is not None:
+            self._report(error)
+            return False
+        self._wrote(len(data))
+        return True
+
+    def _wrote(self, size: int) -> None:
+        self._written += size
+        if self._written > self.limit * SHARE and not self._sweeping:
+            self._sweeping, self._written = True, 0
+            spawn(self._swept)
+
+    def delete(self, key: str) -> None:
+        offload(remove, self._place(key))
+
+    def write(self, operations: Sequence[Operation]) -> int:
+        """``put`` and ``delete`` by name; how many are lost."""
+        return [getattr(self, name)(*arguments) for name, *arguments in operations].count(False)
+
+    def file_of(self, entry: Entry) -> str | None:
+        """The name, below BODIES, of a file with the body of ``entry``: made when it is not there, swept like a record.
+        None when the folder cannot take it."""
+        if len(entry.body) > self.limit * SHARE:
+            return None
+        made, error = offload(self._body, entry)
+        if error is not None:
+            self._report(error)
+            return None
+        if made:
+            self._wrote(len(entry.body))
+        return f"{entry.digest[:2]}/{entry.digest[2:]}"
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _place(self, key: str) -> Path:
+        name = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:40]
+        return self.path / name[:2] / name[2:]
+
+    def _report(self, error: OSError) -> None:
+        self.failed(1.0)
+        log.warning("the cache's folder %s: %s", self.path, error)
+
+    # In native threads
+
+    def _read(self, place: Path) -> tuple[bytes | None, OSError | None]:
+        moment = self.clock()
+        try:
+            with open(place, "rb", opener=at_once) as file:
+                found = os.fstat(file.fileno())
+                if found.st_mtime <= moment or not stat.S_ISREG(found.st_mode):
+                    return None, None
+                data = file.read(self.largest)           # a record that is cut is none
+                if found.st_atime < moment - REMEMBERED:
+                    os.utime(file.fileno(), (moment, found.st_mtime))
+                return data, None
+        except FileNotFoundError:
+            return None, None
+        except OSError as error:
+            return None, error
+
+    def _body(self, entry: Entry) -> tuple[bool, OSError | None]:
+        """Whether the file of a body had to be made. Its name is its content: one of the right size is right."""
+        entry.digest = entry.digest or hashlib.sha256(entry.body).hexdigest()
+        place = self.path / BODIES / entry.digest[:2] / entry.digest[2:]
+        moment, until = self.clock(), self.clock() + BODY_KEPT
+        try:
+            found = place.stat(follow_symlinks=False)
+            if found.st_size == len(entry.body) and found.st_mtime > moment and stat.S_ISREG(found.st_mode):
+                if found.st_atime < moment - REMEMBERED:
+                    os.utime(place, (moment, until), follow_symlinks=False)
+                return False, None
+        except FileNotFoundError:
+            pass                                         # it is made now
+        except OSError as error:
+            return False, error
+        return True, self._write(place, entry.body, until, grouped=True)
+
+    def _write(self, place: Path, data: bytes, until: float, grouped: bool = False) -> OSError | None:
+        """``grouped``: those of the folder's group may read it."""
+        temporary = place.with_name(f".{place.name}.{os.getpid()}.{native_thread()}")
+        try:
+            for folder in (place.parent.parent, place.parent) if grouped else ():
+                folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with open(temporary, "wb", opener=for_group if grouped else private) as file:
+                file.write(data)
+                file.flush()
+                os.utime(file.fileno(), (self.clock(), until))
+            temporary.replace(place)
+        except OSError as error:
+            remove(temporary)
+            return error
+        return None
+
+    # Sweeping
+
+    def _swept(self) -> None:
+        try:
+            gone, error = offload(self.sweep)
+        finally:
+            self._sweeping = False
+        self.evicted(gone)
+        if error is not None:
+            self._report(error)
+
+    def sweep(self) -> tuple[int, OSError | None]:
+        """Remove what is useless, and what is too much: how many were too much. In a native thread."""
+        try:
+            with open(self.path / ".lock", "wb", opener=private) as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return self._remove_older(*self._oldest()), None
+        except BlockingIOError:
+            return 0, None                               # another worker does it
+        except OSError as error:
+            return 0, error
+
+    def _oldest(self) -> tuple[int, float]:
+        """Remove what is useless. Of the rest: from which class of age on it is too much, and the bytes that class may keep."""
+        moment = self.clock()
+        sizes = [0] * AGES
+        for entry, found in self._files():
+            unfinished = entry.name.startswith(".")
+            if found.st_ctime - ahead() < moment - ABANDONED if unfinished else found.st_mtime <= moment:
+                remove(Path(entry.path))
+            else:
+                sizes[age_class(moment - found.st_atime)] += found.st_size
+        room = self.limit * (1 - FREE)
+        if sum(sizes) <= self.limit:
+            return AGES, 0.0
+        for number, size in enumerate(sizes):
+            if size > room:
+                return number, room
+            room -= size
+        return AGES, 0.0
+
+    def _remove_older(self, oldest: int, room: float) -> int:
+        """Remove what is older than a class of age, and of that class what has no room; how many."""
+        if oldest == AGES:
+            return 0
+        moment, gone = self.clock(), 0
+        for entry, found in self._files():
+            age = age_class(moment - found.st_atime)
+            if age < oldest or entry.name.startswith("."):
+                continue
+            if age == oldest and found.st_size <= room:
+                room -= found.st_size
+                continue
+            remove(Path(entry.path))
+            gone += 1
+        return gone
+
+    def _files(self) -> Iterator[tuple[os.DirEntry[str], os.stat_result]]:
+        bodies = self.path / BODIES
+        for folder in [*os.scandir(self.path), *(os.scandir(bodies) if bodies.is_dir() else ())]:
+            if folder.is_dir(follow_symlinks=False) and len(folder.name) == 2:
+                for entry in os.scandir(folder.path):
+                    try:
+                        yield entry, entry.stat(follow_symlinks=False)
+                    except FileNotFoundError:            # removed meanwhile
+                        continue
+
+    def __repr__(self) -> str:
+        return f"file {self.path}: at most {self.limit} bytes"
+
+
+def at_once(path: str, flags: int) -> int:
+    """Open without waiting for whoever is at the other end of what is no file."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def for_group(path: str, flags: int) -> int:
+    """Open for the owner, and for the group to read."""
+    return os.open(path, flags, 0o640)
+
+
+def remove(path: Path) -> None:
+    try:
+        path.unlink()
+    except OSError:                                      # it is gone, or the next sweep meets it again
+        return
+
+
+def age_class(seconds: float) -> int:
+    """0 for up to a second, then one more for each half longer."""
+    number = 0
+    while seconds > 1.0 and number < AGES - 1:
+        seconds /= 1.5
+        number += 1
+    return number

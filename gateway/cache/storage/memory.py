@@ -1,0 +1,245 @@
+"""The memory tier of one worker: what is asked for again stays, within a bound in bytes. S3-FIFO.
+
+Yang, Zhang, Qiu, Yue, Rashmi: FIFO queues are all you need for cache eviction (SOSP 2023). Three queues, first in, first out::
+
+    new key --------> small (a tenth of the bytes) --asked for twice--> main (the rest) <---+
+                        |                                                |       |          |
+                        +--not--> gone, remembered                  asked for    +----------+
+                                  as a ghost                        or gone
+    ghost's key ----------------------------------------------------> main
+
+What is read once, a crawler's scan for instance, passes through the small queue and pushes out nothing else. A ghost is the hash
+of a key, and there are never more ghosts than entries in main. A hit only counts: it moves nothing.
+
+Every operation takes constant time: making room spares at most CHANCES entries before it takes one, so that a queue full of
+popular entries is not walked through in one go. Nothing is sorted. Not for several native threads at once.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from heapq import nlargest
+from typing import Any
+
+Told = Callable[[float], None]
+
+SMALL = 0.1                     # part of the bytes that new keys share
+MOST_COUNTED = 3                # hits that count for staying
+CHANCES = 32                    # entries that one eviction may spare
+LARGEST = 8                     # an entry takes at most this part of the whole: 1/8
+NODE = 240                      # bytes of a node, its place in the dictionary and its ghost, about
+STEP, SMALL_SIZE = 32, 16_384    # bytes; the sizes below that which are whole steps are numbers that many entries share
+SIZES = tuple(range(0, SMALL_SIZE, STEP))
+
+
+def whole_steps(size: int, key: str) -> int:
+    """A size that is no smaller, and with what ``put`` adds to it whole steps."""
+    return size - (size + NODE + len(key)) % -STEP
+
+
+class Share:
+    """Whose entries some are: how many there are, what they take, and how many had to go. Each is told as a number."""
+
+    __slots__ = ("bytes", "entries", "_bytes", "_entries", "_evicted")
+
+    def __init__(self, told_bytes: Told, told_entries: Told, told_evicted: Told) -> None:
+        self.bytes = self.entries = 0
+        self._bytes, self._entries, self._evicted = told_bytes, told_entries, told_evicted
+
+    def changed(self, size: int, entries: int) -> None:
+        """So many bytes and entries more, or less."""
+        self.bytes += size
+        self.entries += entries
+        self._bytes(self.bytes)
+        self._entries(self.entries)
+
+    def lost(self, size: int) -> None:
+        """An entry had to go."""
+        self.changed(-size, -1)
+        self._evicted(1.0)
+
+    def __repr__(self) -> str:
+        return f"Share({self.entries} entries, {self.bytes} bytes)"
+
+
+class Node:
+    """One entry in a queue. ``hits`` is for people, ``chances`` for the queues; ``seen`` and ``asked`` belong to the store."""
+
+    __slots__ = ("key", "value", "size", "hits", "chances", "main", "older", "newer", "seen", "asked", "owner")
+
+    key: str
+    value: Any
+    older: Node
+    newer: Node
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.hits = 0
+        self.chances = 0
+        self.main = False
+        self.seen = 0
+        self.asked = 0.0
+        self.owner: Share | None = None
+
+
+class Queue:
+    """A ring of nodes around ``end``: ``end.newer`` is the oldest, ``end.older`` the newest."""
+
+    __slots__ = ("end", "bytes", "count")
+
+    def __init__(self) -> None:
+        self.end = Node()
+        self.end.older = self.end.newer = self.end
+        self.bytes = 0
+        self.count = 0
+
+    def add(self, node: Node) -> None:
+        """Put ``node`` in as the newest."""
+        end = self.end
+        newest = end.older
+        node.older, node.newer = newest, end
+        newest.newer = end.older = node
+        self.bytes += node.size
+        self.count += 1
+
+    def remove(self, node: Node) -> None:
+        node.older.newer = node.newer
+        node.newer.older = node.older
+        self.bytes -= node.size
+        self.count -= 1
+
+
+class MemoryTier:
+    """``MemoryTier(64 * 1024 ** 2)``: keys and values of known sizes, at most that many bytes together.
+
+    ``evicted`` is called with the number of entries that had to go, whenever some had to.
+    """
+
+    def __init__(self, limit: int, evicted: Callable[[int], None] = lambda count: None) -> None:
+        self.limit = limit
+        self.evicted = evicted
+        self.nodes: dict[str, Node] = {}
+        self.small, self.main = Queue(), Queue()
+        self.ghosts: OrderedDict[int, None] = OrderedDict()
+
+    @property
+    def bytes(self) -> int:
+        return self.small.bytes + self.main.bytes
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def get(self, key: str) -> Any:
+        """The value, None when there is none."""
+        node = self.find(key)
+        return None if node is None else node.value
+
+    def find(self, key: str) -> Node | None:
+        """The node of a key, counted as a hit."""
+        node = self.nodes.get(key)
+        if node is not None:
+            node.hits += 1
+            if node.chances < MOST_COUNTED:
+                node.chances += 1
+        return node
+
+    def put(self, key: str, value: Any, size: int, seen: int = 0, owner: Share | None = None) -> bool:
+        """Keep ``value``, which takes ``size`` bytes; False when it is too large to be kept, and then nothing is under ``key``.
+        It stays its first owner's."""
+        size += NODE + len(key)
+        if size < SMALL_SIZE and not size % STEP:
+            size = SIZES[size // STEP]
+        node = self.nodes.get(key)
+        if size * LARGEST > self.limit:
+            if node is not None:
+                self._drop(node)
+            return False
+        if node is None:
+            node = self.nodes[key] = Node()
+            node.key, node.size, node.seen, node.owner = key, size, seen, owner
+            if owner is not None:
+                owner.changed(size, 1)
+            node.main = self.ghosts.pop(hash(key), self) is None
+            (self.main if node.main else self.small).add(node)
+        else:
+            queue = self.main if node.main else self.small
+            queue.bytes += size - node.size
+            if node.owner is not None:
+                node.owner.changed(size - node.size, 0)
+            node.size, node.seen = size, seen
+        node.value = value
+        if self.small.bytes + self.main.bytes > self.limit:
+            self._make_room()
+        return True
+
+    def delete(self, key: str) -> bool:
+        """Forget a key; whether it was there."""
+        node = self.nodes.get(key)
+        if node is None:
+            return False
+        self._drop(node)
+        return True
+
+    def clear(self) -> None:
+        for node in self.nodes.values():
+            if node.owner is not None:
+                node.owner.changed(-node.size, -1)
+        self.nodes.clear()
+        self.ghosts.clear()
+        self.small, self.main = Queue(), Queue()
+
+    def hottest(self, count: int) -> list[Node]:
+        """The most asked for, the most first. Takes as long as there are entries: for an operator's page."""
+        return nlargest(count, list(self.nodes.values()), key=lambda node: node.hits)
+
+    def _drop(self, node: Node) -> None:
+        (self.main if node.main else self.small).remove(node)
+        del self.nodes[node.key]
+        if node.owner is not None:
+            node.owner.changed(-node.size, -1)
+
+    def _make_room(self) -> None:
+        share, before, promoted = int(self.limit * SMALL), len(self.nodes), 0
+        while self.small.bytes + self.main.bytes > self.limit:
+            if not self.main.count or self.small.bytes > share and promoted < CHANCES:
+                promoted += self._evict_small()
+            else:
+                self._evict_main()
+        self.evicted(before - len(self.nodes))
+
+    def _evict_small(self) -> bool:
+        """The oldest new key goes to main if it was asked for again, which is True, else away."""
+        small, node = self.small, self.small.end.newer
+        small.remove(node)
+        if node.chances > 1:
+            node.chances, node.main = 0, True
+            self.main.add(node)
+            return True
+        del self.nodes[node.key]
+        if node.owner is not None:
+            node.owner.lost(node.size)
+        ghosts = self.ghosts
+        ghosts[hash(node.key)] = None
+        if len(ghosts) > self.main.count:
+            ghosts.popitem(last=False)
+        return False
+
+    def _evict_main(self) -> None:
+        """The oldest that was not asked for since it was last looked at."""
+        main = self.main
+        for _ in range(CHANCES):
+            node = main.end.newer
+            if not node.chances:
+                break
+            node.chances -= 1
+            main.remove(node)
+            main.add(node)
+        node = main.end.newer
+        main.remove(node)
+        del self.nodes[node.key]
+        if node.owner is not None:
+            node.owner.lost(node.size)
+
+    def __repr__(self) -> str:
+        return f"MemoryTier({len(self.nodes)} entries, {self.bytes} of {self.limit} bytes)"

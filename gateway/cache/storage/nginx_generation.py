@@ -1,0 +1,151 @@
+"""How a purge reaches what nginx in front keeps (``edge``): by the generation in the key of all that it keeps.
+
+Stock nginx forgets nothing on demand. But it sees where a symbolic link leads (``$realpath_root``), anew for each request, and what
+``gateway nginx`` renders has that in the key. So there is a link to an empty folder beside it, and a step makes it one to another
+folder, of a name that never was and never comes again: nothing that nginx has kept is found any more, and the answers to what it
+has asked before are kept under the old name.
+
+Each worker makes a step when it has heard of a purge, one for all that it hears of at the same time. What nginx asks a worker
+after that worker's step is answered as the purge wants it, and what it asked before is not found any more after it: so after the
+last step nothing older than the purge is found. An instance on another machine, whose steps are for the nginx there, hears of it
+within a second: one more step, SETTLED seconds later, is for what this nginx got from it meanwhile.
+
+Steps are for purges that somebody asks for, not for what unsafe requests make invalid: each POST would empty all that nginx keeps.
+
+nginx needs no right but to enter the folder. Where it does not see the generation it keeps nothing, and says so in its log.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+from ...tasks import offload, settled, spawn_apart
+from ..clock import now
+from ..purge.marks import Purge
+
+SETTLED = 2.0                   # seconds
+SWEPT = 60.0                    # seconds after which nobody is still looking at an old one
+NAME = re.compile(r"\.?([0-9a-f]+)-[0-9]+")
+
+log = logging.getLogger("gateway")
+
+
+class Generation:
+    """A channel (tiers.py) that ends at nginx, by ``link``: ``write`` is the step for a purge made here, ``heard`` for one made
+    elsewhere. ``reached``: the last step could be made."""
+
+    def __init__(self, link: str | os.PathLike[str], settled: float = SETTLED) -> None:
+        self.link = Path(link)
+        self.folder = self.link.parent
+        self.settled = settled
+        self.reached = True
+        self._began = self._until = self._sweep_at = 0.0
+        self._soon: Any = None
+        self._last: Any = None
+
+    def start(self, heard: Callable[[Purge], None]) -> None:
+        """There is a generation from now on, else nginx keeps nothing."""
+        self._began = now()
+        _, error = offload(settled, self._make_folder, ())
+        if error is not None:
+            log.error("nginx keeps nothing: there is no folder for its generation: %s", error)
+            return
+        if not offload(os.path.exists, self.link):       # nor where what it led to was tidied away
+            self.step()
+
+    def _make_folder(self) -> None:
+        """With all above it; what is made here can be entered whatever the umask, since nginx has a user of its own."""
+        for folder in [each for each in (self.folder, *self.folder.parents) if not each.exists()][::-1]:
+            with suppress(FileExistsError):              # another worker has made it
+                folder.mkdir()
+                folder.chmod(0o755)
+
+    def write(self, *purges: Purge) -> bool:
+        """For one that is about nginx, the step, also that of others that come at the same time; whether it was made."""
+        if not any(purge.kind == "edge" for purge in purges):
+            return False
+        self._settle()
+        return self._next().get() is True                # not so when it was told to end
+
+    def waiting_purges(self) -> int:
+        return 0
+
+    def heard(self, purge: Purge) -> None:
+        """A step, when all is known that was heard at the same time. What was purged before this worker began needs only that of
+        others: this one has answered nothing without knowing it."""
+        if purge.at <= self._began and purge.at <= offload(self.since):
+            return
+        self._next()
+        self._settle()
+
+    def _next(self) -> Any:
+        """The step that is about to be made: everything that is known now goes before it."""
+        if self._soon is None or self._soon.dead:
+            self._soon = spawn_apart(self.step)
+        return self._soon
+
+    def _settle(self) -> None:
+        self._until = monotonic() + self.settled
+        if self._last is None or self._last.dead:
+            self._last = spawn_apart(self._at_last)
+
+    def _at_last(self) -> None:
+        while (left := self._until - monotonic()) > 0:
+            sleep(left)
+        self.step()
+
+    def since(self) -> float:
+        """When the last step was made; 0 when there was none, or nobody knows."""
+        try:
+            found = NAME.fullmatch(os.readlink(self.link))
+        except OSError:
+            return 0.0
+        made = int(found[1], 16) / 1e9 if found is not None else 0.0
+        return made if made <= now() else 0.0            # by a clock that was stepped since
+
+    def step(self) -> bool:
+        """In a native thread, as is whatever else touches the disk: that may hang."""
+        _, error = offload(settled, self._make, ())
+        if error is not None:
+            log.error("purges do not reach nginx: %s", error)
+        self.reached = error is None
+        if self._sweep_at <= monotonic():
+            self._sweep_at = monotonic() + SWEPT
+            spawn_apart(self._tidy)
+        return self.reached
+
+    def _make(self) -> None:
+        name = f"{int(now() * 1e9):x}-{os.getpid()}"
+        made = self.folder / f".{name}"
+        (self.folder / name).mkdir()
+        made.symlink_to(name)
+        made.replace(self.link)
+
+    def _tidy(self) -> None:
+        """Beside the requests: there may be thousands, and a disk takes its time."""
+        _, error = offload(settled, self._sweep, ())
+        if error is not None:
+            log.error("old generations of nginx stay: %s", error)
+
+    def _sweep(self) -> None:
+        """Remove what nobody can be looking at any more, but not what is current."""
+        kept, oldest = os.readlink(self.link), (now() - SWEPT) * 1e9
+        for name in os.listdir(self.folder):
+            if (match := NAME.fullmatch(name)) and name != kept and int(match[1], 16) < oldest:
+                with suppress(OSError):                  # another worker has done it
+                    (os.unlink if name.startswith(".") else os.rmdir)(self.folder / name)
+
+    def stop(self) -> None:
+        for greenlet in (self._soon, self._last):
+            if greenlet is not None:
+                greenlet.kill()
+
+    def __repr__(self) -> str:
+        return f"Generation({self.link})"

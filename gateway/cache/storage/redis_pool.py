@@ -1,0 +1,192 @@
+"""The connections of one worker to Redis, and how a Redis is found: one, behind Sentinel, or a Cluster.
+
+::
+
+    take --idle--------------------------------> in use --give--> idle
+      |                                             ^
+      +--none--> one more is made beside that       |
+      +--------> waits: for that one, or for another's
+
+Connecting takes several round trips, so no request connects: it waits for a while for whichever connection is there first, and the
+new one is there for the next. Whoever waits in vain while others use connections was never heard by Redis (Busy). When there is no
+connection at all, and none can be made, Redis is not well.
+
+A Cluster's client has connections of its own, for each node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import unquote
+
+from ...tasks import LoopLimit, Semaphore, spawn_apart
+from .bounded_socket import LARGEST, bounded
+from .circuit import Busy, Slow
+
+CONNECT = 1.0                   # seconds that each step of connecting may take, beside the requests
+
+
+class Connections:
+    """At most ``most``. ``make`` is an unconnected connection, ``owned`` whether one still leads to the right place, ``errors`` are
+    those of connecting."""
+
+    def __init__(self, make: Callable[[], Any], owned: Callable[[Any], Any], most: int,
+                 errors: tuple[type[Exception], ...]) -> None:
+        self.make = make
+        self.owned = owned
+        self.most = most
+        self.errors = errors
+        self.open = 0                                    # idle or in use
+        self._idle: list[Any] = []
+        self._news = Semaphore(0)                        # at least one for each that is idle, and for each that could not be made
+        self._making: set[Any] = set()
+        self._failed = 0
+        self._error: Exception = Slow("no connection")
+        self._closed = False
+
+    def take(self, seconds: float) -> Any:
+        """A connection, which is given back or dropped. Raises Busy, or when there is no connection at all what is wrong."""
+        try:
+            with LoopLimit(seconds, Slow(f"no connection within {seconds * 1000:.0f} ms")):
+                return self._next()
+        except Slow:
+            if self.open:
+                raise Busy from None
+            raise
+
+    def _next(self) -> Any:
+        failed, grown = self._failed, False
+        while True:
+            if not self._news.acquire(blocking=False):
+                if not grown:
+                    grown = True
+                    self._grow()
+                self._news.acquire()
+            if self._idle:
+                connection = self._idle.pop()
+                if self._sound(connection):
+                    return connection
+                self.drop(connection)
+            elif not self.open and self._failed > failed:
+                raise self._error.with_traceback(None)
+
+    def _sound(self, connection: Any) -> bool:
+        """Was it neither closed meanwhile, nor left in the middle of an answer?"""
+        try:
+            return self.owned(connection) and not connection.can_read()
+        except self.errors:
+            return False
+
+    def give(self, connection: Any) -> None:
+        if self._closed:
+            self.drop(connection)
+            return
+        self._idle.append(connection)
+        self._news.release()
+
+    def drop(self, connection: Any) -> None:
+        self.open -= 1
+        connection.disconnect()
+
+    def _grow(self) -> None:
+        if self.open + len(self._making) < self.most:
+            making = spawn_apart(self._connect)
+            self._making.add(making)
+            making.link(self._making.discard)
+
+    def _connect(self) -> None:
+        connection = self.make()
+        try:
+            connection.connect()
+        except self.errors as error:
+            self._error = error.with_traceback(None)
+            self._failed += 1
+            self._news.release()
+        except BaseException:                            # killed: it is closed
+            connection.disconnect()
+            raise
+        else:
+            self.open += 1
+            self.give(connection)
+
+    def close(self) -> None:
+        self._closed = True
+        for each in list(self._making):
+            each.kill()
+        while self._idle:
+            self.drop(self._idle.pop())
+
+    def __repr__(self) -> str:
+        return f"Connections({len(self._idle)} of {self.open} idle)"
+
+
+def connections_of(client: Any, most: int, errors: tuple[type[Exception], ...]) -> Connections:
+    """Those to where a client of one Redis leads, or of one behind Sentinel."""
+    pool = client.connection_pool
+    return Connections(lambda: pool.connection_class(**pool.connection_kwargs), pool.owns_connection, most, errors)
+
+
+def place_of(url: str) -> str:
+    """The URL without user and password."""
+    scheme, _, rest = url.partition("://")
+    before, at, after = rest.rpartition("@")
+    return f"{scheme}://{after if at else rest}"
+
+
+def is_cluster(url: str) -> bool:
+    return url.partition("://")[0].endswith("+cluster")
+
+
+def connect(url: str, timeout: float, connections: int, largest: int = LARGEST) -> Any:
+    """A client that connects when it is first used. Each step may take ``timeout`` seconds; nothing is tried twice: whoever asks
+    decides. An answer has as many bytes as a record of the ``largest`` size; those of a Cluster are not looked at."""
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+    timeouts = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
+    options: dict[str, Any] = {**timeouts, "retry": Retry(NoBackoff(), 0), "protocol": 2}
+    scheme, _, rest = url.partition("://")
+    kind = scheme.partition("+")[2]
+    if not kind:
+        return with_bounds(redis.Redis.from_url(url, max_connections=connections, **options), largest)
+    if scheme.startswith("rediss"):
+        options["ssl"] = True
+    login, _, place = rest.rpartition("@")
+    user, _, password = login.partition(":")
+    if login:
+        options.update(username=unquote(user) or None, password=unquote(password))
+    hosts, _, path = place.partition("/")
+    addresses = [address_of(each, 6379 if kind == "cluster" else 26379) for each in hosts.split(",")]
+    if kind == "cluster":
+        nodes = [redis.cluster.ClusterNode(host, port) for host, port in addresses]
+        return redis.RedisCluster(startup_nodes=nodes, max_connections=connections, **options)
+    name, _, database = path.partition("/")
+    sentinel = redis.Sentinel(addresses, sentinel_kwargs=timeouts, db=int(database or 0), **options)
+    return with_bounds(sentinel.master_for(name, max_connections=connections), largest)
+
+
+def with_bounds(client: Any, largest: int) -> Any:
+    """The client, whose connections are bounded from now on."""
+    pool = client.connection_pool
+    pool.connection_class = bounded(pool.connection_class, largest)
+    return client
+
+
+def disconnect(client: Any) -> None:
+    """Close every connection of a client."""
+    pool = getattr(client, "connection_pool", None)
+    if pool is None:                                     # a Cluster's, which has pools of its own
+        client.close()
+        return
+    pool.disconnect()
+    for sentinel in getattr(getattr(pool, "sentinel_manager", None), "sentinels", ()):
+        sentinel.connection_pool.disconnect()
+
+
+def address_of(text: str, port: int) -> tuple[str, int]:
+    """Host and port of ``host``, ``host:port``, ``[::1]:port``."""
+    host, colon, number = text.rpartition(":")
+    if not colon or text.endswith("]"):
+        return text.strip("[]"), port
+    return host.strip("[]"), int(number)

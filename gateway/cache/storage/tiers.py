@@ -1,0 +1,82 @@
+"""What the store (store.py) needs of the tiers behind memory, and of the ways on which purges travel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from ..purge.marks import Purge
+
+# What is written beside the requests (write_behind.py): ("put", key, data, seconds), ("delete", key), and where the tier gives
+# leases ("lease", key, token, seconds), ("extend", key, token, seconds), ("release", key, token, stored)
+Operation = tuple[Any, ...]
+
+
+class Shared(Protocol):
+    """A tier of bytes by key. It never raises: a failure is counted, and is None or nothing done. ``put`` is whether it was."""
+
+    name: str
+    shift: float                # seconds that the tier's clock, in which it keeps times, is ahead of ours
+    margin: float               # seconds by which that may be wrong: what is written down is not younger than it is
+
+    @property
+    def usable(self) -> bool: ...
+
+    def get(self, key: str) -> bytes | None: ...
+
+    def put(self, key: str, data: bytes, seconds: float) -> bool: ...
+
+    def delete(self, key: str) -> None: ...
+
+    def write(self, operations: Sequence[Operation]) -> int | None: ...      # how many were lost, where that is known
+
+    def close(self) -> None: ...
+
+
+class Leasing(Shared, Protocol):
+    """A tier that gives leases, each under a token. None: it cannot be asked."""
+
+    def lease(self, key: str, token: str, seconds: float) -> bool | None: ...
+
+    def leased(self, key: str) -> bool | None: ...
+
+
+class Channel(Protocol):
+    """A way on which purges travel. ``write`` is whether it is on its way; after ``start`` those of others are heard."""
+
+    def write(self, *purges: Purge) -> bool: ...
+
+    def waiting_purges(self) -> int: ...
+
+    def start(self, heard: Callable[[Purge], None]) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+class Bell(Protocol):
+    """A channel that says at once when there is news: ``bell[0]`` is another number then. ``catch_up`` hears all of it."""
+
+    @property
+    def bell(self) -> Sequence[int]: ...
+
+    def catch_up(self, heard: Callable[[Purge], None]) -> None: ...
+
+
+class Counts:
+    """What is counted, each a function of a number. ``tier`` is memory, redis, memcached or file; ``route`` is empty for all."""
+
+    def __init__(self, counter: Callable[[str, str, str], Callable[[float], None]] = lambda name, tier, route: ignore) -> None:
+        self._counter = counter
+        self._made: dict[tuple[str, str, str], Callable[[float], None]] = {}
+
+    def of(self, name: str, tier: str, route: str = "") -> Callable[[float], None]:
+        """``name`` is hits, misses, stored, evicted, corrupt, refused, errors or dropped; bytes and entries are gauges. Of routes
+        there are evicted, bytes and entries."""
+        made = self._made.get((name, tier, route))
+        if made is None:
+            made = self._made[name, tier, route] = self._counter(name, tier, route)
+        return made
+
+
+def ignore(what: object) -> None:
+    """Does nothing."""

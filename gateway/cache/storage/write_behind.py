@@ -1,0 +1,158 @@
+"""What is written to a tier beside the requests: records, deletions, and what becomes of leases. No request waits for it.
+
+::
+
+    add --> queue: under each name what is to be written last --> a batch --> the tier, one batch after the other
+     |
+     +--- full: it is dropped, and counted, as is what the tier does not take
+
+Order: what was added under a name later is written later, or instead; names are written in the order in which they were first
+added, unless what waited was withdrawn first. So whoever sees a lease gone sees the record that was put before. Deletions and
+leases find room when records do not.
+
+What is to be written is made when it is its turn (``make``), so that a purge that came meanwhile counts. The greenlet that writes
+begins with the first thing and ends after the last: there is none before the fork, none while nothing is written.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ...tasks import spawn_apart
+from .tiers import Operation
+
+MOST = 1000                     # records that wait
+LARGEST = 32 * 1024 ** 2        # bytes of them
+MOST_OTHERS = 10_000            # deletions and leases that wait
+BATCH, BATCH_BYTES = 64, 256 * 1024     # of one batch, which may be a single large record
+
+log = logging.getLogger("gateway")
+
+
+class PendingWrite:
+    """Something to write. ``make`` gives it, None when there is no use in it any more; ``held`` is what it will be, for those who
+    ask meanwhile; ``size`` is in bytes, 0 for what is no record; ``after`` is called when it was written, or could not be, or what
+    replaced it."""
+
+    __slots__ = ("make", "held", "size", "after")
+
+    def __init__(self, make: Callable[[], Operation | None], held: Any = None, size: int = 0,
+                 after: Callable[[], object] | None = None) -> None:
+        self.make = make
+        self.held = held
+        self.size = size
+        self.after = after
+
+
+class WriteBehind:
+    """For one tier, whose ``write`` takes a batch and says how many of it were lost. ``dropped`` is called with the number of
+    those, and of what found no room."""
+
+    def __init__(self, write: Callable[[Sequence[Operation]], int | None], dropped: Callable[[float], None], *,
+                 most: int = MOST, largest: int = LARGEST) -> None:
+        self.write = write
+        self.dropped = dropped
+        self.most = most
+        self.largest = largest
+        self.bytes = 0
+        self._records = 0
+        self._queue: dict[str, PendingWrite] = {}
+        self._sending: dict[str, PendingWrite] = {}
+        self._greenlet: Any = None
+
+    def __len__(self) -> int:
+        return len(self._queue) + len(self._sending)
+
+    def add(self, name: str, written: PendingWrite) -> bool:
+        """Write it soon; whether there is room for it."""
+        before = self._queue.get(name)
+        self._leave(before)
+        if before is not None and written.after is None:
+            written.after = before.after
+        if not self._has_room(written):
+            if self._queue.pop(name, None) is not None:  # what was to be written before is not right any more
+                self.dropped(1.0)
+            self.dropped(1.0)
+            if written.after is not None:
+                written.after()
+            return False
+        self._queue[name] = written
+        self.bytes += written.size
+        self._records += bool(written.size)
+        if self._greenlet is None:
+            self._greenlet = spawn_apart(self._run)
+        return True
+
+    def _has_room(self, written: PendingWrite) -> bool:
+        if written.size:
+            return self._records < self.most and self.bytes + written.size <= self.largest
+        return len(self._queue) < MOST_OTHERS
+
+    def _leave(self, written: PendingWrite | None) -> None:
+        if written is not None:
+            self.bytes -= written.size
+            self._records -= bool(written.size)
+
+    def waiting(self, name: str) -> PendingWrite | None:
+        """What is to be written under this name, or is being written right now."""
+        return self._queue.get(name) or self._sending.get(name)
+
+    def withdraw(self, name: str) -> PendingWrite | None:
+        """What was to be written under this name: it is not, unless it is on its way."""
+        written = self._queue.pop(name, None)
+        self._leave(written)
+        return written
+
+    def _run(self) -> None:
+        try:
+            while self._queue:
+                self._write(self._batch())
+        finally:
+            self._greenlet = None
+
+    def _batch(self) -> dict[str, PendingWrite]:
+        batch: dict[str, PendingWrite] = {}
+        size = 0
+        for name, written in self._queue.items():
+            if batch and (len(batch) >= BATCH or size + written.size > BATCH_BYTES):
+                break
+            batch[name] = written
+            size += written.size
+        for name in batch:
+            self._leave(self._queue.pop(name))
+        return batch
+
+    def _write(self, batch: dict[str, PendingWrite]) -> None:
+        self._sending = batch
+        try:
+            operations = [made for written in batch.values() if (made := written.make()) is not None]
+            if operations and (lost := self.write(operations)):
+                self.dropped(float(lost))
+        except Exception:
+            log.exception("what the cache writes beside the requests is lost")
+            self.dropped(float(len(batch)))
+        finally:
+            self._sending = {}
+        for written in batch.values():
+            if written.after is not None:
+                written.after()
+
+    def flush(self, seconds: float) -> bool:
+        """Wait until everything is written, for at most that long; whether it is."""
+        if self._greenlet is not None:
+            self._greenlet.join(seconds)
+        return not len(self)
+
+    def stop(self, seconds: float) -> None:
+        """The same, and give up what is left."""
+        if not self.flush(seconds):
+            greenlet = self._greenlet
+            self.dropped(float(len(self)))
+            self._queue.clear()
+            self.bytes = self._records = 0
+            greenlet.kill()
+
+    def __repr__(self) -> str:
+        return f"WriteBehind({len(self)} waiting, {self.bytes} bytes)"

@@ -1,0 +1,338 @@
+"""Target: the files of a folder, each with an address that changes with its content.
+
+==========================  =====================================================================================
+address                     answer
+==========================  =====================================================================================
+``app.<hash>.css``          the file, for a year and immutable (RFC 8246): another content has another address
+the same, an older hash     302 to the address of today
+``app.css``                 the file, to be validated each time by its ETag
+anything else               404: no file, a folder, a name that begins with a dot, a way out of the folder
+==========================  =====================================================================================
+
+Parts are sent by Range (http/ranges.py).
+
+``url("app.css")`` gives the first of these. The hash is of the bytes themselves, taken once for each state of a file. A file is
+opened step by step below the folder, following no link on the way: links are resolved before, and must stay inside.
+
+The disk may block: everything is done in native threads, and waited for until the deadline of the request. The hash of a file is
+taken once, however many ask for it, and of few files at a time. What is there and cannot be opened for want of descriptors is 503.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import mimetypes
+import os
+import re
+import stat
+from collections.abc import Iterator
+from email.utils import formatdate
+from urllib.parse import quote, unquote_to_bytes
+
+from .deadline import Deadline
+from .errors import NO_ROOM, MethodNotAllowed, NoRoute, OutOfFiles
+from .http.ranges import Bounds, ranges_of
+from .message import Headers, Request, Response
+from .tasks import Event, Semaphore, current_request, native_thread, offload, spawn_apart, time_limit
+
+IMMUTABLE = "public, max-age=31536000, immutable"
+HASHED = re.compile(r"(.+)\.([0-9a-f]{16})(\.[^./]+)?", re.DOTALL)
+PIECE = 65536
+IN_MEMORY = 1024 ** 2           # bytes: a larger file is streamed
+DIGESTS = 2                     # files hashed at a time: large ones leave threads for the others
+ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ENXIO})
+OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+Stamp = tuple[int, ...]
+
+
+class File:
+    """One opened file: its descriptor and hash. To read it takes until ``deadline``; as a stream, each piece as long as that."""
+
+    def __init__(self, descriptor: int, found: os.stat_result, deadline: Deadline | None = None) -> None:
+        self.descriptor = descriptor
+        self.found = found
+        self.deadline = deadline
+        self.digest = ""
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self.part(0, self.found.st_size - 1)
+
+    def part(self, first: int, last: int) -> Iterator[bytes]:
+        """The bytes from ``first`` to ``last``, both included."""
+        seconds = None if self.deadline is None else self.deadline.seconds
+        while first <= last:
+            piece = offload(self._piece, first, last, deadline=None if seconds is None else Deadline(seconds))
+            first += len(piece)
+            yield piece
+
+    def read(self, first: int, last: int) -> Iterator[bytes]:
+        """The same in a native thread, where nothing has to be handed over."""
+        while first <= last:
+            piece = self._piece(first, last)
+            first += len(piece)
+            yield piece
+
+    def hash(self) -> str:
+        """Of its bytes. In a native thread."""
+        digest, at = hashlib.sha256(), 0
+        while piece := os.pread(self.descriptor, IN_MEMORY, at):
+            digest.update(piece)
+            at += len(piece)
+        return digest.hexdigest()[:16]
+
+    def _piece(self, first: int, last: int) -> bytes:
+        """In a native thread."""
+        piece = os.pread(self.descriptor, min(PIECE, last - first + 1), first)
+        if not piece or first + len(piece) > last and stamp(os.fstat(self.descriptor)) != stamp(self.found):
+            raise OSError("a file was changed while it was sent")    # its beginning may be of another content than its hash
+        return piece
+
+    def __del__(self) -> None:
+        self.close()                                         # nobody waited for it any more
+
+    def close(self) -> None:
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __repr__(self) -> str:
+        return f"File({self.digest}, {self.found.st_size} bytes)"
+
+
+class Hashing:
+    """The hash of a file, while it is taken."""
+
+    def __init__(self) -> None:
+        self.done = Event()
+        self.digest = ""
+        self.problem: OSError | None = None
+
+
+class Parts:
+    """Ranges of a file as a body: bytes as they are, and (first, last) of those that are read."""
+
+    def __init__(self, file: File, pieces: list[bytes | Bounds]) -> None:
+        self._file = file
+        self._pieces = pieces
+        self.length = sum(len(piece) if isinstance(piece, bytes) else piece[1] - piece[0] + 1 for piece in pieces)
+
+    def __iter__(self) -> Iterator[bytes]:
+        for piece in self._pieces:
+            if isinstance(piece, bytes):
+                yield piece
+            else:
+                yield from self._file.part(*piece)
+
+    def read(self) -> bytes:
+        """All of it at once."""
+        file = self._file
+        return offload(lambda: b"".join(each for piece in self._pieces
+                                        for each in ([piece] if isinstance(piece, bytes) else file.read(*piece))),
+                       deadline=file.deadline)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __repr__(self) -> str:
+        return f"Parts({self._file!r}, {self.length} bytes)"
+
+
+class Files:
+    """The files of ``folder`` below the route's ``path``, which ends with ``/*``."""
+
+    def __init__(self, path: str, folder: str) -> None:
+        self.prefix = path[:-1]
+        self.folder = folder
+        self._segments = self.prefix.count("/")
+        self._digests: dict[Stamp, str] = {}
+        self._hashing: dict[tuple[int, Stamp], Hashing] = {}
+        self._turns = Semaphore(DIGESTS)
+
+    def __call__(self, request: Request) -> Response:
+        if request.method not in ("GET", "HEAD"):
+            raise MethodNotAllowed(["GET", "HEAD"])
+        name = safe_name(request.path.split("/")[self._segments:])
+        file, wanted = self._open(name, request.deadline) if name else None, ""
+        if file is None and name and (hashed := HASHED.fullmatch(name)):
+            name, wanted = hashed[1] + (hashed[3] or ""), hashed[2]
+            file = self._open(name, request.deadline)
+        if file is None:
+            raise NoRoute("no such file")
+        if wanted and wanted != file.digest:
+            file.close()
+            location = ("Location", self.prefix + quote(with_digest(name, file.digest)))
+            return Response(302, [location, ("Cache-Control", "no-cache"), ("Content-Length", "0")])
+        return answer(request, file, name, IMMUTABLE if wanted else "no-cache")
+
+    def url(self, name: str) -> str | None:
+        """The address of a file with its hash; None when there is no such file."""
+        safe = safe_name(quote(name).split("/"))
+        request = current_request.get()
+        file = self._open(safe, None if request is None else request.deadline) if safe else None
+        if file is None:
+            return None
+        file.close()
+        return self.prefix + quote(with_digest(name, file.digest))
+
+    def _open(self, name: str, deadline: Deadline | None) -> File | None:
+        try:
+            file: File | None = offload(self._opened, name, deadline, deadline=deadline)
+            if file is not None:
+                file.digest = self._digest(file, deadline)
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                raise OutOfFiles(str(error)) from error
+            raise
+        return file
+
+    def _opened(self, name: str, deadline: Deadline | None) -> File | None:
+        """In a native thread."""
+        try:
+            descriptor = open_inside(self.folder, name)
+        except ValueError:                                   # outside
+            return None
+        except OSError as error:
+            if error.errno in ABSENT:                        # not there, or not to be read: all the same to a client
+                return None
+            raise
+        file = File(descriptor, os.fstat(descriptor), deadline)
+        return file if stat.S_ISREG(file.found.st_mode) else None
+
+    def _digest(self, file: File, deadline: Deadline | None) -> str:
+        """Its hash, which is taken by one for all that wait; who goes away takes nothing from the others."""
+        state = stamp(file.found)
+        if (known := self._digests.get(state)) is not None:
+            return known
+        key = native_thread(), state
+        hashing = self._hashing.get(key)
+        if hashing is None:
+            hashing = self._hashing[key] = Hashing()
+            spawn_apart(self._hash, key, File(os.dup(file.descriptor), file.found), hashing)
+        if deadline is None:
+            hashing.done.wait()
+        else:
+            with time_limit(deadline.left(), deadline.over()):
+                hashing.done.wait()
+        if hashing.problem is not None:
+            raise hashing.problem
+        return hashing.digest
+
+    def _hash(self, key: tuple[int, Stamp], file: File, hashing: Hashing) -> None:
+        try:
+            with self._turns:
+                hashing.digest = offload(file.hash)
+            if len(self._digests) >= 10_000:
+                self._digests.clear()
+            self._digests[key[1]] = hashing.digest
+        except OSError as error:
+            hashing.problem = error
+        finally:
+            file.close()
+            del self._hashing[key]
+            hashing.done.set()
+
+    def __repr__(self) -> str:
+        return f"files of {self.folder}"
+
+
+def answer(request: Request, file: File, name: str, caching: str) -> Response:
+    """The file, the parts of it that are asked for, or 304. It has the file from here on."""
+    kind, coding = mimetypes.guess_type(name)
+    packed = name.lower().endswith(".svgz")
+    kind = "application/octet-stream" if kind is None or (coding and not packed) else kind
+    tag = f'"{file.digest}"'
+    about: Headers = [("Cache-Control", caching), ("ETag", tag), ("X-Content-Type-Options", "nosniff"),
+                      ("Last-Modified", formatdate(file.found.st_mtime, usegmt=True))]
+    if unchanged(request, about):
+        file.close()
+        return Response(304, about)
+    kind = f"{kind}; charset=utf-8" if kind.startswith("text/") else kind
+    about += [("Accept-Ranges", "bytes")] + ([("Content-Encoding", "gzip")] if packed else [])
+    size = file.found.st_size
+    ranges = ranges_of(request.header("Range"), size) if request.method == "GET" and same_version(request, about) else None
+    if ranges is None:
+        status, body = 200, Parts(file, [(0, size - 1)])
+    elif not ranges:
+        file.close()
+        return Response(416, [*about, ("Content-Range", f"bytes */{size}"), ("Content-Length", "0")])
+    elif len(ranges) == 1:
+        status, body = 206, Parts(file, [ranges[0]])
+        about.append(("Content-Range", content_range(ranges[0], size)))
+    else:
+        boundary = f"{file.digest}{os.urandom(8).hex()}"
+        status, body = 206, Parts(file, several(ranges, size, kind, boundary))
+        kind = f"multipart/byteranges; boundary={boundary}"
+    about += [("Content-Type", kind), ("Content-Length", str(body.length))]
+    if request.method == "GET" and body.length > IN_MEMORY:
+        return Response(status, about, body)
+    try:
+        return Response(status, about, body.read() if request.method == "GET" else b"")
+    finally:
+        file.close()
+
+
+def several(ranges: list[Bounds], size: int, kind: str, boundary: str) -> list[bytes | Bounds]:
+    """The pieces of a multipart/byteranges body (RFC 9110 section 14.6)."""
+    pieces: list[bytes | Bounds] = []
+    for one in ranges:
+        head = f"\r\n--{boundary}\r\nContent-Type: {kind}\r\nContent-Range: {content_range(one, size)}\r\n\r\n"
+        pieces += [head.encode("latin-1"), one]
+    return [*pieces, f"\r\n--{boundary}--\r\n".encode()]
+
+
+def content_range(one: Bounds, size: int) -> str:
+    return f"bytes {one[0]}-{one[1]}/{size}"
+
+
+def same_version(request: Request, about: Headers) -> bool:
+    """Is a part asked for, of this content? By a strong ETag, or by the date that was given (RFC 9110 section 13.1.5)."""
+    given = dict(about)
+    return bool(request.header("Range")) and request.header("If-Range", given["ETag"]) in (given["ETag"], given["Last-Modified"])
+
+
+def unchanged(request: Request, about: Headers) -> bool:
+    """RFC 9110 section 13.2.2; a date counts when it is the one that was given (section 13.1.3 leaves that open)."""
+    given = dict(about)
+    if lines := request.header_list("If-None-Match"):
+        tags = [tag.strip().removeprefix("W/") for line in lines for tag in line.split(",")]
+        return "*" in tags or given["ETag"] in tags
+    return request.header("If-Modified-Since") == given["Last-Modified"]
+
+
+def open_inside(folder: str, name: str) -> int:
+    """A descriptor. Raises OSError for what is not there, ValueError for what a link leads out of ``folder``."""
+    base = os.path.realpath(folder)
+    real = os.path.relpath(os.path.realpath(os.path.join(base, name)), base).split(os.sep)
+    if real[0] in (os.pardir, os.curdir):
+        raise ValueError("outside")
+    descriptor = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    for step in real:
+        above = descriptor
+        try:
+            descriptor = os.open(step, OPEN, dir_fd=above)
+        finally:
+            os.close(above)
+    return descriptor
+
+
+def safe_name(segments: list[str]) -> str:
+    """The decoded name below the folder; empty for one that is none, or is hidden."""
+    names = [unquote_to_bytes(segment.encode("latin-1", "replace")) for segment in segments]
+    if any(not name or name[:1] == b"." or b"/" in name or b"\\" in name or b"\0" in name for name in names):
+        return ""
+    try:
+        return b"/".join(names).decode()
+    except UnicodeDecodeError:
+        return ""
+
+
+def with_digest(name: str, digest: str) -> str:
+    """``css/app.css`` as ``css/app.<hash>.css``."""
+    stem, suffix = os.path.splitext(name)
+    return f"{stem}.{digest}{suffix}"
+
+
+def stamp(found: os.stat_result) -> Stamp:
+    """What changes with a file's content."""
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

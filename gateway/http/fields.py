@@ -1,0 +1,159 @@
+"""Header fields that were met before: taken apart, checked and written out once, then looked up.
+
+Most header lines of a connection, and of a site, repeat themselves letter for letter: Host, Accept, User-Agent, Server,
+Content-Type, Connection. Two tables remember them. Neither keeps what is secret (Authorization, cookies), what is different each
+time (ids of requests and traces) or anything long, and each starts anew when it is full.
+
+- ``READ[line]`` is ``(field, name in lower case)`` of a line as received, bytes without CRLF, strictly by RFC 9110 section 5: a
+  token, a colon without space before it, a value without control characters but HTAB, white space around it taken off.
+  None for a line that is not that (a folded one, for instance): its reader decides what to do.
+- ``WRITTEN[field]`` is the line to send, bytes with CRLF. Raises UnsafeField for what could end the line or is not latin-1.
+"""
+
+from __future__ import annotations
+
+import re
+
+Field = tuple[str, str]
+
+MOST = 2048                     # lines remembered
+LONGEST = 200                   # characters of a line remembered
+SECRET = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key"})
+EACH_NEW = frozenset({"x-request-id", "x-correlation-id", "traceparent", "x-amzn-trace-id", "x-b3-traceid", "x-b3-spanid"})
+NOT_KEPT = SECRET | EACH_NEW
+
+LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*((?:[^\x00-\x20\x7f][^\x00-\x08\x0a-\x1f\x7f]*)?)")
+TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+# What belongs to one connection and not to the message (RFC 9110 section 7.6.1), and what Connection names besides.
+CONNECTION_FIELDS = frozenset({
+    "connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "te", "trailer",
+    "transfer-encoding", "upgrade"})
+
+# What applications take for the word of a proxy. From a stranger it is nobody's word, and goes no further.
+PROXY_WORDS = frozenset({
+    "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "forwarded", "x-real-ip", "x-forwarded-prefix",
+    "x-forwarded-ssl", "x-forwarded-server", "x-forwarded-scheme", "x-forwarded-protocol", "x-forwarded-path", "x-forwarded-uri",
+    "x-forwarded-method", "x-original-url", "x-original-uri", "x-original-host", "x-rewrite-url", "x-url-scheme", "x-script-name",
+    "x-http-host-override", "x-envoy-original-path", "front-end-https", "proxy"})
+
+# Those of them by which the gateway itself knows where a request comes from and what it was sent to.
+BELIEVED = frozenset({"x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "forwarded", "x-real-ip"})
+
+
+ABOUT_BODY = ("CONTENT_TYPE", "CONTENT_LENGTH")          # in an environ without HTTP_
+
+
+class UnsafeField(ValueError):
+    """A header field that must not be sent. The text names the field, never its value, which may be a secret."""
+
+
+class ReservedField(ValueError):
+    """A header field that somebody else writes."""
+
+
+class ReadFields(dict[bytes, "tuple[Field, str] | None"]):
+    """See ``READ``."""
+
+    def __missing__(self, line: bytes) -> tuple[Field, str] | None:
+        match = LINE.fullmatch(line)
+        if match is None:
+            return None
+        name = match[1].decode("ascii")
+        known = (name, match[2].rstrip(b" \t").decode("latin-1")), name.lower()
+        if len(line) <= LONGEST and known[1] not in NOT_KEPT:
+            if len(self) >= MOST:
+                self.clear()
+            self[line] = known
+        return known
+
+
+class WrittenFields(dict[Field, bytes]):
+    """See ``WRITTEN``. ``refused`` are names, in lower case, that may not be written: ReservedField."""
+
+    def __init__(self, refused: frozenset[str] = frozenset()) -> None:
+        super().__init__()
+        self.refused = refused
+        self._names: dict[str, bool] = {}                # is a line of that name kept?
+
+    def __missing__(self, field: Field) -> bytes:
+        name, value = field
+        kept = self._names.get(name)
+        if kept is None:
+            kept = self._checked(name)
+        if not (value.isascii() and value.isprintable()) and CONTROL.search(value):
+            raise UnsafeField(f"a control character in the value of {name}")
+        try:
+            line = "".join((name, ": ", value, "\r\n")).encode("latin-1")      # no f-string: a subclass of str may format itself
+        except UnicodeEncodeError:
+            raise UnsafeField(f"a character beyond latin-1 in the value of {name}") from None
+        if kept and len(line) <= LONGEST:
+            if len(self) >= MOST:
+                self.clear()
+            self[field] = line
+        return line
+
+    def _checked(self, name: str) -> bool:
+        if not TOKEN.fullmatch(name):
+            raise UnsafeField(f"{name[:100]!r} is not a field name")
+        if name.lower() in self.refused:
+            raise ReservedField(name)
+        kept = name.lower() not in NOT_KEPT
+        if len(name) <= LONGEST:
+            if len(self._names) >= MOST:
+                self._names.clear()
+            self._names[name] = kept
+        return kept
+
+
+def fields_of(lines: bytes) -> list[Field]:
+    """The fields of lines that WRITTEN made."""
+    return [(name, value) for name, _, value in [line.partition(": ") for line in lines.decode("latin-1").split("\r\n")[:-1]]]
+
+
+def one_cookie(fields: list[Field]) -> list[Field]:
+    """The fields with all lines of Cookie in the place of the first (RFC 9113 section 8.2.3): a comma, which joins others, may
+    stand in a cookie."""
+    cookies = [field for field in fields if field[0].lower() == "cookie"]
+    if len(cookies) < 2:
+        return fields
+    whole = cookies[0][0], "; ".join([value for _, value in cookies if value])
+    return [whole if field is cookies[0] else field for field in fields if field is cookies[0] or field[0].lower() != "cookie"]
+
+
+def variables(fields: list[Field]) -> dict[str, str]:
+    """The fields as a WSGI environ has them (PEP 3333): the last Content-Type, of others all values with commas."""
+    found: dict[str, str] = {}
+    for name, value in fields:
+        key = variable(name)
+        if key in found and key not in ABOUT_BODY:
+            found[key] += ("; " if key == "HTTP_COOKIE" else ",") + value
+        else:
+            found[key] = value
+    return found
+
+
+def variable(name: str) -> str:
+    """The name of a field in a WSGI environ."""
+    name = name.upper().replace("-", "_")
+    return name if name in ABOUT_BODY else f"HTTP_{name}"
+
+
+READ = ReadFields()
+WRITTEN = WrittenFields()
+
+
+class Kinds(dict[str, int]):
+    """What is to be done with a field, by its name in any case: ``table`` has the names in lower case, all others are 0."""
+
+    def __init__(self, table: dict[str, int]) -> None:
+        super().__init__()
+        self.table = table
+
+    def __missing__(self, name: str) -> int:
+        kind = self.table.get(name.lower(), 0)
+        if len(self) < MOST and len(name) <= 64:
+            self[name] = kind
+        return kind

@@ -1,0 +1,81 @@
+"""The head of an answer, as far as it can be written before there is a request: once for a stored answer, or a route that always
+says the same, not for each client.
+
+``written_of`` writes it and ``Prepared`` carries it. What is different each time is appended as lines, too (``Prepared.written``).
+Whoever wants to see or to change the fields uses ``headers`` as with any other Response; what was written is then taken apart
+again, and whoever sends the answer writes it as he would have.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from ..message import Headers, Response, Stream
+from .fields import WRITTEN, Kinds, UnsafeField, fields_of
+
+STATUS = re.compile(r"[1-9][0-9]{2}(?: [ \t\x21-\x7e\x80-\xff]*)?")
+SENDERS = Kinds({"content-length": 1} | dict.fromkeys((              # what whoever sends an answer looks at, or writes itself
+    "connection", "upgrade", "transfer-encoding", "keep-alive", "proxy-connection", "te", "trailer", "x-request-id"), 2))
+BODILESS = (204, 304)
+
+
+class Prepared(Response):
+    """``written`` are the fields so far, each a line with its CRLF; None once somebody looked at ``headers``. It has the
+    Content-Length of ``body``, and neither X-Request-Id nor fields of the connection. Lines may be appended to it that are safe to
+    send."""
+
+    __slots__ = ("written", "_fields")
+
+    def __init__(self, status: int, reason: str, written: bytes, body: bytes) -> None:
+        self.status = status                                 # what super().__init__ does, for every request
+        self.reason = reason
+        self.body: bytes | Stream = body
+        self.version = "1.1"
+        self.hop = self.takeover = None
+        self.whole = self.upgraded = None
+        self.written: bytes | None = written
+
+    @property
+    def headers(self) -> Headers:
+        if self.written is not None:
+            self._fields = fields_of(self.written)
+            self.written = None
+        return self._fields
+
+    @headers.setter
+    def headers(self, headers: Headers) -> None:
+        self._fields = headers
+        self.written = None
+
+    def append(self, lines: bytes) -> None:
+        if self.written is not None:
+            self.written += lines
+        else:
+            self._fields += fields_of(lines)
+
+
+def written_of(status: int, headers: Headers, size: int) -> bytes | None:
+    """``headers``, written, for a body of ``size`` bytes. None where they need a second look when they are sent: what cannot be
+    sent at all, what is the connection's own, another Content-Length than that."""
+    special = [(SENDERS[name], value) for name, value in headers if SENDERS[name]]
+    if status < 200 or special != ([] if status in BODILESS else [(1, str(size))]):
+        return None
+    try:
+        return b"".join([WRITTEN[field] for field in headers])
+    except UnsafeField:
+        return None
+
+
+@lru_cache(maxsize=1024)
+def first_line(status: int, reason: str) -> bytes:
+    """The status line. Raises ValueError."""
+    return f"HTTP/1.1 {status_line(f'{status} {reason}')[1]}\r\n".encode("latin-1")
+
+
+@lru_cache(maxsize=1024)
+def status_line(status: str) -> tuple[int, str]:
+    """The code and the rest of the status line. Raises ValueError."""
+    if not isinstance(status, str) or not STATUS.fullmatch(status):
+        raise ValueError(f"{status!r} is no HTTP status")
+    return int(status[:3]), status if len(status) > 3 else status + " "

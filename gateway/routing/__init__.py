@@ -1,0 +1,1 @@
+"""Which route answers a request, and what path an upstream is asked for."""

@@ -1,0 +1,250 @@
+"""The tree of segments in which the routes of one host are found. Pure.
+
+A node is a place between two slashes. It has children by text, some for text with parameters, one for ``{name:int}``, one for
+``{name}``, and some for ``{name:path}`` with segments behind it, by their number; and it may end a route. They are tried in this
+order, and when what a child leads to does not match, the next is tried.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, Generic, TypeVar
+
+from ..config import Route
+from .conditions import Facts, as_text, condition_rank, conditions_of, decoded
+from .pattern import Mixed, Segment, parse_path
+from .spelling import RESPELLED
+
+T = TypeVar("T")
+MARKED = re.compile(f"%|{RESPELLED.pattern}")                # what keeps a path from being compared as a whole
+
+
+class Candidate(Generic[T]):
+    """One route with its target, and where in the path its parameters are."""
+
+    __slots__ = ("route", "target", "segments", "conditions", "captures", "mixed", "several", "fixed")
+
+    def __init__(self, route: Route, target: T) -> None:
+        self.route = route
+        self.target = target
+        self.segments = parse_path(route.path)
+        self.conditions = conditions_of(route)
+        self.captures = tuple((place, segment.text) for place, segment in _places(self.segments) if segment.kind in ("int", "name"))
+        self.mixed = tuple((place, segment.mixed) for place, segment in _places(self.segments) if segment.mixed is not None)
+        self.several = next(((segment.text, slice(place, -segment.after or None)) for place, segment in enumerate(self.segments)
+                             if segment.kind in ("middle", "rest") and segment.text), None)
+        self.fixed = not (self.captures or self.mixed or self.several)
+
+    def params(self, segments: list[str]) -> dict[str, str]:
+        found = {name: as_text(segments[place]) for place, name in self.captures}
+        for place, mixed in self.mixed:
+            found.update(zip(mixed.names, map(as_text, mixed.values(segments[place]) or ())))
+        if self.several is not None:
+            name, those = self.several
+            found[name] = as_text("/".join(segments[those]))
+        return found
+
+    def __repr__(self) -> str:
+        return f"Candidate({self.route.name})"
+
+
+def _places(segments: tuple[Segment, ...]) -> Iterator[tuple[int, Segment]]:
+    """The segments of a pattern, each with its place in a path: behind one that takes several, counted from the end."""
+    behind = False
+    for position, segment in enumerate(segments):
+        yield position - len(segments) if behind else position, segment
+        behind = behind or segment.kind == "middle"
+
+
+class Leaf(Generic[T]):
+    """The routes of one pattern: they differ in methods and conditions."""
+
+    __slots__ = ("entries", "by_method", "others")
+
+    def __init__(self) -> None:
+        self.entries: list[Candidate[T]] = []
+        self.by_method: dict[str, tuple[Candidate[T], ...]] = {}
+        self.others: tuple[Candidate[T], ...] = ()
+
+    def seal(self) -> None:
+        """Sort, and make the list of candidates for each method that is named."""
+        self.entries.sort(key=lambda entry: condition_rank(entry.route))
+        self.others = tuple(entry for entry in self.entries if entry.route.methods is None)
+        methods = {method for entry in self.entries for method in entry.route.methods or ()}
+        for method in methods | {"HEAD"} if "GET" in methods else methods:
+            named = [entry for entry in self.entries if method in (entry.route.methods or ())]
+            implied = [entry for entry in self.entries if method == "HEAD" and entry not in named
+                       and "GET" in (entry.route.methods or ())]
+            self.by_method[method] = (*named, *implied, *self.others)
+
+    def first(self, facts: Facts) -> Candidate[T] | None:
+        """The most specific route that matches the method and the conditions."""
+        for entry in self.by_method.get(facts.request.method, self.others):
+            if not entry.conditions or facts.hold(entry.conditions):
+                return entry
+        return None
+
+    def candidates(self, method: str) -> list[Candidate[T]]:
+        """All of them, those that take ``method`` first and in their order."""
+        suited = self.by_method.get(method, self.others)
+        return [*suited, *(entry for entry in self.entries if entry not in suited)]
+
+
+NOTHING: dict[str, Any] = {}
+
+
+class TreeNode(Generic[T]):
+    """A place between two slashes, with what may follow there."""
+
+    __slots__ = ("text", "mixed", "integer", "name", "middle", "rest", "leaf")
+
+    def __init__(self) -> None:
+        self.text: dict[str, TreeNode[T]] = NOTHING              # its own once there is something
+        self.mixed: MixedChildren[T] | None = None
+        self.integer: TreeNode[T] | None = None
+        self.name: TreeNode[T] | None = None
+        self.middle: tuple[tuple[int, TreeNode[T]], ...] = ()
+        self.rest: Leaf[T] | None = None
+        self.leaf: Leaf[T] | None = None
+
+    def child(self, segment: Segment) -> TreeNode[T]:
+        """What follows such a segment, made when it is not there yet."""
+        if segment.kind == "text":
+            if self.text is NOTHING:
+                self.text = {}
+            return self.text.setdefault(segment.text, TreeNode())
+        if segment.kind == "int":
+            self.integer = self.integer or TreeNode()
+            return self.integer
+        if segment.kind == "name":
+            self.name = self.name or TreeNode()
+            return self.name
+        if segment.mixed is not None:
+            self.mixed = self.mixed or MixedChildren()
+            return self.mixed.child(segment.mixed)
+        node = dict(self.middle).get(segment.after) or TreeNode()
+        self.middle = tuple(sorted({**dict(self.middle), segment.after: node}.items(), reverse=True))
+        return node
+
+
+class MixedChildren(Generic[T]):
+    """The children of a node for text with parameters, found by the text at both ends of a segment: however many there are, a look
+    into a dict for each pair of lengths."""
+
+    __slots__ = ("lengths", "found")
+
+    def __init__(self) -> None:
+        self.lengths: set[tuple[int, int]] = set()
+        self.found: dict[tuple[str, str], dict[tuple[Any, ...], tuple[Mixed, TreeNode[T]]]] = {}
+
+    def child(self, mixed: Mixed) -> TreeNode[T]:
+        first, last = mixed.texts[0], mixed.texts[-1]
+        self.lengths.add((len(first), len(last)))
+        return self.found.setdefault((first, last), {}).setdefault(mixed.shape, (mixed, TreeNode()))[1]
+
+    def matching(self, segment: str) -> list[TreeNode[T]]:
+        """Those that take the segment, in their order."""
+        size, suited = len(segment), []
+        for first, last in self.lengths:
+            known = self.found.get((segment[:first], segment[size - last:])) if first + last < size else None
+            if known is not None:
+                suited += [(shape, node) for shape, (mixed, node) in known.items() if mixed.values(segment) is not None]
+        return [node for _, node in sorted(suited, key=lambda each: each[0])]
+
+
+class HostTable(Generic[T]):
+    """The routes of one host: ``None`` for those of any."""
+
+    __slots__ = ("host", "static", "root", "leaves")
+
+    def __init__(self, host: str | None) -> None:
+        self.host = host
+        self.static: dict[str, Leaf[T]] = {}
+        self.root: TreeNode[T] = TreeNode()
+        self.leaves: list[Leaf[T]] = []
+
+    def add(self, entry: Candidate[T]) -> None:
+        node = self.root
+        for segment in entry.segments:
+            if segment.kind != "rest":
+                node = node.child(segment)
+        if entry.segments[-1].kind == "rest":
+            leaf = node.rest = node.rest or self._leaf()
+        else:
+            leaf = node.leaf = node.leaf or self._leaf()
+        leaf.entries.append(entry)
+        path = "".join("/" + segment.text for segment in entry.segments)
+        if all(segment.kind == "text" and "/" not in segment.text for segment in entry.segments) and not MARKED.search(path):
+            self.static[path] = leaf
+
+    def _leaf(self) -> Leaf[T]:
+        self.leaves.append(Leaf())
+        return self.leaves[-1]
+
+    def seal(self) -> None:
+        for leaf in self.leaves:
+            leaf.seal()
+
+    def reached(self, segments: list[str]) -> Iterator[Leaf[T]]:
+        """Every pattern that matches the path, the most specific first."""
+        return _all(self.root, segments, 0)
+
+
+def segments_of(path: str) -> list[str]:
+    """The decoded segments of a raw path. What is no path, like the ``*`` of OPTIONS, has none, which no pattern matches."""
+    if "%" in path:
+        segments = [decoded(segment) for segment in path.split("/")]
+    else:
+        segments = path.split("/")
+    if segments[0]:
+        return []
+    del segments[0]
+    return segments
+
+
+def find(node: TreeNode[T], segments: list[str], depth: int, facts: Facts) -> Candidate[T] | None:
+    """The first route of ``_all`` that matches the request; unrolled because it runs for every request."""
+    if depth == len(segments):
+        return node.leaf.first(facts) if node.leaf is not None and depth else None
+    segment = segments[depth]
+    child = node.text.get(segment)
+    if child is not None and (found := find(child, segments, depth + 1, facts)) is not None:
+        return found
+    if segment:
+        if node.mixed is not None:
+            for child in node.mixed.matching(segment):
+                if (found := find(child, segments, depth + 1, facts)) is not None:
+                    return found
+        child = node.integer
+        if child is not None and segment.isascii() and segment.isdigit():
+            if (found := find(child, segments, depth + 1, facts)) is not None:
+                return found
+        child = node.name
+        if child is not None and (found := find(child, segments, depth + 1, facts)) is not None:
+            return found
+        for after, child in node.middle:
+            if depth + after < len(segments) and (found := find(child, segments, len(segments) - after, facts)) is not None:
+                return found
+    return node.rest.first(facts) if node.rest is not None else None
+
+
+def _all(node: TreeNode[T], segments: list[str], depth: int) -> Iterator[Leaf[T]]:
+    if depth == len(segments):
+        if node.leaf is not None and depth:
+            yield node.leaf
+        return
+    segment = segments[depth]
+    if segment in node.text:
+        yield from _all(node.text[segment], segments, depth + 1)
+    for child in node.mixed.matching(segment) if node.mixed is not None else ():
+        yield from _all(child, segments, depth + 1)
+    if node.integer is not None and segment.isascii() and segment.isdigit():
+        yield from _all(node.integer, segments, depth + 1)
+    if node.name is not None and segment:
+        yield from _all(node.name, segments, depth + 1)
+    for after, child in node.middle if segment else ():
+        if depth + after < len(segments):
+            yield from _all(child, segments, len(segments) - after)
+    if node.rest is not None:
+        yield node.rest

@@ -1,0 +1,275 @@
+"""The Gunicorn worker: accepts connections, serves their requests one after the other, and leaves without losing any.
+
+Its connections are in connection.py.
+
+Leaving (TERM, HUP, TTOU, ``max_requests``)::
+
+    serving --told to end--> leaving  --+--> draining --> exit
+            --max_requests-> retiring --+
+                ^                       |
+                +-- its successor failed to start
+
+A worker that is leaving serves on until another one does, when one is starting: so HUP and ``max_requests`` leave no gap, and a
+broken deployment no hole. Draining: what the kernel has queued is accepted, the listeners are closed, requests are answered with
+``Connection: close``, and what stays idle for a moment ends with a FIN and nothing else. The worker exits when the last one is
+over, or cuts what is left after ``graceful_timeout``.
+
+HTTP/1 only: it stands behind nginx, which speaks HTTP/2 and TLS to the world. TLS listeners and the PROXY protocol work.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import ssl
+import sys
+from collections.abc import Callable
+from functools import partial
+from time import monotonic
+from typing import Any
+
+import gevent
+from gevent import get_hub
+from gevent.event import Event
+from gevent.pool import Pool
+from gevent.server import StreamServer
+from gunicorn.arbiter import Arbiter
+from gunicorn.sock import ssl_context
+
+from .. import run_directory
+from ..errors import ConfigError
+from .connection import IO_TIMEOUT, ConnectionHandler
+from .fastlane import Lane, possible
+from .keepalive import Waiting
+
+# Seconds a connection gets for one more request when the worker drains: a busy one then ends with its answer, and the closing of an
+# idle one seldom meets a request on its way.
+PARTING = 0.5
+RETRY = 2.0                     # seconds before a worker that could not start gives way to the next try
+
+
+class GatewayWorker(ConnectionHandler):
+    """``worker_class = "gateway.server.worker.GatewayWorker"``. Runs any WSGI application."""
+
+    alive: bool                                              # Gunicorn's: False ends the main loop
+    nr: int                                                  # Gunicorn's: requests served
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.draining = False
+        self.parting = False                                 # draining, and idle connections are closed now
+        self.orphaned: Callable[[], None] | None = None      # called when the master has died
+        self._crowded = False
+        self.send_timeout = 60.0                             # the gateway's setting, once the application is known
+        self._told = False                                   # by a signal, not by max_requests
+        self._waiting = Waiting()                            # for a request, or for a handshake
+        self._heads = Waiting()                              # for the rest of a head
+        self.application: Any = None                         # the gateway's, however it is wrapped; None for any other
+        self._lane: Lane | None = None                       # set once the application is known
+        self._tls: ssl.SSLContext | None = None
+        self._pool: Any = None
+        self._changed: Any = None                            # an Event once it runs: there may be something to do
+
+    @classmethod
+    def check_config(cls, cfg: Any, log: Any) -> None:
+        """Called by Gunicorn at start. Raises RuntimeError for what this worker does not speak."""
+        if "h2" in (cfg.http_protocols or ()) or cfg.http2_cleartext != "off":
+            raise RuntimeError("gateway.server.worker.GatewayWorker does not speak HTTP/2: set http_protocols = \"h1\"")
+        if cfg.protocol != "http":
+            raise RuntimeError(f"gateway.server.worker.GatewayWorker does not speak {cfg.protocol}: set protocol = \"http\"")
+
+    def _count(self) -> None:
+        self.nr += 1
+        if self.nr >= self.max_requests and self.alive:
+            self.log.info("Worker %s has served its %d requests", self.pid, self.nr)
+            self.alive = False
+            self._wake()
+
+    # The life of the worker
+
+    def init_process(self) -> None:
+        try:
+            super().init_process()
+        except Exception as error:
+            if not self.booted:
+                self._give_up(error)
+            raise
+
+    def _give_up(self, error: Exception) -> None:
+        """This worker cannot start. In an instance that has served that is no reason to end the master, as exit codes 3 and 4
+        would: others serve still, or the next one may be able to."""
+        place = run_directory.current()
+        if place is None:
+            return
+        if isinstance(error, ConfigError):
+            place.report_config(error.problems)
+            for problem in error.problems:
+                self.log.error("%s: %s", error.source or "the configuration", problem)
+            if not place.has_served():
+                sys.exit(Arbiter.WORKER_BOOT_ERROR)
+        elif not place.has_served():
+            return
+        self.log.error("Worker %s cannot start; %s", self.pid,
+                       "those that serve go on" if place.serves_without_me() else "nobody serves until the next one can",
+                       exc_info=error)
+        self._report("failed")
+        until = monotonic() + RETRY
+        while self.alive and monotonic() < until:
+            gevent.sleep(0.1)
+        if not self.alive:
+            self._report("draining")                         # told to end: nobody is to take it for a broken deployment
+        sys.exit(1)
+
+    def run(self) -> None:
+        self._changed = Event()
+        signals = get_hub().loop.io(self.PIPE[0], 1)         # Python writes there when a signal has arrived
+        signals.start(self._on_signal)
+        servers = self._listen()
+        self._report("serving" if self.alive else "draining")
+        while True:
+            while self.alive:
+                self._tick(1.0)
+            if self._may_leave():
+                break
+            self.alive, self._told, self.nr = True, False, 0
+            self._report("serving")
+        self._drain(servers)
+        signals.stop()
+        signals.close()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)        # what is left to do is not to be interrupted by being told again
+
+    def _listen(self) -> list[StreamServer]:
+        if self.cfg.is_ssl:
+            self._tls = ssl_context(self.cfg)
+        self._pool = Pool(self.worker_connections)
+        if self.application is None and hasattr(self.wsgi, "receive"):
+            self.application = self.wsgi                     # under other hooks than the gateway's
+        if self.application is not None:
+            settings = self.application.settings.gateway
+            self.head_timeout, self.body_timeout = settings.head_timeout, settings.body_timeout
+            self.send_timeout = settings.send_timeout
+        if self.application is not None and self.application.is_reached_directly(self.wsgi) and possible(self.cfg):
+            self._lane = Lane(self.cfg)
+            self.application.bypassed = self._leave_lane
+        servers = []
+        for sock in self.sockets:
+            sock.setblocking(1)
+            server = StreamServer(sock, handle=partial(self.handle, sock.getsockname()), spawn=self._pool)
+            if self.cfg.workers > 1:
+                server.max_accept = 1
+            server.start()
+            servers.append(server)
+        return servers
+
+    def _leave_lane(self) -> None:
+        self._lane = None
+
+    def _tick(self, seconds: float) -> None:
+        """Sleep until something changes, at most ``seconds``."""
+        self.notify()
+        self._mend()
+        self._dismiss_overdue()
+        self._changed.wait(seconds)
+        self._changed.clear()
+
+    def _mend(self) -> None:
+        place = run_directory.current()
+        if place is not None:
+            place.mend()
+        if self.application is not None:
+            self.application.mend()
+
+    def _dismiss_overdue(self) -> None:
+        self._waiting.dismiss_overdue(self.cfg.keepalive or IO_TIMEOUT)
+        self._heads.dismiss_overdue(self.head_timeout)
+
+    def notify(self) -> None:
+        """The heartbeat. Without its master the worker ends too, but not before its requests."""
+        self.tmp.notify()
+        if self.ppid == os.getppid():
+            return
+        release, self.orphaned = self.orphaned, None
+        if release is not None:
+            release()
+        if self.alive:
+            self.log.info("Parent changed, shutting down: %s", self)
+            place = run_directory.current()
+            if place is not None:
+                place.adopt()
+            self.alive, self._told = False, True
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        self._told = True
+        super().handle_exit(sig, frame)
+
+    def handle_usr1(self, sig: int, frame: Any) -> None:
+        super().handle_usr1(sig, frame)
+        if self.application is not None:
+            gevent.spawn(self.application.reopen_logs)
+
+    def _on_signal(self) -> None:
+        os.read(self.PIPE[0], 4096)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._changed is not None:
+            self._changed.set()
+
+    def _may_leave(self) -> bool:
+        """Serve on while a successor is starting. False: it failed, and this worker stays."""
+        place = run_directory.current()
+        if place is None:
+            return True
+        self._report("leaving" if self._told else "retiring")
+        if not self._told:
+            os.kill(self.ppid, signal.SIGCHLD)               # wakes the master, which starts the successor
+        succession = run_directory.Succession(place.others())
+        until = monotonic() + self.cfg.graceful_timeout
+        while monotonic() < until:
+            verdict = succession.may_leave(place.others(), self._told, monotonic())
+            if verdict is False:
+                self.log.error("Worker %s stays: its successor cannot start", self.pid)
+            if verdict is not None:
+                return verdict
+            self._tick(0.05)
+        return True
+
+    def _report(self, state: str) -> None:
+        place = run_directory.current()
+        if place is not None:
+            place.set_state(state)
+
+    # The end
+
+    def _drain(self, servers: list[StreamServer]) -> None:
+        self.draining = True
+        self._report("draining")
+        limit = self.cfg.graceful_timeout
+        until = monotonic() + limit - min(0.5, limit / 4)    # a master that is stopping kills when its own time is over
+        for server in servers:
+            self._accept_queued(server)
+            server.close()
+        if not self._emptied(min(PARTING, until - monotonic())):
+            self.parting = True
+            self._waiting.dismiss_idle(fresh=True)
+        while not self._emptied(min(1.0, until - monotonic())):
+            if monotonic() >= until:
+                self.log.warning("Worker graceful timeout (pid:%s)", self.pid)
+                self._pool.kill(timeout=0.2)
+                return
+
+    def _emptied(self, seconds: float) -> bool:
+        """Wait for the last connection to end, at most ``seconds``."""
+        self.notify()
+        self._dismiss_overdue()
+        return bool(self._pool.join(timeout=max(0.0, seconds)))
+
+    def _accept_queued(self, server: StreamServer) -> None:
+        """Take what the kernel has accepted already: after the last listener is closed it would be reset."""
+        for _ in range(self.cfg.backlog):
+            if server.full():
+                return
+            accepted = server.do_read()
+            if not accepted:
+                return
+            server.do_handle(*accepted)

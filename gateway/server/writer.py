@@ -1,0 +1,229 @@
+"""What a client's answer is written to: ``start_response``, and head and body on the socket (RFC 9112, PEP 3333).
+
+The status line with its reason, Date, Server and every header value are the application's, byte for byte; Date is added when it
+gives none. Head and first piece go out in one send. The body is framed by the application's Content-Length, else chunked, else
+(HTTP/1.0) by closing. Fields that are the connection's own (Connection, Transfer-Encoding, Keep-Alive...) are this server's; of
+the application's it takes ``Connection: close`` as a wish.
+
+An answer that cannot be completed is cut so that the client can tell: the connection ends before the announced end; where only
+the closing would be the end, it is reset.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from gunicorn.http.errors import InvalidResponseHeader
+
+from ..errors import ClientDisconnected, InternalError, SendTimeout
+from ..http.date import date_line
+from ..http.fields import WRITTEN, Kinds, UnsafeField
+from ..http.prepared import status_line
+from ..message import Headers, Response
+from .keepalive import ClientGone
+from .reader import PIECE, BodyReader, ClientConnection, GunicornRequest, PlainRequest, reset
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+LAST_CHUNK = b"0\r\n\r\n"
+
+PLAIN, LENGTH, DATE, CONNECTION, UPGRADE, DROPPED = range(6)
+KINDS = Kinds({"content-length": LENGTH, "date": DATE, "connection": CONNECTION, "upgrade": UPGRADE, "transfer-encoding": DROPPED,
+               "keep-alive": DROPPED, "proxy-connection": DROPPED, "te": DROPPED, "trailer": DROPPED})
+
+
+class ShortBody(Exception):
+    """The application gave less than its Content-Length says."""
+
+
+class ResponseWriter:
+    """Writes one answer. ``body`` is the request's, None when it has been read; ``leaving`` tells whether the worker wants its
+    connections closed.
+
+    The attributes without an underscore are those of Gunicorn's Response, for its access log and its hooks.
+    """
+
+    def __init__(self, request: GunicornRequest | PlainRequest, sock: Any, cfg: Any, connection: ClientConnection,
+                 body: BodyReader | None, leaving: Callable[[], bool]) -> None:
+        self.req = request
+        self.sock = sock
+        self.transmit: Callable[[bytes], None] = sock.sendall                    # the worker has a better one: Client.send
+        self.connection = connection
+        self.body = body
+        self.status: str | None = None
+        self.status_code = 0
+        self.headers: Headers = []
+        self.response_length: int | None = None
+        self.chunked = False
+        self.must_close = not cfg.keepalive
+        self.headers_sent = False
+        self.sent = 0
+        self._leaving = leaving
+        self._bodiless = False
+        self._head = b""
+
+    def start_response(self, status: str, headers: Headers, exc_info: Any = None) -> Callable[[bytes], None]:
+        if exc_info:
+            try:
+                if self.headers_sent:
+                    raise exc_info[1].with_traceback(exc_info[2])
+            finally:
+                exc_info = None
+        elif self.status is not None:
+            raise AssertionError("start_response was called a second time")
+        try:
+            self.status_code, line = status_line(status)
+            self._head, self.response_length, closing = compose(self.req.version, self.status_code, line, headers)
+        except Exception as error:
+            self.connection.failure = InternalError(str(error))
+            raise
+        self.must_close = self.must_close or closing
+        self.status, self.headers = status, headers
+        self._bodiless = self.req.method == "HEAD" or self.status_code in (204, 304) or self.status_code < 200
+        self.chunked = self.response_length is None and not self._bodiless and self.req.version >= (1, 1)
+        return self.write
+
+    def force_close(self) -> None:
+        self.must_close = True
+
+    def should_close(self) -> bool:
+        return self.must_close or self._ends_by_closing or self.status_code < 200 or self.req.should_close()
+
+    def write(self, data: bytes) -> None:
+        """Send a piece of the body; before the first, the head. An empty one sends the head alone."""
+        self._emit(data)
+
+    def answer(self, data: bytes) -> None:
+        """Send the whole body, and be done."""
+        self._check_length(len(data))
+        self._emit(data, LAST_CHUNK if self.chunked else b"")
+
+    def finish(self) -> None:
+        """There is no more. Raises ShortBody when that is less than was announced."""
+        self._check_length(0)
+        self._emit(b"", LAST_CHUNK if self.chunked else b"")
+
+    def send_continue(self) -> None:
+        """The interim answer a client waits for before it sends the body; none once the final one has begun."""
+        if not self.headers_sent:
+            self._send(CONTINUE)
+
+    def cut(self) -> None:
+        """End the connection so that the client can tell that the answer is not complete."""
+        self.connection.alive = False
+        if self.headers_sent and self._ends_by_closing:
+            reset(self.sock)
+            return
+        try:
+            self.sock.shutdown(socket.SHUT_RDWR)
+        except OSError:                                      # the client has ended it already
+            pass
+        self.sock.close()
+
+    @property
+    def _ends_by_closing(self) -> bool:
+        return self.response_length is None and not self.chunked and not self._bodiless
+
+    def _emit(self, data: bytes, end: bytes = b"") -> None:
+        if self.connection.taken:
+            return
+        if self.status is None:
+            raise AssertionError("start_response was not called before the body")
+        if not isinstance(data, bytes):
+            raise TypeError(f"the body must be bytes, not {type(data).__name__}")
+        if self._bodiless:
+            data = b""
+        elif self.response_length is not None and len(data) > self.response_length - self.sent:
+            data = data[:self.response_length - self.sent]
+        self.sent += len(data)
+        if self.chunked and data:
+            data = b"%X\r\n%b\r\n" % (len(data), data)
+        if end:
+            data += end
+        if not self.headers_sent:
+            data = self._start() + data
+        if data:
+            self._send(data)
+
+    def _start(self) -> bytes:
+        """The head, complete. How the connection goes on is decided now."""
+        self.headers_sent = self.connection.started = True
+        if self._leaving() or (self.body is not None and self.body.blocks_reuse):
+            self.must_close = True
+        tail = (b"Transfer-Encoding: chunked\r\n" if self.chunked else b"",
+                b"Connection: upgrade\r\n\r\n" if self.status_code == 101
+                else b"Connection: close\r\n\r\n" if self.should_close() else b"Connection: keep-alive\r\n\r\n")
+        return self._head + b"".join(tail)
+
+    def _send(self, data: bytes) -> None:
+        try:
+            self.transmit(data)
+        except ClientGone as error:
+            self.connection.alive = False
+            self.connection.unsent = max(0, error.left - 2) if self.chunked else error.left      # but for the CRLF behind a chunk
+            self.connection.failure = (SendTimeout if error.stalled else ClientDisconnected)(str(error))
+            raise
+
+    def _check_length(self, more: int) -> None:
+        if self.response_length is None or self._bodiless or self.connection.taken:
+            return
+        if self.sent + more < self.response_length:
+            raise ShortBody(f"the application gave {self.sent + more} of the {self.response_length} bytes it announced")
+
+
+def compose(version: tuple[int, int], code: int, line: str, headers: Headers) -> tuple[bytes, int | None, bool]:
+    """The head up to where the connection's own fields follow, the Content-Length, and whether the application asks to close.
+
+    Raises InvalidResponseHeader: nothing that could end a line gets into the head.
+    """
+    first = f"HTTP/1.0 {line}\r\n" if version < (1, 1) else f"HTTP/1.1 {line}\r\n"
+    length, dated, closing = None, False, False
+    if type(headers) is not list:                            # some framework's own; it is gone over more than once
+        headers = list(headers)
+    try:
+        special = [field for field in headers if KINDS[field[0]]]
+        dropped = []
+        for field in special:
+            name, value = field
+            kind = KINDS[name]
+            if kind == LENGTH:
+                if not value.isascii() or not value.isdigit() or length not in (None, int(value)):
+                    raise InvalidResponseHeader(f"{name}: {value!r}")
+                if code == 204 or code < 200 or length is not None:
+                    dropped.append(field)
+                else:
+                    length = int(value)
+            elif kind == DATE:
+                dated = True
+            elif kind == CONNECTION:
+                closing = closing or "close" in [option.strip() for option in value.lower().split(",")]
+                dropped.append(field)
+            elif kind == DROPPED or code != 101:
+                dropped.append(field)
+        if dropped:
+            headers = without(headers, dropped)
+        fields = b"".join(map(WRITTEN.__getitem__, headers))
+    except (UnsafeField, TypeError, AttributeError, ValueError) as error:     # a name or a value that is no text among them
+        raise InvalidResponseHeader(str(error)) from None
+    return first.encode("latin-1") + fields + (b"" if dated else date_line()), length, closing
+
+
+def without(headers: Headers, dropped: Headers) -> Headers:
+    """The fields but for ``dropped``, each of which stands there as often as it is to go; the last ones go."""
+    kept = []
+    left = list(dropped)
+    for field in reversed(headers):
+        if field in left:
+            left.remove(field)
+        else:
+            kept.append(field)
+    return kept[::-1]
+
+
+def closing_answer(response: Response) -> bytes:
+    """A whole answer after which the connection ends."""
+    code, line = status_line(f"{response.status} {response.reason}")
+    body = response.read(PIECE)
+    head, _, _ = compose((1, 1), code, line, [*response.headers, ("Content-Length", str(len(body)))])
+    return head + b"Connection: close\r\n\r\n" + body

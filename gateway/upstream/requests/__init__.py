@@ -1,0 +1,1 @@
+"""Ordinary ``requests`` calls over the upstreams. ``adapter`` is the door."""

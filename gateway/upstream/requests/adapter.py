@@ -1,0 +1,339 @@
+"""Ordinary ``requests`` over our upstreams: ``govern_requests()`` takes over every session of the process.
+
+It replaces ``HTTPAdapter.send``, which sessions made before, sessions inside libraries and bare ``requests.get`` all come to; lets
+new sessions make adapters that cost nothing; and puts the shortcuts in place (shortcuts.py). A call then goes one of three
+ways:
+
+- ``http://<upstream>/path`` to that upstream, balanced over its instances, unless a redirect from elsewhere leads there
+  (redirects.py);
+- any other http or https URL to an upstream made for its place and TLS settings, with connections shared by the whole process;
+- to the stock adapter, with the stock result: through a proxy, with retries or pool settings of its own, an adapter of a class of
+  its own, an odd scheme or framing, an Upgrade, a tool that replaces parts of urllib3 (hooks.py), and whatever is
+  malformed: what to raise for that, stock knows best.
+
+The sessions' own business stays theirs: cookies, redirects, authentication, hooks. Nothing is kept here but connections.
+
+Within a request a call has the time the request has left, is noted in its attempts, and tells upstreams (never a foreign host)
+its X-Request-Id and trace. An error is of the class that stock raises for the same fault, with ours as its ``__cause__``; a
+deadline that passes is DeadlineTimeout, which is a requests.ReadTimeout and a DeadlineExceeded.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+import warnings
+from collections.abc import Mapping
+from http.client import BadStatusLine, HTTPException, IncompleteRead, RemoteDisconnected
+from typing import Any
+from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
+
+import requests.sessions
+from requests import PreparedRequest
+from requests import Response as RequestsResponse
+from requests import exceptions
+from requests.adapters import DEFAULT_POOLBLOCK, DEFAULT_POOLSIZE, HTTPAdapter
+from requests.utils import select_proxy
+from urllib3 import exceptions as urllib3_exceptions
+from urllib3.poolmanager import PoolManager
+from urllib3.util.retry import Retry
+
+from ...deadline import Deadline
+from ...errors import (BadRequest, ConnectFailed, ConnectTimeout, DeadlineExceeded, GatewayError, PoolExhausted, UpstreamClosed,
+                       UpstreamProtocolError, UpstreamTimeout)
+from ...message import Body, Call, Headers, Request
+from ...tasks import current_request, event_loop, give_way, native_thread
+from ..client import Upstream
+from ..dns import LookupFailed
+from ..head import ConflictingLengths
+from . import redirects, shortcuts
+from .call import Fixed, NotOurs, TimedCall, take_apart, target_of, timeouts_of
+from .hooks import Way, hooks, show
+from .places import NEVER, ForeignPlace, Places
+from .response import RawResponse, WholeResponse
+
+TRACE = ("traceparent", "tracestate")
+FRESH = {"config", "proxy_manager", "_pool_connections", "_pool_maxsize", "_pool_block"}
+STOCK_RETRIES = vars(Retry(0, read=False))
+STOCK_POOL = {"maxsize": DEFAULT_POOLSIZE, "block": DEFAULT_POOLBLOCK}
+
+stock_send = HTTPAdapter.send
+
+
+class DeadlineTimeout(exceptions.ReadTimeout, DeadlineExceeded):
+    """The time of the request that is being answered was over during a call. Uncaught it becomes 504."""
+
+
+def govern_requests(upstreams: Mapping[str, Upstream] | None = None) -> None:
+    """Send what every ``requests`` session of this process sends through ``upstreams``, and to foreign hosts by our transport.
+
+    May be called again: with upstreams, they replace those before; without, it changes nothing.
+    """
+    if upstreams is not None:
+        governor.use(upstreams)
+    if not governor.active:
+        governor.active = True
+        HTTPAdapter.send = governed_send  # type: ignore[method-assign]
+        requests.sessions.HTTPAdapter = LazyAdapter
+        redirects.install()
+        shortcuts.install()
+
+
+def ungovern_requests() -> None:
+    """Undo ``govern_requests`` and close the unused connections to foreign hosts."""
+    governor.active = False
+    governor.use({})
+    requests.sessions.HTTPAdapter = HTTPAdapter
+    redirects.remove()
+    shortcuts.remove()
+    if HTTPAdapter.send is governed_send:                # else somebody has wrapped it, and it goes on as stock
+        HTTPAdapter.send = stock_send  # type: ignore[method-assign]
+
+
+class Governor:
+    """Whether calls are taken over, by which configured upstreams, and the places of each native thread."""
+
+    def __init__(self) -> None:
+        self.active = False
+        self._upstreams: dict[str, Upstream] = {}
+        self._home = 0
+        self._places: WeakKeyDictionary[Any, Places] = WeakKeyDictionary()
+
+    def use(self, upstreams: Mapping[str, Upstream]) -> None:
+        """Set the configured upstreams, whose connections belong to this thread."""
+        self._upstreams = dict(upstreams)
+        self._home = native_thread()
+        places = self._places.pop(event_loop(), None) if self._places else None
+        self._places = WeakKeyDictionary()
+        if places is not None:
+            places.close()
+
+    def places(self) -> Places:
+        """Those of this thread. In a thread other than the application's, an upstream is one with connections of its own."""
+        loop = event_loop()
+        places = self._places.get(loop)
+        if places is None or places.process != os.getpid():          # what a parent process opened is its own: left, not closed
+            upstreams = self._upstreams
+            if native_thread() != self._home:
+                upstreams = {name: Upstream(name, upstream.settings) for name, upstream in upstreams.items()}
+            places = self._places[loop] = Places(upstreams)
+        return places
+
+    def __repr__(self) -> str:
+        return f"Governor({'active' if self.active else 'off'}, {', '.join(self._upstreams)})"
+
+
+governor = Governor()
+NO_DEADLINE = Deadline(NEVER)
+
+
+def governed_send(self: HTTPAdapter, request: PreparedRequest, stream: bool = False, timeout: Any = None, verify: Any = True,
+                  cert: Any = None, proxies: Any = None) -> RequestsResponse:
+    """``HTTPAdapter.send`` while ``requests`` is governed."""
+    if governor.active and governable(self) and (way := hooks.way()) is not Way.STOCK:
+        try:
+            place = place_of(request, verify, cert, proxies)
+            return exchange(self, place, request, stream, timeout, way is Way.SHOWN)
+        except NotOurs:
+            pass
+    return stock_send(self, request, stream=stream, timeout=timeout, verify=verify, cert=cert, proxies=proxies)
+
+
+def governable(adapter: HTTPAdapter) -> bool:
+    """Is it what a session makes for itself, as it was made?"""
+    own = vars(adapter)
+    if type(adapter) is LazyAdapter and own.keys() == FRESH:
+        return True
+    if type(adapter) not in (HTTPAdapter, LazyAdapter) or not own.keys() <= FRESH | {"poolmanager", "max_retries"}:
+        return False
+    pools = adapter.poolmanager
+    return (type(pools) is PoolManager and pools.connection_pool_kw == STOCK_POOL and vars(adapter.max_retries) == STOCK_RETRIES
+            and own["_pool_connections"] == DEFAULT_POOLSIZE)
+
+
+def place_of(request: PreparedRequest, verify: Any, cert: Any, proxies: Any) -> ForeignPlace:
+    """Where the request goes. A configured upstream is never behind a proxy. Raises NotOurs."""
+    try:
+        parts = urlsplit(request.url or "")
+    except ValueError:
+        raise NotOurs from None
+    scheme, netloc = str(parts.scheme), str(parts.netloc).rpartition("@")[2].lower()
+    places = governor.places()
+    if scheme == "http":
+        named = places.names.get(netloc)
+        if named is not None and redirects.may_use_name(request, netloc):
+            return named
+        if cert is not None:
+            raise NotOurs
+        verify = True
+    elif scheme != "https" or type(verify) not in (bool, str) or not is_certificate(cert):
+        raise NotOurs
+    if proxies and select_proxy(str(request.url), proxies):
+        raise NotOurs
+    place = places.foreign(scheme, netloc, verify, cert)
+    if place is None:
+        raise NotOurs
+    if verify is False:
+        warnings.warn(f"Unverified HTTPS request is being made to host '{parts.hostname}'. Adding certificate verification is "
+                      "strongly advised. See: https://urllib3.readthedocs.io/en/latest/advanced-usage.html#tls-warnings",
+                      urllib3_exceptions.InsecureRequestWarning)
+    return place
+
+
+def is_certificate(cert: Any) -> bool:
+    """Is it None, a file, or a file and that of its key?"""
+    return cert is None or type(cert) is str or type(cert) is tuple and len(cert) == 2
+
+
+def exchange(adapter: HTTPAdapter, place: ForeignPlace, request: PreparedRequest, stream: bool, timeout: Any,
+             shown: bool) -> RequestsResponse:
+    """Send the request to its place, ``shown`` to the tools that hook into http.client. Raises NotOurs before anything is sent, and
+    what stock raises."""
+    connect, read = timeouts_of(timeout)
+    prepared, target = take_apart(request), target_of(request.path_url)
+    current, headers, body = current_request.get(), prepared.headers, prepared.body
+    upload = isinstance(body, Body)
+    host = prepared.host
+    if place.named:
+        headers = headers + told(current, prepared.names)
+        host = host or host_of(place.upstream.settings.host, current)
+    # The upstream's read timeout bounds an upload's pauses as well, and those are the caller's: then BodyFile watches the answer.
+    call = TimedCall(request.method or "", target, headers, body, deadline=NO_DEADLINE, host=host, timeout=read,
+                     connect_timeout=None if place.named else NEVER if connect is None else connect,
+                     read_timeout=None if upload else read)
+    if current is not None:
+        give_way(current.deadline)
+    try:
+        if current is not None:
+            call.deadline = Fixed(current.deadline) if upload else current.deadline
+        response = show(call, str(request.url), place.upstream.send) if shown else place.upstream.send(call)
+    except BadRequest as error:
+        if not upload:
+            raise NotOurs from error
+        raise requests_error(error, place, call, request) from error
+    except GatewayError as error:
+        raise requests_error(error, place, call, request) from error
+    finally:
+        if current is not None:
+            current.attempts.extend(call.attempts)
+    kind = WholeResponse if WholeResponse.suits(response) else RawResponse
+    raw = kind(response, call.method, target, place.label, silence=read if upload else None, late=DeadlineTimeout,
+               deadline=None if stream or current is None else call.deadline)
+    if place.named and 300 < response.status < 400:
+        raw.own_origins = redirects.own_origins(place.upstream, host)
+    return adapter.build_response(request, raw)
+
+
+def told(current: Request | None, given: set[str]) -> Headers:
+    """What an upstream is told of the request that is being answered, unless the call says it itself."""
+    if current is None:
+        return []
+    headers = [("X-Request-Id", current.id)] if current.id and "x-request-id" not in given else []
+    if "traceparent" not in given:
+        headers += [(name, value) for name in TRACE for value in current.header_list(name)]
+    return headers
+
+
+def host_of(setting: str, current: Request | None) -> str | None:
+    """The Host for a configured upstream, by its ``host`` setting; None is the instance's own."""
+    if setting == "preserve":
+        return current.host or None if current is not None else None
+    return None if setting == "upstream" else setting
+
+
+class StockAdapter(HTTPAdapter):
+    """Mounted on a session (``session.mount("https://", StockAdapter())``) it sends the stock way whatever goes there."""
+
+
+class LazyAdapter(HTTPAdapter):
+    """What a new session has for ``http://`` and ``https://``: like a stock adapter, but its pools are made when they are needed.
+
+    To make them is most of what a bare ``requests.get`` costs. Pickled and copied it is a stock adapter.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if args or kwargs or type(self) is not LazyAdapter:
+            super().__init__(*args, **kwargs)
+            return
+        self.config = {}
+        self.proxy_manager = {}
+        self._pool_connections = self._pool_maxsize = DEFAULT_POOLSIZE
+        self._pool_block = DEFAULT_POOLBLOCK
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "poolmanager":
+            self.init_poolmanager(self._pool_connections, self._pool_maxsize, block=self._pool_block)
+        elif name == "max_retries":
+            self.max_retries = Retry(0, read=False)
+        else:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return vars(self)[name]
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if type(self) is not LazyAdapter:
+            return super().__reduce_ex__(protocol)
+        return HTTPAdapter, (), self.__getstate__()
+
+    def close(self) -> None:
+        if vars(self).keys() != FRESH or self.proxy_manager:
+            super().close()
+
+
+def requests_error(error: GatewayError, place: ForeignPlace, call: Call, request: PreparedRequest) -> exceptions.RequestException:
+    """What stock raises for the same fault, with what urllib3 would have raised inside."""
+    pool: Any = place.label
+    if isinstance(error, DeadlineExceeded):
+        return DeadlineTimeout(urllib3_exceptions.ReadTimeoutError(pool, call.target, error.detail), request=request)
+    if isinstance(error, (ConnectTimeout, PoolExhausted)):
+        return exceptions.ConnectTimeout(gave_up(pool, call, urllib3_exceptions.ConnectTimeoutError(
+            pool, f"Connection timed out. ({error.detail})")), request=request)
+    in_body = bool(call.attempts) and call.attempts[-1].status != 0
+    if isinstance(error, UpstreamTimeout):
+        if in_body:                                      # stock says so in this odd way
+            return exceptions.ConnectionError(urllib3_exceptions.ReadTimeoutError(pool, None, "Read timed out."))
+        return exceptions.ReadTimeout(urllib3_exceptions.ReadTimeoutError(
+            pool, call.target, f"Read timed out. (read timeout={call.timeout})"), request=request)
+    if isinstance(error, ConnectFailed):
+        return connect_error(error, pool, call, request)
+    if isinstance(error.__cause__, ConflictingLengths):
+        return exceptions.InvalidHeader(urllib3_exceptions.InvalidHeader(error.detail), request=request)
+    if in_body:
+        return exceptions.ChunkedEncodingError(aborted(IncompleteRead(b""), error, f"Connection broken: {error.detail}"))
+    inside: Exception = error
+    if isinstance(error, UpstreamClosed):
+        inside = error.__cause__ if isinstance(error.__cause__, OSError) else RemoteDisconnected(
+            "Remote end closed connection without response")
+    elif isinstance(error, UpstreamProtocolError):
+        inside = BadStatusLine(error.detail)
+    return exceptions.ConnectionError(aborted(inside, error, "Connection aborted."), request=request)
+
+
+def connect_error(error: ConnectFailed, pool: Any, call: Call, request: PreparedRequest) -> exceptions.ConnectionError:
+    cause = error.__cause__
+    if isinstance(cause, ssl.SSLError):                  # a certificate that does not verify is one as well
+        return exceptions.SSLError(gave_up(pool, call, urllib3_exceptions.SSLError(cause)), request=request)
+    reason = urllib3_exceptions.NewConnectionError(pool, f"Failed to establish a new connection: {error.detail}")
+    if isinstance(cause, LookupFailed):
+        host: Any = urlsplit(str(request.url)).hostname
+        reason = urllib3_exceptions.NameResolutionError(host, pool, cause)  # type: ignore[arg-type]
+    return exceptions.ConnectionError(gave_up(pool, call, reason), request=request)
+
+
+def gave_up(pool: Any, call: Call, reason: Exception) -> urllib3_exceptions.MaxRetryError:
+    return urllib3_exceptions.MaxRetryError(pool, call.target, reason)
+
+
+def aborted(inside: Exception, error: GatewayError, text: str) -> urllib3_exceptions.ProtocolError:
+    if inside is not error:
+        inside.__cause__ = error
+    return urllib3_exceptions.ProtocolError(text, inside)
+
+
+def gateway_error(error: BaseException | None) -> GatewayError | None:
+    """Ours behind what ``requests`` or urllib3 has raised, whether that comes from the call or from reading the answer's body."""
+    while error is not None and not isinstance(error, GatewayError):
+        if not isinstance(error, (exceptions.RequestException, urllib3_exceptions.HTTPError, HTTPException, TimeoutError)):
+            return None
+        error = error.__cause__ or error.__context__
+    return error

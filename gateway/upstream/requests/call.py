@@ -1,0 +1,202 @@
+"""A prepared request of ``requests`` as a Call: the same bytes that stock would send, or None for what only stock can do.
+
+Host, Content-Length and Transfer-Encoding stand among the prepared headers; here they become the call's ``host`` and ``body``.
+urllib3 and http.client add User-Agent and ``Accept-Encoding: identity`` where they are missing, and encode in the target what
+``requests`` lets pass; so does this.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from contextvars import copy_context
+from typing import Any, NamedTuple
+
+from urllib3 import __version__ as urllib3_version
+from urllib3.util.request import SKIP_HEADER, body_to_chunks
+from urllib3.util.url import _encode_target
+
+from ...deadline import Deadline
+from ...message import Body, Call, Headers
+
+PLAIN_TARGET = re.compile(r"/[A-Za-z0-9/_.~!$&'()*+,;=:@?-]*")      # needs no encoding
+TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+SPECIAL = frozenset({"host", "content-length", "transfer-encoding", "upgrade", "user-agent", "accept-encoding"})
+USER_AGENT = "User-Agent", f"python-urllib3/{urllib3_version}"
+IDENTITY = "Accept-Encoding", "identity"
+PIECE = 16384                                            # bytes, as http.client reads a file
+
+
+class PreparedCall(NamedTuple):
+    """What a prepared request says, sorted out."""
+
+    headers: Headers
+    names: set[str]                                      # of the special ones that were given, and of all others, in lower case
+    host: str | None
+    body: bytes | Body | None
+
+
+class NotOurs(Exception):
+    """Only stock can send this, or say what is wrong with it."""
+
+
+def take_apart(request: Any) -> PreparedCall:
+    """Raises NotOurs."""
+    special: dict[str, str] = {}
+    headers: Headers = []
+    names = set()
+    for name, value in request.headers.items():
+        if type(name) is not str or type(value) is not str:
+            name, value = text_of(name), text_of(value)
+        lower = name.lower()
+        names.add(lower)
+        if lower in SPECIAL:
+            special[lower] = value
+            if lower not in ("user-agent", "accept-encoding") or value == SKIP_HEADER:
+                continue
+        headers.append((name, value))
+    if "user-agent" not in names:
+        headers.append(USER_AGENT)
+    if "accept-encoding" not in names:
+        headers.append(IDENTITY)
+    if "upgrade" in names or request.method == "CONNECT" or not TOKEN.fullmatch(request.method):
+        raise NotOurs
+    host = special.get("host")
+    if host == SKIP_HEADER:
+        raise NotOurs
+    body = body_of(request.body, request.method, special.get("content-length"), special.get("transfer-encoding"))
+    return PreparedCall(headers, names, host, body)
+
+
+def text_of(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.decode("latin-1")
+    if isinstance(value, str):
+        return str(value)
+    raise NotOurs
+
+
+def target_of(path: str) -> str:
+    """Path and query as they are sent. Raises NotOurs."""
+    if PLAIN_TARGET.fullmatch(path):
+        return path
+    if not path.startswith("/"):
+        raise NotOurs
+    return _encode_target(path)
+
+
+def body_of(body: Any, method: str, length: str | None, coding: str | None) -> bytes | Body | None:
+    """``length`` and ``coding`` are the fields that announce it. Raises NotOurs when they are not what goes with it."""
+    if body is None:
+        if coding is not None or length not in (None, "0"):
+            raise NotOurs
+        return None if length is None else b""
+    if isinstance(body, str):
+        body = body.encode()
+    if isinstance(body, (bytes, bytearray)):
+        if coding is not None or length != str(len(body)):
+            raise NotOurs
+        return bytes(body)
+    if length is None and coding in (None, "chunked"):
+        size = None
+    elif coding is None and length is not None and length.isascii() and length.isdigit():
+        size = int(length)
+    else:
+        raise NotOurs
+    chunks: Any = body_to_chunks(body, method, PIECE).chunks
+    if type(chunks) is tuple:                            # it is in memory, like a memoryview
+        data = memoryview(body)
+        if data.nbytes != (size or 0):                   # its items are no bytes: stock announces their number
+            raise NotOurs
+        if size:
+            return octets(data)
+    return Body(Upload(pieces_of(chunks, size is None), size).read, size)
+
+
+class Upload:
+    """The pieces of a body as ``read(size)``; not more than ``length`` bytes of it.
+
+    What gives them may be a generator that looks at ``flask.request``, and who sends it runs in a greenlet of its own: so it is run
+    in the context in which the call was made.
+    """
+
+    def __init__(self, pieces: Iterator[bytes], length: int | None) -> None:
+        self._context = copy_context()
+        self._pieces = pieces
+        self._left = length
+        self._rest = memoryview(b"")
+
+    def read(self, size: int) -> bytes:
+        """At least a byte, b"" at the end. Raises what the source does."""
+        if not self._rest:
+            self._rest = memoryview(self._context.run(next, self._pieces, b""))
+        piece = bytes(self._rest[:size if self._left is None else min(size, self._left)])
+        self._rest = self._rest[len(piece):]
+        if self._left is not None:
+            self._left -= len(piece)
+        return piece
+
+
+def pieces_of(chunks: Iterable[Any], chunked: bool) -> Iterator[bytes]:
+    """The bytes, none of them empty, that urllib3 and http.client would send for these; they raise TypeError for what those do not
+    take. A chunk is anything that has a length and goes into ``b"%b"``; a piece of a body with Content-Length is what a socket
+    takes, a file or an iterable of that."""
+    for chunk in chunks:
+        if not chunk:
+            continue
+        if isinstance(chunk, str):
+            chunk = chunk.encode()
+        if chunked:
+            len(chunk)
+            yield from filter(None, [b"%b" % (chunk,)])
+        elif hasattr(chunk, "read"):
+            yield from pieces_of(body_to_chunks(chunk, "", PIECE).chunks or (), True)
+        else:
+            yield from filter(None, octets_of(chunk))
+
+
+def octets_of(data: Any) -> Iterable[bytes]:
+    """What ``http.client`` gives to a socket, which takes anything in memory, or an iterable of such. Raises TypeError."""
+    try:
+        return [octets(data)]
+    except TypeError:
+        if not isinstance(data, Iterable):
+            raise TypeError(f"data should be a bytes-like object or an iterable, got {type(data)!r}") from None
+    return map(octets, data)
+
+
+def octets(data: Any) -> bytes:
+    """What a socket sends of it. Raises TypeError."""
+    return data if type(data) is bytes else bytes(memoryview(data).cast("B"))
+
+
+class TimedCall(Call):
+    """A Call with times of its own for connecting and for reading."""
+
+    def __init__(self, *args: Any, connect_timeout: float | None, read_timeout: float | None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.connect_timeout = connect_timeout
+        self.read_timeout = read_timeout
+
+
+class Fixed(Deadline):
+    """A deadline of its own, for a call that uploads: neither the upload nor its end may move the request's."""
+
+    __slots__ = ()
+
+    def __init__(self, whole: Deadline) -> None:
+        super().__init__(whole.left(), whole.clock)
+
+    def restart(self) -> None:
+        return
+
+
+def timeouts_of(timeout: Any) -> tuple[float | None, float | None]:
+    """Seconds for connecting and for reading. Raises NotOurs for what is neither a number above 0 nor a pair of such."""
+    if timeout is None:
+        return None, None
+    connect, read = timeout if type(timeout) is tuple and len(timeout) == 2 else (timeout, timeout)
+    for seconds in (connect, read):
+        if seconds is not None and not (isinstance(seconds, (int, float)) and not isinstance(seconds, bool) and seconds > 0):
+            raise NotOurs
+    return connect, read

@@ -1,0 +1,101 @@
+"""Where a call of ``requests`` goes: a configured upstream by its name, or one made for a foreign place when it is first called.
+
+A foreign place is scheme, host, port, and the TLS settings the call asks for. At most LIMIT are kept; the one called longest ago is
+closed. Its upstream has no times of its own, as ``requests`` has none: a call brings those it asks for (TimedCall).
+
+Connections belong to the event loop of one native thread and to one process, so each thread has Places of its own, and a forked
+process begins with empty ones.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+import certifi
+
+from ...config import Tls
+from ...config import UpstreamSettings as Settings
+from ...errors import ConfigError
+from ..client import Upstream
+
+LIMIT = 256
+NEVER = 365 * 86400.0                                    # seconds
+Verify = bool | str
+Certificate = str | tuple[str, str] | None
+
+
+class ForeignPlace:
+    """An upstream. ``named``: it is configured, and keeps its own connect timeout. ``label`` is what urllib3 calls a place in its
+    errors."""
+
+    def __init__(self, upstream: Upstream, label: str, named: bool) -> None:
+        self.upstream = upstream
+        self.label = label
+        self.named = named
+
+    def __repr__(self) -> str:
+        return f"ForeignPlace({self.upstream!r})"
+
+
+class Places:
+    """The places of one native thread in one process. ``names`` are the configured upstreams it may use."""
+
+    def __init__(self, names: Mapping[str, Upstream]) -> None:
+        self.process = os.getpid()
+        self.names = {name.lower(): ForeignPlace(upstream, label("http", name, 80), named=True) for name, upstream in names.items()}
+        self._foreign: OrderedDict[tuple[str, str, Verify, Certificate], ForeignPlace] = OrderedDict()
+
+    def foreign(self, scheme: str, netloc: str, verify: Verify, cert: Certificate) -> ForeignPlace | None:
+        """The place with that authority (no user information); None when it is nothing we can connect to."""
+        key = scheme, netloc, verify, cert
+        place = self._foreign.get(key)
+        if place is not None:
+            self._foreign.move_to_end(key)
+            return place
+        place = open_place(scheme, netloc, verify, cert)
+        if place is None:
+            return None
+        self._foreign[key] = place
+        if len(self._foreign) > LIMIT:
+            self._foreign.popitem(last=False)[1].upstream.close()
+        return place
+
+    def close(self) -> None:
+        """Close the unused connections to foreign places; the configured upstreams belong to who gave them."""
+        while self._foreign:
+            self._foreign.popitem()[1].upstream.close()
+
+    def __repr__(self) -> str:
+        return f"Places({len(self.names)} named, {len(self._foreign)} foreign)"
+
+
+def open_place(scheme: str, netloc: str, verify: Verify, cert: Certificate) -> ForeignPlace | None:
+    """A place for a URL's authority, None when it cannot be one."""
+    try:
+        parts = urlsplit(f"{scheme}://{netloc}")
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return None
+    if not host.isascii() or host.endswith(".") or "%" in host or port == 0:
+        return None
+    authority = f"[{host}]" if ":" in host else host
+    url = f"{scheme}://{authority}" if port is None else f"{scheme}://{authority}:{port}"
+    tls = Tls()
+    if scheme == "https":
+        certificate, key = cert if isinstance(cert, tuple) else (cert, None)
+        tls = Tls(verify=bool(verify), ca=certifi.where() if verify is True else verify or None, certificate=certificate, key=key)
+        if not all(os.path.isfile(name) for name in (tls.ca, certificate, key) if name):
+            return None
+    try:
+        settings = Settings(instances=(url,)).model_copy(update={"connect_timeout": NEVER, "read_timeout": NEVER, "tls": tls})
+        return ForeignPlace(Upstream(netloc, settings), label(scheme, host, port), named=False)
+    except (ConfigError, ValueError):
+        return None
+
+
+def label(scheme: str, host: str, port: int | None) -> str:
+    kind, usual = ("HTTPSConnectionPool", 443) if scheme == "https" else ("HTTPConnectionPool", 80)
+    return f"{kind}(host={host!r}, port={port or usual})"

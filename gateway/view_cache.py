@@ -1,0 +1,307 @@
+"""The cache of view code, and the tiers that it shares with the HTTP cache.
+
+``view_cache`` is one Flask-Caching object for the process, set up for the application by ``init``. It is for memoizing in
+application code, where the author chooses the key. It is no HTTP cache: it knows nothing of Cache-Control, Vary, methods or users.
+docs/cache.md says what that means for ``cached()``.
+
+``Tiered`` is its backend: ``CACHE_TYPE = "gateway.view_cache.Tiered"``. A value is in the memory of the worker and, where there is
+one, in a tier behind it, written as plain data (cache/storage/plain_values.py). A value that is none, an object of the
+application's own classes, stays in the memory of the worker, as a copy. What is deleted or cleared is forgotten by every worker;
+what is set again elsewhere is seen NEAR seconds later at most.
+
+A tier may have what is older than that: a record that could not be replaced or deleted, because the tier was away, or for want of a
+loop in a native thread. So memory keeps what was stored later than the record, and each worker remembers which keys were deleted
+last, MOST_GONE of them: a record from before that is none.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from flask import Flask, Response
+from flask_caching import Cache
+from flask_caching.backends.base import BaseCache
+
+from . import run_directory
+from .cache.clock import now
+from .cache.purge.journal import PurgeJournal
+from .cache.purge.marks import Purge
+from .cache.purge.redis_stream import PurgeStream
+from .cache.storage import plain_values
+from .cache.storage.bounded_socket import LARGEST
+from .cache.storage.file_tier import FileTier
+from .cache.storage.lookups import Lookup
+from .cache.storage.memcached_tier import MemcachedTier
+from .cache.storage.memory import MemoryTier
+from .cache.storage.nginx_generation import Generation
+from .cache.storage.redis_tier import RedisTier
+from .cache.storage.store import HttpStore
+from .cache.storage.tiers import Channel, Counts, Shared
+from .config import CacheStorage, Config
+from .tasks import native_lock, native_thread
+
+NEAR = 1.0                      # seconds that memory goes without asking the tier behind it
+MOST_GONE = 10_000
+SEVERAL = 4                     # of the largest bodies that a route keeps are in one record
+FOREVER = 10 * 365 * 86400.0    # seconds
+MAGIC = b"GGVC\x01"
+PLAIN = (str, bytes, int, float, bool, type(None))
+
+view_cache = Cache()
+
+
+def http_store(config: Config, counts: Counts | None = None) -> HttpStore:
+    """The tiers that a configuration asks for. Nothing runs before its ``start``. Raises ConfigError without an extra it needs."""
+    largest = max([SEVERAL * route.cache.max_object for route in config.routes if route.cache], default=0)
+    store = store_of(config.cache, counts, max(LARGEST, largest))
+    if config.nginx.generation is not None and any(route.cache and route.cache.edge for route in config.routes):
+        generation = Generation(config.nginx.generation)
+        store.channels = (generation, *store.channels)
+        store.hears["edge"] = generation.heard
+    return store
+
+
+def store_of(settings: CacheStorage, counts: Counts | None = None, largest: int = LARGEST) -> HttpStore:
+    """The same from the settings themselves. ``largest`` is the size of a record in bytes."""
+    counts = counts or Counts()
+    tiers: list[Shared] = []
+    channels: list[Channel] = []
+    leases = None
+    place = run_directory.current()
+    journal = PurgeJournal(place.path / "purges") if place is not None else None
+    if settings.redis:
+        leases = RedisTier(settings.redis, settings.prefix, settings.timeout, largest=largest,
+                           failed=counts.of("errors", "redis"))
+        tiers.append(leases)
+        channels.append(PurgeStream(leases))
+    if settings.memcached:
+        tiers.append(MemcachedTier(settings.memcached, settings.prefix, settings.timeout, largest=largest,
+                                   failed=counts.of("errors", "memcached")))
+    if settings.file:
+        tiers.append(FileTier(settings.file, settings.file_size, largest=largest, failed=counts.of("errors", "file"),
+                              evicted=counts.of("evicted", "file")))
+        journal = PurgeJournal(Path(settings.file) / "purges", make=True)     # they have to last as long as what they purge
+    if journal is not None:
+        channels.insert(0, journal)                      # it does not wait: what is told next is not in it before this
+    return HttpStore(MemoryTier(settings.memory), tiers, channels, journal=journal, leases=leases, compress=settings.compress,
+                     counts=counts, patience=settings.timeout, largest=largest)
+
+
+def init(app: Flask, store: HttpStore | None = None) -> None:
+    """Set ``view_cache`` up for ``app`` from its ``CACHE_*`` settings. Without CACHE_TYPE it is Tiered, over ``store``."""
+    app.config.setdefault("CACHE_TYPE", "gateway.view_cache.Tiered")
+    app.config.setdefault("CACHE_DEFAULT_TIMEOUT", 300)
+    app.extensions["greengate.store"] = store
+    view_cache.init_app(app)
+
+
+class Tiered(BaseCache):
+    """The backend. Without a store of the gateway, it makes one from CACHE_MEMORY (bytes), CACHE_REDIS_URL and CACHE_DIR."""
+
+    def __init__(self, store: HttpStore, memory: int, default_timeout: int = 300) -> None:
+        super().__init__(default_timeout)
+        self.store = store
+        self.memory = MemoryTier(memory, store.counts.of("evicted", "views"))
+        self.gone: OrderedDict[str, float] = OrderedDict()           # when each of these keys was deleted, the last one last
+        self._lock = native_lock()
+        self._thread = native_thread()
+        store.hears["view"] = self._purged
+
+    @classmethod
+    def factory(cls, app: Flask, config: dict[str, Any], args: list[Any], kwargs: dict[str, Any]) -> Tiered:
+        store = app.extensions.get("greengate.store")
+        if store is None:
+            chosen = {"memory": config.get("CACHE_MEMORY"), "redis": config.get("CACHE_REDIS_URL"),
+                      "file": config.get("CACHE_DIR"), "prefix": config.get("CACHE_KEY_PREFIX")}
+            store = store_of(CacheStorage(**{name: value for name, value in chosen.items() if value}))
+        return cls(store, store.memory.limit, config["CACHE_DEFAULT_TIMEOUT"])
+
+    def get(self, key: str) -> Any:
+        moment = now()
+        if native_thread() == self._thread:
+            self.store.catch_up()
+        with self._lock:
+            held = self.memory.get(key)
+        if held is not None and held.until > moment and (held.asked + NEAR > moment or not held.shared):
+            return held.value()
+        tiers = self._tiers()
+        if tiers and (found := self.store.looks.ask(f"view:{key}", partial(self._look_up, key), self.store.patience)) is not None:
+            return found.value()
+        if held is not None and held.until > moment and not any(tier.usable for tier in tiers):
+            return held.value()                          # nobody can be asked whether there is a newer one
+        return None
+
+    def _look_up(self, key: str, look: Lookup) -> Held | None:
+        """What a tier has, in memory from now on; or what memory has, when that is newer."""
+        for tier in self._tiers():
+            data = tier.get(f"view:{key}")
+            if data is not None and not look.void and (found := self._read(tier, key, data)) is not None \
+                    and found.stored <= now() + tier.margin:     # else by a clock that was stepped since
+                return self._newer(key, found, tier.margin)
+        return None
+
+    def _read(self, tier: Shared, key: str, data: bytes) -> Held | None:
+        """What is in a record; None when it is none."""
+        try:
+            return record_read(key, data, tier.shift)
+        except ValueError:
+            self.store.counts.of("corrupt", tier.name)(1.0)
+            tier.delete(f"view:{key}")
+            return None
+
+    def _newer(self, key: str, found: Held, margin: float) -> Held | None:
+        """Of what a record says and what memory has. None when the record is older than the last clear(), or was deleted, and
+        memory has nothing. By ``margin`` it says that it is older than it is, by up to three it seems so here."""
+        with self._lock:
+            held: Held | None = self.memory.get(key)
+            late = held is not None and held.stored > found.stored + 3 * margin
+            if not late and found.stored > self.store.views_cleared and found.stored + margin > self.gone.get(key, 0.0):
+                self.memory.put(key, found, found.size)
+                return found
+            if held is None or held.until <= now():
+                return None
+            held.asked = now()
+            return held
+
+    def set(self, key: str, value: Any, timeout: Any = None) -> bool:
+        seconds = self._normalize_timeout(timeout) or FOREVER
+        if seconds < 0:
+            return self.delete(key)
+        moment = now()
+        tiers = self._tiers()
+        held = Held(value, moment + seconds, moment, bool(tiers))
+        self._keep(key, held)
+        self.store.looks.forget(f"view:{key}")           # what a look-up finds now may be older
+        if tiers and held.packed is not None:
+            self._behind(partial(self._put, key, held, seconds, tiers))
+        return True
+
+    def _put(self, key: str, held: Held, seconds: float, tiers: Sequence[Shared]) -> None:
+        for tier in tiers:
+            if not tier.put(f"view:{key}", record_of(key, held, tier.shift - tier.margin), seconds):
+                self.store.counts.of("dropped", tier.name)(1.0)
+
+    def _behind(self, work: Callable[[], object]) -> None:
+        """Do it behind memory, and wait for it as long as a request may."""
+        self.store.looks.do([work], self.store.patience)
+
+    def add(self, key: str, value: Any, timeout: Any = None) -> bool:
+        return not self.has(key) and self.set(key, value, timeout)
+
+    def has(self, key: str) -> bool:
+        return self.get(key) is not None
+
+    def delete(self, key: str) -> bool:
+        there, moment = self.has(key), now()
+        self._forget(key, moment, moment)
+        self._behind(partial(self._delete, key, self._tiers(), moment))
+        return there
+
+    def _delete(self, key: str, tiers: Sequence[Shared], at: float) -> None:
+        for tier in tiers:
+            tier.delete(f"view:{key}")
+        self.store.announce(Purge("view", key, False, at))
+
+    def _forget(self, key: str, at: float, surely: float) -> None:
+        """What was stored under a key before it was deleted ``at``. A record has to be from before ``surely``."""
+        with self._lock:
+            held = self.memory.get(key)
+            if held is not None and held.stored <= at:
+                self.memory.delete(key)
+            self.gone[key] = max(surely, self.gone.pop(key, 0.0))
+            if len(self.gone) > MOST_GONE:
+                self.gone.popitem(last=False)
+        self.store.looks.forget(f"view:{key}")
+
+    def clear(self) -> bool:
+        purge = Purge("view", "", False, now())
+        self.store.heard(purge)
+        self.store.tell([purge])
+        return True
+
+    def _purged(self, purge: Purge) -> None:
+        if purge.value:                                  # who sets it again right after is not to be refused for two clocks
+            margin = max([tier.margin for tier in self.store.tiers], default=0.0)
+            self._forget(purge.value, purge.at, purge.at - 2 * margin)
+            return
+        with self._lock:
+            for key in [key for key, node in self.memory.nodes.items() if node.value.stored <= purge.at]:
+                self.memory.delete(key)
+
+    def _keep(self, key: str, held: Held) -> None:
+        with self._lock:
+            self.memory.put(key, held, held.size)
+
+    def _tiers(self) -> Sequence[Shared]:
+        """Those behind memory. Their connections belong to the loop of one thread."""
+        return self.store.tiers if native_thread() == self._thread else ()
+
+    def __repr__(self) -> str:
+        return f"Tiered({self.memory!r}, {', '.join(map(repr, self.store.tiers)) or 'no tier behind it'})"
+
+
+class Held:
+    """A value in memory, so that whoever changes what he got changes nothing for others. ``packed`` is None for what has no plain
+    form. Times are in seconds (clock.py)."""
+
+    __slots__ = ("packed", "object", "until", "stored", "asked", "shared", "size")
+
+    def __init__(self, value: Any, until: float, stored: float, shared: bool, packed: bytes | None = None) -> None:
+        self.until = until
+        self.stored = self.asked = stored
+        self.packed = packed if packed is not None else pack(value)
+        self.object = None if self.packed is not None else deepcopy(value)
+        self.shared = shared and self.packed is not None
+        self.size = 200 + (len(self.packed) if self.packed is not None else 1000)
+
+    def value(self) -> Any:
+        return unpack(self.packed) if self.packed is not None else deepcopy(self.object)
+
+
+def pack(value: Any) -> bytes | None:
+    """A value in its plain form, an answer of Flask among them; None when it has none."""
+    try:
+        if type(value) is Response and not value.is_streamed and not value.direct_passthrough:
+            return b"R" + plain_values.dumps((value.status, list(value.headers), value.get_data()))
+        return b"V" + plain_values.dumps(value)
+    except plain_values.NotPlainData:
+        return None
+
+
+def unpack(packed: bytes) -> Any:
+    value = plain_values.loads(packed[1:])
+    if packed[:1] == b"V":
+        return value
+    status, headers, body = value
+    return Response(body, status, headers)
+
+
+def record_of(key: str, held: Held, shift: float) -> bytes:
+    """What is in a tier: a mark, a checksum, and when, until when, under which key, what."""
+    rest = plain_values.dumps((held.stored + shift, held.until + shift, key, held.packed))
+    return MAGIC + zlib.crc32(rest).to_bytes(4, "big") + rest
+
+
+def record_read(key: str, data: bytes, shift: float) -> Held:
+    """Raises ValueError for what is no such record."""
+    if data[:5] != MAGIC or data[5:9] != zlib.crc32(memoryview(data)[9:]).to_bytes(4, "big"):
+        raise ValueError("not a record of this version")
+    try:
+        stored, until, stored_key, packed = plain_values.loads(data[9:])
+        unpack(packed)
+    except (TypeError, IndexError) as error:
+        raise ValueError(f"not a record of this version: {error}") from None
+    if stored_key != key or not (isinstance(stored, float) and isinstance(until, float)):
+        raise ValueError("the record of another key")
+    held = Held(None, until - shift, stored - shift, True, packed)
+    held.asked = now()
+    return held
+
+
+__all__ = ["Counts", "HttpStore", "Tiered", "http_store", "init", "view_cache"]

@@ -1,0 +1,295 @@
+"""The generation that purges change, for nginx: its steps, who makes them, what they leave behind. nginx is in the e2e tests."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import gevent
+import pytest
+
+from gateway.cache.purge.journal import PurgeJournal, latest, line_of
+from gateway.cache.purge.marks import Purge
+from gateway.cache.storage.memory import MemoryTier
+from gateway.cache.storage.nginx_generation import SWEPT, Generation
+from gateway.cache.storage.store import HttpStore
+from gateway.configfile.load import load_text
+from gateway.errors import ConfigError
+from gateway.tasks import disk
+from gateway.view_cache import http_store
+
+SAFETY = 20.0
+
+
+def edge(at: float = 0.0) -> Purge:
+    return Purge("edge", "", False, at or time.time())
+
+
+@pytest.fixture
+def made(tmp_path):
+    """``made(settled)`` is one that has begun, without the step of its beginning; ``targets`` are where its link has led since."""
+    running = []
+
+    def start(settled: float = 0.0) -> Generation:
+        generation = Generation(tmp_path / "purges" / "current", settled)
+        generation.start(lambda purge: None)
+        step, generation.targets = generation.step, []
+
+        def counted() -> bool:
+            done = step()
+            generation.targets.append(os.path.realpath(generation.link))
+            return done
+
+        generation.step = counted
+        running.append(generation)
+        return generation
+
+    yield start
+    for generation in running:
+        generation.stop()
+
+
+def until(condition) -> None:
+    with gevent.Timeout(SAFETY):
+        while not condition():
+            gevent.sleep(0.01)
+
+
+def settle() -> None:
+    """Let what runs in the background end."""
+    for _ in range(20):
+        gevent.sleep(0)
+    disk.pool().join()
+
+
+def test_it_begins_with_a_generation_and_another_worker_leaves_it(made):
+    first = made()
+    target = os.path.realpath(first.link)
+    assert os.path.isdir(target) and os.path.dirname(target) == str(first.folder)
+    assert os.path.realpath(made().link) == target
+
+
+def test_a_link_that_leads_nowhere_any_more_is_no_generation(made):
+    target = os.path.realpath(made().link)
+    os.rmdir(target)
+    again = os.path.realpath(made().link)
+    assert again != target and os.path.isdir(again)
+
+
+def test_no_two_steps_lead_to_the_same_place(made):
+    one, other = made(), made()
+    for _ in range(50):
+        assert one.step() and other.step()
+    targets = one.targets + other.targets
+    assert len(set(targets)) == 100 and all(map(os.path.isdir, targets))
+
+
+def test_the_folders_it_makes_can_be_entered_whatever_the_umask(tmp_path):
+    (tmp_path / "there").mkdir(0o700)
+    before = os.umask(0o077)
+    try:
+        Generation(tmp_path / "there" / "new" / "purges" / "current").start(lambda purge: None)
+    finally:
+        os.umask(before)
+    modes = {name: (tmp_path / name).stat().st_mode & 0o777 for name in ("there", "there/new", "there/new/purges")}
+    assert modes == {"there": 0o700, "there/new": 0o755, "there/new/purges": 0o755}
+
+
+def test_what_is_old_is_swept_away_and_nothing_else(made):
+    generation = made()
+    old = f"{time.time_ns() - int((SWEPT + 5) * 1e9):x}-1"
+    young = f"{time.time_ns() - int((SWEPT - 50) * 1e9):x}-1"
+    for name in (old, young, "kept", "12-x"):
+        (generation.folder / name).mkdir()
+    (generation.folder / f".{old}").symlink_to(old)
+    (generation.folder / "file").touch()
+    current = os.path.basename(os.path.realpath(generation.link))
+    generation._sweep_at = 0.0
+    generation.step()
+    new = os.path.basename(generation.targets[-1])
+    until(lambda: set(os.listdir(generation.folder)) == {young, "kept", "12-x", "file", current, new, "current"})
+
+
+def test_the_folder_is_looked_through_once_in_a_while_and_not_for_each_step(made, monkeypatch):
+    """Else the steps of a burst of purges would take longer the more there have been."""
+    generation, offset, looks, listed = made(), 0.0, [], os.listdir
+    settle()                                             # it has looked once
+    monkeypatch.setattr("gateway.cache.storage.nginx_generation.monotonic", lambda: time.monotonic() + offset)
+    monkeypatch.setattr(os, "listdir", lambda folder: (looks.append(folder), listed(folder))[1])
+    for offset, expected in ((SWEPT, 1), (SWEPT + SWEPT / 2, 1), (2 * SWEPT + 1, 2)):
+        assert all(generation.step() for _ in range(50))
+        until(lambda: len(looks) >= expected)
+        settle()
+        assert looks == [generation.folder] * expected
+
+
+def test_where_nothing_can_be_swept_that_is_said_and_purges_reach_nginx(made, monkeypatch, caplog):
+    def failing(folder):
+        raise PermissionError(13, "not allowed")
+
+    generation = made()
+    monkeypatch.setattr(os, "listdir", failing)
+    generation._sweep_at = 0.0
+    assert generation.step() and generation.reached
+    until(lambda: "old generations of nginx stay" in caplog.text)
+
+
+def test_an_old_one_that_is_current_is_not_swept_away(made):
+    """After the others have been idle for long; the sweep is another worker's, that had made its link before."""
+    generation = made()
+    old = f"{time.time_ns() - int((SWEPT + 5) * 1e9):x}-1"
+    (generation.folder / old).mkdir()
+    generation.link.unlink()
+    generation.link.symlink_to(old)
+    generation._sweep()
+    assert os.path.isdir(os.path.realpath(generation.link))
+
+
+def test_a_purge_made_here_is_a_step_at_once_and_one_more_at_last(made):
+    generation = made(settled=0.05)
+    assert generation.write(edge()) is True and len(generation.targets) == 1
+    until(lambda: len(generation.targets) == 2)
+
+
+def test_purges_made_here_at_the_same_time_are_one_step_after_all_of_them(made):
+    generation = made(settled=SAFETY)
+    told = []
+
+    def telling():
+        done = generation.write(edge())
+        told.append((done, len(generation.targets)))
+
+    for round in (1, 2):
+        gevent.joinall([gevent.spawn(telling) for _ in range(100)], timeout=SAFETY, raise_error=True)
+        assert told == [(True, round)] * 100, "none has gone on before a step that began after it"
+        told.clear()
+
+
+@pytest.mark.parametrize("kind", ["url", "tag", "prefix", "everything", "key", "view"])
+def test_other_purges_are_none_of_its_business(made, kind):
+    """What somebody asks for is followed by one of kind edge; the rest is what clients do."""
+    generation = made()
+    assert generation.write(Purge(kind, "x", False, time.time())) is False and generation.targets == []
+
+
+def test_many_that_are_heard_at_once_are_one_step_when_all_are_known(made):
+    generation = made(settled=SAFETY)
+    for _ in range(10):
+        generation.heard(edge())
+        assert generation.targets == [], "what is heard with it counts first"
+    until(lambda: len(generation.targets) == 1)
+    generation.heard(edge())
+    until(lambda: len(generation.targets) == 2)
+
+
+@pytest.mark.parametrize("at, stepped, expected", [
+    (-10, -5, 0), (-10, -10, 0), (-5, -10, 1), (-5, None, 1), (5, 10, 1), (5, -10, 1), (-5, 3600, 1)])
+def test_what_was_purged_before_it_began_needs_only_the_step_of_others(made, at, stepped, expected):
+    """Seconds from when it began: when it was purged, and when the last step was made."""
+    generation = made(settled=SAFETY)
+    began = generation._began
+    generation.link.unlink()
+    if stepped is not None:
+        generation.link.symlink_to(f"{int((began + stepped) * 1e9):x}-1")
+    generation.heard(edge(began + at))
+    assert (generation._soon is not None) == expected
+    if expected:
+        generation._soon.join()
+    assert len(generation.targets) == expected
+
+
+def test_a_folder_that_cannot_be_written_to_is_said_and_no_error(tmp_path, caplog):
+    (tmp_path / "purges").touch()
+    generation = Generation(tmp_path / "purges" / "current")
+    generation.start(lambda purge: None)
+    assert "nginx keeps nothing" in caplog.text or "purges do not reach nginx" in caplog.text
+    assert generation.write(edge()) is False and not generation.reached
+    assert "purges do not reach nginx" in caplog.text
+    (tmp_path / "purges").unlink()
+    generation.start(lambda purge: None)
+    assert generation.write(edge()) is True and generation.reached
+    generation.stop()
+
+
+# -- who tells it
+
+class Told:
+    """A channel that writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.kinds: list[str] = []
+
+    def write(self, purge: Purge) -> bool:
+        self.kinds.append(purge.kind)
+        return True
+
+
+@pytest.mark.parametrize("what", [{"url": "/a"}, {"url": "/a?x=1"}, {"prefix": "/"}, {"tag": "t"}, {"everything": True}])
+@pytest.mark.parametrize("listening", [True, False])
+def test_what_somebody_purges_is_followed_by_one_for_nginx(what, listening):
+    told = Told()
+    store = HttpStore(MemoryTier(1000), channels=[told])
+    if listening:
+        store.hears["edge"] = told.write
+    assert store.purge(**what) == 1
+    [purged, *more] = told.kinds
+    assert purged != "edge" and more == (["edge"] if listening else [])
+
+
+def test_what_clients_change_is_not():
+    told = Told()
+    store = HttpStore(MemoryTier(1000), channels=[told])
+    store.hears["edge"] = told.write
+    store.purge_urls(["http://shop.test/a", "http://shop.test/b"])
+    assert set(told.kinds) == {"urls"}
+
+
+def test_a_store_hears_it_of_others_and_counts_it_as_no_purge():
+    heard = []
+    store = HttpStore(MemoryTier(1000))
+    store.heard(edge(5.0))                               # nobody listens
+    store.hears["edge"] = heard.append
+    store.heard(edge(6.0))
+    assert heard == [edge(6.0)] and store.number == 0
+
+
+def test_it_travels_in_the_journal_behind_its_purge_and_is_forgotten_with_its_older_half(tmp_path):
+    journal, reader = PurgeJournal(tmp_path / "purges"), PurgeJournal(tmp_path / "purges")
+    journal.write(Purge("tags", "7", False, 5.0))
+    journal.write(edge(5.0))
+    assert [purge.kind for purge in reader.read()] == ["tags", "edge"]
+    assert len(latest([line_of(edge(1.0)), line_of(edge(2.0))])) == 1
+    small = PurgeJournal(tmp_path / "small", limit=200)
+    for number in range(20):
+        small.write(edge(float(number + 1)))
+        small.write(Purge("tags", str(number % 2), False, float(number + 1)))
+        while small._shortening is not None:
+            gevent.sleep(0)
+    assert [purge.kind for purge in PurgeJournal(tmp_path / "small").read()].count("edge") <= 5
+
+
+CONFIG = """
+[nginx]
+purges = "{folder}"
+[[routes]]
+path = "/x"
+respond = {{ text = "x" }}
+cache = {{ {cache} }}
+"""
+
+
+@pytest.mark.parametrize("cache, expected", [('edge = "10s"', True), ('ttl = "1s"', False)])
+def test_only_where_nginx_keeps_something(tmp_path, cache, expected):
+    store = http_store(load_text(CONFIG.format(folder=tmp_path / "new" / "purges/", cache=cache), {}))
+    assert ("edge" in store.hears, any(isinstance(channel, Generation) for channel in store.channels)) == (expected, expected)
+    store.start()
+    assert (tmp_path / "new" / "purges" / "current").is_symlink() is expected
+    store.stop()
+
+
+@pytest.mark.parametrize("folder, sentence", [
+    ("purges", 'does not begin with "/": nginx would look for it in another place'), ("/a b", "would end the nginx directive"),
+    ("/a;b", "would end the nginx directive"), ("/$a", "would end the nginx directive")])
+def test_a_folder_that_nginx_would_not_find(folder, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        load_text(CONFIG.format(folder=folder, cache='edge = "10s"'), {})

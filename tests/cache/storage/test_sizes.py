@@ -1,0 +1,183 @@
+"""Whatever is read of others has a bound before memory is taken: records, answers without an end, files, lists, and who asks."""
+
+from __future__ import annotations
+
+import os
+import time
+import tracemalloc
+import zlib
+
+import gevent
+import orjson
+import pytest
+from stored import SAFETY, entry_of, until, variants_of
+
+from gateway.cache.entry import Variants
+from gateway.cache.purge import journal as journals
+from gateway.cache.purge.journal import PurgeJournal, line_of
+from gateway.cache.purge.marks import Purge
+from gateway.cache.purge.redis_stream import PurgeStream
+from gateway.cache.storage import codec as format
+from gateway.cache.storage.file_tier import FileTier
+from gateway.cache.storage.memcached_tier import MemcachedTier
+from gateway.cache.storage.memory import MemoryTier
+from gateway.cache.storage.redis_tier import RedisTier
+from gateway.cache.storage.store import HttpStore
+from gateway.config import Config
+from gateway.view_cache import http_store
+
+MB = 1024 ** 2
+
+
+def record(key, body, whole, *, count=1, head_size=0):
+    """A record with a right checksum that says of its body what is not so."""
+    [entry] = variants_of()
+    times = [getattr(entry, name) for name in format.TIMES]
+    fields = [200, "OK", [["a", "x" * head_size]], times, 0, None, None, [], [], entry.url, len(body), whole]
+    head = orjson.dumps([key, [fields] * count])
+    rest = b"".join([len(head).to_bytes(4, "big"), head, body * count])
+    return b"".join([format.HEAD.pack(format.MAGIC, format.VERSION, 1, 0, zlib.crc32(rest), len(head)), rest[4:]])
+
+
+def taken(work):
+    """The most bytes that were taken meanwhile."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("made", [
+    lambda: record("k", zlib.compress(bytes(100 * MB)), 100 * MB),
+    lambda: record("k", zlib.compress(bytes(3 * MB)), 3 * MB, count=4),              # each is small enough
+    lambda: record("k", zlib.compress(bytes(10)), 10, count=33),
+    lambda: record("k", zlib.compress(bytes(100 * MB)), 1 * MB),                      # it is longer than it says
+    lambda: record("k", zlib.compress(bytes(10)), -1),
+    lambda: record("k", zlib.compress(bytes(10)), "10"),
+    lambda: record("k", b"", 10 ** 18),
+    lambda: record("k", b"x", None, head_size=5 * MB)])
+def test_a_record_is_what_it_says_or_none(made):
+    data = made()
+
+    def read():
+        with pytest.raises(format.CorruptRecord):
+            format.decode("k", data, largest=8 * MB)
+    assert taken(read) < 12 * MB + len(data)
+
+
+class Tier:
+    name, shift, margin, usable = "redis", 0.0, 0.0, True
+
+    def __init__(self, data):
+        self.get = lambda key: data
+        self.write = lambda operations: 0
+        self.close = lambda: None
+
+
+def test_a_store_takes_no_more_than_a_record_may_have():
+    fits, large = (format.encode("k", Variants([entry_of(body=os.urandom(100) * size)]), compress=True) for size in (90, 2 ** 16))
+    for data, largest, found in ((fits, 10_000, True), (large, MB, False), (large, 16 * MB, True)):
+        store = HttpStore(MemoryTier(MB), [Tier(data)], patience=SAFETY, largest=largest)
+        assert (store.get("k") is not None) is found
+        store.stop()
+
+
+@pytest.mark.parametrize("max_object, largest", [("1KB", 64 * MB), ("1MB", 64 * MB), ("50MB", 200 * MB)])
+def test_how_large_a_record_may_be_follows_from_the_routes(tmp_path, max_object, largest):
+    store = http_store(Config.model_validate({"cache": {"memory": "1KB", "file": str(tmp_path)}, "routes": [
+        {"path": "/*", "respond": {"text": "a"}, "cache": {"max_object": max_object}}]}))
+    assert store.largest == store.tiers[0].largest == largest
+
+
+def endless(head):
+    """A server that answers everything with what never ends."""
+    def handle(sock, address):
+        try:
+            sock.recv(65536)
+            sock.sendall(head)
+            while True:
+                sock.sendall(bytes(MB))
+        except OSError:
+            return
+    return handle
+
+
+@pytest.mark.parametrize("make, head", [
+    (lambda port: RedisTier(f"redis://127.0.0.1:{port}/0", timeout=SAFETY, largest=4 * MB), b"$99999999999\r\n"),
+    (lambda port: RedisTier(f"redis://127.0.0.1:{port}/0", timeout=SAFETY, largest=4 * MB), b"+"),
+    (lambda port: RedisTier(f"redis://127.0.0.1:{port}/0", timeout=SAFETY, largest=4 * MB), b"*3\r\n$99999999999\r\n"),
+    (lambda port: MemcachedTier(f"127.0.0.1:{port}", timeout=SAFETY, largest=4 * MB), b"VALUE k 0 99999999999\r\n"),
+    (lambda port: MemcachedTier(f"127.0.0.1:{port}", timeout=SAFETY, largest=4 * MB), b"VALUE ")])
+def test_an_answer_without_an_end_is_ended_and_others_have_their_turn(serve, make, head):
+    tier, turns = make(serve(endless(head))), []
+
+    def others():
+        while True:
+            turns.append(len(turns))
+            gevent.sleep(0)
+    other = gevent.spawn(others)
+    found: list[object] = []
+    size = taken(lambda: found.append(tier.get("k")))
+    other.kill()
+    tier.close()
+    assert found == [None] and len(turns) > 10 and size < 40 * MB
+    assert not tier.usable, "who talks so is not asked again soon"
+
+
+def test_a_large_record_in_redis_is_read_no_further_than_it_may_be(redis_server):
+    server = redis_server()
+    tier = RedisTier(server.url, timeout=SAFETY, largest=100_000)
+    server.client.set("greengate:k", bytes(20 * MB))
+    assert taken(lambda: tier.get("k")) < MB and len(tier.get("k")) == 100_000 and tier.usable
+    assert tier.get("none") is None
+    tier.close()
+
+
+def test_files_that_are_none_of_ours(tmp_path):
+    tier = FileTier(tmp_path, 2 ** 50, largest=100_000)
+    assert tier.put("k", b"x", 60)
+    place = tier._place("k")
+    with place.open("wb") as file:
+        file.truncate(10 ** 12)
+    os.utime(place, (time.time(), time.time() + 100))
+    assert taken(lambda: tier.get("k")) < MB
+    place.unlink()
+    os.mkfifo(place)
+    os.utime(place, (time.time(), time.time() + 100))
+    with gevent.Timeout(SAFETY):
+        assert tier.get("k") is None
+    place.unlink()
+
+
+def test_a_journal_with_a_line_that_does_not_end(tmp_path):
+    purge = Purge("tag", "a", False, 1.0)
+    with (tmp_path / "purges").open("wb") as file:
+        file.write(line_of(purge))
+        for _ in range(40):
+            file.write(b"x" * MB)
+        file.write(b"\n" + line_of(purge))
+    heard: list[Purge] = []
+    journal = PurgeJournal(tmp_path / "purges")
+    assert taken(lambda: heard.extend(journal.read())) < 8 * MB and heard == [purge] * 2
+    journal.close()
+
+
+def test_a_journal_that_is_far_too_long_says_that_everything_is_purged(tmp_path, monkeypatch):
+    monkeypatch.setattr(journals, "HUGE", 2)
+    journal = PurgeJournal(tmp_path / "purges", limit=1000)
+    (tmp_path / "purges").write_bytes(b"".join(line_of(Purge("key", str(number), False, 1.0)) for number in range(1000)))
+    assert journal.write(Purge("tag", "a", False, 1.0))
+    until(lambda: journal._shortening is None)
+    assert [purge.kind for purge in PurgeJournal(tmp_path / "purges").read()] == ["everything", "view"]
+    journal.stop()
+
+
+def test_a_purge_in_the_log_of_redis_that_is_none(redis_server):
+    tier = RedisTier(redis_server().url, timeout=SAFETY)
+    log = PurgeStream(tier)
+    counted: list[float] = []
+    tier.circuit.failed = counted.append
+    assert log._purge({b"purge": b'["tag", "' + b"x" * 2 * MB + b'", false]', b"at": b"1.0"}) is None and counted == [1.0]
+    tier.close()
