@@ -173,6 +173,6 @@ def description() -> dict[str, Any]:
         "virtual": " hypervisor" in info, "load_before": os.getloadavg()[0],
         "server_core": place.server, "load_core": place.load, "upstream_core": place.upstream,
         "versions": {**{name: version(name) for name in DISTRIBUTIONS},
-                     "greengate": version("greengate"), "nginx": first_line("nginx", "-v").rpartition("/")[2],
+                     "wicketgate": version("wicketgate"), "nginx": first_line("nginx", "-v").rpartition("/")[2],
                      "wrk": first_line("wrk", "-v").removeprefix("wrk ").split(" ")[0]},
     }

@@ -23,7 +23,7 @@ PAGE = ROOT / "docs" / "performance.md"
 PUBLISHED = ROOT / "docs" / "performance.json"
 PLOTS = ROOT / "docs" / "performance"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-HEAD = ("server", "requests/s", "lowest - highest", "p50, ms", "p99, ms", "CPU, µs/request", "its core busy", "Greengate to it")
+HEAD = ("server", "requests/s", "lowest - highest", "p50, ms", "p99, ms", "CPU, µs/request", "its core busy", "Wicketgate to it")
 QUIET = 0.1                                                  # cores that others may take before numbers say little
 LIMITED = 0.9                                                # a server's core less busy than this was not what limited it
 

@@ -171,7 +171,7 @@ def envoy(place: Path, port: int, upstream: Upstream) -> Start:
 
 
 SERVERS = {server.name: server for server in (
-    Server("gateway", "Greengate", gateway()),
+    Server("gateway", "Wicketgate", gateway()),
     Server("aiohttp", "aiohttp", python_peer("python", "-m", "bench.peers.aiohttp_app", "PORT")),
     Server("starlette", "Starlette, aiohttp on uvicorn",
            python_peer("uvicorn", "--port", "PORT", "--loop", "uvloop", "--http", "httptools", "--log-level", "warning",
@@ -184,7 +184,7 @@ SERVERS = {server.name: server for server in (
     Server("nginx", "nginx", nginx),
     Server("envoy", "Envoy", envoy),
     # The gateway once more, in other shapes
-    Server("gateway-2-workers", "Greengate, two workers on two cores", gateway(workers=2), cores=2),
-    Server("gateway-10-routes", "Greengate, 10 routes", gateway(routes=10)),
-    Server("gateway-10000-routes", "Greengate, 10,000 routes", gateway(routes=10_000)),
+    Server("gateway-2-workers", "Wicketgate, two workers on two cores", gateway(workers=2), cores=2),
+    Server("gateway-10-routes", "Wicketgate, 10 routes", gateway(routes=10)),
+    Server("gateway-10000-routes", "Wicketgate, 10,000 routes", gateway(routes=10_000)),
 )}

@@ -1,4 +1,4 @@
-"""Greengate: the gateway for a codebase that is synchronous and has to stay alive while it is replaced.
+"""Wicketgate: the gateway for a codebase that is synchronous and has to stay alive while it is replaced.
 
 What application code uses is here, loaded when it is first asked for: ``import gateway`` itself imports no library, so that the
 command line starts fast and nothing is imported before gevent has patched.

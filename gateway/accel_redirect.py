@@ -18,8 +18,8 @@ from typing import Any
 
 from .message import Handler, Headers, Request, Response
 
-ANNOUNCED = "X-Greengate-Offload"
-LOCATION = "/-greengate-offload/"
+ANNOUNCED = "X-Wicketgate-Offload"
+LOCATION = "/-wicketgate-offload/"
 SMALLEST = 65536                                         # bytes: what is smaller is sent sooner than it is handed over
 TAKEN = frozenset({"content-type", "content-disposition", "cache-control", "expires"})
 CARRIED = (

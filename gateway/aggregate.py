@@ -36,7 +36,7 @@ from .template import MISSING, Inputs, References, fill, header_template, json_t
 
 MAX_BODY = 1024 ** 2
 NOT_SHARED = re.compile(r"\b(?:no-store|private)\b", re.IGNORECASE)
-CONTROLS = frozenset({"cache-control", "cdn-cache-control", "greengate-cache-control"})      # and the targeted ones (RFC 9213)
+CONTROLS = frozenset({"cache-control", "cdn-cache-control", "wicketgate-cache-control"})      # and the targeted ones (RFC 9213)
 TRACE_FIELDS = frozenset({"traceparent", "tracestate"})
 NOTHING: frozenset[str] = frozenset()
 FAILURES = (UpstreamError, DeadlineExceeded, PartFailed, BadRequest)

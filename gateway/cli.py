@@ -69,9 +69,9 @@ Each command has a --help of its own.
 
 
 @click.group(cls=Commands, epilog=ENVIRONMENT)
-@click.version_option(__version__, prog_name="greengate")
+@click.version_option(__version__, prog_name="wicketgate")
 def main() -> None:
-    """Greengate: a gateway in front of a synchronous application that has to stay alive while it is replaced."""
+    """Wicketgate: a gateway in front of a synchronous application that has to stay alive while it is replaced."""
 
 
 @main.command()

@@ -51,7 +51,7 @@ class GatewaySettings(Model):
                                     " logging up itself.")
     secret_key: Secret | None = Field(
         default=None, description='Flask\'s SECRET_KEY, which signs the sessions of views: "${SECRET_KEY}". Never shown.')
-    via: Token = Field(default="greengate", description="The name of this gateway in Via.")
+    via: Token = Field(default="wicketgate", description="The name of this gateway in Via.")
     literal_paths: Flag = Field(
         default=False, description="Choose the route by the path as it came alone, whatever a server behind may read it as (dot"
                                    " segments, //, an encoded slash, a backslash, ;).")
@@ -273,7 +273,7 @@ class CacheStorage(Model):
     memcached: Hosts | None = Field(default=None, description="Memcached behind it: host:port, several with commas.")
     file: Filled | None = Field(default=None, description="A folder for stored answers, for the workers of this machine.")
     file_size: Size = Field(default=parse_size("1GB"), description="Bytes of stored answers in that folder.")
-    prefix: Token = Field(default="greengate:", description="What the names of this gateway's keys in Redis begin with.")
+    prefix: Token = Field(default="wicketgate:", description="What the names of this gateway's keys in Redis begin with.")
     compress: Flag = Field(default=False, description="Compress bodies behind the memory of a worker.")
     timeout: Duration = Field(
         default=parse_duration("50ms"), description="The longest a request waits for what is behind memory, all together; and one"

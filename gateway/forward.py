@@ -30,7 +30,7 @@ STRANGER_KINDS = Kinds({**TRUSTED_KINDS.table, **dict.fromkeys(PROXY_WORDS - REP
 VIA = Kinds({"via": 1})
 RESPONSE_KINDS = Kinds({**dict.fromkeys(CONNECTION_FIELDS, LEFT_OUT), "connection": CONNECTION})
 # What an interim answer does not tell a client: what frames or keeps the answer, and cookies, which nobody expects so early
-NOT_IN_INTERIM = CONNECTION_FIELDS | {"content-length", "set-cookie", "set-cookie2", "greengate-cache-control"}
+NOT_IN_INTERIM = CONNECTION_FIELDS | {"content-length", "set-cookie", "set-cookie2", "wicketgate-cache-control"}
 # What the gateway writes about a request, whoever answers it. Host is in the key of whatever is kept
 WRITTEN = REPLACED_FIELDS - {"host", "content-length", "expect"}
 REMEMBERED = 1024

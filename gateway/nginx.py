@@ -156,7 +156,7 @@ def edges_of(routes: Sequence[Route]) -> list[Edge]:
         names.append(route.name)
     if mistakes:
         raise ConfigError(mistakes)
-    return [Edge(quoted_pattern([pattern]), "$scheme://$greengate_host$request_uri" + "".join(
+    return [Edge(quoted_pattern([pattern]), "$scheme://$wicketgate_host$request_uri" + "".join(
         f" $http_{name.replace('-', '_')}" for name in sorted(fields)), ", ".join(map(shown, names)))
         for pattern, (fields, names) in found.items()]
 

@@ -1,7 +1,7 @@
 """What the processes of one instance (a Gunicorn master and its workers) know of each other.
 
 **In memory that they share** (``Board``): which worker is in which slot, and its state. **In files** of one private directory,
-``<parent>/greengate-<uid>-<random>/``, mode 0700; the parent is ``GATEWAY_RUN_DIR`` or the system's temporary directory::
+``<parent>/wicketgate-<uid>-<random>/``, mode 0700; the parent is ``GATEWAY_RUN_DIR`` or the system's temporary directory::
 
     workers          a link to the shared memory, for whoever looks from outside
     offered          the text of the configuration that the master has read
@@ -375,14 +375,14 @@ def start(parent: str | os.PathLike[str] | None = None, uid: int = -1, gid: int 
     """
     parent = Path(parent or tempfile.gettempdir())
     remove_stale(parent)
-    place = RunDir(parent / f"greengate-{os.geteuid()}-{os.urandom(6).hex()}", uid=uid, gid=gid).create()
+    place = RunDir(parent / f"wicketgate-{os.geteuid()}-{os.urandom(6).hex()}", uid=uid, gid=gid).create()
     enter(place)
     return place
 
 
 def remove_stale(parent: Path) -> None:
     """Remove the directories of this user's instances whose lock nobody holds."""
-    for path in parent.glob(f"greengate-{os.geteuid()}-*"):
+    for path in parent.glob(f"wicketgate-{os.geteuid()}-*"):
         try:
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:                                                    # just removed by another start, or none of ours

@@ -97,7 +97,7 @@ def init(app: Flask, store: HttpStore | None = None) -> None:
     """Set ``view_cache`` up for ``app`` from its ``CACHE_*`` settings. Without CACHE_TYPE it is Tiered, over ``store``."""
     app.config.setdefault("CACHE_TYPE", "gateway.view_cache.Tiered")
     app.config.setdefault("CACHE_DEFAULT_TIMEOUT", 300)
-    app.extensions["greengate.store"] = store
+    app.extensions["wicketgate.store"] = store
     view_cache.init_app(app)
 
 
@@ -115,7 +115,7 @@ class Tiered(BaseCache):
 
     @classmethod
     def factory(cls, app: Flask, config: dict[str, Any], args: list[Any], kwargs: dict[str, Any]) -> Tiered:
-        store = app.extensions.get("greengate.store")
+        store = app.extensions.get("wicketgate.store")
         if store is None:
             chosen = {"memory": config.get("CACHE_MEMORY"), "redis": config.get("CACHE_REDIS_URL"),
                       "file": config.get("CACHE_DIR"), "prefix": config.get("CACHE_KEY_PREFIX")}

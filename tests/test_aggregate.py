@@ -557,14 +557,14 @@ def test_header_fields(settings, headers, sent):
 
 def test_every_part_is_told_who_asked_whatever_it_takes_from_the_client():
     calls = []
-    forwarding = Forwarding("greengate")
+    forwarding = Forwarding("wicketgate")
     send = answering({"a:/": {"x": 1}, "b:/1": 2}, calls)
     asked = Request("GET", "/", CLIENT, host="shop.test", peer="10.0.0.7")
     asked.id = "req-1"
     plain = {"forward_headers": [], "headers": {"Accept": "*/*"}}
     Aggregate(parts(a={"from": "a:/", **plain}, b={"from": "b:/{a.x}", **plain}), send, forwarding)(asked)
     assert [call.headers for call in calls] == [[*TRACE, PLAIN, ("Accept", "*/*"), *forwarding(asked)]] * 2
-    assert ("X-Forwarded-For", "10.0.0.7") in calls[0].headers and ("Via", "1.1 greengate") in calls[0].headers
+    assert ("X-Forwarded-For", "10.0.0.7") in calls[0].headers and ("Via", "1.1 wicketgate") in calls[0].headers
 
 
 @pytest.mark.parametrize("settings, body, sent", [
@@ -808,7 +808,7 @@ def test_an_upstream_is_left_when_another_failed(real):
 @pytest.mark.parametrize("fields, shared", [
     ([], True), ([("Cache-Control", "max-age=60")], True), ([("cache-control", "max-age=60, Private")], False),
     ([("Cache-Control", "no-store")], False), ([("Set-Cookie", "a=1")], False), ([("Vary", "Accept, *")], False),
-    ([("CDN-Cache-Control", "no-store")], False), ([("Greengate-Cache-Control", "private")], False),
+    ([("CDN-Cache-Control", "no-store")], False), ([("Wicketgate-Cache-Control", "private")], False),
     ([("CDN-Cache-Control", "max-age=9")], True), ([("Vary", "Accept")], True), ([("Cache-Control", "x-private-y")], False)])
 def test_what_one_part_forbids_to_share_holds_for_the_whole(fields, shared):
     def send(upstream, call):

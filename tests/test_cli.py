@@ -185,7 +185,7 @@ def test_looking_at_a_file_loads_no_server(command, arguments):
 # -- schema, routes
 
 def test_schema(command):
-    assert json.loads(command("schema").stdout)["title"] == "Configuration of Greengate"
+    assert json.loads(command("schema").stdout)["title"] == "Configuration of Wicketgate"
 
 
 def test_routes_are_listed_the_most_specific_first(command):
@@ -531,7 +531,7 @@ def test_demo_passes_its_options_on(command, monkeypatch):
 
 
 def test_the_version(command):
-    assert command("--version").stdout == "greengate, version 0.1.0\n"
+    assert command("--version").stdout == "wicketgate, version 0.1.0\n"
 
 
 def test_help_lists_every_command(command):

@@ -27,9 +27,9 @@ def values(text: str, directive: str) -> list[str]:
 
 
 def test_every_instance_is_in_the_upstream():
-    text = render(config(nginx={"instances": ["10.0.0.1:8001", "10.0.0.2:8001", "unix:/run/greengate.sock"]}))
+    text = render(config(nginx={"instances": ["10.0.0.1:8001", "10.0.0.2:8001", "unix:/run/wicketgate.sock"]}))
     assert values(text, "server") == [f"{each} max_fails=5 fail_timeout=2s"
-                                      for each in ("10.0.0.1:8001", "10.0.0.2:8001", "unix:/run/greengate.sock")]
+                                      for each in ("10.0.0.1:8001", "10.0.0.2:8001", "unix:/run/wicketgate.sock")]
 
 
 def test_arguments_take_the_place_of_the_settings():

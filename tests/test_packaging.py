@@ -82,7 +82,7 @@ def test_what_the_tests_import_is_in_their_extra(setup):
 
 def test_nothing_was_compiled_here():
     """A bare Debian has no compiler, so everything that runs or tests this comes as a wheel that was built for all (PEP 600)."""
-    wanted, seen, compiled = [("greengate", {"redis", "memcached", "test", "lint"})], set(), []
+    wanted, seen, compiled = [("wicketgate", {"redis", "memcached", "test", "lint"})], set(), []
     while wanted:
         name, extras = wanted.pop()
         try:
@@ -116,7 +116,7 @@ def test_the_wheel_has_all_that_runs(tmp_path):
     result = subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index", "--no-build-isolation",
                              "--wheel-dir", tmp_path, source], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    [wheel] = tmp_path.glob("greengate-*.whl")
+    [wheel] = tmp_path.glob("wicketgate-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         files = set(archive.namelist())
         [entry_points] = [name for name in files if name.endswith("entry_points.txt")]
@@ -125,7 +125,7 @@ def test_the_wheel_has_all_that_runs(tmp_path):
                if path.is_file() and "__pycache__" not in path.parts}
     assert package <= files
     data = {name.partition(".data/data/")[2] for name in files if ".data/data/" in name}
-    assert data == {"share/greengate/gateway.toml"}
+    assert data == {"share/wicketgate/gateway.toml"}
     assert not [name for name in files if name.startswith(("tests/", "bench/", "docs/"))]
 
 
@@ -135,8 +135,8 @@ def test_every_configuration_that_is_shipped_is_valid(path):
 
 
 def test_the_checked_in_nginx_configuration_is_that_of_the_demo():
-    assert (ROOT / "nginx" / "greengate.conf").read_text() == render(load(ROOT / "gateway.toml", {})), \
-        "render it again: gateway nginx > nginx/greengate.conf"
+    assert (ROOT / "nginx" / "wicketgate.conf").read_text() == render(load(ROOT / "gateway.toml", {})), \
+        "render it again: gateway nginx > nginx/wicketgate.conf"
 
 
 def test_the_readme_shows_the_example_as_it_is():

@@ -273,7 +273,7 @@ def test_start_enters_and_children_know(tmp_path):
 
 
 def test_a_missing_parent_is_made(tmp_path):
-    place = rundir.start(tmp_path / "run" / "greengate")
+    place = rundir.start(tmp_path / "run" / "wicketgate")
     assert place.path.is_dir()
     place.remove()
 
@@ -290,9 +290,9 @@ def test_what_dead_instances_left_is_removed(tmp_path):
     (dead, left), (alive, kept) = instance(), instance()
     dead.kill()
     dead.communicate()
-    (tmp_path / "greengate-of-somebody-else").mkdir()
+    (tmp_path / "wicketgate-of-somebody-else").mkdir()
     own = rundir.start(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {os.path.basename(kept), own.path.name, "greengate-of-somebody-else"}
+    assert {path.name for path in tmp_path.iterdir()} == {os.path.basename(kept), own.path.name, "wicketgate-of-somebody-else"}
     assert left != kept
     alive.communicate("")
     own.remove()

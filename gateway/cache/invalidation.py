@@ -13,7 +13,7 @@ That is so whether or not the cache has anything to do with the request: also wi
 and for a POST that the route would have kept the answer of.
 
 ``Invalidate`` is the step for routes that have no cache of their own beside routes that do: a POST there may change what those
-keep, and an upstream that says something to this gateway's caches (``Greengate-Cache-Control``, RFC 9213) does so there too: that
+keep, and an upstream that says something to this gateway's caches (``Wicketgate-Cache-Control``, RFC 9213) does so there too: that
 ends here. Location and Content-Location count when they are of the same origin: nobody purges what belongs to another host.
 """
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from .syntax import Value, delta_seconds, dictionary, directives, http_date, names
 
-OWN = "greengate-cache-control"
+OWN = "wicketgate-cache-control"
 TARGETED = (OWN, "cdn-cache-control")
 QUALIFIED = ("private", "no-cache")                      # these take a list of fields; no other takes text in a targeted field
 

@@ -46,7 +46,7 @@ class CacheStep:
     own is ahead of it, ``draw`` gives numbers from [0, 1)."""
 
     def __init__(self, next: Handler, policy: Policy, store: Store, *, counter: Callable[..., Any], route: str = "",
-                 scope: str = "", name: str = "greengate", clock: Callable[[], float] = now, ahead: Callable[[], float] = ahead,
+                 scope: str = "", name: str = "wicketgate", clock: Callable[[], float] = now, ahead: Callable[[], float] = ahead,
                  draw: Callable[[], float] = random) -> None:
         self.next = next
         self.policy = policy

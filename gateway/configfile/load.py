@@ -299,7 +299,7 @@ def schema() -> dict[str, Any]:
     made["$defs"]["Part"] = {"anyOf": [{"type": "string", "description": 'Short for { from = "..." }.'}, part]}
     route["oneOf"] = [{"required": [target]} for target in TARGETS if target != "view"]
     route["oneOf"].append({"required": ["view"], "properties": {"view": {"not": {"const": False}}}})
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Configuration of Greengate", **made}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Configuration of Wicketgate", **made}
 
 
 def _for_editors(node: Any) -> Any:

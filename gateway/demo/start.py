@@ -89,7 +89,7 @@ def run(port: int = 8000, nginx: bool = True) -> int:
         config = configuration()
     except (PortsUsed, FileNotFoundError) as error:
         return failed(error)
-    with tempfile.TemporaryDirectory(prefix="greengate-demo-") as name:
+    with tempfile.TemporaryDirectory(prefix="wicketgate-demo-") as name:
         folder = Path(name)
         folder.chmod(0o711)                             # nginx's own user has to reach its temporary files
         seed(folder)
@@ -156,7 +156,7 @@ def find_nginx() -> str | None:
 
 def configuration() -> Path:
     """The demo's gateway.toml: the repository's, or where an installation puts it."""
-    places = PACKAGE.parent / "gateway.toml", Path(sys.prefix) / "share" / "greengate" / "gateway.toml"
+    places = PACKAGE.parent / "gateway.toml", Path(sys.prefix) / "share" / "wicketgate" / "gateway.toml"
     for path in places:
         if path.is_file():
             return path
@@ -219,11 +219,11 @@ def answers(port: int, path: str) -> bool:
 def greeting(ports: Ports, folder: Path, config: Path, wanted: bool) -> str:
     """What there is to try, and what each shows."""
     if len(ports.instances) > 1:
-        title = (f"Greengate: nginx on {ports.front}, instances of the gateway on {ports.instances[0]} and {ports.instances[1]}, "
+        title = (f"Wicketgate: nginx on {ports.front}, instances of the gateway on {ports.instances[0]} and {ports.instances[1]}, "
                  f"three slow services behind them.")
     else:
         reason = "nginx is not installed (Debian: apt-get install nginx)" if wanted else "without nginx"
-        title = f"Greengate, {reason}: one instance of the gateway listens on {ports.front} itself, three slow services behind it."
+        title = f"Wicketgate, {reason}: one instance of the gateway listens on {ports.front} itself, three slow services behind it."
     row = sum(PAUSES[name] for name in ("users", "orders", "users", "inventory"))
     values = {"front": f"http://127.0.0.1:{ports.front}", "admin": f"http://127.0.0.1:{ports.admins[0]}",
               "row": round(1000 * row), "chain": round(2000 * PAUSES["users"])}

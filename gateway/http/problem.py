@@ -1,6 +1,6 @@
 """Errors as answers: ``application/problem+json`` (RFC 9457), or a page for a browser.
 
-The members are ``type`` (``urn:greengate:error:<code>``), ``title``, ``status``, ``code`` and ``request_id``; ``detail`` only
+The members are ``type`` (``urn:wicketgate:error:<code>``), ``title``, ``status``, ``code`` and ``request_id``; ``detail`` only
 where the error says that it may be shown. ``code`` is what programs may rely on; docs/errors.md lists all of them. A page is sent
 to whoever prefers text/html to JSON (RFC 9110 section 12.5.1), which browsers do and ``*/*`` does not.
 """
@@ -47,7 +47,7 @@ NO_TEXT = re.compile(r"[^a-z0-9]+")
 def render(error: GatewayError, request: Request) -> Response:
     """The answer of an error to this request."""
     return answer(error.status, error.title, error.detail if error.public else "", error.headers(), code=error.code,
-                  type=f"urn:greengate:error:{error.code}", accept=", ".join(request.header_list("Accept")), id=request.id)
+                  type=f"urn:wicketgate:error:{error.code}", accept=", ".join(request.header_list("Accept")), id=request.id)
 
 
 def render_http(status: int, title: str, detail: str, headers: Iterable[tuple[str, str]], accept: str = "",

@@ -130,7 +130,7 @@ class Team:
 
 
 def greenlet_pool_of(hub: Any) -> GreenletPool:
-    found = getattr(hub, "greengate_crew", None)
+    found = getattr(hub, "wicketgate_crew", None)
     if found is None:
-        found = hub.greengate_crew = GreenletPool(hub)
+        found = hub.wicketgate_crew = GreenletPool(hub)
     return found

@@ -48,7 +48,7 @@ class SendQueue:
 def send_queue() -> SendQueue:
     """That of this thread's event loop."""
     hub = get_hub()
-    found = getattr(hub, "greengate_outbox", None)
+    found = getattr(hub, "wicketgate_outbox", None)
     if found is None:
-        found = hub.greengate_outbox = SendQueue(hub.loop)
+        found = hub.wicketgate_outbox = SendQueue(hub.loop)
     return found

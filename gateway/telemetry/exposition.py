@@ -140,6 +140,6 @@ def add_histogram(metric: Metric, labels: dict[str, str], bounds: tuple[float, .
 @cache
 def own_version() -> str:
     try:
-        return version("greengate")
+        return version("wicketgate")
     except PackageNotFoundError:
         return "unknown"

@@ -57,7 +57,7 @@ def test_each_user_gets_his_own_page_and_strangers_share_theirs(world, policy, c
 
 @pytest.mark.parametrize("policy, cc, fields", [
     ({}, "public, max-age=60", {}), ({}, "s-maxage=60", {}), ({}, "no-store", {"CDN-Cache-Control": "max-age=60"}),
-    ({}, "no-store", {"Greengate-Cache-Control": "max-age=60"}), ({"ttl": "30s"}, "public", {}),
+    ({}, "no-store", {"Wicketgate-Cache-Control": "max-age=60"}), ({"ttl": "30s"}, "public", {}),
     ({"key": {"cookies": []}}, "max-age=60", {}), ({"key": {"cookies": []}}, "max-age=60", {"Vary": "Cookie"}),
     ({"key": {"cookies": ["currency"]}}, "max-age=60", {}), ({"ttl": "30s", "key": {"cookies": []}}, "", {})])
 def test_what_is_for_everybody_is_one_answer_for_all(world, policy, cc, fields):
@@ -196,10 +196,10 @@ def test_what_another_worker_fetched_for_strangers(world, cc, expected):
 def test_why_is_said_and_counted(world):
     world.cache({"explain": True})
     first, own, hit = world.ask(ANN), world.ask(), world.ask()
-    assert status_of(first) == ['greengate; fwd=uri-miss; fwd-status=200; key="http://shop.test/a"; detail="cookie"']
+    assert status_of(first) == ['wicketgate; fwd=uri-miss; fwd-status=200; key="http://shop.test/a"; detail="cookie"']
     assert "; hit;" in status_of(hit)[0] and "stored" in status_of(own)[0]
     past = world.ask(ANN)
-    assert status_of(past) == ['greengate; fwd=bypass; fwd-status=200; detail="cookie"']
+    assert status_of(past) == ['wicketgate; fwd=bypass; fwd-status=200; detail="cookie"']
     assert world.note == {"cache": "cookie"}
     assert world.count("gateway_cache_refused_total", reason="cookie") == 1
     assert world.count("gateway_cache_requests_total", outcome="cookie") == 1

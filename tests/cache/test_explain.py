@@ -106,7 +106,7 @@ def test_it_is_what_happens(policy, cc, fields, asked):
     if lines[0].startswith("goes past"):
         assert "fwd=bypass" in status or "fwd=request" in status
     elif "504" in verdict:
-        assert status == "greengate"
+        assert status == "wicketgate"
     elif "it is served" in verdict:
         assert "; hit;" in status
     elif "goes past" in verdict:

@@ -64,8 +64,8 @@ def without_a_word(server: RedisServer) -> None:
 
 
 def foreign_log(server: RedisServer) -> None:
-    server.client.delete("greengate:purges")
-    server.client.set("greengate:purges", "nonsense")
+    server.client.delete("wicketgate:purges")
+    server.client.set("wicketgate:purges", "nonsense")
     server.client.client_kill_filter(_type="normal", skipme=True)
 
 
@@ -83,7 +83,7 @@ FAULTS = {
                           lambda server: server.client.replicaof("NO", "ONE")),
     "full": Fault(lambda server: server.client.config_set("maxmemory", 1), lambda server: server.client.config_set("maxmemory", 0),
                   pauses=False),
-    "foreign log": Fault(foreign_log, lambda server: server.client.delete("greengate:purges")),
+    "foreign log": Fault(foreign_log, lambda server: server.client.delete("wicketgate:purges")),
 }
 
 
@@ -153,7 +153,7 @@ def test_another_type_under_a_key(redis_server, worker, kind):
     """A miss, counted, and replaced."""
     server = redis_server()
     one, other = worker(server), worker(server)
-    key = "greengate:http://shop.test/a"
+    key = "wicketgate:http://shop.test/a"
     {"list": lambda: server.client.rpush(key, "x"), "hash": lambda: server.client.hset(key, "x", "y"),
      "stream": lambda: server.client.xadd(key, {"x": "y"})}[kind]()
     assert one.ask().text == b"/a" and errors(one) == 1 and one.store.leases.usable
@@ -164,7 +164,7 @@ def test_another_type_under_a_key(redis_server, worker, kind):
 def test_what_never_ends_is_no_lease(redis_server, worker, make):
     server = redis_server()
     one, other = worker(server), worker(server)
-    make(server.client, "greengate:lease:k")
+    make(server.client, "wicketgate:lease:k")
     assert not other.store.leased("k") and (lease := one.store.lease("k", 60)) is not None and lease.taken
     assert other.store.leased("k") and other.store.lease("k", 60) is None
 
@@ -183,9 +183,9 @@ def test_a_full_redis_tells_purges(redis_server, worker):
 def test_a_foreign_key_beside_the_log(redis_server, worker):
     server = redis_server()
     one, other = worker(server), worker(server)
-    server.client.set("{greengate:purges}:latest", "nonsense")
+    server.client.set("{wicketgate:purges}:latest", "nonsense")
     assert [one.store.purge(tag="t") for _ in range(3)] == [1, 1, 1]
-    assert server.client.xlen("greengate:purges") == 3, "the beginning, and the latest"
+    assert server.client.xlen("wicketgate:purges") == 3, "the beginning, and the latest"
     until(lambda: other.store.marks.number >= 4)
 
 
@@ -199,7 +199,7 @@ def test_another_redis_under_its_address(redis_server):
     place.target = new.port
     tier.circuit.clock = iter(range(0, 10_000, 100)).__next__            # no pause is waited for
     until(lambda: tier.write([("put", "k", b"2", 60)]) == 0)
-    assert new.client.get("greengate:k") == b"2"
+    assert new.client.get("wicketgate:k") == b"2"
     tier.close()
     place.stop()
 

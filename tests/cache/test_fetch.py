@@ -43,7 +43,7 @@ def test_ten_thousand_for_one_cold_key(world, followers):
     assert len(world.seen) == 1
     assert {answer.text for answer in answers} == {b"hello"}
     assert world.count("gateway_cache_requests_total", outcome="collapsed") == 9_999
-    assert status_of(answers[-1]) == ["greengate; fwd=uri-miss; collapsed"]
+    assert status_of(answers[-1]) == ["wicketgate; fwd=uri-miss; collapsed"]
 
 
 def test_an_error_is_for_all_who_waited(world):
@@ -240,7 +240,7 @@ def test_a_client_that_does_not_read_holds_nobody_up(world, monkeypatch):
     slow = world.step(Request("GET", "/a", [], host="shop.test"))        # its body is not taken
     assert world.ask().text == b"hello"
     slow.body.close()
-    assert len(world.seen) == 2 and status_of(world.ask()) == ["greengate; hit; ttl=60"]
+    assert len(world.seen) == 2 and status_of(world.ask()) == ["wicketgate; hit; ttl=60"]
 
 
 def test_who_comes_after_a_purge_does_not_get_what_was_asked_for_before_it(world):
@@ -452,7 +452,7 @@ def test_those_who_wait_count_as_uses(world):
 
     world.answer = slow
     assert {answer.text for answer in at_once(world, 100)} == {b"hello"} and len(world.seen) == 1
-    assert status_of(world.ask()) == ["greengate; hit; ttl=60"]
+    assert status_of(world.ask()) == ["wicketgate; hit; ttl=60"]
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -628,7 +628,7 @@ def test_what_was_purged_while_a_request_waited_covers_no_error(world, purged):
             follower.get(timeout=SAFETY)
     else:
         assert follower.get(timeout=SAFETY).text == b"old"
-        assert status_of(follower.value) == ["greengate; hit; ttl=-10"]
+        assert status_of(follower.value) == ["wicketgate; hit; ttl=-10"]
 
 
 def test_a_follower_whose_time_is_over_gets_the_stale_answer(world):
@@ -782,9 +782,9 @@ class Leased:
 
 
 @pytest.mark.parametrize("answer, seen, expected", [
-    (ok(body=b"theirs"), 0, "greengate; fwd=uri-miss; collapsed"),
-    (ok("no-store"), 1, "greengate; fwd=uri-miss; fwd-status=200; stored"),
-    (None, 1, "greengate; fwd=uri-miss; fwd-status=200; stored")])
+    (ok(body=b"theirs"), 0, "wicketgate; fwd=uri-miss; collapsed"),
+    (ok("no-store"), 1, "wicketgate; fwd=uri-miss; fwd-status=200; stored"),
+    (None, 1, "wicketgate; fwd=uri-miss; fwd-status=200; stored")])
 def test_what_another_worker_fetches_is_waited_for(world, answer, seen, expected):
     world.store.leases = Leased(world, answer)
     response = world.ask()
@@ -856,7 +856,7 @@ def test_who_looked_before_the_answer_was_stored_and_asks_for_the_lease_after_it
         return lease(*asked)
 
     other.store.lease = late
-    assert status_of(other.ask()) == ["greengate; fwd=uri-miss; collapsed"] and len(world.seen) == 1
+    assert status_of(other.ask()) == ["wicketgate; fwd=uri-miss; collapsed"] and len(world.seen) == 1
 
 
 def test_the_first_uncacheable_answer_costs_one_wait_in_all_workers_together(world, workers):

@@ -349,7 +349,7 @@ def test_another_workers_lease_is_none(redis_server, stores):
     lease = one.lease("k", 60)
     assert other.lease("k", 60) is None and other.leased("k")
     lease.extend(1.5)
-    assert one.flush() and server.client.pttl("greengate:lease:k") <= 1_500
+    assert one.flush() and server.client.pttl("wicketgate:lease:k") <= 1_500
 
 
 def test_a_lease_is_extended_while_it_is_held(redis_server, stores, monkeypatch):
@@ -357,7 +357,7 @@ def test_a_lease_is_extended_while_it_is_held(redis_server, stores, monkeypatch)
     server = redis_server()
     one = stores(server.url, timeout=5.0)
     lease = one.lease("k", 60)
-    assert server.client.pttl("greengate:lease:k") <= leases.SHORT * 1000, "a worker that is lost keeps nobody waiting for long"
+    assert server.client.pttl("wicketgate:lease:k") <= leases.SHORT * 1000, "a worker that is lost keeps nobody waiting for long"
     scripts = calls(server, "pexpire")
     until(lambda: calls(server, "pexpire") >= scripts + 3)
     lease.release()
@@ -452,7 +452,7 @@ def test_a_record_that_was_purged_is_not_removed_for_its_successor(redis_server,
     one.put("k", variants_of(tags=["t"]), 60, time.time())
     assert one.flush()
     other.purge(tag="t")
-    assert other.get("k") is None and other.flush() and server.client.exists("greengate:k")
+    assert other.get("k") is None and other.flush() and server.client.exists("wicketgate:k")
 
 
 def test_a_record_that_is_none_does_not_take_its_successor_along():

@@ -103,7 +103,7 @@ CC = "Cache-Control"
     ("safety", [(CC, "max-age=60, public")], {"asked": [("Cookie", "sid=1")]}, None),
     ("safety", [(CC, "s-maxage=60")], {"asked": [("Cookie", "sid=1")]}, None),
     ("safety", [("CDN-Cache-Control", "max-age=60")], {"asked": [("Cookie", "sid=1")]}, None),
-    ("safety", [("Greengate-Cache-Control", "max-age=60")], {"asked": [("Cookie", "sid=1")]}, None),
+    ("safety", [("Wicketgate-Cache-Control", "max-age=60")], {"asked": [("Cookie", "sid=1")]}, None),
     ("safety", [("CDN-Cache-Control", "no-cache"), (CC, "public")], {"asked": [("Cookie", "sid=1")]}, "cookie"),
     ("safety", [("CDN-Cache-Control", "max-age=60")], {"asked": [("Authorization", "x")]}, "authorization"),   # 3.5 names three
     ("safety", [(CC, "max-age=60"), ("Vary", "Accept, cookie")], {"asked": [("Cookie", "sid=1")]}, None),
@@ -136,7 +136,7 @@ CC = "Cache-Control"
     ("RFC 9213 2.2", [(CC, "no-store"), ("CDN-Cache-Control", "max-age=60")], {}, None),
     ("RFC 9213 2.1", [(CC, "no-store"), ("CDN-Cache-Control", "max-age=60, &&&")], {}, "no-store"),
     ("RFC 9213 2.1", [(CC, "no-store"), ("CDN-Cache-Control", "")], {}, "no-store"),
-    ("RFC 9213 2.2", [("CDN-Cache-Control", "no-store"), ("Greengate-Cache-Control", "max-age=60")], {}, None),
+    ("RFC 9213 2.2", [("CDN-Cache-Control", "no-store"), ("Wicketgate-Cache-Control", "max-age=60")], {}, None),
     ("policy", [], {"ttl": "30s"}, None),
     ("policy", [], {"ttl": "30s", "status": 500}, "status"),
     ("policy", [], {"ttl": "30s", "status": 404}, "useless"),            # an error is not an answer: negative_ttl is its own
@@ -204,7 +204,7 @@ def test_what_is_stored(section, headers, given, refusal):
     ("4.2.2", [("Last-Modified", date(-1000)), ("Expires", "0")], {}, 0),             # no guess where it says something
     ("RFC 9213", [(CC, "max-age=5"), ("CDN-Cache-Control", "max-age=60"), ("Expires", date(9))], {}, 60),
     ("RFC 9213", [(CC, "max-age=500"), ("CDN-Cache-Control", "max-age=60")], {}, 60),
-    ("RFC 9213", [("CDN-Cache-Control", "max-age=60"), ("Greengate-Cache-Control", "max-age=7")], {}, 7),
+    ("RFC 9213", [("CDN-Cache-Control", "max-age=60"), ("Wicketgate-Cache-Control", "max-age=7")], {}, 7),
     ("RFC 9213", [("CDN-Cache-Control", 'max-age="60"'), ("ETag", '"a"')], {}, 0),
     ("RFC 9213", [("Surrogate-Control", "max-age=600"), (CC, "max-age=60")], {}, 60),    # not one of ours
     ("policy", [], {"ttl": "30s"}, 30),
@@ -246,7 +246,7 @@ def test_windows_for_stale_answers(section, cc, policy, refresh, error):
 def test_what_is_stored_of_the_header():
     made = arrived([("Connection", "close, X-Hop"), ("X-Hop", "1"), ("Keep-Alive", "5"), ("Proxy-Authenticate", "x"), ("TE", "x"),
                     ("Upgrade", "x"), ("Trailer", "x"), ("Transfer-Encoding", "chunked"), ("Age", "5"), ("X-Request-Id", "1"),
-                    ("Greengate-Cache-Control", 'max-age=60, private="X-Mine", no-cache="x-own, x-other"'), ("X-Mine", "1"),
+                    ("Wicketgate-Cache-Control", 'max-age=60, private="X-Mine", no-cache="x-own, x-other"'), ("X-Mine", "1"),
                     ("X-Own", "1"), ("X-Other", "1"), ("X-Kept", "1"), ("Link", "a"), ("Link", "b"), ("Date", "broken")])
     assert made.headers == [("X-Kept", "1"), ("Link", "a"), ("Link", "b"), ("Date", date(0)), ("Content-Length", "10")]
     assert made.flags == flags.PUBLIC and made.body is BODY and made.born == NOW - 5
@@ -453,7 +453,7 @@ directive = st.one_of(
 control = st.lists(directive, max_size=4).map(", ".join)
 offset = st.sampled_from([-10 ** 7, -5000, -20, -1, 0, 1, 20, 5000])
 response_field = st.one_of(
-    st.tuples(st.sampled_from([CC, "cache-control", "CDN-Cache-Control", "Greengate-Cache-Control"]), control),
+    st.tuples(st.sampled_from([CC, "cache-control", "CDN-Cache-Control", "Wicketgate-Cache-Control"]), control),
     st.tuples(st.sampled_from(["Expires", "Date", "Last-Modified"]), st.one_of(offset.map(date), st.sampled_from(["0", "", "x"]))),
     st.tuples(st.just("Age"), st.sampled_from(["0", "10", "x", "5, 6", "-3"])),
     st.tuples(st.just("Vary"), st.sampled_from(["*", "Accept", "Cookie, Accept", "", "accept-language"])),
@@ -509,7 +509,7 @@ def test_never_shared_when_private(exchanged):
     assert policy.get("share_cookies") or not any(name == "Set-Cookie" for name, _ in headers)
     if any(name == "Authorization" for name, _ in asked):
         assert any(has(headers, name, word) for word in ("public", "s-maxage", "must-revalidate")
-                   for name in ("cache-control", "cdn-cache-control", "greengate-cache-control"))
+                   for name in ("cache-control", "cdn-cache-control", "wicketgate-cache-control"))
     if any(name == "Cookie" for name, _ in asked):
         assert made.flags & flags.PUBLIC or any(name == "cookie" for name, _ in made.vary)
     assert not has(asked, "cache-control", "no-store")

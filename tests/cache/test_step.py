@@ -22,8 +22,8 @@ def test_a_miss_then_hits_with_their_age(world):
     first = world.ask()
     world.offset = 7.9
     second = world.ask()
-    assert status_of(first) == ["greengate; fwd=uri-miss; fwd-status=200; stored"]
-    assert status_of(second) == ["greengate; hit; ttl=52"]
+    assert status_of(first) == ["wicketgate; fwd=uri-miss; fwd-status=200; stored"]
+    assert status_of(second) == ["wicketgate; hit; ttl=52"]
     assert (second.status, second.text, second.header("Age"), len(world.seen)) == (200, b"hello", "7", 1)
     assert second.header("Content-Length") == "5" and second.header("Date")
     assert not first.header("Age")
@@ -45,13 +45,13 @@ def test_it_expires(world):
     world.ask()
     world.offset = 60.0
     world.answer = ok(body=b"newer")
-    assert (world.ask().text, status_of(world.ask())) == (b"newer", ["greengate; hit; ttl=60"])
+    assert (world.ask().text, status_of(world.ask())) == (b"newer", ["wicketgate; hit; ttl=60"])
     assert len(world.seen) == 2
 
 
 @pytest.mark.parametrize("explain, expected", [
-    (False, "greengate; fwd=uri-miss; fwd-status=200"),
-    (True, 'greengate; fwd=uri-miss; fwd-status=200; key="http://shop.test/a"; detail="no-store"')])
+    (False, "wicketgate; fwd=uri-miss; fwd-status=200"),
+    (True, 'wicketgate; fwd=uri-miss; fwd-status=200; key="http://shop.test/a"; detail="no-store"')])
 def test_the_answer_says_why_it_was_not_stored(world, explain, expected):
     world.cache({"explain": explain})
     world.answer = ok("no-store")
@@ -62,14 +62,14 @@ def test_the_answer_says_why_it_was_not_stored(world, explain, expected):
 def test_the_status_of_caches_behind_this_one_stays_first(world):
     world.answer = ok(Cache_Status="origin; hit")
     assert status_of(world.ask())[0] == "origin; hit"
-    assert status_of(world.ask()) == ["origin; hit", "greengate; hit; ttl=60"]
+    assert status_of(world.ask()) == ["origin; hit", "wicketgate; hit; ttl=60"]
 
 
 def test_variants(world):
     world.answer = lambda request: ok(body=request.header("Accept-Language").encode(), Vary="Accept-Language")
     assert world.ask(("Accept-Language", "de")).text == b"de"
     second = world.ask(("Accept-Language", "en"))
-    assert (second.text, status_of(second)) == (b"en", ["greengate; fwd=vary-miss; fwd-status=200; stored"])
+    assert (second.text, status_of(second)) == (b"en", ["wicketgate; fwd=vary-miss; fwd-status=200; stored"])
     assert [world.ask(("Accept-Language", name)).text for name in ("de", "en")] == [b"de", b"en"]
     assert len(world.seen) == 2
 
@@ -82,7 +82,7 @@ def test_what_bypasses_neither_gets_nor_leaves_anything(world, asked, reason):
     world.ask()
     world.answer = ok(body=b"other")
     response = world.ask(*asked)
-    assert (response.text, status_of(response)) == (b"other", [f"greengate; fwd={reason}; fwd-status=200"])
+    assert (response.text, status_of(response)) == (b"other", [f"wicketgate; fwd={reason}; fwd-status=200"])
     assert world.ask().text == b"hello"
 
 
@@ -97,8 +97,8 @@ def test_what_a_trusted_proxy_says_is_in_the_key(world, name):
     for _ in range(3):
         assert [world.ask(*fields, trusted=True).text for fields in said] == bodies
     assert len(world.seen) == len(said)
-    assert status_of(world.ask(*said[1], trusted=True)) == ["greengate; hit; ttl=60"]
-    assert status_of(world.ask(*said[1])) == ["greengate; fwd=bypass; fwd-status=200"], "a stranger's is nobody's word"
+    assert status_of(world.ask(*said[1], trusted=True)) == ["wicketgate; hit; ttl=60"]
+    assert status_of(world.ask(*said[1])) == ["wicketgate; fwd=bypass; fwd-status=200"], "a stranger's is nobody's word"
 
 
 @pytest.mark.parametrize("policy, fields", [
@@ -113,7 +113,7 @@ def test_what_goes_past_the_cache_also_from_a_trusted_proxy(world, policy, field
     world.answer = ok(body=b"other")
     for _ in range(2):
         response = world.ask(*fields, trusted=True)
-        assert (response.text, status_of(response)) == (b"other", ["greengate; fwd=bypass; fwd-status=200"])
+        assert (response.text, status_of(response)) == (b"other", ["wicketgate; fwd=bypass; fwd-status=200"])
         assert response.header("X-Accel-Expires") in ("", "0")
     assert world.ask().text == b"hello"
 
@@ -164,7 +164,7 @@ def test_a_body_of_a_get_never_colours_a_stored_answer(world):
 def test_only_if_cached(world):
     response = world.ask(("Cache-Control", "only-if-cached"))
     assert (response.status, world.seen) == (504, [])
-    assert status_of(response) == ["greengate"]                          # neither hit nor fwd: it went nowhere (RFC 9211)
+    assert status_of(response) == ["wicketgate"]                          # neither hit nor fwd: it went nowhere (RFC 9211)
     world.ask()
     assert world.ask(("Cache-Control", "only-if-cached")).text == b"hello"
 
@@ -209,9 +209,9 @@ def test_a_304_makes_it_fresh_again(world):
     assert world.seen[1].header("If-None-Match") == '"v"'
     assert world.seen[1].header("If-Modified-Since") == "Sun, 06 Nov 1994 08:49:37 GMT"
     assert (response.status, response.text, response.header("X-A"), response.header("X-B")) == (200, b"hello", "1", "2")
-    assert status_of(response) == ["greengate; fwd=stale; fwd-status=304; stored"]
+    assert status_of(response) == ["wicketgate; fwd=stale; fwd-status=304; stored"]
     world.offset = 49.0
-    assert status_of(world.ask()) == ["greengate; hit; ttl=1"]
+    assert status_of(world.ask()) == ["wicketgate; hit; ttl=1"]
 
 
 @pytest.mark.parametrize("asked, status", [(("If-None-Match", '"v"'), 304), (("Range", "bytes=0-1"), 206), (("X", "y"), 200)])
@@ -292,7 +292,7 @@ def test_stale_while_revalidate(world):
     served = [world.ask() for _ in range(3)]
     settle()
     assert [one.text for one in served] == [b"hello"] * 3
-    assert status_of(served[0]) == ["greengate; hit; ttl=-10"]
+    assert status_of(served[0]) == ["wicketgate; hit; ttl=-10"]
     assert len(world.seen) == 2                                          # one refresh for all
     assert world.seen[1].connection is None
     began.set()
@@ -378,9 +378,9 @@ def test_stale_if_error(world, cc, policy, failing, stale, method):
         assert response.text == b"hello"
         [said] = status_of(response)                     # it was forwarded: no hit (RFC 9211 section 2.1)
         status = "" if callable(failing) else f"; fwd-status={failing.status}"
-        assert said.startswith(f"greengate; fwd=stale{status}; ttl=-10; detail=")
+        assert said.startswith(f"wicketgate; fwd=stale{status}; ttl=-10; detail=")
         again = world.ask(method=method)                 # for a moment nobody tries again
-        assert (again.text, status_of(again), len(world.seen)) == (b"hello", ["greengate; hit; ttl=-10"], 2)
+        assert (again.text, status_of(again), len(world.seen)) == (b"hello", ["wicketgate; hit; ttl=-10"], 2)
     elif callable(failing):
         with pytest.raises(ConnectFailed):
             world.ask(method=method)
@@ -422,16 +422,16 @@ def test_early_refresh(world):
 
 def test_head_is_answered_from_get_and_does_not_fill_it(world):
     world.answer = lambda request: ok(body=b"" if request.method == "HEAD" else b"hello")
-    assert status_of(world.ask(method="HEAD")) == ["greengate; fwd=uri-miss; fwd-status=200"]
+    assert status_of(world.ask(method="HEAD")) == ["wicketgate; fwd=uri-miss; fwd-status=200"]
     assert world.ask().text == b"hello"
     hit = world.ask(("Range", "bytes=0-1"), method="HEAD")
-    assert (hit.status, hit.header("Content-Length"), status_of(hit)) == (200, "5", ["greengate; hit; ttl=60"])
+    assert (hit.status, hit.header("Content-Length"), status_of(hit)) == (200, "5", ["wicketgate; hit; ttl=60"])
 
 
 @pytest.mark.parametrize("headers, expected", [
-    ({"ETag": '"v"', "X_A": "2"}, ["greengate; hit; ttl=60"]),
-    ({"ETag": '"w"'}, ["greengate; fwd=uri-miss; fwd-status=200; stored"]),
-    ({"Content_Length": "6"}, ["greengate; fwd=uri-miss; fwd-status=200; stored"])])
+    ({"ETag": '"v"', "X_A": "2"}, ["wicketgate; hit; ttl=60"]),
+    ({"ETag": '"w"'}, ["wicketgate; fwd=uri-miss; fwd-status=200; stored"]),
+    ({"Content_Length": "6"}, ["wicketgate; fwd=uri-miss; fwd-status=200; stored"])])
 def test_head_freshens_or_drops_what_get_stored(world, headers, expected):
     world.answer = ok("max-age=10", ETag='"v"', X_A="1")
     world.ask()
@@ -515,7 +515,7 @@ def test_a_post_that_says_what_a_get_would_give(world):
 
     world.answer = posted
     world.ask(method="POST")
-    assert status_of(world.ask()) == ["greengate; hit; ttl=60"]
+    assert status_of(world.ask()) == ["wicketgate; hit; ttl=60"]
     for target, fields in (("/c", {}), ("/d", {"Content_Location": "/b"})):
         world.answer = ok(**fields)
         world.ask(method="POST", target=target)
@@ -667,9 +667,9 @@ def test_nginx_may_heed_the_windows_of_the_answer_itself(world, control, seconds
 
 
 def test_our_own_targeted_field_stays_with_us(world):
-    world.answer = ok("no-store", Greengate_Cache_Control="max-age=60", CDN_Cache_Control="max-age=5")
+    world.answer = ok("no-store", Wicketgate_Cache_Control="max-age=60", CDN_Cache_Control="max-age=5")
     for response in (world.ask(), world.ask()):
-        assert not response.header("Greengate-Cache-Control") and response.header("CDN-Cache-Control")
+        assert not response.header("Wicketgate-Cache-Control") and response.header("CDN-Cache-Control")
     assert len(world.seen) == 1
 
 
@@ -691,7 +691,7 @@ def test_the_windows_that_nginx_reads_are_not_more_than_holds_here(world, policy
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_our_own_targeted_field_ends_on_routes_without_a_cache_too(world, method):
     """Beside routes that have one, in whatever case and however often it is said."""
-    world.answer = Response(200, [("GREENGATE-cache-control", "private"), ("X-A", "1"), ("Greengate-Cache-Control", "max-age=9"),
+    world.answer = Response(200, [("WICKETGATE-cache-control", "private"), ("X-A", "1"), ("Wicketgate-Cache-Control", "max-age=9"),
                                   ("CDN-Cache-Control", "max-age=5")], b"")
     response = Invalidate(world.upstream, world.store)(Request(method, "/a", [], host="shop.test"))
     assert response.headers == [("X-A", "1"), ("CDN-Cache-Control", "max-age=5")]
@@ -704,12 +704,12 @@ def test_what_is_for_a_cdn_in_front_reaches_it_whatever_way_an_answer_takes(worl
     """Surrogate-Control is the next one's to heed and to take off; ours alone ends here, also on what goes past the cache."""
     given = {"Surrogate-Control": "max-age=9", "CDN-Cache-Control": control, "Surrogate-Key": "a", "Vary": "Accept",
              "ETag": '"v"', "Last-Modified": "Wed, 01 Jan 2020 00:00:00 GMT"}
-    world.answer = ok("max-age=3", Greengate_Cache_Control=control,
+    world.answer = ok("max-age=3", Wicketgate_Cache_Control=control,
                       **{name.replace("-", "_"): value for name, value in given.items()})
     fields = [asks["field"]] if "field" in asks else []
     for response in [world.ask(*fields, method=asks.get("method", "GET")) for _ in range(2)]:
         assert {name: response.header(name) for name in given} == given
-        assert response.header("Cache-Control") == "max-age=3" and not response.header("Greengate-Cache-Control")
+        assert response.header("Cache-Control") == "max-age=3" and not response.header("Wicketgate-Cache-Control")
     assert len(world.seen) == (1 if stored and not asks else 2)
 
 

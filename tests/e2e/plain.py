@@ -102,7 +102,7 @@ class Plain:
         return int(found[1])
 
     def run_dirs(self) -> list[RunDir]:
-        return [RunDir(path) for path in (self.place / "run").glob("greengate-*")] if (self.place / "run").exists() else []
+        return [RunDir(path) for path in (self.place / "run").glob("wicketgate-*")] if (self.place / "run").exists() else []
 
     def states(self) -> dict[int, str]:
         """Pid and state of every worker of every master."""

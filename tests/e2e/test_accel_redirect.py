@@ -77,7 +77,7 @@ def test_nginx_moves_the_bytes_and_the_client_sees_no_difference(world):
         assert (status, body) == (200, BODY)
         for name in ("Content-Type", "ETag", "Cache-Control", "Last-Modified", "Vary", "Via", "Content-Length"):
             assert fields(head, name) == fields(first, name), name
-        assert fields(head, "Cache-Status")[0].startswith("greengate; hit") and len(fields(head, "Age")) == 1
+        assert fields(head, "Cache-Status")[0].startswith("wicketgate; hit") and len(fields(head, "Age")) == 1
         assert len(fields(head, "X-Request-Id")) == len(fields(head, "Date")) == 1 and b"x-accel" not in head.lower()
     assert len(upstream.heads) == 1
     [file] = [path for path in bodies.rglob("*") if path.is_file()]
@@ -87,7 +87,7 @@ def test_nginx_moves_the_bytes_and_the_client_sees_no_difference(world):
     file.write_bytes(changed)
     os.utime(file, ns=(kept.st_atime_ns, kept.st_mtime_ns))
     assert asked(port)[2] == changed, "the bytes are those of the file: nginx sends it"
-    assert b"x-greengate-offload" not in upstream.heads[0].lower()
+    assert b"x-wicketgate-offload" not in upstream.heads[0].lower()
 
 
 @pytest.mark.parametrize("headers, status, body", [
@@ -141,14 +141,14 @@ def test_a_file_that_is_gone_or_unreadable_is_no_error(world):
     file.chmod(0)
     bodies.chmod(0)
     status, head, body = asked(port)
-    assert (status, body) == (200, BODY) and fields(head, "Cache-Status")[0].startswith("greengate; hit")
+    assert (status, body) == (200, BODY) and fields(head, "Cache-Status")[0].startswith("wicketgate; hit")
 
 
 def test_only_nginx_is_believed(world):
     gateway, port, _, bodies = world()
     asked(port)
-    claim = b"GET /files/a HTTP/1.1\r\nHost: Shop.Test:8000\r\nConnection: close\r\nX-Greengate-Offload: 1\r\n%s\r\n"
-    assert asked(port, "X-Greengate-Offload: 0\r\n", "/other")[0] == 404, "nginx takes it off, and the gateway answers"
+    claim = b"GET /files/a HTTP/1.1\r\nHost: Shop.Test:8000\r\nConnection: close\r\nX-Wicketgate-Offload: 1\r\n%s\r\n"
+    assert asked(port, "X-Wicketgate-Offload: 0\r\n", "/other")[0] == 404, "nginx takes it off, and the gateway answers"
     status, head, body = ask(gateway.port, claim % (b"X-Forwarded-Port: %d\r\n" % port))     # this peer is trusted: nginx's address
     assert dict(head)["X-Accel-Redirect"].startswith(LOCATION) and body == b""
     status, head, body = asked(port, target=dict(head)["X-Accel-Redirect"])
@@ -156,7 +156,7 @@ def test_only_nginx_is_believed(world):
 
 
 def test_an_application_does_not_order_nginx_about(world):
-    _, port, _, _ = world(answer(more=MORE + "X-Accel-Redirect: /-greengate-offload/../../etc/passwd\r\n"))
+    _, port, _, _ = world(answer(more=MORE + "X-Accel-Redirect: /-wicketgate-offload/../../etc/passwd\r\n"))
     for target in ("/files/a", "/files/a", "/files/plain/a"):
         assert asked(port, target=target)[2] == BODY
 
@@ -175,9 +175,9 @@ def test_an_address_that_is_not_trusted(tmp_path, serve):
     """)
     try:
         for _ in range(2):
-            status, head, body = ask(gateway.port, get("/files/a", "X-Greengate-Offload: 1\r\n"))
+            status, head, body = ask(gateway.port, get("/files/a", "X-Wicketgate-Offload: 1\r\n"))
             assert (status, body) == (200, BODY) and "X-Accel-Redirect" not in dict(head)
-        assert b"x-greengate-offload" not in upstream.heads[0].lower()
+        assert b"x-wicketgate-offload" not in upstream.heads[0].lower()
     finally:
         gateway.stop()
 

@@ -87,7 +87,7 @@ def test_parts_are_told_who_asked_and_a_late_one_is_called_late(gateway, users):
     assert field(fields, "X-Partial") == "late"
     assert [users.line(0), users.line(1)] == [b"GET /users/7 HTTP/1.1", b"GET /teams/3 HTTP/1.1"]
     told = {"X-Forwarded-For": "10.9.8.7, 127.0.0.1", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "shop.test:8000",
-            "X-Forwarded-Port": "8000", "Via": "1.0 edge, 1.1 greengate", "X-Request-Id": "chosen-id-1"}
+            "X-Forwarded-Port": "8000", "Via": "1.0 edge, 1.1 wicketgate", "X-Request-Id": "chosen-id-1"}
     for index in (0, 1):
         assert {name: field(users.fields(index), name) for name in told} == told
         assert "for=127.0.0.1" in field(users.fields(index), "Forwarded")

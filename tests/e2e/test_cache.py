@@ -192,8 +192,8 @@ def now(offset=0):
 def test_miss_then_hit(origin, get):
     origin.answers["/a"] = answered("ETag: \"v\"", "X-Odd: \xe4", "Link: </a>", "Link: </b>")
     first, second = get("/a"), get("/a")
-    assert said(first) == "greengate; fwd=uri-miss; fwd-status=200; stored"
-    assert re.fullmatch(r"greengate; hit; ttl=(60|59|5\d)", said(second))
+    assert said(first) == "wicketgate; fwd=uri-miss; fwd-status=200; stored"
+    assert re.fullmatch(r"wicketgate; hit; ttl=(60|59|5\d)", said(second))
     assert (second[0], second[2], origin.count("/a")) == (200, b"hello", 1)
     assert [value for name, value in second[1] if name == "Link"] == ["</a>", "</b>"]
     assert field(second[1], "X-Odd") == "\xe4" and field(second[1], "Date") == field(first[1], "Date")
@@ -266,7 +266,7 @@ def test_a_stale_answer_is_validated(origin, get):
         if 'If-None-Match: "v"' in head else answered('ETag: "v"', "Age: 100")
     assert get("/stale")[2] == b"hello"
     validated = get("/stale")
-    assert (validated[0], validated[2], said(validated)) == (200, b"hello", "greengate; fwd=stale; fwd-status=304; stored")
+    assert (validated[0], validated[2], said(validated)) == (200, b"hello", "wicketgate; fwd=stale; fwd-status=304; stored")
     assert is_hit(get("/stale")) and origin.count("/stale") == 2
 
 
@@ -291,7 +291,7 @@ def test_a_post_that_goes_past_the_cache_makes_it_invalid(origin, get):
 def test_rules_keys_and_tags_of_a_route(origin, get):
     origin.answers["/ttl/a"] = answered(cc="")
     first, second = get("/ttl/a?p=1&utm_source=x"), get("/ttl/a?utm_medium=y&p=1")
-    assert said(first) == 'greengate; fwd=uri-miss; fwd-status=200; stored; key="http://shop.test/ttl/a?p=1"'
+    assert said(first) == 'wicketgate; fwd=uri-miss; fwd-status=200; stored; key="http://shop.test/ttl/a?p=1"'
     assert is_hit(second) and field(second[1], "X-Rule") == "yes" and field(second[1], "X-Accel-Expires") == "10"
     assert not is_hit(get("/ttl/a?p=2"))
     private = get("/ttl/a?p=3", "Cookie: sid=1")
@@ -408,7 +408,7 @@ def test_an_upstream_that_is_gone(origin, get):
     try:
         answer = get("/ttl/gone")
         assert (answer[0], answer[2]) == (200, b"hello")
-        assert re.fullmatch(r'greengate; fwd=stale; ttl=-1\d; key="[^"]+"; detail="upstream_closed"', said(answer))
+        assert re.fullmatch(r'wicketgate; fwd=stale; ttl=-1\d; key="[^"]+"; detail="upstream_closed"', said(answer))
         again = get("/ttl/gone")                         # for a moment the upstream is left alone
         assert again[2] == b"hello" and "; hit; ttl=-1" in said(again)
         status, fields, body = get("/ttl/gone", method="HEAD")

@@ -236,7 +236,7 @@ def test_forwarding_fields_of_strangers_are_replaced(gateway, upstream):
     assert fields["X-Forwarded-Host"] == "shop.test"
     assert fields["X-Forwarded-Port"] == "80"
     assert fields["Forwarded"] == 'for=127.0.0.1;proto=http;host="shop.test"'
-    assert fields["Via"] == "1.1 greengate"
+    assert fields["Via"] == "1.1 wicketgate"
     assert "stranger" not in fields["X-Request-Id"] and len(fields["X-Request-Id"]) >= 16
 
 
@@ -263,9 +263,9 @@ def test_of_a_trusted_proxy_only_what_was_believed_goes_on(trusting, upstream, h
 def test_via_names_the_version_of_each_message(gateway, upstream):
     upstream.answer = b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
     _, fields, _ = ask(gateway.port, b"GET / HTTP/1.0\r\nVia: 1.1 before\r\n\r\n")
-    assert field(upstream.fields(), "Via") == "1.1 before, 1.0 greengate"
+    assert field(upstream.fields(), "Via") == "1.1 before, 1.0 wicketgate"
     assert field(upstream.fields(), "X-Forwarded-Host") is None
-    assert field(fields, "Via") == "1.0 greengate"
+    assert field(fields, "Via") == "1.0 wicketgate"
 
 
 def test_options_for_the_gateway_itself(gateway, upstream):
@@ -413,7 +413,7 @@ def test_interim_answers_are_not_the_answer(gateway, upstream, interim):
 
 HINT = (b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\nX-A: b\r\nSet-Cookie: a=b\r\nContent-Length: 9\r\n"
         b"Connection: x-hop\r\nX-Hop: 1\r\nKeep-Alive: 5\r\n"
-        b"Greengate-Cache-Control: max-age=9\r\nX-Powered-By: x\r\nCache-Control: x\r\n\r\n",
+        b"Wicketgate-Cache-Control: max-age=9\r\nX-Powered-By: x\r\nCache-Control: x\r\n\r\n",
         b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\nX-A: b\r\n\r\n")
 OTHERS = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n", b"HTTP/1.1 102 Processing\r\n\r\n"
 

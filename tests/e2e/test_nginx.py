@@ -32,7 +32,7 @@ WEBSOCKET = {"path": "/chat/{room}", "upstream": "legacy", "websocket": True}
 @pytest.fixture
 def folder():
     """A folder that nginx's own user may enter, unlike pytest's."""
-    path = tempfile.mkdtemp(prefix="greengate-test-")
+    path = tempfile.mkdtemp(prefix="wicketgate-test-")
     os.chmod(path, 0o711)
     yield Path(path)
     shutil.rmtree(path, ignore_errors=True)
@@ -241,11 +241,11 @@ PLAIN = ["/files/a?b=//..;", "/files/.a", "/files/%61.."]
 @pytest.mark.parametrize("target", [*PLAIN, *RESPELLED])
 def test_no_location_with_a_word_is_chosen_by_one_reading_of_several(nginx, instance, target):
     """nginx resolves dot segments before it looks for one. X-Accel-Redirect is not obeyed where the gateway does not see to it."""
-    redirect = OK.replace(b"\r\n", b"\r\nX-Accel-Redirect: /-greengate-offload/x\r\n", 1)
+    redirect = OK.replace(b"\r\n", b"\r\nX-Accel-Redirect: /-wicketgate-offload/x\r\n", 1)
     port, heads = instance(lambda sock, head: sock.sendall(redirect))
     route = {"path": "/files/*", "upstream": "legacy", "cache": {"offload": True}}
     assert exchange(nginx([port], config([route], cache={"file": "/tmp"})), get(target)).startswith(b"HTTP/1.1 200 ")
-    assert [fields(head, "X-Greengate-Offload") for head in heads] == ([["1"], []] if target in PLAIN else [[]])
+    assert [fields(head, "X-Wicketgate-Offload") for head in heads] == ([["1"], []] if target in PLAIN else [[]])
 
 
 @pytest.mark.parametrize("target", [*PLAIN, *RESPELLED])
@@ -275,7 +275,7 @@ def test_too_large_a_body_is_refused_in_the_gateways_words(nginx, instance):
     head, _, body = received.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 413 ") and fields(head, "Content-Type") == ["application/problem+json"]
     [request_id] = fields(head, "X-Request-Id")
-    assert json.loads(body) == {"type": "urn:greengate:error:body_too_large", "status": 413,
+    assert json.loads(body) == {"type": "urn:wicketgate:error:body_too_large", "status": 413,
                                 "code": "body_too_large", "request_id": request_id,
                                 "title": "The request body is larger than this server accepts."}
     assert fields(head, "Cache-Control") == ["no-store"] and heads == []

@@ -64,7 +64,7 @@ def edge(nginx, instance):  # noqa: F811
 
 def test_without_an_edge_there_is_no_cache():
     text = render(config([{"path": "/*", "upstream": "legacy", "cache": {"ttl": "1s"}}]))
-    assert "proxy_cache" not in text and "greengate_own {" not in text
+    assert "proxy_cache" not in text and "wicketgate_own {" not in text
 
 
 @pytest.mark.parametrize("routes, keys", [
@@ -80,7 +80,7 @@ def test_without_an_edge_there_is_no_cache():
      [" $http_accept_language $http_x_q $http_x_shop"]),
 ])
 def test_the_key_has_what_answers_depend_on(routes, keys):
-    found = re.findall(r'proxy_cache_key "\$scheme://\$greengate_host\$request_uri(.*)";', render(config(routes)))
+    found = re.findall(r'proxy_cache_key "\$scheme://\$wicketgate_host\$request_uri(.*)";', render(config(routes)))
     assert found == keys
 
 
@@ -93,7 +93,7 @@ def test_a_field_that_nginx_cannot_look_at_is_a_mistake():
 def test_the_generation_is_in_the_key_where_purges_change_it(purges, said):
     text = render(config([EDGE]).model_copy(update={"nginx": Nginx(purges=purges)}))
     assert text.count("root /run/purges/current;") == said
-    assert text.count('$request_uri $greengate_generation";') == said and text.count("$greengate_unseen;") == 2 * said
+    assert text.count('$request_uri $wicketgate_generation";') == said and text.count("$wicketgate_unseen;") == 2 * said
 
 
 def test_never_for_what_is_kept_by_caller():
@@ -579,7 +579,7 @@ def test_where_nginx_does_not_see_the_generation_it_keeps_nothing(purged, folder
     spoil(place)
     for _ in range(3):
         head = exchange(port, get("/a"))
-        assert fields(head, "Cache-Status")[0].startswith("greengate; hit"), "of the gateway"
+        assert fields(head, "Cache-Status")[0].startswith("wicketgate; hit"), "of the gateway"
     assert f'realpath() "{place}/current" failed' in (folder / "error.log").read_text()
     if not place.exists():
         place.with_name("gone").rename(place)

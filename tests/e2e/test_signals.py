@@ -346,5 +346,5 @@ def test_it_leaves_nothing_open_in_the_workers(plain):
     for pid in instance.serving():
         links = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]
         assert sum("wgunicorn-" in link for link in links) == 1, links
-        assert sum("greengate-" in link for link in links) == 1, links
+        assert sum("wicketgate-" in link for link in links) == 1, links
     assert isinstance(instance.run_dirs()[0], RunDir)

@@ -41,7 +41,7 @@ def test_problem_document(kind):
     assert answer.header("Cache-Control") == "no-store"
     problem = json.loads(answer.body)
     assert problem.pop("detail", None) == (example(kind).detail if kind.public else None)
-    assert problem == {"type": f"urn:greengate:error:{kind.code}", "title": kind.title, "status": kind.status, "code": kind.code,
+    assert problem == {"type": f"urn:wicketgate:error:{kind.code}", "title": kind.title, "status": kind.status, "code": kind.code,
                        "request_id": "0af7651916cd43dd8448eb211c80319c"}
 
 

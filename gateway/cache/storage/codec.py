@@ -3,7 +3,7 @@
 ::
 
     0      4      5       6       8      12       16
-    | GGHC | ver. | flags | zeros | CRC-32 | head's length | head: JSON | bodies, one after the other |
+    | WGHC | ver. | flags | zeros | CRC-32 | head's length | head: JSON | bodies, one after the other |
 
 The checksum is that of everything behind it. The head is a list ``[key, [entry, ...]]``, an entry the list of its fields with
 the length of its body, and, when the body is compressed, the length it had before. The key is in it so that a record can never
@@ -27,7 +27,7 @@ from ..entry import MOST_VARIANTS, Entry, Variants
 
 VERSION = 1
 HEAD = struct.Struct(">4sBBHII")
-MAGIC = b"GGHC"
+MAGIC = b"WGHC"
 COMPRESSED = 1                  # flag: some body is
 WORTH = 1024                    # bytes from which on compression is tried
 LEVEL = 1

@@ -28,12 +28,12 @@ class MemcachedTier:
     name = "memcached"
     shift = margin = 0.0
 
-    def __init__(self, hosts: str, prefix: str = "greengate:", timeout: float = 0.05, *, largest: int = LARGEST,
+    def __init__(self, hosts: str, prefix: str = "wicketgate:", timeout: float = 0.05, *, largest: int = LARGEST,
                  failed: Callable[[float], None] = lambda number: None) -> None:
         try:
             from pymemcache.exceptions import MemcacheError, MemcacheServerError
         except ImportError:
-            raise ConfigError(["cache.memcached: needs the extra memcached: pip install 'greengate[memcached]'"]) from None
+            raise ConfigError(["cache.memcached: needs the extra memcached: pip install 'wicketgate[memcached]'"]) from None
         self.hosts = hosts
         self.prefix = prefix
         self.largest = largest

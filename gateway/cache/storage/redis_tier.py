@@ -52,12 +52,12 @@ class RedisTier:
 
     name = "redis"
 
-    def __init__(self, url: str, prefix: str = "greengate:", timeout: float = 0.05, *, largest: int = LARGEST,
+    def __init__(self, url: str, prefix: str = "wicketgate:", timeout: float = 0.05, *, largest: int = LARGEST,
                  failed: Callable[[float], None] = lambda number: None) -> None:
         try:
             import redis
         except ImportError:
-            raise ConfigError(["cache.redis: needs the extra redis: pip install 'greengate[redis]'"]) from None
+            raise ConfigError(["cache.redis: needs the extra redis: pip install 'wicketgate[redis]'"]) from None
         self.url = url
         self.prefix = prefix
         self.timeout = timeout

@@ -82,8 +82,8 @@ def test_compression(body, headers, smaller):
 
 
 @pytest.mark.parametrize("data", [
-    b"", b"x", b"GGHC", pickle.dumps(sample().entries[0].headers), b"\x80\x05cos\nsystem\n(S'true'\ntR.", b"{}" * 30,
-    HEAD.pack(b"GGHC", 1, 0, 0, 0, 0), HEAD.pack(b"GGHC", 1, 0, 0, zlib.crc32(b"\0\0\0\0"), 0)])
+    b"", b"x", b"WGHC", pickle.dumps(sample().entries[0].headers), b"\x80\x05cos\nsystem\n(S'true'\ntR.", b"{}" * 30,
+    HEAD.pack(b"WGHC", 1, 0, 0, 0, 0), HEAD.pack(b"WGHC", 1, 0, 0, zlib.crc32(b"\0\0\0\0"), 0)])
 def test_what_is_foreign(data):
     with pytest.raises(CorruptRecord):
         decode("k", data)
@@ -121,7 +121,7 @@ def test_another_version_and_another_key():
 def sealed(head: bytes, bodies: bytes = b"") -> bytes:
     """A record with a right checksum, whatever is in it."""
     rest = len(head).to_bytes(4, "big") + head + bodies
-    return HEAD.pack(b"GGHC", 1, 0, 0, zlib.crc32(rest), len(head)) + rest[4:]
+    return HEAD.pack(b"WGHC", 1, 0, 0, zlib.crc32(rest), len(head)) + rest[4:]
 
 
 @pytest.mark.parametrize("head", [b"", b"[]", b"{}", b"null", b'["k", []]', b'["k", [[]]]', b'["k", [1]]', b'["k", {"a": 1}]',
@@ -145,7 +145,7 @@ def test_a_right_checksum_around_other_types(field, value):
     changed = orjson.dumps([key, [head]])
     rest = len(changed).to_bytes(4, "big") + changed + data[HEAD.size + length:]
     try:
-        [entry] = decode("k", HEAD.pack(b"GGHC", 1, 0, 0, zlib.crc32(rest), len(changed)) + rest[4:])
+        [entry] = decode("k", HEAD.pack(b"WGHC", 1, 0, 0, zlib.crc32(rest), len(changed)) + rest[4:])
     except CorruptRecord:
         return
     assert compacted(entry, "k") > 0 and 100 <= entry.status <= 999

@@ -118,7 +118,7 @@ def test_records(redis_server, tier):
     assert one.get("key") is None
     one.put("key", b"\x00record\xff", 20)
     assert other.get("key") == b"\x00record\xff"
-    assert 19_000 < server.client.pttl("greengate:key") <= 20_000
+    assert 19_000 < server.client.pttl("wicketgate:key") <= 20_000
     other.delete("key")
     assert one.get("key") is None
     one.put("short", b"x", 0.03)
@@ -152,7 +152,7 @@ def test_a_lease_whose_answer_is_stored_is_given_to_nobody_for_a_moment(redis_se
     one, other = tier(server.url), tier(server.url)
     one.lease("key", "a", 10)
     one.write([("release", "key", "a", True)])
-    assert other.leased("key") is False and 0 < server.client.pttl("greengate:lease:key") <= redis_tier.DONE_FOR
+    assert other.leased("key") is False and 0 < server.client.pttl("wicketgate:lease:key") <= redis_tier.DONE_FOR
     assert other.lease("key", "b", 10) is False
     other.write([("extend", "key", "b", 50), ("release", "key", "b", False)])
     until(lambda: other.lease("key", "c", 10))
@@ -163,7 +163,7 @@ def test_a_lease_that_is_extended(redis_server, tier):
     one = tier(server.url)
     one.lease("key", "a", 10)
     one.write([("extend", "key", "a", 30), ("extend", "key", "b", 50), ("extend", "else", "a", 50)])
-    assert 29_000 < server.client.pttl("greengate:lease:key") <= 30_000 and not one.leased("else")
+    assert 29_000 < server.client.pttl("wicketgate:lease:key") <= 30_000 and not one.leased("else")
 
 
 def test_a_lease_that_is_over_is_not_released_for_its_successor(redis_server, tier):
@@ -436,14 +436,14 @@ def test_a_pause_ends_while_the_log_is_followed(redis_server, follow):
 def test_a_log_that_is_none_pauses_and_is_tried_again(redis_server, follow, monkeypatch, how):
     server, begin = redis_server(), redis_log.BEGIN
     if how == "foreign":
-        server.client.xadd("greengate:purges", {"a": "b"})
+        server.client.xadd("wicketgate:purges", {"a": "b"})
     else:
         monkeypatch.setattr(redis_log, "BEGIN", "return redis.call('DEL', KEYS[1])")      # as if it was evicted right after
     log, heard = follow(server.url)
     until(lambda: log.tier.failures)
     assert not log.tier.circuit.usable and ("KeyError" in log.tier.circuit.failure or "ValueError" in log.tier.circuit.failure)
     monkeypatch.setattr(redis_log, "BEGIN", begin)
-    server.client.delete("greengate:purges")
+    server.client.delete("wicketgate:purges")
     until(lambda: log.tier.circuit.usable)
     other, _ = follow(server.url)
     until(lambda: other.tier.circuit.usable)
@@ -499,7 +499,7 @@ def test_a_log_that_was_trimmed_has_a_floor(redis_server, follow, monkeypatch):
     assert floor.at >= next(purge.at for purge in heard if purge.kind == "tag") - 0.001
 
 
-@pytest.mark.parametrize("prefix", ["greengate:", "{shop}:"])
+@pytest.mark.parametrize("prefix", ["wicketgate:", "{shop}:"])
 def test_a_log_of_the_same_things_says_them_once(redis_server, prefix):
     """What is purged again and again takes no room, and a worker that starts reads little."""
     server = redis_server()
@@ -616,12 +616,12 @@ def test_behind_sentinel_over_a_failover(redis_server, tier):
     one = tier(f"redis+sentinel://127.0.0.1:{sentinel.port}/mymaster/0")
     until(lambda: one.circuit.usable and (one.put("key", b"1", 100), one.get("key") == b"1")[1])
     until(lambda: second.client.info("replication").get("master_link_status") == "up"
-          and second.client.get("greengate:key") == b"1")
+          and second.client.get("wicketgate:key") == b"1")
     until(lambda: len(sentinel.client.execute_command("SENTINEL", "REPLICAS", "mymaster")) == 1)
     first.kill()
     until(lambda: one.get("key") == b"1", 40)
     one.put("key", b"2", 100)
-    assert second.client.get("greengate:key") == b"2"
+    assert second.client.get("wicketgate:key") == b"2"
 
 
 def test_a_cluster(redis_server, tier, follow):
@@ -658,5 +658,5 @@ def test_addresses(text, address):
 
 def test_without_the_library(monkeypatch):
     monkeypatch.setitem(sys.modules, "redis", None)
-    with pytest.raises(ConfigError, match="greengate.redis"):
+    with pytest.raises(ConfigError, match="wicketgate.redis"):
         RedisTier("redis://127.0.0.1")

@@ -129,7 +129,7 @@ def test_an_answer_without_an_end_is_ended_and_others_have_their_turn(serve, mak
 def test_a_large_record_in_redis_is_read_no_further_than_it_may_be(redis_server):
     server = redis_server()
     tier = RedisTier(server.url, timeout=SAFETY, largest=100_000)
-    server.client.set("greengate:k", bytes(20 * MB))
+    server.client.set("wicketgate:k", bytes(20 * MB))
     assert taken(lambda: tier.get("k")) < MB and len(tier.get("k")) == 100_000 and tier.usable
     assert tier.get("none") is None
     tier.close()

@@ -319,7 +319,7 @@ def test_compressed_records_are_smaller(redis_server, worker):
     plain, packed = worker(redis=server.url), worker(redis=server.url, compress=True)
     keep(plain, "plain", body=b"text " * 2000)
     keep(packed, "packed", body=b"text " * 2000)
-    assert server.client.strlen("greengate:packed") < server.client.strlen("greengate:plain") / 5
+    assert server.client.strlen("wicketgate:packed") < server.client.strlen("wicketgate:plain") / 5
     assert plain.get("packed").entries[0].body == b"text " * 2000
 
 
@@ -365,7 +365,7 @@ def test_an_old_answer_does_not_come_in_through_another_worker(redis_server, wor
     one.purge(tag="t")
     deaf.marks = type(deaf.marks)()                      # as if it had not heard
     keep(deaf, tags=["t"], begun=begun)
-    assert server.client.exists("greengate:k") or deaf.get("k") is None
+    assert server.client.exists("wicketgate:k") or deaf.get("k") is None
     assert one.get("k") is None and one.flush() and worker(redis=server.url).get("k") is None
 
 
@@ -626,7 +626,7 @@ def test_what_changes_while_redis_is_away_is_not_what_it_was_afterwards(redis_se
     monkeypatch.setattr(store, "NEAR", 0.0)
     server = redis_server()
     app, other = app_of(redis=server.url, timeout="5s"), app_of(redis=server.url, timeout="5s").tiered
-    one, shared = app.tiered, app.extensions["greengate.store"]
+    one, shared = app.tiered, app.extensions["wicketgate.store"]
     for key in ("set", "deleted", "both", "neither"):
         one.set(key, "old")
         assert other.get(key) == "old"
@@ -641,7 +641,7 @@ def test_what_changes_while_redis_is_away_is_not_what_it_was_afterwards(redis_se
     until(lambda: not shared.waiting())
     shared.leases.circuit.resume()
     keys = ("set", "deleted", "both", "neither")
-    assert server.client.exists(*(f"greengate:view:{key}" for key in keys)) == 4
+    assert server.client.exists(*(f"wicketgate:view:{key}" for key in keys)) == 4
     assert one.get_many(*keys) == one.get_many(*keys) == ["new", None, "new", "old"]
     until(lambda: {"deleted", "both"} <= set(other.gone))
     assert other.get_many(*keys)[1:] == [None, None, "old"]
@@ -690,9 +690,9 @@ def test_a_late_purge_leaves_what_was_stored_after_it(app_of):
     before = time.time()
     app.tiered.set("k", 1)
     for value in ("k", ""):
-        app.extensions["greengate.store"].heard(Purge("view", value, False, before - 1.0))
+        app.extensions["wicketgate.store"].heard(Purge("view", value, False, before - 1.0))
         assert app.tiered.get("k") == 1
-        app.extensions["greengate.store"].heard(Purge("view", value, False, time.time()))
+        app.extensions["wicketgate.store"].heard(Purge("view", value, False, time.time()))
         assert app.tiered.get("k") is None
         app.tiered.set("k", 1)
 
@@ -701,7 +701,7 @@ def test_a_late_purge_leaves_what_was_stored_after_it(app_of):
 def test_values_that_do_not_reach_redis_are_counted(redis_server, app_of, why):
     server = redis_server("--maxmemory-policy", "noeviction")
     app = app_of(redis=server.url)
-    shared = app.extensions["greengate.store"]
+    shared = app.extensions["wicketgate.store"]
     app.tiered.set("k", 1)
     assert ("dropped", "redis") not in shared.counted
     if why == "paused":
@@ -726,10 +726,10 @@ def test_a_corrupt_value_is_a_miss(redis_server, app_of):
     server = redis_server()
     app = app_of(redis=server.url)
     for data in (b"nonsense", b"\x80\x04K\x01.", b"GGVC\x01aaaabbbb", store.record_of("other", store.Held(1, 9e9, 9e8, True), 0.0)):
-        server.client.set("greengate:view:k", data)
+        server.client.set("wicketgate:view:k", data)
         assert app.tiered.get("k") is None
-        assert not server.client.exists("greengate:view:k")
-    assert app.extensions["greengate.store"].counted["corrupt", "redis"] == 4
+        assert not server.client.exists("wicketgate:view:k")
+    assert app.extensions["wicketgate.store"].counted["corrupt", "redis"] == 4
 
 
 def test_memory_of_views_is_bounded(app_of):
@@ -763,7 +763,7 @@ def test_a_plain_application_may_use_it_too(redis_server):
 def test_a_purge_of_answers_is_none_of_values(app_of):
     app = app_of()
     app.tiered.set("k", 1)
-    app.extensions["greengate.store"].purge(everything=True)
+    app.extensions["wicketgate.store"].purge(everything=True)
     assert app.tiered.get("k") == 1
-    app.extensions["greengate.store"].heard(Purge("view", "", False, time.time()))
+    app.extensions["wicketgate.store"].heard(Purge("view", "", False, time.time()))
     assert app.tiered.get("k") is None
