@@ -50,7 +50,7 @@ NEAR = 1.0                      # seconds that memory goes without asking the ti
 MOST_GONE = 10_000
 SEVERAL = 4                     # of the largest bodies that a route keeps are in one record
 FOREVER = 10 * 365 * 86400.0    # seconds
-MAGIC = b"GGVC\x01"
+MAGIC = b"WGVC\x01"
 PLAIN = (str, bytes, int, float, bool, type(None))
 
 view_cache = Cache()

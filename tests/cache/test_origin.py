@@ -46,7 +46,7 @@ def pipeline(world):
             "upstreams": {"u": {"instances": [f"http://127.0.0.1:{upstream.port}"]}},
             "routes": [{"path": "/*", "upstream": "u", "cache": cache or {}, **route}]})
         made.append(Pipeline(config, view=world.upstream, log=RequestLog("off"), registry=world.registry))
-        [world.step] = [served.handler for served in made[-1].served.values()]
+        [world.step] = made[-1].handlers.values()
         return made[-1]
 
     yield make

@@ -171,8 +171,13 @@ def test_another_host(gateway, host):
     assert b"X-Forwarded-Host: shop.test |" in text and EVIL.encode() not in text
 
 
+def test_the_authority_of_a_url_as_target(gateway):
+    """It goes before Host (RFC 9112 section 3.2.2): the page that it makes is another address's."""
+    assert ask(gateway.port, b"GET http://evil-marker.test/url HTTP/1.1\r\nHost: shop.test\r\nConnection: close\r\n\r\n")[0] == 200
+    assert EVIL.encode() not in page(gateway, "/url")
+
+
 @pytest.mark.parametrize("head", [
-    b"GET http://evil-marker.test/two HTTP/1.1\r\nHost: shop.test\r\n",
     b"GET /two HTTP/1.1\r\nHost: shop.test\r\nHost: evil-marker\r\n",
     b"GET /two HTTP/1.1\r\nHost: shop.test\r\nX_Forwarded_Host: evil-marker\r\n",
     b"GET /two HTTP/1.1\r\nHost: shop.test\r\nCookie : sid=evil-marker\r\n"])

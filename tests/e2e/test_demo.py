@@ -85,7 +85,7 @@ def test_with_nginx_everything_it_prints_is_true(demo, require):
     shown = demo()
     assert f"nginx on {shown.ports.front}, instances of the gateway on {shown.ports.front + 1}" in shown.text
     urls = re.findall(r"http://127\.0\.0\.1:(\d+)(/[^\s']*)", shown.text)
-    assert {int(port) for port, _ in urls} == {shown.ports.front, shown.ports.admins[0]} and len(urls) == 8
+    assert {int(port) for port, _ in urls} == {shown.ports.front, shown.ports.admins[0]} and len(urls) == 9
 
     assert b"The old shop" in shown.get("/")[2]
     _, headers, body = shown.get("/echo/a%2Fb//c?q=1+2")
@@ -102,6 +102,8 @@ def test_with_nginx_everything_it_prints_is_true(demo, require):
     assert (answer["user"]["id"], len(answer["orders"])) == (7, 3)
     status, headers, body = shown.get("/stock/desk-001")
     assert (status, json.loads(body)["title"], field(headers, "Cache-Control")) == (200, "Desk no. 1", "max-age=10")
+    stored = [field(shown.get("/cached/desk-001")[1], "Cache-Status") for _ in range(4)]      # two instances, a memory each
+    assert "fwd=uri-miss" in stored[0] and "; hit" in stored[-1]
     assert shown.get("/old-shop/chair")[0] == 410
     status, headers, body = shown.get("/views/profile/0")
     assert (status, field(headers, "Content-Type")) == (404, "application/problem+json")
