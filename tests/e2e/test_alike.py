@@ -297,7 +297,7 @@ def body_of(data):
 
 
 def begin(server, path, fields=b""):
-    client = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+    client = socket.create_connection(("127.0.0.1", server.port), timeout=120)
     client.sendall(b"GET %b HTTP/1.1\r\nHost: a.test\r\n%b\r\n" % (path.encode(), fields))
     return client
 
