@@ -33,8 +33,9 @@ from urllib.parse import quote, unquote_to_bytes
 from .deadline import Deadline
 from .errors import NO_ROOM, MethodNotAllowed, NoRoute, OutOfFiles
 from .http.ranges import Bounds, ranges_of
+from .loop.time_limit import TimeLimit
 from .message import Headers, Request, Response
-from .tasks import Event, Semaphore, current_request, native_thread, offload, spawn_apart, time_limit
+from .tasks import Event, Semaphore, current_request, native_thread, offload, spawn_apart
 
 IMMUTABLE = "public, max-age=31536000, immutable"
 HASHED = re.compile(r"(.+)\.([0-9a-f]{16})(\.[^./]+)?", re.DOTALL)
@@ -212,7 +213,7 @@ class Files:
         if deadline is None:
             hashing.done.wait()
         else:
-            with time_limit(deadline.left(), deadline.over()):
+            with TimeLimit(deadline.left(), deadline.over()):
                 hashing.done.wait()
         if hashing.problem is not None:
             raise hashing.problem

@@ -20,9 +20,9 @@ from typing import Any
 
 import orjson
 
-from . import tasks
 from .deadline import Deadline
 from .errors import BodyTooLarge
+from .loop.time_limit import TimeLimit
 from .message import Response
 
 MAX_ANSWER = 8 * 1024 ** 2
@@ -68,7 +68,7 @@ def whole_body(response: Response, deadline: Deadline) -> bytes:
     """The body within the deadline; a stream by itself goes on for as long as it moves."""
     if isinstance(response.body, bytes):
         return response.read(MAX_ANSWER)
-    with tasks.time_limit(deadline.left(), deadline.over()):
+    with TimeLimit(deadline.left(), deadline.over()):
         return response.read(MAX_ANSWER)
 
 

@@ -31,6 +31,7 @@ from gevent.threadpool import ThreadPool
 
 from .deadline import Deadline
 from .errors import DeadlineExceeded, GatewayError, GatherTimeout
+from .loop.time_limit import TimeLimit, Turns, catch_up
 
 if TYPE_CHECKING:
     from .message import Request
@@ -107,24 +108,19 @@ def gather(*tasks: Callable[[], Any], timeout: float | None = None, limit: int |
     ended: SimpleQueue[Task] = SimpleQueue()
     try:
         while waiting or running:
-            left = limits.left()
+            left = limits.left(bool(waiting))
             while waiting and (limit is None or len(running) < limit):
                 running.add(waiting.pop().start(ended))
             try:
                 child = ended.get(timeout=left)
             except Empty:
-                raise limits.passed() from None
+                child = limits.last(ended)
             running.discard(child.greenlet)
             if child.error is not None and not (return_exceptions and child.may_be_returned):
                 child.fail()
     finally:
         gevent.killall(running)
     return [child.result if child.error is None else child.error for child in children]
-
-
-def time_limit(seconds: float, error: Exception) -> gevent.Timeout:
-    """``with time_limit(2.0, Late()): ...`` raises that error in this greenlet when the block has not ended in time."""
-    return gevent.Timeout(seconds, error)
 
 
 class LoopLimit:
@@ -186,7 +182,7 @@ class NativeThreads:
         """``function(*args)``, waited for until ``deadline``, whose error is raised then; the thread goes on until it is done."""
         if deadline is None:
             return self.pool().apply(function, args)
-        with gevent.Timeout(deadline.left(), deadline.over()):
+        with TimeLimit(deadline.left(), deadline.over()):
             return self.pool().apply(function, args)
 
     def pool(self) -> ThreadPool:
@@ -319,15 +315,23 @@ class Limits:
             self.until = None if seconds is None else Deadline(seconds)
         self.own = self.until is not whole
 
-    def left(self) -> float | None:
-        """Seconds left, more than 0; None without a limit. Raises what ``passed`` returns when there are none."""
+    def left(self, starting: bool) -> float | None:
+        """Seconds left; None without a limit. Raises what ``passed`` returns when there are none and something is to start."""
         if self.until is None:
             return None
         left = self.until.at - self.until.clock()
-        if left <= 0:
+        if left <= 0 and starting:
             give_way(self.until)
             raise self.passed()
-        return left
+        return max(left, 0.0)
+
+    def last(self, ended: SimpleQueue[Task]) -> Task:
+        """A task that has ended while the loop was busy. Raises what ``passed`` returns when there is none."""
+        catch_up()
+        try:
+            return ended.get_nowait()
+        except Empty:
+            raise self.passed() from None
 
     def passed(self) -> GatewayError:
         seconds = self.until.seconds if self.until is not None else 0.0
@@ -386,7 +390,7 @@ class Guard:
                 self._start(max(0.0, self.deadline.at - now))
 
     def _start(self, seconds: float) -> None:
-        self._timer = gevent.get_hub().loop.timer(seconds, priority=-1)        # like gevent.Timeout: what waits itself goes first
+        self._timer = gevent.get_hub().loop.timer(seconds, priority=-1)        # a LimitTimer, written out: every request has one
         self._timer.start(self._passed, update=True)
 
     def _stop(self) -> None:
@@ -395,7 +399,12 @@ class Guard:
             timer.close()
 
     def _passed(self) -> None:
-        """In the hub: the timer has run out. The deadline may have been moved meanwhile."""
+        """In the hub: the timer has run out."""
+        self._stop()
+        self._timer = Turns(self._look)
+
+    def _look(self) -> None:
+        """In the hub. The deadline may have been moved meanwhile."""
         self._stop()
         left = self.deadline.at - self.deadline.clock()
         if left > 0 and not self._over:
@@ -414,4 +423,4 @@ class Guard:
 
 
 __all__ = ["Event", "Guard", "LoopLimit", "Overdue", "Semaphore", "Thread", "current_request", "event_loop", "gather",
-           "give_way", "names", "native_lock", "native_thread", "offload", "spawn", "spawn_apart", "time_limit"]
+           "give_way", "names", "native_lock", "native_thread", "offload", "spawn", "spawn_apart"]

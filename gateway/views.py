@@ -22,10 +22,11 @@ from werkzeug.routing.rules import parse_converter_args
 from .config import Route
 from .errors import BodyTimeout
 from .http.fields import ABOUT_BODY, PROXY_WORDS, WRITTEN, variable, variables
+from .loop.time_limit import TimeLimit
 from .message import Body, Request, Response
 from .routing.conditions import as_text, decoded
 from .routing.pattern import Segment, parse_path
-from .tasks import Guard, Killed, current_request, time_limit
+from .tasks import Guard, Killed, current_request
 
 SMALL = 65536
 PROXY_KEYS = tuple(map(variable, PROXY_WORDS))
@@ -129,7 +130,7 @@ class RequestBodyFile(io.RawIOBase):
         return len(piece)
 
     def _read(self, size: int) -> bytes:
-        with time_limit(self._silence, BodyTimeout(f"no byte of the body came for {self._silence:g} s")):
+        with TimeLimit(self._silence, BodyTimeout(f"no byte of the body came for {self._silence:g} s")):
             return self._body.read(size)
 
 

@@ -35,6 +35,7 @@ from time import monotonic
 from typing import Any
 
 from ..deadline import Deadline
+from ..loop.time_limit import catch_up
 from ..tasks import Event
 
 FLYING, STORED, UNCACHEABLE, FAILED, ABANDONED = range(5)
@@ -89,7 +90,8 @@ class Flight:
         until = monotonic() + patience
         self.wanted.set()
         while self.state == FLYING and (left := min(until, self._until) - monotonic()) > 0:
-            self._landed.wait(min(deadline.left(), left, PATIENCE))
+            if not self._landed.wait(min(deadline.left(), left, PATIENCE)):
+                catch_up()
         return self.state
 
     def __repr__(self) -> str:

@@ -23,6 +23,8 @@ from typing import Any
 
 from gevent import get_hub, getcurrent
 
+from .time_limit import Turns
+
 READY, WOKEN, RANG = range(3)
 
 
@@ -84,7 +86,7 @@ class Readable:
         if self._alarm is not None:
             self._alarm.close()
         self._rings = at
-        self._alarm = self.hub.loop.timer(max(0.0, at - monotonic()), ref=False)
+        self._alarm = self.hub.loop.timer(max(0.0, at - monotonic()), ref=False, priority=-1)
         self._alarm.start(self._ring, update=True)
 
     # In the hub
@@ -100,6 +102,10 @@ class Readable:
             reader.switch(READY)
 
     def _ring(self) -> None:
+        self._alarm.close()
+        self._alarm = Turns(self._rung)
+
+    def _rung(self) -> None:
         self._rings = inf
         self._tell(RANG)
 

@@ -23,8 +23,8 @@ from gunicorn.http.errors import InvalidChunkSize, InvalidHeader, NoMoreData, Pa
 
 from ..errors import BodyTimeout, GatewayError, MalformedBody, TruncatedBody
 from ..http import chunked
+from ..loop.time_limit import TimeLimit
 from ..message import Body, Headers, Interim
-from ..tasks import time_limit
 
 PIECE = 65536                   # bytes: the most read at once, and the most of an unread body read away to keep a connection
 SLOWEST = 240                   # bytes a second, on average over the time spent waiting for a body
@@ -249,7 +249,7 @@ class BodyReader:
 
     def _receive(self, wanted: int) -> bytes:
         began = monotonic()
-        with time_limit(self._silence, BodyTimeout(f"no byte of the body came for {self._silence:g} s")):
+        with TimeLimit(self._silence, BodyTimeout(f"no byte of the body came for {self._silence:g} s")):
             data: bytes = self._unreader.read(None, read_ahead=wanted)
         self._pace.add(monotonic() - began, len(data))
         return data

@@ -20,6 +20,7 @@ import gevent
 from gevent import monkey
 from gevent.event import AsyncResult
 
+from ..loop.time_limit import catch_up
 from ..tasks import names
 
 getaddrinfo = monkey.get_original("socket", "getaddrinfo")
@@ -90,6 +91,8 @@ class Resolver:
             running = self._running[key] = AsyncResult()
             gevent.spawn(self._refresh, key, running)
         running.wait(seconds)
+        if not running.ready():
+            catch_up()
         return self._known.get(key)
 
     def left(self, host: str, port: int) -> float | None:

@@ -25,6 +25,7 @@ from gevent.event import AsyncResult
 from gevent.hub import get_hub
 
 from ..loop.alarm import Alarm
+from ..loop.time_limit import catch_up
 from .dns import SocketAddress
 from .transport import Connection
 
@@ -175,6 +176,8 @@ class Pool:
         self.waiting.append(turn)
         try:
             turn.wait(seconds)
+            if not turn.ready():
+                catch_up()
         except BaseException:
             self._leave(turn)
             raise

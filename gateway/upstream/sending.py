@@ -5,8 +5,8 @@ from __future__ import annotations
 import gevent
 
 from ..errors import BodyTimeout, ClientDisconnected, GatewayError, InternalError, TruncatedBody, UpstreamTimeout
+from ..loop.time_limit import TimeLimit
 from ..message import Body, Call
-from ..tasks import time_limit
 from .limit import Limit, Silence
 from .transport import PIECE, Connection, Lost
 
@@ -17,7 +17,7 @@ def small_body(call: Call, silence: float) -> bytes | Body | None:
     body = call.body
     if not isinstance(body, Body) or body.length is None or body.length > PIECE or body.started:
         return body
-    return body.buffer(PIECE, lambda: time_limit(silence, BodyTimeout(f"no byte of the body came for {silence:g} s")))
+    return body.buffer(PIECE, lambda: TimeLimit(silence, BodyTimeout(f"no byte of the body came for {silence:g} s")))
 
 
 class Sender:
@@ -83,7 +83,7 @@ class Sender:
     def _read(self, body: Body) -> bytes:
         """The client's next piece; b"" at the end, and when that failed."""
         try:
-            with gevent.Timeout(self._silence, BodyTimeout(f"no byte of the body came for {self._silence:g} s")):
+            with TimeLimit(self._silence, BodyTimeout(f"no byte of the body came for {self._silence:g} s")):
                 return body.read(PIECE)
         except OSError as error:                         # the client's connection failed
             self.failure = ClientDisconnected(str(error))

@@ -27,6 +27,7 @@ from gevent.socket import socket as GeventSocket
 
 from ..loop.readiness import READY, WOKEN, Readable
 from ..loop.send_queue import send_queue
+from ..loop.time_limit import LimitTimer
 from .dns import SocketAddress
 from .limit import Limit
 
@@ -237,8 +238,7 @@ class Connection:
         timer = None
         try:
             if seconds is not None:
-                timer = self.readable.hub.loop.timer(seconds)
-                timer.start(waiter.switch, OVER)
+                timer = LimitTimer(seconds, waiter.switch, OVER)
             event: int = waiter.get()
             return event
         finally:

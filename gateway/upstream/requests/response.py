@@ -23,8 +23,8 @@ from urllib3.response import HTTPResponse
 
 from ...deadline import Deadline
 from ...errors import DeadlineExceeded, GatewayError, UpstreamTimeout, UpstreamTruncated
+from ...loop.time_limit import TimeLimit
 from ...message import Response
-from ...tasks import time_limit
 from .places import NEVER
 
 PIECE = 65536
@@ -112,7 +112,7 @@ class BodyFile:
             if left < seconds:
                 seconds = left
                 late = DeadlineExceeded("the time of the request was over within the body of an answer")
-        with time_limit(seconds, late):
+        with TimeLimit(seconds, late):
             return self._stream.read(PIECE)
 
 

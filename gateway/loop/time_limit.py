@@ -1,0 +1,89 @@
+"""Limits of time that a busy event loop does not make shorter.
+
+A loop that was busy for longer than a limit finds both: the time is over, and what was waited for has come, maybe by way of other
+greenlets that have not had their turn either. So a limit counts from now, not from when the loop last looked at the clock; its
+timer has a low priority, so that what is ready in the same turn goes first; and it is over only when the loop has turned some times
+more. In a loop with nothing to do that takes some microseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from gevent import get_hub, getcurrent
+from gevent.hub import Waiter
+
+TURNS = 10                                               # more than it takes an answer to pass from greenlet to greenlet
+AT_ONCE = 1e-9                                           # seconds: 0 would not repeat
+
+
+class Turns:
+    """Calls ``function(*args)`` in the hub when the loop has turned TURNS times, unless it is closed before."""
+
+    __slots__ = ("_left", "_timer")
+
+    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
+        self._left = TURNS
+        self._timer = get_hub().loop.timer(AT_ONCE, AT_ONCE, priority=-1)
+        self._timer.start(self._turned, function, args, update=True)
+
+    def close(self) -> None:
+        self._timer.close()
+
+    def _turned(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self.close()
+            function(*args)
+
+    def __repr__(self) -> str:
+        return f"Turns({self._left} left)"
+
+
+class LimitTimer:
+    """Calls ``function(*args)`` in the hub ``seconds`` from now, as above, unless it is closed before."""
+
+    __slots__ = ("_timer",)
+
+    def __init__(self, seconds: float, function: Callable[..., Any], *args: Any) -> None:
+        self._timer: Any = get_hub().loop.timer(max(0.0, seconds), priority=-1)
+        self._timer.start(self._ring, function, args, update=True)
+
+    def close(self) -> None:
+        self._timer.close()
+
+    def _ring(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self._timer.close()
+        self._timer = Turns(function, *args)
+
+
+class TimeLimit:
+    """``with TimeLimit(2.0, Late()): ...`` raises that error in this greenlet when the block has not ended in time."""
+
+    __slots__ = ("seconds", "error", "_timer")
+
+    def __init__(self, seconds: float, error: Exception) -> None:
+        self.seconds = seconds
+        self.error = error
+        self._timer: LimitTimer | None = None
+
+    def __enter__(self) -> None:
+        self._timer = LimitTimer(self.seconds, getcurrent().throw, self.error)
+
+    def __exit__(self, *error: object) -> None:
+        if self._timer is not None:
+            self._timer.close()
+
+    def __repr__(self) -> str:
+        return f"TimeLimit({self.seconds:g} s)"
+
+
+def catch_up() -> None:
+    """Let the loop turn TURNS times: for a wait whose time is over, before it says so."""
+    waiter = Waiter()
+    turns = Turns(waiter.switch, None)
+    try:
+        waiter.get()
+    finally:
+        turns.close()
