@@ -14,7 +14,7 @@ from gateway.deadline import Deadline
 from gateway.message import Request, Response
 from gateway.telemetry.metrics import Registry
 
-SAFETY = 20.0
+SAFETY = 60.0
 
 
 class Stream:

@@ -50,7 +50,7 @@ def connects(port: int) -> bool:
 @pytest.fixture
 def world():
     """The step, its store and its upstream; see asking.py."""
-    with gevent.Timeout(SAFETY, AssertionError("the test hangs")):
+    with gevent.Timeout(2 * SAFETY, AssertionError("the test hangs")):
         world = World()
         world.cache()
         yield world

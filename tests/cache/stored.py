@@ -8,7 +8,7 @@ import gevent
 
 from gateway.cache.entry import Entry, Variants
 
-SAFETY = 20.0
+SAFETY = 60.0
 
 
 def entry_of(url: str = "http://shop.test/a", body: bytes = b"body", *, tags=(), at: float | None = None, lifetime: float = 60.0,

@@ -89,14 +89,14 @@ FAULTS = {
 
 @pytest.fixture
 def worker(monkeypatch):
-    """``worker(server)`` is a World over a started store, whose Redis is used; ``.counted`` counts."""
+    """``worker(server)`` is a World over a started store, whose Redis is used and has ``timeout``; ``.counted`` counts."""
     monkeypatch.setattr(circuits, "FIRST", 0.05)
     monkeypatch.setattr(circuits, "MOST", 0.2)
     made = []
 
-    def make(server: RedisServer) -> World:
+    def make(server: RedisServer, timeout: str = "50ms") -> World:
         counted, world = Counted(), World()
-        world.store = store.http_store(Config(cache=CacheStorage(redis=server.url)), Counts(counted))
+        world.store = store.http_store(Config(cache=CacheStorage(redis=server.url, timeout=timeout)), Counts(counted))
         world.counted, world.clock, world.answer = counted.numbers, time.time, lambda request: ok(body=request.target.encode())
         world.cache()
         world.store.start()
@@ -163,7 +163,7 @@ def test_another_type_under_a_key(redis_server, worker, kind):
 @pytest.mark.parametrize("make", [lambda client, key: client.set(key, "x"), lambda client, key: client.rpush(key, "x")])
 def test_what_never_ends_is_no_lease(redis_server, worker, make):
     server = redis_server()
-    one, other = worker(server), worker(server)
+    one, other = worker(server, "60s"), worker(server, "60s")
     make(server.client, "wicketgate:lease:k")
     assert not other.store.leased("k") and (lease := one.store.lease("k", 60)) is not None and lease.taken
     assert other.store.leased("k") and other.store.lease("k", 60) is None

@@ -132,7 +132,7 @@ def test_what_was_purged_while_it_was_looked_up_is_not_given_to_those_who_waited
 def test_many_keys_at_once_do_not_make_redis_look_slow(redis_server, stores):
     """Whoever finds no connection free in time has a miss; Redis is as well as before."""
     server = redis_server()
-    one = stores(server.url)
+    one = stores(server.url, timeout=1.0)
     for number in range(1000):
         one.put(str(number), variants_of(), 60, time.time())
     assert one.flush()

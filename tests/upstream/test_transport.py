@@ -496,7 +496,7 @@ def test_an_answer_that_is_reset_is_truncated(serve, upstream):
     def handle(sock, address):
         Peer(sock).request()
         sock.sendall(b"HTTP/1.1 200 OK\r\n\r\nsome")
-        go.wait(5)
+        assert go.wait(60)
         sock.setsockopt(SOL_SOCKET, SO_LINGER, RESET)
         sock.close()
 

@@ -18,7 +18,7 @@ from gateway.errors import ConfigError
 from gateway.tasks import disk
 from gateway.view_cache import http_store
 
-SAFETY = 20.0
+SAFETY = 60.0
 
 
 def edge(at: float = 0.0) -> Purge:

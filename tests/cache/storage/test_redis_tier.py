@@ -52,12 +52,12 @@ def tier():
 
 @pytest.fixture
 def follow(tier):
-    """``follow(url)`` is a started RedisLog over a tier of its own, and the purges it has heard."""
+    """``follow(url)`` is a started PurgeStream over a tier of its own, and the purges it has heard."""
     made = []
 
-    def start(url: str) -> tuple[PurgeStream, list[Purge]]:
+    def start(url: str, **more) -> tuple[PurgeStream, list[Purge]]:
         heard: list[Purge] = []
-        log = PurgeStream(tier(url))
+        log = PurgeStream(tier(url, **more))
         log.start(heard.append)
         made.append(log)
         return log, heard
@@ -395,7 +395,7 @@ def test_a_purge_while_redis_is_away_is_made_up_for(redis_server, follow):
 
 def test_a_pause_for_what_happened_to_requests_keeps_no_purge_back(redis_server, follow, monkeypatch):
     server = redis_server()
-    (one, heard), (other, heard_there) = follow(server.url), follow(server.url)
+    (one, heard), (other, heard_there) = follow(server.url, timeout=SAFETY), follow(server.url, timeout=SAFETY)
     for log in (one, other):
         until(lambda log=log: log.tier.circuit.usable)
     monkeypatch.setattr(circuits, "FIRST", 1000.0)

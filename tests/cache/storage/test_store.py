@@ -341,18 +341,16 @@ def test_a_newer_answer_of_another_worker_is_found_when_ours_has_expired(redis_s
 @pytest.mark.parametrize("soft", [False, True])
 def test_a_purge_reaches_other_workers_through_redis(redis_server, worker, soft):
     server = redis_server()
-    one, other, third = (worker(redis=server.url) for _ in range(3))
+    one, other, third = (worker(redis=server.url, timeout="60s") for _ in range(3))
     keep(one, tags=["t"])
     assert other.get("k") is not None
-    began = time.monotonic()
     assert one.purge(tag="t", soft=soft) == 1
     for each in (other, third):                          # one has it in memory, the other would get it from Redis
         if soft:
             until(lambda each=each: each.get("k").entries[0].expires <= time.time())
         else:
             until(lambda each=each: each.get("k") is None)
-    assert time.monotonic() - began < 1.5
-    late = worker(redis=server.url)
+    late = worker(redis=server.url, timeout="60s")
     found = late.get("k")
     assert found is None or soft and found.entries[0].expires <= time.time()
 
@@ -423,7 +421,7 @@ def test_without_redis_everything_goes_on(redis_server, worker):
     assert one.get("k") is stored and one.get("nothing") is None
     newer = keep(one, "new")
     assert one.get("new") is newer and one.lease("x", 1) is None and one.wait("x", 5) is None
-    assert time.monotonic() - began < 0.05 + 0.25
+    assert time.monotonic() - began < 2.5, "nobody has waited those 5 seconds"
     assert one.counted["errors", "redis"] >= 1
     assert one.purge(tag="later") == 0
     server.start()
@@ -467,7 +465,7 @@ def test_memcached_that_is_gone_costs_once(worker):
     began = time.monotonic()
     for number in range(100):
         assert one.get(str(number)) is None
-    assert time.monotonic() - began < 0.05 + 0.5
+    assert time.monotonic() - began < 2.5, "each would have cost 50 ms"
     assert 1 <= one.counted["errors", "memcached"] < 5
 
 
