@@ -334,7 +334,7 @@ def test_a_record_that_is_of_no_use_any_more_is_not_written(redis_server, stores
 def test_a_release_that_waits_is_taken_over(redis_server, stores):
     """The next flight of this worker does not wait for its own lease to be over."""
     server = redis_server()
-    one, other = stores(server.url), stores(server.url)
+    one, other = stores(server.url, timeout=5.0), stores(server.url, timeout=5.0)
     first = one.lease("k", 60)
     first.release()
     second = one.lease("k", 60)

@@ -18,7 +18,7 @@ from gateway.cache.coalesce import STORED, Flight
 from gateway.deadline import Deadline
 from gateway.errors import DeadlineExceeded
 from gateway.loop.time_limit import TURNS, LimitTimer, TimeLimit, Turns, catch_up
-from gateway.tasks import Guard, disk, gather
+from gateway.tasks import Guard, gather
 from gateway.upstream.dns import Resolver, numeric_place
 from gateway.upstream.limit import Limit
 from gateway.upstream.pool import Pool
@@ -176,18 +176,8 @@ def a_flight(pair):
     return lambda: flight.wait(Deadline(LIMIT)) == STORED, lambda: theirs.send(b"x")
 
 
-def a_native_thread(pair):
-    done, theirs = native_pair()
-
-    def work():
-        with done:
-            return done.recv(1)
-
-    return lambda: disk.run(work, deadline=Deadline(LIMIT)) == b"x", lambda: (theirs.send(b"x"), theirs.close())
-
-
 WAITS = [an_answer, an_answer_until_the_deadline, room_to_send, a_connection_given_back, a_name, tasks_of_gather, a_block,
-         a_view, a_flight, a_native_thread]
+         a_view, a_flight]
 
 
 @pytest.mark.parametrize("kind", WAITS, ids=lambda kind: kind.__name__)
