@@ -34,7 +34,7 @@ from .cache.purge.journal import PurgeJournal
 from .cache.purge.marks import Purge
 from .cache.purge.redis_stream import PurgeStream
 from .cache.storage import plain_values
-from .cache.storage.bounded_socket import LARGEST
+from .cache.storage.codec import LARGEST
 from .cache.storage.file_tier import FileTier
 from .cache.storage.lookups import Lookup
 from .cache.storage.memcached_tier import MemcachedTier

@@ -40,7 +40,8 @@ BLOCK = 0.4                     # seconds that one XREAD waits for something new
 PATIENCE = 1.0                  # seconds that its end may be late: Redis looks ten times a second, and may be busy
 KEPT = 300_000                  # purges in the log, about; more than there are buckets of marks (marks.py)
 MOST_WAITING = 100_000          # purges that wait for Redis
-BATCH = 1000
+BATCH = 1000                    # purges of one read; after a failure fewer, which may be as long as purges can be
+WHOLE = 5.0                     # seconds for all of a batch, once it has begun to come
 BUCKETED = ("urls", "tags", "edge")
 LOOKS = 5                       # at Redis's clock
 LOOK_AGAIN = 10.0               # seconds
@@ -84,6 +85,7 @@ class PurgeStream:
         self._thread = native_thread()                   # whose loop the connections belong to
         self._client: Any = None
         self._last = b"0-0"
+        self._batch = BATCH
         self._since = 0.0                                # all that was in the log then is known here
         self._look_at = 0.0
         self._greenlet: Any = None
@@ -135,6 +137,7 @@ class PurgeStream:
                     self._write_waiting()
             except Exception as error:                   # whatever it is: who does not follow hears no purges any more
                 self._disconnect()
+                self._batch = max(1, self._batch // 10)
                 circuit.failed(1.0)
                 circuit.pause(error)
                 sleep(max(circuit.left(), 0.01))
@@ -143,7 +146,7 @@ class PurgeStream:
         """Read everything new, and write what waits; how long Redis's quickest answer took. Raises the tier's errors, and those of
         a log that is none."""
         if self._client is None:
-            self._client = connect(self.tier.url, BLOCK + PATIENCE, connections=2, largest=self.tier.largest)
+            self._client = connect(self.tier.url, BLOCK + PATIENCE, connections=2, largest=0)
         client = self._client
         quickest = self._compare_clocks(client.time)
         client.eval(BEGIN, 1, self.name, *(json.dumps(purge[:3]) for purge in floor(0.0)))
@@ -193,16 +196,17 @@ class PurgeStream:
 
     def _read(self, heard: Callable[[Purge], None], block: int | None = None) -> int:
         """Hear what came after the last one; how many that were."""
-        began = now()
-        answer = self._client.xread({self.name: self._last}, count=BATCH, block=block)
+        began, most = now(), self._batch
+        answer = self.tier.circuit.limited(lambda: self._client.xread({self.name: self._last}, count=most, block=block), WHOLE)
         entries = [entry for _, batch in pairs(answer) for entry in flat(batch)]
         for number, fields in entries:
             self._last = number
             purge = self._purge(fields)
             if purge is not None:
                 heard(purge)
-        if len(entries) < BATCH:
+        if len(entries) < most:
             self._since = began
+        self._batch = min(BATCH, most * 2)
         return len(entries)
 
     def _purge(self, fields: dict[bytes, bytes]) -> Purge | None:

@@ -1,54 +1,135 @@
 """A socket to a tier that gives no more than may be asked of it: whatever is announced, and however fast it comes.
 
-The clients of Redis and Memcached read a value of any announced size, and the loop waits for as long as data keeps coming. Here an
-answer ends after ``most`` bytes, counted from when something was last sent, and others have their turn in between.
+The clients of Redis and Memcached read a line of any length, a value of any announced size and an array of any number of elements,
+and the loop waits for as long as data keeps coming. Here an answer is followed as it arrives (``Framing``), and ends with TooLarge
+before the client has read what no answer has. Others have their turn in between, after as much work as TURN bytes are.
 """
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from time import sleep
 from typing import Any
 
-LARGEST = 64 * 1024 ** 2        # bytes of a record
 TURN = 256 * 1024               # bytes after which others have their turn
+CALL, LINE = 1024, 256          # bytes that a call for more, and a line, are worth: what they cost the client
 SLACK = 4 * 1024 ** 2           # bytes of what is no record: a list of purges
+LONGEST_LINE = 64 * 1024        # bytes; a value is none
+MOST_LINES = 16 * 1024          # of one answer: of 1000 purges there are 9000
+DEEPEST = 16                    # arrays in arrays
+DIGITS = 20                     # of a number
 
 
 class TooLarge(OSError):
     """The answer has no end that anybody wants to wait for."""
 
 
-class Bounded:
-    """``sock`` in all else."""
+class Framing:
+    """Where the lines and values of a protocol are. ``value`` is the size of what follows a line, and of which no line is."""
 
-    def __init__(self, sock: Any, most: int) -> None:
+    def __init__(self, value: Callable[[bytes], int], most: int) -> None:
+        self.value = value
+        self.most = most
+        self.lines = 0                                   # of this answer
+        self._begun = b""                                # a line without its end
+        self._skip = 0                                   # bytes of a value that are still to come
+
+    def follow(self, data: bytes) -> int:
+        """How many lines end in ``data``, which came next. Raises TooLarge."""
+        skip, before = self._skip, self.lines
+        if skip >= len(data):                            # the middle of a value
+            self._skip = skip - len(data)
+            return 0
+        data, at = self._begun + data if self._begun else data, skip
+        while at < len(data):
+            end = data.find(b"\r\n", at, at + LONGEST_LINE)
+            if end < 0:
+                break
+            size = self.value(data[at:end])
+            self._ended(size)
+            at = end + 2 + size
+        self._skip, self._begun = max(0, at - len(data)), data[at:]
+        if len(self._begun) >= LONGEST_LINE:
+            raise TooLarge(f"a line of more than {LONGEST_LINE} bytes")
+        return self.lines - before
+
+    def _ended(self, size: int) -> None:
+        self.lines += 1
+        if self.lines > MOST_LINES:
+            raise TooLarge(f"an answer of more than {MOST_LINES} lines")
+        if not 0 <= size <= self.most:
+            raise TooLarge(f"a value of {size} bytes")
+
+
+class RedisLines:
+    """Of the protocol of Redis: bulk strings, and how deep arrays are in each other."""
+
+    def __init__(self) -> None:
+        self._left: list[int] = []                       # elements of the arrays that have begun
+
+    def __call__(self, line: bytes) -> int:
+        left = self._left
+        if left:
+            left[-1] -= 1
+        kind, size = line[:1], 0
+        if kind == b"$":
+            length = number(line[1:])
+            size = length + 2 if length != -1 else 0     # -1: there is none
+        elif kind == b"*" and (count := number(line[1:])) > 0:
+            if count > MOST_LINES or len(left) >= DEEPEST:
+                raise TooLarge(f"an array of {count} elements in {len(left)} others")
+            left.append(count)
+        while left and not left[-1]:
+            left.pop()
+        return size
+
+
+def memcached_value(line: bytes) -> int:
+    """``VALUE key flags size``, and in an answer to ``gets`` one word more."""
+    words = line.split(None, 4)
+    return number(words[3]) + 2 if line.startswith(b"VALUE") and len(words) > 3 else 0
+
+
+def number(text: bytes) -> int:
+    """Raises TooLarge: who does not know where an answer ends cannot wait for it."""
+    try:
+        return int(text[:DIGITS + 1])                    # longer ones are too large anyway
+    except ValueError:
+        raise TooLarge(f"no number: {text[:DIGITS]!r}") from None
+
+
+class Bounded:
+    """``sock`` in all else. ``value`` is that of the Framing of its protocol."""
+
+    def __init__(self, sock: Any, most: int, value: Callable[[bytes], int]) -> None:
         self._sock = sock
         self._most = most + SLACK
+        self._framing = Framing(value, self._most)
         self._got = self._turn = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)
 
     def sendall(self, *args: Any) -> None:
-        self._got = 0
+        self._got = self._framing.lines = 0
         self._sock.sendall(*args)
 
     def recv(self, *args: Any) -> bytes:
         data: bytes = self._sock.recv(*args)
-        self._count(len(data))
+        self._count(data)
         return data
 
-    def recv_into(self, *args: Any) -> int:
-        size: int = self._sock.recv_into(*args)
-        self._count(size)
+    def recv_into(self, buffer: Any, *args: Any) -> int:
+        size: int = self._sock.recv_into(buffer, *args)
+        self._count(bytes(memoryview(buffer)[:size]))
         return size
 
-    def _count(self, size: int) -> None:
-        self._got += size
-        self._turn += size
+    def _count(self, data: bytes) -> None:
+        self._got += len(data)
         if self._got > self._most:
             raise TooLarge(f"an answer of more than {self._most} bytes")
+        self._turn += len(data) + CALL + LINE * self._framing.follow(data)
         if self._turn > TURN:
             self._turn = 0
             sleep(0)
@@ -58,7 +139,7 @@ class Bounded:
 
 
 class Sockets:
-    """The module ``socket``, but that its sockets are bounded."""
+    """The module ``socket``, but that its sockets are bounded, and speak Memcached's protocol."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -67,7 +148,7 @@ class Sockets:
         return getattr(socket, name)
 
     def socket(self, *args: Any, **kwargs: Any) -> Bounded:
-        return Bounded(socket.socket(*args, **kwargs), self.most)
+        return Bounded(socket.socket(*args, **kwargs), self.most, memcached_value)
 
 
 def bounded(kind: type[Any], most: int) -> type[Any]:
@@ -75,6 +156,6 @@ def bounded(kind: type[Any], most: int) -> type[Any]:
 
     class BoundedConnection(kind):
         def _connect(self) -> Bounded:
-            return Bounded(super()._connect(), most)
+            return Bounded(super()._connect(), most, RedisLines())
 
     return BoundedConnection

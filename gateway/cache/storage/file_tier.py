@@ -26,7 +26,7 @@ from ...tasks import native_thread, offload, spawn
 from ..clock import ahead, now
 from ..entry import Entry
 from ..purge.journal import private
-from .bounded_socket import LARGEST
+from .codec import LARGEST
 from .tiers import Operation
 
 SHARE = 1 / 16

@@ -13,8 +13,9 @@ from typing import Any
 
 from ...errors import ConfigError
 from ...tasks import gather
-from .bounded_socket import LARGEST, Sockets
+from .bounded_socket import Sockets
 from .circuit import Circuit, Refused, Slots
+from .codec import LARGEST
 from .tiers import Operation
 
 CONNECTIONS = 32                # of one worker to each host; more wait, half as long as a look may take

@@ -21,8 +21,9 @@ from typing import Any
 from urllib.parse import unquote
 
 from ...tasks import LoopLimit, Semaphore, spawn_apart
-from .bounded_socket import LARGEST, bounded
+from .bounded_socket import bounded
 from .circuit import Busy, Slow
+from .codec import LARGEST
 
 CONNECT = 1.0                   # seconds that each step of connecting may take, beside the requests
 
@@ -162,7 +163,9 @@ def connect(url: str, timeout: float, connections: int, largest: int = LARGEST) 
         nodes = [redis.cluster.ClusterNode(host, port) for host, port in addresses]
         return redis.RedisCluster(startup_nodes=nodes, max_connections=connections, **options)
     name, _, database = path.partition("/")
-    sentinel = redis.Sentinel(addresses, sentinel_kwargs=timeouts, db=int(database or 0), **options)
+    sentinel = redis.Sentinel(addresses, sentinel_kwargs={**timeouts, "protocol": 2}, db=int(database or 0), **options)
+    for each in sentinel.sentinels:
+        with_bounds(each, 0)
     return with_bounds(sentinel.master_for(name, max_connections=connections), largest)
 
 

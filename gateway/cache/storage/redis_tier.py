@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 
 from ...errors import ConfigError
 from ...tasks import gather
-from .bounded_socket import LARGEST
 from .circuit import Busy, Circuit, Refused, Slots
+from .codec import LARGEST
 from .redis_pool import CONNECT, Connections, connect, connections_of, disconnect, is_cluster, place_of
 from .tiers import Operation
 

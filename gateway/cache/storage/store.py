@@ -37,7 +37,6 @@ from ..entry import Variants
 from ..purge.batch import PurgeBatch
 from ..purge.marks import NO_MARKS, Addresses, Marks, Purge, parsed_purge
 from . import codec
-from .bounded_socket import LARGEST
 from .compaction import compacted
 from .lease import Lease, Leases
 from .lookups import Lookup, Lookups
@@ -85,7 +84,7 @@ class HttpStore:
 
     def __init__(self, memory: MemoryTier, tiers: Sequence[Shared] = (), channels: Sequence[Channel] = (), *,
                  journal: Bell | None = None, leases: Leasing | None = None, compress: bool = False, counts: Counts | None = None,
-                 patience: float = PATIENCE, largest: int = LARGEST, clock: Callable[[], float] = clock.now) -> None:
+                 patience: float = PATIENCE, largest: int = codec.LARGEST, clock: Callable[[], float] = clock.now) -> None:
         self.memory = memory
         self.tiers = tuple(tiers)
         self.channels = tuple(channels)

@@ -6,6 +6,8 @@ import os
 import time
 import tracemalloc
 import zlib
+from contextlib import nullcontext
+from functools import partial
 
 import gevent
 import orjson
@@ -17,7 +19,10 @@ from gateway.cache.purge import journal as journals
 from gateway.cache.purge.journal import PurgeJournal, line_of
 from gateway.cache.purge.marks import Purge
 from gateway.cache.purge.redis_stream import PurgeStream
+from gateway.cache.storage import circuit as circuits
 from gateway.cache.storage import codec as format
+from gateway.cache.storage.bounded_socket import (LONGEST_LINE, MOST_LINES, TURN, Bounded, Framing, RedisLines, TooLarge,
+                                                  memcached_value)
 from gateway.cache.storage.file_tier import FileTier
 from gateway.cache.storage.memcached_tier import MemcachedTier
 from gateway.cache.storage.memory import MemoryTier
@@ -124,6 +129,137 @@ def test_an_answer_without_an_end_is_ended_and_others_have_their_turn(serve, mak
     tier.close()
     assert found == [None] and len(turns) > 10 and size < 40 * MB
     assert not tier.usable, "who talks so is not asked again soon"
+
+
+WITHOUT_END = [(b"+", b"x"), (b"-", b"x"), (b"$", b"1"), (b"*", b"1"), (b"+", b"\n"), (b"*2000000000\r\n", b":1\r\n"),
+               (b"*16000\r\n", b"*16000\r\n"), (b"", b"*1\r\n"), (b"*2000000000\r\n", b"$0\r\n\r\n"), (b"$99999999999\r\n", b"x"),
+               (b"*1000\r\n", b"$1000000\r\n" + bytes(MB - 48576) + b"\r\n"), (b"$-9\r\n", b"x\r\n")]
+HEALTHY = {b"CLIENT": b"+OK\r\n", b"TIME": b"*2\r\n$1\r\n1\r\n$1\r\n1\r\n", b"EVAL": b":0\r\n",
+           b"XRANGE": b"*1\r\n*2\r\n$3\r\n1-0\r\n*6\r\n$2\r\nat\r\n$1\r\n1\r\n$5\r\npurge\r\n"
+                      b"$23\r\n[\"everything\",\"\",false]\r\n$2\r\nby\r\n$0\r\n\r\n"}
+
+
+class Flood:
+    """Answers as Redis does until it is asked ``when`` (None: anything), and then without an end. Counts the bytes a client reads
+    before another greenlet has a turn."""
+
+    def __init__(self, monkeypatch, head, more, when=None):
+        self.piece, self.head, self.when = more * (65536 // len(more) + 1), head, when
+        self.turns = self.flooded = 0
+        self.read: dict[int, int] = {}
+        count = Bounded._count
+
+        def counted(sock, data):
+            self.read[self.turns] = self.read.get(self.turns, 0) + len(data)
+            count(sock, data)
+        monkeypatch.setattr(Bounded, "_count", counted)
+
+    def others(self):
+        while True:
+            self.turns += 1
+            gevent.sleep(0)
+
+    def __call__(self, sock, address):
+        try:
+            while data := sock.recv(65536):
+                for words in [part.split(b"\r\n") for part in data.split(b"*")[1:] if part[:1].isdigit()]:
+                    if self.when in (None, words[2]):
+                        self.flooded += 1
+                        sock.sendall(self.head)
+                        while True:
+                            sock.sendall(self.piece)
+                    sock.sendall(HEALTHY[words[2]])
+        except OSError:
+            return
+
+    def is_harmless(self, most):
+        assert max(self.read.values()) <= TURN + 65536, "others have no turn"
+        assert sum(self.read.values()) <= most * self.flooded + 65536
+
+
+@pytest.mark.parametrize("head, more", WITHOUT_END)
+@pytest.mark.parametrize("when", [None, b"GETRANGE"])
+def test_a_look_up_whose_answer_has_no_end(serve, monkeypatch, head, more, when):
+    flood = Flood(monkeypatch, head, more, when)
+    tier = RedisTier(f"redis://127.0.0.1:{serve(flood)}/0", timeout=SAFETY)
+    other = gevent.spawn(flood.others)
+    assert tier.get("k") is None and not tier.usable and flood.flooded
+    other.kill()
+    tier.close()
+    flood.is_harmless(70 * MB if len(more) > MB / 2 else 4 * 65536)
+
+
+@pytest.mark.parametrize("head, more", WITHOUT_END)
+@pytest.mark.parametrize("when", [None, b"TIME", b"XRANGE", b"XREAD"])
+def test_a_log_whose_answer_has_no_end(serve, monkeypatch, head, more, when):
+    flood = Flood(monkeypatch, head, more, when)
+    tier = RedisTier(f"redis://127.0.0.1:{serve(flood)}/0", timeout=SAFETY)
+    log = PurgeStream(tier)
+    other = gevent.spawn(flood.others)
+    log.start(lambda purge: None)
+    until(lambda: tier.circuit.failure)
+    log.stop()
+    other.kill()
+    tier.close()
+    assert not tier.usable and flood.flooded
+    flood.is_harmless(4 * MB if len(more) > MB / 2 else 4 * 65536)
+
+
+@pytest.mark.parametrize("head, more", [(b"", b"x"), (b"VALUE k 0 ", b"1"), (b"", b"VALUE k 0 1\r\na\r\n"), (b"VALUE k 0 ", b"\n")])
+def test_an_answer_of_memcached_without_an_end(serve, monkeypatch, head, more):
+    flood = Flood(monkeypatch, head, more)
+    tier = MemcachedTier(f"127.0.0.1:{serve(partial(flood_memcached, flood))}", timeout=SAFETY)
+    key = tier._name("k").encode()
+    flood.head, flood.piece = (text.replace(b" k ", b" " + key + b" ") for text in (flood.head, flood.piece))
+    other = gevent.spawn(flood.others)
+    assert tier.get("k") is None and not tier.usable
+    other.kill()
+    tier.close()
+    flood.is_harmless(2 * MB if more.startswith(b"VALUE") else 2 * 65536)
+
+
+def flood_memcached(flood, sock, address):
+    try:
+        sock.recv(65536)
+        flood.flooded += 1
+        sock.sendall(flood.head)
+        while True:
+            sock.sendall(flood.piece)
+    except OSError:
+        return
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 4096])
+def test_an_answer_is_followed_however_it_is_cut(size):
+    answers = b"".join([b"+OK\r\n", b":1\r\n", b"$-1\r\n", b"*-1\r\n", b"*0\r\n", b"$0\r\n\r\n", b"$7\r\na\r\n*9\r\n\r\n",
+                        b"*2\r\n*1\r\n:1\r\n$3\r\n\r\n\r\r\n", b"-ERR \n x\r\n"]) * 100
+    lines = RedisLines()
+    framing = Framing(lines, 100)
+    count = sum(framing.follow(answers[at:at + size]) for at in range(0, len(answers), size))
+    assert count == framing.lines == 12 * 100 and not lines._left and not framing._begun and not framing._skip
+
+
+@pytest.mark.parametrize("value", [RedisLines(), memcached_value])
+@pytest.mark.parametrize("over", [0, 1])
+def test_how_long_a_line_and_an_answer_may_be(value, over):
+    for data in (b"x" * (LONGEST_LINE - 2 + over) + b"\r\n", b"x\r\n" * (MOST_LINES + over)):
+        with nullcontext() if not over else pytest.raises(TooLarge):
+            Framing(value, 100).follow(data)
+
+
+def test_purges_too_long_for_one_answer_are_read_in_several(redis_server, monkeypatch):
+    """Each is nearly as long as a purge may be."""
+    monkeypatch.setattr(circuits, "FIRST", 0.01)
+    server, heard = redis_server(), []
+    tier = RedisTier(server.url, timeout=SAFETY)
+    log = PurgeStream(tier)
+    for number in range(12):
+        assert tier.ask("EVAL", *log._line(Purge("prefix", "abcdefghijkl"[number] * 900_000, False, 1.0))) is not None
+    log.start(heard.append)
+    until(lambda: tier.usable)
+    assert [purge.value[-1] for purge in heard if purge.kind == "prefix"][-12:] == list("abcdefghijkl")
+    log.stop()
+    tier.close()
 
 
 def test_a_large_record_in_redis_is_read_no_further_than_it_may_be(redis_server):
