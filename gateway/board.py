@@ -64,8 +64,8 @@ class Board:
     def repairs(self) -> int:
         return self._numbers[0]
 
-    def count_repair(self) -> None:
-        self._numbers[0] += 1
+    def count_repairs(self, number: int) -> None:
+        self._numbers[0] += number
 
     @property
     def served(self) -> bool:

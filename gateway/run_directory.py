@@ -40,11 +40,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from .board import STATES, Board, Worker
+from .move_aside import move_all_aside, move_aside
 
 ACCEPTING = frozenset({"serving", "leaving", "retiring"})
 MOST = 500                      # workers of an instance; a reload has twice as many for a while
 FAILED = 0.5                    # seconds after which a failed worker counts: one that was told to end says so until then
-
 
 log = logging.getLogger("gateway")
 
@@ -65,6 +65,7 @@ class RunDir:
         self._unwritten: set[str] = set()                    # those of them that are not yet as they should be
         self._offered: str | None = None
         self._trouble = ""
+        self._aside: set[str] = set()                        # what was no file where one belongs
 
     def create(self) -> RunDir:
         """Make the directory, readable by its owner only, and hold its lock until every process that inherited it has ended.
@@ -89,7 +90,7 @@ class RunDir:
             if self.path.is_symlink() or self.path.is_file():
                 self.path.unlink()
             elif self.path.is_dir():                         # somebody has put it back: it is not known who
-                self.path.rename(hidden / "found")
+                self.path.rename(hidden / ".found")
             hidden.rename(self.path)
         except OSError:
             shutil.rmtree(hidden, ignore_errors=True)
@@ -107,6 +108,8 @@ class RunDir:
         fresh = folder / f".workers.{os.getpid()}"
         fresh.unlink(missing_ok=True)
         fresh.symlink_to(self._target())
+        if not (folder / "workers").is_symlink():
+            move_aside(folder / "workers")
         fresh.replace(folder / "workers")
 
     def _is_linked(self) -> bool:
@@ -117,8 +120,7 @@ class RunDir:
 
     def remove(self) -> None:
         """Delete everything; the instance has ended."""
-        if self.path.is_dir():
-            shutil.rmtree(self.path, ignore_errors=True)
+        shutil.rmtree(self.path, ignore_errors=True)
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -140,19 +142,18 @@ class RunDir:
 
     def _mend_directory(self) -> None:
         assert self._board is not None and self._lock is not None
-        try:
-            found: os.stat_result | None = os.stat(self.path, follow_symlinks=False)
-        except FileNotFoundError:
-            found = None
-        ours = os.fstat(self._lock)
-        if found is None or (found.st_dev, found.st_ino) != (ours.st_dev, ours.st_ino):
+        found = os.stat(self.path, follow_symlinks=False) if os.path.lexists(self.path) else None
+        if found is None or not os.path.samestat(found, os.fstat(self._lock)):
             self._make()
-            self._board.count_repair()
+            self._board.count_repairs(1)
             log.error("the run directory %s was lost, and has been made again", self.path)
         elif stat.S_IMODE(found.st_mode) & 0o700 != 0o700:
             os.chmod(self.path, 0o700)
         if not self._is_linked():
             self._link(self.path)
+        aside = move_all_aside(self.path, but="workers")
+        self._board.count_repairs(len(aside - self._aside))  # also what a worker has met first
+        self._aside = aside
 
     def _complain(self, trouble: str) -> None:
         """Log what is new, and say in the shared memory whether anything is wrong."""
@@ -170,7 +171,7 @@ class RunDir:
 
     @property
     def repairs(self) -> int:
-        """How often the directory was made again."""
+        """How often the directory was made again, or what is no file was moved out of a file's place."""
         board = self._attached()
         return board.repairs if board is not None else 0
 
@@ -302,6 +303,7 @@ class RunDir:
     def _store(self, name: str, text: str) -> None:
         temporary = self.path / f".{name}.{os.getpid()}"
         try:
+            move_aside(self.path / name)
             temporary.write_text(text, encoding="utf-8")
             temporary.replace(self.path / name)
         except OSError:
@@ -311,12 +313,13 @@ class RunDir:
         self._unwritten.discard(name)
 
     def _read(self, name: str) -> str | None:
+        path = self.path / name
         try:
-            return (self.path / name).read_text(encoding="utf-8")
+            return path.read_text(encoding="utf-8") if path.is_file() else None
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            log.error("%s cannot be read: %s", self.path / name, error)
+            log.error("%s cannot be read: %s", path, error)
             return None
 
     def __repr__(self) -> str:

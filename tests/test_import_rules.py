@@ -24,8 +24,8 @@ PACKAGE = Path(__file__).parent.parent / "gateway"
 FEATURE = 2
 LEVELS = {
     "errors": 0,
-    "backoff": 1, "board": 1, "config": 1, "deadline": 1, "http": 1, "loop": 1, "message": 1, "routing": 1, "run_directory": 1,
-    "tasks": 1, "template": 1, "values": 1,
+    "backoff": 1, "board": 1, "config": 1, "deadline": 1, "http": 1, "loop": 1, "message": 1, "move_aside": 1, "routing": 1,
+    "run_directory": 1, "tasks": 1, "template": 1, "values": 1,
     "pipeline": 3,
     "admin": 4, "app": 4, "server": 4,
     "__init__": 5, "gunicorn_conf": 5, "explain": 5, "demo": 6, "cli": 7,

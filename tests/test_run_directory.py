@@ -13,7 +13,11 @@ import pytest
 
 from gateway import board
 from gateway import run_directory as rundir
+from gateway.cache import clock
+from gateway.cache.purge.journal import PurgeJournal
+from gateway.cache.purge.marks import Purge
 from gateway.run_directory import FAILED, RunDir, Succession, Worker
+from gateway.telemetry.metrics import Registry
 
 
 @pytest.fixture
@@ -318,3 +322,54 @@ def test_a_child_keeps_the_directory_of_its_dead_master(tmp_path):
 
 def test_it_says_what_it_is(tmp_path):
     assert repr(RunDir(tmp_path, 2)) == f"RunDir({tmp_path}, slot 2)"
+
+
+# A path that is damaged: what is no file where one belongs.
+
+def pipe_there(path):
+    os.mkfifo(path)
+
+
+def full_folder_there(path):
+    path.mkdir()
+    (path / "somebody's").write_text("kept")
+
+
+IN_THE_WAY = [Path.mkdir, full_folder_there, pipe_there, lambda path: path.symlink_to("nowhere"),
+              lambda path: path.symlink_to(path.name), lambda path: path.symlink_to("/dev")]
+
+
+@pytest.mark.parametrize("in_the_way", IN_THE_WAY)
+def test_what_is_no_file_makes_way_for_one(tmp_path, in_the_way):
+    """Each name at which a file of the directory may be, whoever opens it."""
+    place = RunDir(tmp_path / "run").create()
+    place.take_slot()
+    place.offer_config("offered"), place.keep_config("kept"), place.report_config(["wrong"])
+    registry, journal = Registry(), PurgeJournal(place.path / "purges")
+    registry.start(place)
+    clock.agree(agreed := place.path / ".purges.clock")
+    journal.start(lambda purge: None)
+    assert journal.write(Purge("everything", "", False, 1.0))
+    names = {path.name for path in place.path.iterdir()}
+    assert names == {"workers", "offered", "config", "problems", "metrics.0", "metrics.0.keys",
+                     "purges", ".purges.clock", ".purges.bell"}
+    for name in names:
+        (place.path / name).unlink()
+        in_the_way(place.path / name)
+    assert place.offered_config() == "offered" and place.kept_config() is None
+    place.mend()
+    registry.mend()
+    clock.agree(agreed)
+    journal._hang_bell()                                     # as it does all the time
+    assert journal.write(Purge("everything", "", False, 2.0)) and [purge.at for purge in journal.read()][-1] == 2.0
+    place.mend()
+    for name in names:
+        assert (place.path / name).is_file(), name
+    assert place.usable and place.kept_config() == "kept" and RunDir(place.path).offered_config() == "offered"
+    assert not registry.lost() and 1 <= place.repairs <= len(names)
+    before = place.repairs
+    place.mend()
+    assert place.repairs == before                           # nothing is left to do
+    journal.stop()
+    registry.detach()
+    place.remove()

@@ -17,6 +17,8 @@ import os
 import time
 from pathlib import Path
 
+from ..move_aside import move_aside
+
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 LONGEST = 200                   # characters of what is agreed upon
 MOST = 1e11                     # seconds: it is damaged
@@ -41,6 +43,7 @@ def agree(path: Path) -> None:
     global _offset
     try:
         boot = BOOT.read_text().strip() if BOOT.exists() else ""
+        move_aside(path)
         if (agreed := offset_of(path, boot)) is None:
             temporary = path.with_name(f"{path.name}.{os.getpid()}")
             temporary.write_text(f"{boot} {_offset!r}")

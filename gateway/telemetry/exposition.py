@@ -105,7 +105,7 @@ class Exposition:
                         [({}, len(place.config_problems()))])
             yield gauge("gateway_run_dir_usable", "Whether every process of the instance can use the run directory.",
                         [({}, float(place.usable))])
-            yield counter("gateway_run_dir_repairs_total", "How often the run directory was lost and made again.", place.repairs)
+            yield counter("gateway_run_dir_repairs_total", "How often the run directory or its files were mended.", place.repairs)
 
 
 def render(registry: Registry, accept: str = "") -> tuple[bytes, str]:

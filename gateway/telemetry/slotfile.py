@@ -19,6 +19,8 @@ from typing import NamedTuple
 
 import orjson
 
+from ..move_aside import move_aside
+
 HEADER = b'{"format":1}\n'
 FIRST_SIZE = 65536
 DOUBLE = 8
@@ -95,6 +97,8 @@ class SlotFile:
     def __init__(self, path: str) -> None:
         self.path = path
         self.replaced = ""
+        for each in (path, path + ".keys"):
+            move_aside(each)
         try:
             self.keys = self._inherit()
         except FileNotFoundError:
@@ -167,7 +171,7 @@ class SlotFile:
 def read(path: str) -> tuple[list[Key], memoryview[float]]:
     """The keys and numbers of any slot, also while its process counts. Raises OSError and Corrupt."""
     keys, _ = parse(read_bytes(path + ".keys"))
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=at_once) as file:
         size = checked_size(keys, os.fstat(file.fileno()).st_size)
         return keys, memoryview(mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ)).cast("d")
 
@@ -202,5 +206,10 @@ def checked_size(keys: list[Key], size: int) -> int:
 
 
 def read_bytes(path: str) -> bytes:
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=at_once) as file:
         return file.read()
+
+
+def at_once(path: str, flags: int) -> int:
+    """It may be a pipe, until it is moved aside, which nobody writes to."""
+    return os.open(path, flags | os.O_NONBLOCK)

@@ -109,14 +109,9 @@ def configuration_damaged(it: Damaged):
 
 
 def files_are_folders(it: Damaged):
-    for name in ("workers", "offered", "config", "problems", "metrics.0", "metrics.0.keys"):
+    for name in [path.name for path in it.path.iterdir() if not path.name.startswith(".found")]:
         remove(it.path / name)
-        (it.path / name).mkdir()
-
-    def undo():
-        for name in ("workers", "offered", "config", "problems", "metrics.0", "metrics.0.keys"):
-            remove(it.path / name) if (it.path / name).is_dir() else None
-    return undo
+        (it.path / name).mkdir(exist_ok=True)
 
 
 def parent_removed(it: Damaged):
@@ -158,7 +153,7 @@ def disk_full(it: Damaged):
 
 DAMAGES = [removed, replaced_by_a_file, replaced_by_a_link_to_nowhere, put_back_by_somebody, unreadable, slots_damaged,
            configuration_damaged, files_are_folders, parent_removed, parent_replaced_by_a_file, read_only, disk_full]
-LASTING = (files_are_folders, parent_replaced_by_a_file, read_only, disk_full)      # nobody but the operator can mend these
+LASTING = (parent_replaced_by_a_file, read_only, disk_full)      # nobody but the operator can mend these
 
 
 # What a master may be told. Each returns when it has been done.
@@ -233,8 +228,13 @@ def test_nothing_that_becomes_of_the_run_directory_ends_the_instance(damaged, da
     until(lambda: it.workers() and worker not in it.workers())
     assert it.served_by() != worker
     if damage in LASTING:
-        until(lambda: not it.readiness()["run_dir"]["usable"] or damage is files_are_folders)
+        until(lambda: not it.readiness()["run_dir"]["usable"])
         assert "gateway_run_dir_usable" in it.metrics()
+    else:
+        until(lambda: it.readiness()["run_dir"]["usable"])
+    if damage is files_are_folders:
+        assert it.readiness()["run_dir"]["repairs"] >= 5
+        assert all(path.is_file() or path.name.startswith(".found") for path in it.path.iterdir())
     it.instance.signal(signal.SIGTERM)
     assert it.instance.ended() == 0, it.instance.log.read_text()
 

@@ -43,6 +43,7 @@ from pathlib import Path
 from time import sleep
 from typing import IO, Any
 
+from ...move_aside import move_aside
 from ...tasks import Semaphore, Thread, native_thread, offload, settled, spawn, spawn_apart
 from .. import clock
 from .marks import KINDS, LONGEST_PURGE, Purge, floor
@@ -120,9 +121,11 @@ class PurgeJournal:
             return bool(text)
 
     def _hang_bell(self) -> None:
-        """Share the bell that is at its place now."""
+        """Share the bell that is at its place now, in a folder where files are files."""
         try:
-            place = os.open(self.path.with_name(f".{self.path.name}.bell"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            move_aside(self.path)
+            move_aside(bell := self.path.with_name(f".{self.path.name}.bell"))
+            place = os.open(bell, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 found = os.fstat(place)
                 if found.st_ino != self._bell_inode:
@@ -159,6 +162,7 @@ class PurgeJournal:
     def _append(self, lines: bytes) -> int:
         """Add lines to the file that is current, and return how long it is then."""
         while True:
+            move_aside(self.path)
             with open(self.path, "a+b", buffering=0, opener=private) as file:
                 size = file.seek(0, os.SEEK_END)
                 broken = size and os.pread(file.fileno(), 1, size - 1) != b"\n"      # no room was left for the end of that line
