@@ -397,7 +397,4 @@ def validators(entry: Entry) -> Iterable[tuple[str, str]]:
     if entry.etag:
         yield "If-None-Match", entry.etag
     if entry.last_modified is not None:
-        for name, value in entry.headers:
-            if name.lower() == "last-modified":
-                yield "If-Modified-Since", value
-                break
+        yield from [("If-Modified-Since", value) for name, value in entry.headers if name.lower() == "last-modified"][:1]

@@ -6,8 +6,8 @@
                |  ^                |
                |  +-- kept here <--+
                v
-             held against the purges made since it was last looked at; what other workers of this machine have purged is heard
-             before that (cache/purge/journal.py)
+             held against the purges made since it was last looked at (purged_memory.py); what other workers of this machine have
+             purged is heard before that (cache/purge/journal.py)
 
     put ---> memory, and beside the request (write_behind.py) every tier
 
@@ -24,24 +24,22 @@ Nothing runs before ``start``: no connection, no greenlet. Without it, purges ma
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from functools import partial
 from time import monotonic, sleep
-from typing import Any
 
-from ...tasks import Event, LoopLimit, offload, settled
+from ...tasks import Event, offload, settled
 from .. import clock
 from ..entry import Variants
-from ..purge.batch import PurgeBatch
-from ..purge.marks import NO_MARKS, Addresses, Marks, Purge, parsed_purge
+from ..purge.marks import Purge
 from . import codec
 from .compaction import compacted
 from .lease import Lease, Leases
-from .lookups import Lookup, Lookups
+from .lookups import Lookup
 from .memory import MemoryTier, Node, Share, whole_steps
-from .tiers import Bell, Channel, Counts, Leasing, Operation, Shared, ignore
+from .purged_memory import PurgedMemory
+from .tiers import Bell, Channel, Counts, Leasing, Operation, Shared
 from .write_behind import PendingWrite, WriteBehind
 
 AGAIN = 1.0                     # seconds
@@ -57,23 +55,7 @@ log = logging.getLogger("gateway")
 _looked: ContextVar[tuple[float, float]] = ContextVar("cache_looked", default=(0.0, 0.0))    # when the last look-up ended, its time
 
 
-class Silent:
-    """In place of a journal where there is none."""
-
-    bell = (0,)
-
-    def catch_up(self, heard: Callable[[Purge], None]) -> None:
-        """There is nothing to hear."""
-
-
-SILENT = Silent()
-
-
-class OutOfTime(Exception):
-    """Who waits for a channel goes on."""
-
-
-class HttpStore:
+class HttpStore(PurgedMemory):
     """``get``, ``put``, ``delete`` and ``purge`` over all tiers.
 
     ``memory`` holds Variants, ``tiers`` are asked in their order, on ``channels`` purges travel, ``journal`` is the one among them
@@ -85,29 +67,15 @@ class HttpStore:
     def __init__(self, memory: MemoryTier, tiers: Sequence[Shared] = (), channels: Sequence[Channel] = (), *,
                  journal: Bell | None = None, leases: Leasing | None = None, compress: bool = False, counts: Counts | None = None,
                  patience: float = PATIENCE, largest: int = codec.LARGEST, clock: Callable[[], float] = clock.now) -> None:
-        self.memory = memory
+        super().__init__(memory, channels, journal, counts or Counts(), patience, clock)
         self.tiers = tuple(tiers)
-        self.channels = tuple(channels)
         self.leases = leases
         self.compress = compress
-        self.counts = counts or Counts()
-        self.patience = patience
         self.largest = largest
-        self.clock = clock
         self._writers: dict[str, WriteBehind] = {}
         self._leases: Leases | None = None
-        self.marks = Marks()
-        self.views_cleared = 0.0                         # the cache of view code, whose purges travel along: when last
-        self.hears: dict[str, Callable[[Purge], Any]] = {"key": self._deleted}       # what is no mark
-        self.looks = Lookups()
         self.kept: Callable[[str], bool] = lambda path: True         # is there a route that keeps answers with this path?
-        self.addresses = Addresses()
-        self.journal = journal or SILENT
-        self._known_news = 0                             # what the bell said when all was heard
-        self._telling: dict[Channel, PurgeBatch] = {}
         self._hit = self.counts.of("hits", "memory")
-        self._bytes = self.counts.of("bytes", "memory")
-        self._entries = self.counts.of("entries", "memory")
         memory.evicted = self.counts.of("evicted", "memory")
 
     def owner(self, route: str) -> Share:
@@ -136,27 +104,6 @@ class HttpStore:
         if node is None or node.seen != self.marks.number and not self._still_there(node):
             return None
         return node.value
-
-    @property
-    def number(self) -> int:
-        """How many purges were heard: while it stays the same, nothing was purged."""
-        self.catch_up()
-        return self.marks.number
-
-    def catch_up(self) -> None:
-        """Hear what the other workers of this machine have purged up to now, or as much of it as there is time for."""
-        until = monotonic() + self.patience
-        while (news := self.journal.bell[0]) != self._known_news:
-            if (left := until - monotonic()) <= 0:
-                self._known_news = news                  # whoever comes next need not wait for what is not to be had
-                log.warning("what other workers have purged cannot be read within %g s", self.patience)
-                return
-            self.looks.ask("\0news", self._hear_news, left)
-
-    def _hear_news(self, look: Lookup) -> None:
-        news = self.journal.bell[0]                      # before it is read: what comes meanwhile is news again
-        self.journal.catch_up(self.heard)
-        self._known_news = news
 
     def _still_there(self, node: Node) -> bool:
         """Hold what is in memory against the purges that it has not seen."""
@@ -301,10 +248,6 @@ class HttpStore:
         self._measure()
         return kept
 
-    def _measure(self) -> None:
-        self._bytes(self.memory.bytes)
-        self._entries(len(self.memory))
-
     def delete(self, key: str) -> None:
         """Forget one key, in every worker. What is stored under it afterwards is not affected; a purge is."""
         self.memory.delete(key)
@@ -321,81 +264,6 @@ class HttpStore:
         if (node := self.memory.nodes.get(key)) is not None:
             return self.marks.apply(node.value)
         return next((found for tier in self.tiers if (found := self._read(tier, key, forget=False)) is not None), None)
-
-    # Purges
-
-    def purge(self, *, url: str | None = None, prefix: str | None = None, tag: str | None = None, everything: bool = False,
-              soft: bool = False) -> int:
-        """Purge one of these, here at once and elsewhere within a second. How many ways it has gone: 0 is this worker only.
-
-        Raises ValueError when it is not one of them, or is no address.
-        """
-        told = (self.purge_urls([url], soft) if url is not None and prefix is tag is None and not everything
-                else self._purge({parsed_purge(url, prefix, tag, everything, soft, self.clock())}))
-        if "edge" in self.hears:                         # behind the purge, so that who hears of it knows that
-            self.tell([Purge("edge", "", False, self.clock())])
-        return told
-
-    def purge_urls(self, urls: Iterable[str], soft: bool = False) -> int:
-        """Purge all of these. Raises ValueError when one is no address, and then purges none."""
-        return self._purge(self.addresses.purges(urls, soft, self.clock()))
-
-    def invalidate(self, urls: Iterable[str]) -> None:
-        """Purge what an exchange has changed, and wait until all workers of this machine, and Redis, know it, for no longer than
-        a request waits for the tiers. Raises ValueError as purge_urls."""
-        purges = self.addresses.purges(urls, False, self.clock())
-        for purge in purges:
-            self.heard(purge)
-        with suppress(OutOfTime), LoopLimit(self.patience, OutOfTime()):
-            for written in self._announced(purges):
-                written.wait()
-
-    def _announced(self, purges: Iterable[Purge]) -> list[Event]:
-        """Tell the others; each is set when a channel has them (cache/purge/batch.py)."""
-        shorts = [purge.short() for purge in purges]
-        for channel in self.channels if not self._telling else ():
-            self._telling[channel] = PurgeBatch(channel.write)
-        return [telling.add(short) for telling in self._telling.values() for short in shorts]
-
-    def _purge(self, purges: set[Purge]) -> int:
-        for purge in purges:
-            self.heard(purge)
-        return self.tell(purges)
-
-    def tell(self, purges: Iterable[Purge]) -> int:
-        """Tell the other workers; how many ways all have gone when the time is over that a request has. The rest goes on."""
-        if not self.channels:
-            return 0
-        told = self.looks.do([partial(self.announce, purge) for purge in purges], self.patience)
-        return min([ways or 0 for ways in told], default=0)
-
-    def announce(self, purge: Purge) -> int:
-        """The same as long as it takes."""
-        purge = purge.short()
-        return sum(channel.write(purge) for channel in self.channels)
-
-    def waiting(self) -> int:
-        """How many purges other machines do not know of yet."""
-        return sum(channel.waiting_purges() for channel in self.channels)
-
-    def heard(self, purge: Purge) -> None:
-        """A purge made here or elsewhere. It is of before now, whatever a clock says that was stepped."""
-        if purge.at > (now := self.clock()):
-            purge = purge._replace(at=now)
-        if purge.kind in NO_MARKS:
-            if purge.kind == "view" and not purge.value:
-                self.views_cleared = max(self.views_cleared, purge.at)
-            self.hears.get(purge.kind, ignore)(purge)
-            return
-        self.marks.add(purge)
-        if purge.kind == "everything" and not purge.soft:
-            self.memory.clear()
-        self._measure()
-
-    def _deleted(self, purge: Purge) -> None:
-        """One key, here or elsewhere: what is being looked up now counts no more either."""
-        self.memory.delete(purge.value)
-        self.looks.forget(purge.value)
 
     # One fetch for all workers
 
