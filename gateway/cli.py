@@ -126,10 +126,10 @@ def explain(path: str | None, headers: tuple[str, ...], peer: str | None, method
 
     For example: gateway explain GET http://shop.test/users/7 -H 'X-Beta: 1'
     """
+    config, source = loaded(path)
     from .errors import GatewayError
     from .explain import NOBODY, address_of, believed, described, own_answer, read
     from .routing.conditions import as_text
-    config, source = loaded(path)
     try:
         request, address = described(method, url, headers), NOBODY if peer is None else address_of(peer)
     except ValueError as error:
@@ -307,6 +307,10 @@ def stored_under(config: Config, pipeline: Pipeline, key: str) -> tuple[Variants
 def loaded(path: str | None) -> tuple[Config, str]:
     """The configuration and the path it was read from. Raises ConfigError."""
     from .configfile.load import load_text, read_text
+    from .errors import ConfigError
+    from .gunicorn_environment import tidy
+    if problems := tidy(os.environ):
+        raise ConfigError(problems, "the environment")
     text, source = read_text(path, os.environ)
     return load_text(text, os.environ, source), source
 

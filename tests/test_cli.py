@@ -103,6 +103,23 @@ def test_the_file_is_an_option_or_a_variable(command, monkeypatch):
     assert command("check", "-c", "b.toml").stdout.startswith("b.toml: no mistakes")
 
 
+@pytest.mark.parametrize("variable, value", [("WEB_CONCURRENCY", "abc"), ("WEB_CONCURRENCY", "-1"), ("WEB_CONCURRENCY", "1.5"),
+                                             ("GUNICORN_CMD_ARGS", "--workers '2")])
+@pytest.mark.parametrize("arguments", [["check"], ["explain", "GET", "/x"], ["run"]], ids=lambda arguments: arguments[0])
+def test_a_variable_that_gunicorn_cannot_read_is_named(command, arguments, variable, value):
+    # in a process of its own: Gunicorn reads some of them once, when it is imported
+    done = subprocess.run([sys.executable, "-m", "gateway.cli", *arguments], capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT), variable: value})
+    assert done.returncode == 2, done.stderr
+    assert f"the environment: 1 mistake\n  {variable}: " in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_empty_variable_of_gunicorn_is_an_unset_one(command):
+    done = subprocess.run([sys.executable, "-m", "gateway.cli", "explain", "GET", "http://shop.test/x"], capture_output=True,
+                          text=True, env={**os.environ, "PYTHONPATH": str(ROOT), "WEB_CONCURRENCY": "", "GUNICORN_CMD_ARGS": " "})
+    assert done.returncode == 0, done.stderr
+
+
 def test_check_finds_what_only_the_views_show(command):
     write('[[routes]]\npath = "/shop/*"\nview = true')
     assert "view: no Flask view answers this path" in command("check").stderr

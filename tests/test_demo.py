@@ -155,6 +155,7 @@ def test_a_port_without_room_for_the_others(port):
 
 def test_nothing_of_the_users_settings_reaches_the_demo():
     given = {"PATH": "/bin", "GATEWAY_CONFIG": "mine.toml", "GUNICORN_CMD_ARGS": "-w 9", "DEMO_USERS": "x", "PYTHONPATH": "/mine"}
+    given["WEB_CONCURRENCY"] = "abc"
     assert environment(given) == {"PATH": "/bin", "PYTHONPATH": f"{ROOT}{os.pathsep}/mine", "PYTHONUNBUFFERED": "1"}
 
 
@@ -203,8 +204,8 @@ def test_who_does_not_listen_is_killed(crew, monkeypatch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can end children with their parent")
 def test_children_end_with_a_demo_that_was_killed(tmp_path):
-    script = ("import os, sys, time; from pathlib import Path; from gateway.demo.processes import Crew\n"
-              f"crew = Crew(Path({str(tmp_path)!r}), dict(os.environ))\n"
+    script = ("import os, sys, time; from pathlib import Path; from gateway.demo.processes import Children\n"
+              f"crew = Children(Path({str(tmp_path)!r}), dict(os.environ))\n"
               f"print(crew.start('child', {SLEEP!r}).process.pid, flush=True); time.sleep(600)")
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=ROOT)
     child = int(parent.stdout.readline())

@@ -154,7 +154,9 @@ class Reader:
         variables = {setting: name for setting, name in OVERRIDES.items() if self.environ.get(name)}
         gateway = self.section(GatewaySettings, raw, "gateway", variables).model
         if gateway is not None:
-            self.report("gateway", check_gateway(gateway))
+            for mistake in check_gateway(gateway):
+                setting, _, sentence = mistake.partition(": ")
+                self.problems.append(f"gateway: {variables.get(setting, setting)}: {sentence}")
         return gateway
 
     def upstreams(self, raw: Any) -> dict[str, Any]:

@@ -165,7 +165,8 @@ def configuration() -> Path:
 
 def environment(given: Mapping[str, str]) -> dict[str, str]:
     """The children's environment: the user's, without what would configure them differently from what is printed."""
-    kept = {name: value for name, value in given.items() if not name.startswith(("GATEWAY_", "GUNICORN_", "DEMO_"))}
+    others = "GATEWAY_", "GUNICORN_", "DEMO_", "WEB_CONCURRENCY"
+    kept = {name: value for name, value in given.items() if not name.startswith(others)}
     path = [str(PACKAGE.parent), *filter(None, [given.get("PYTHONPATH")])]
     return {**kept, "PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1"}
 
