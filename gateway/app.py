@@ -249,6 +249,9 @@ def nothing_of(name: str, module: ModuleType, there: list[Any]) -> Iterator[str]
         yield (f"gateway: views: the module {name!r} has a Flask application, {app!r}, and no Blueprint; the gateway is the"
                f' application: write {app} = Blueprint("{app}", __name__) instead of {app} = Flask(...), or run it by itself and'
                " name it as an upstream")
+    elif not found and getattr(vars(module).get("create_app"), "__module__", None) == name:
+        yield (f"gateway: views: the module {name!r} makes its Flask application in create_app(), which is not called here: name"
+               " the modules of the blueprints that it registers, or run it by itself and name it as an upstream")
     elif not found:
         yield (f'gateway: views: the module {name!r} has no Flask Blueprint: write shop = Blueprint("shop", __name__) in it, and'
                " @shop.get(...) before its views")

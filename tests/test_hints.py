@@ -47,6 +47,7 @@ def test_a_hint_is_near_or_none(wrong, known, hint):
     ("upstream", "verify_ssl", ", did you mean tls?"), ("gateway", "listen", "; GATEWAY_BIND says where the gateway listens"),
     ("gateway", "port", "; GATEWAY_BIND says where the gateway listens"),
     ("gateway", "workers", "; GATEWAY_WORKERS says how many there are"),
+    ("gateway", "worker", "; GATEWAY_WORKERS says how many there are"),
     ("gateway", "trusted_proxies", ", did you mean trust?"), ("gateway", "access_log", ", did you mean log?"),
     ("root", "services", ", did you mean upstreams?"), ("root", "endpoints", ", did you mean routes?"),
     ("root", "server", ", did you mean gateway?"),

@@ -40,7 +40,7 @@ def mistakes_of(model: type[BaseModel], error: ValidationError) -> list[Mistake]
         if kind == "extra_forbidden":
             sentence = unknown(str(place[-1]), settings_at(model, place[:-1]))
         else:
-            sentence = SENTENCES.get(kind, _as_pydantic_says)(detail)
+            sentence = SENTENCES.get(kind, _as_pydantic_says)({**detail, "model": model})
         found.append((place[:-2] if place and place[-1] == "[key]" else place, sentence))
     return found
 
@@ -88,7 +88,8 @@ CALLED = {
 # The same for what is decided elsewhere.
 ELSEWHERE = {
     **dict.fromkeys(("address", "bind", "listen", "port"), "GATEWAY_BIND says where the gateway listens"),
-    **dict.fromkeys(("processes", "worker_processes", "workers"), "GATEWAY_WORKERS says how many there are"),
+    **dict.fromkeys(("num_workers", "processes", "worker", "worker_processes", "workers"),
+                    "GATEWAY_WORKERS says how many there are"),
     **dict.fromkeys(("compression", "gzip", "zstd"), "nginx in front compresses"),
     **dict.fromkeys(("cors",), "response_headers sets Access-Control-Allow-Origin and the like"),
     **dict.fromkeys(("certificate", "ssl", "ssl_certificate"), "nginx in front does the TLS of clients"),
@@ -114,8 +115,30 @@ def unknown_upstream(name: str, upstreams: Collection[str]) -> str:
     return f"there is no upstream {quoted(name)}{did_you_mean(name, upstreams) or '; there is ' + ', '.join(sorted(upstreams))}"
 
 
-def settings_at(model: type[BaseModel], place: Place) -> list[str]:
-    """The names of the settings that the table at ``place`` may have."""
+def takes(model: type[BaseModel], place: Place, value: Any) -> bool:
+    """Could ``value`` stand at ``place``? What is suggested must not be the next mistake."""
+    for step in reversed(place):
+        value = [value] if isinstance(step, int) else {step: value}
+    place = tuple(0 if isinstance(step, int) else step for step in place)
+    try:
+        model.model_validate(value)
+    except ValidationError as error:                         # others may be missing
+        return not any(detail["loc"][:len(place)] == place for detail in error.errors(include_url=False))
+    return True
+
+
+def described_at(model: type[BaseModel], place: Place) -> str:
+    """What the setting at ``place`` is, in a few words; empty for an item of one."""
+    try:
+        fields = kind_at(model, place[:-1]).model_fields
+    except (AttributeError, IndexError, StopIteration):      # a list, or a table with names of one's own
+        return ""
+    text = next((field.description for name, field in fields.items() if place[-1] in (name, field.alias)), None)
+    return re.split(r"[;.:] |\.$", text)[0] if text else ""
+
+
+def kind_at(model: type[BaseModel], place: Place) -> Any:
+    """The type of what stands at ``place``."""
     kind: Any = model
     for step in place:
         if isinstance(kind, type) and issubclass(kind, BaseModel):
@@ -123,7 +146,12 @@ def settings_at(model: type[BaseModel], place: Place) -> list[str]:
         else:
             kind = get_args(kind)[1 if get_origin(kind) is dict else 0]
         kind = _bare(kind)
-    return [field.alias or name for name, field in kind.model_fields.items()]
+    return kind
+
+
+def settings_at(model: type[BaseModel], place: Place) -> list[str]:
+    """The names of the settings that the table at ``place`` may have."""
+    return [field.alias or name for name, field in kind_at(model, place).model_fields.items()]
 
 
 def _bare(kind: Any) -> Any:
@@ -147,11 +175,17 @@ def _text(detail: Any) -> str:
     value = detail["input"]
     if isinstance(value, (dict, list)):
         return f"{quoted(value)} is a {'table' if isinstance(value, dict) else 'list'} where text is needed"
-    return f"{quoted(value)} is not text: write it in quotes, {quoted(str(quoted(value)))}"
+    if about := described_at(detail["model"], detail["loc"]):
+        return f"{quoted(value)} is not text in quotes: {about}"
+    text = str(quoted(value))
+    return f"{quoted(value)} is not text" + (f": write it in quotes, {quoted(text)}" if takes(
+        detail["model"], detail["loc"], text) else "")
 
 
 def _list(detail: Any) -> str:
-    return f"{quoted(detail['input'])} is not a list: write [{quoted(detail['input'])}]"
+    value = detail["input"]
+    meant = next((each for each in (value, "name") if takes(detail["model"], detail["loc"], [each])), "...")
+    return f"{quoted(value)} is not a list: write [{quoted(meant)}]"
 
 
 def _says(sentence: str) -> Callable[[Any], str]:

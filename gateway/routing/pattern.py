@@ -122,7 +122,7 @@ def parse_path(path: str) -> tuple[Segment, ...]:
     if meant is not None:
         raise ValueError(f"{quoted(path)} is another framework's notation: did you mean {meant}?{remark(path)}")
     if not path.startswith("/"):
-        raise ValueError(f'{quoted(path)} must start with "/"')
+        raise ValueError(f'{quoted(path)} must start with "/": write {quoted("/" + path)}')
     raw = path.split("/")[1:]
     segments = tuple(_segment(piece, len(raw) - 1 - position) for position, piece in enumerate(raw))
     if sum(segment.kind in ("middle", "rest") for segment in segments) > 1:

@@ -58,6 +58,8 @@ def test_the_log_of_views_is_written_once(tmp_path, setup, more, said, unsaid):
     (None, ["cannot import 'shop_words'", "WorkingDirectory=", "PYTHONPATH"]),
     ("import nothing_of_this_name", ["'shop_words' imports it: is it installed in"]),
     ("from flask import Flask\napp = Flask(__name__)", ['write app = Blueprint("app", __name__) instead of app = Flask(...)']),
+    ("from flask import Flask\ndef create_app():\n    return Flask(__name__)", ["in create_app(), which is not called here"]),
+    ("from gateway import create_app", ['write shop = Blueprint("shop", __name__)']),
     ("", ['write shop = Blueprint("shop", __name__)']),
 ])
 def test_what_is_wrong_with_a_module_of_views_has_a_remedy(tmp_path, module, said):

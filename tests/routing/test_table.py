@@ -559,9 +559,9 @@ def test_the_work_for_a_request_does_not_grow_with_the_routes(pattern, path):
 # -- mistakes in routes
 
 @pytest.mark.parametrize("path, expected", [
-    ("users", '"users" must start with "/"'),
-    ("", '"" must start with "/"'),
-    ("*", '"*" must start with "/"'),
+    ("users", '"users" must start with "/": write "/users"'),
+    ("", '"" must start with "/": write "/"'),
+    ("*", '"*" must start with "/": write "/*"'),
     ("/{id", 'a brace of "{id" has no partner; a brace itself is written %7B or %7D'),
     ("/id}", 'a brace of "id}" has no partner; a brace itself is written %7B or %7D'),
     ("/{}", '"" is not the name of a parameter: letters, digits and _ only, not beginning with a digit'),
