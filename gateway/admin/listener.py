@@ -135,9 +135,11 @@ def index(application: Gateway) -> str:
     """The page of the instance, with what answers at this moment. One who looks makes a connection to each upstream's instances."""
     reached = reachable({url for settings in application.pipeline.config.upstreams.values() for url in settings.instances})
     config = summary(application)
-    down = [name for name, urls in config["upstreams"].items() if not any(reached[url] for url in urls)]
+    answering = {name: [reached[url] for url in urls] for name, urls in config["upstreams"].items()}
+    down = [name for name, answers in answering.items() if not any(answers)]
+    partly = [name for name, answers in answering.items() if any(answers) and not all(answers)]
     return render_template("admin_index.html.j2", ready=ready(), workers=workers(), problems=config_problems(), reached=reached,
-                           down=down, version=exposition.own_version(), config=config)
+                           down=down, partly=partly, version=exposition.own_version(), config=config)
 
 
 def reachable(urls: Iterable[str]) -> dict[str, bool]:

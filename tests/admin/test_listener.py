@@ -237,7 +237,8 @@ def test_the_overview_is_green_only_when_all_is_well(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as there, socket.create_server(("127.0.0.1", 0)) as gone:
         up, down = (f"http://127.0.0.1:{sock.getsockname()[1]}" for sock in (there, gone))
         gone.close()
-        for instances, said in (([up], '<span class="good">ready</span>'), ([up, down], '<span class="good">ready</span>'),
+        for instances, said in (([up], '<span class="good">ready</span>'),
+                                ([up, down], '<span class="fair">ready, with instances down of users</span>'),
                                 ([down], "nothing answers for users")):
             config = Config.model_validate({"upstreams": {"users": {"instances": instances}}})
             pipeline = Pipeline(config, view=lambda request: Response(204, []), log=RequestLog("off"), registry=Registry())
