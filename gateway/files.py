@@ -28,6 +28,7 @@ import re
 import stat
 from collections.abc import Iterator
 from email.utils import formatdate
+from time import time
 from urllib.parse import quote, unquote_to_bytes
 
 from .deadline import Deadline
@@ -251,7 +252,8 @@ def answer(request: Request, file: File, name: str, caching: str) -> Response:
     kind = f"{kind}; charset=utf-8" if kind.startswith("text/") else kind
     about += [("Accept-Ranges", "bytes")] + ([("Content-Encoding", "gzip")] if packed else [])
     size = file.found.st_size
-    ranges = ranges_of(request.header("Range"), size) if request.method == "GET" and same_version(request, about) else None
+    current = request.method == "GET" and same_version(request, about, file.found.st_mtime)
+    ranges = ranges_of(request.header("Range"), size) if current else None
     if ranges is None:
         status, body = 200, Parts(file, [(0, size - 1)])
     elif not ranges:
@@ -286,10 +288,13 @@ def content_range(one: Bounds, size: int) -> str:
     return f"bytes {one[0]}-{one[1]}/{size}"
 
 
-def same_version(request: Request, about: Headers) -> bool:
-    """Is a part asked for, of this content? By a strong ETag, or by the date that was given (RFC 9110 section 13.1.5)."""
+def same_version(request: Request, about: Headers, changed: float) -> bool:
+    """Is a part asked for, of this content? By a strong ETag, or by the date that was given (RFC 9110 section 13.1.5), which is
+    strong once the second of the change is over (section 8.8.2.2). Of several Range lines none counts."""
     given = dict(about)
-    return bool(request.header("Range")) and request.header("If-Range", given["ETag"]) in (given["ETag"], given["Last-Modified"])
+    condition = request.header("If-Range", given["ETag"])
+    strong = condition == given["ETag"] or condition == given["Last-Modified"] and int(changed) < int(time())
+    return strong and len(request.header_list("Range")) == 1
 
 
 def unchanged(request: Request, about: Headers) -> bool:

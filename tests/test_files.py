@@ -183,7 +183,8 @@ DIGITS = b"0123456789"
     ("bytes=0-9", [(0, 9)]), ("bytes=10-", []), ("bytes=99-100", []), ("bytes=-0", []), ("bytes=99-,100-", []),
     ("bytes=0-6,3-9", None),                                         # overlapping: together more than the whole
     ("bytes=" + ",".join(["0-0"] * 33), None), ("bytes=0-,-1", None), ("bytes=4-2", None), ("bytes=-", None), ("bytes=", None),
-    ("bytes=a-b", None), ("bytes 0-1", None), ("lines=0-1", None), ("bytes=0-1;2-3", None), ("bytes=" + "1" * 40 + "-", None),
+    ("bytes=a-b", None), ("bytes 0-1", None), ("lines=0-1", None), ("bytes=0-1;2-3", None), ("bytes=" + "1" * 40 + "-", []),
+    ("bytes=2-" + "9" * 40, [(2, 9)]), ("bytes=-" + "9" * 900, [(0, 9)]), ("bytes=0-" + "9" * 1000, None),
     ("", None)])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_ranges(files, folder, asked, parts, method):
@@ -217,6 +218,18 @@ def test_a_part_only_of_the_version_that_is_meant(files, folder, condition, stat
     if condition is not None:
         fields.append(("If-Range", condition.format(tag=now.header("ETag"), date=now.header("Last-Modified"))))
     assert get(files, "/static/digits.txt", *fields).status == status
+
+
+def test_two_lines_of_range_are_ignored(files, folder):
+    (folder / "digits.txt").write_bytes(DIGITS)
+    assert get(files, "/static/digits.txt", ("Range", "bytes=2-4"), ("Range", "bytes=2-4")).status == 200
+
+
+def test_a_date_within_the_second_of_the_change_tells_no_version_apart(files, folder):
+    (folder / "digits.txt").write_bytes(DIGITS)
+    os.utime(folder / "digits.txt", (4_000_000_000, 4_000_000_000))
+    date = get(files, "/static/digits.txt").header("Last-Modified")
+    assert get(files, "/static/digits.txt", ("Range", "bytes=2-4"), ("If-Range", date)).status == 200
 
 
 def test_a_part_of_an_empty_file_is_none(files, folder):

@@ -9,7 +9,7 @@ import re
 
 MOST = 32
 RANGES = re.compile(r"bytes=([0-9, \t-]{1,1000})", re.IGNORECASE)
-RANGE = re.compile(r"([0-9]{0,18})-([0-9]{0,18})")
+RANGE = re.compile(r"([0-9]*)-([0-9]*)")           # as many digits as RANGES lets through: a position past the end is one
 
 Bounds = tuple[int, int]
 
