@@ -145,7 +145,8 @@ class BodyReader:
         self._chunks = ChunkedBody() if isinstance(reader, ChunkedReader) else None
         self._left: int = 0 if self._chunks else reader.length
         self._announce: Callable[[], None] | None = None
-        self._kept = b""
+        self._kept = b""                                     # what was received and not given yet, from ``_at`` on
+        self._at = 0
         self._silence = silence
         self._pace = Pace(silence)
         self.done = self._chunks is None and not self._left
@@ -170,20 +171,22 @@ class BodyReader:
             return b""
         if size < 0:
             size = PIECE
-        piece = self._kept or self._pull(size)
-        self._kept = piece[size:]
-        return piece[:size] if self._kept else piece
+        kept = self._kept or self._pull(size)
+        piece = kept[self._at:self._at + size]
+        self._at += len(piece)
+        self._kept, self._at = (kept, self._at) if self._at < len(kept) else (b"", 0)
+        return piece
 
     def readline(self, size: int | None = -1) -> bytes:
         left = sys.maxsize if size is None or size < 0 else size
         pieces = []
-        while left and (piece := self.read1(min(left, PIECE))):
-            end = piece.find(b"\n") + 1
-            if end:
-                self._kept = piece[end:] + self._kept
-                piece, left = piece[:end], len(piece[:end])
-            pieces.append(piece)
-            left -= len(piece)
+        while left:
+            self._kept = self._kept or self._pull(min(left, PIECE))
+            if not self._kept:
+                break
+            end = self._kept.find(b"\n", self._at, self._at + left) + 1
+            pieces.append(self.read1(end - self._at if end else left))
+            left = 0 if end else left - len(pieces[-1])
         return b"".join(pieces)
 
     def readlines(self, hint: int | None = -1) -> list[bytes]:

@@ -30,6 +30,15 @@ def head(*lines: str) -> bytes:
     return "\r\n".join(["POST /x HTTP/1.1", "Host: a.test", *lines, "", ""]).encode("latin-1")
 
 
+def test_lines_are_cut_from_what_was_received_without_a_copy_of_the_rest():
+    lines = 1000
+    _, body = request_of([head(f"Content-Length: {2 * lines + 3}") + b"a\n" * lines + b"end"])
+    assert body.readline() == b"a\n"
+    kept = body._kept
+    assert [body.readline() for _ in range(lines - 1)] == [b"a\n"] * (lines - 1) and body._kept is kept
+    assert (body.readline(2), body.readline(), body.readline(), body._kept) == (b"en", b"d", b"", b"")
+
+
 # The header list
 
 def test_header_list_keeps_order_case_and_repetition():
