@@ -137,6 +137,8 @@ def explain(path: str | None, headers: tuple[str, ...], peer: str | None, method
     app, pipeline = assembled(config, source)
     try:
         click.echo(printable(as_text(f"{request.method} {request.scheme}://{request.host}{request.target}")))
+        if method != method.upper():
+            click.echo(printable(f"note: {method} is another method than {method.upper()}: case counts (RFC 9110 section 9.1)"))
         request = read(request, address, config.gateway.trust)
         if peer is not None:
             click.echo(printable(f"{peer} {believed(request)}"))

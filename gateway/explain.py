@@ -51,7 +51,7 @@ def described(method: str, url: str, headers: tuple[str, ...]) -> Request:
     target = match[3] or "/"
     if target.startswith("?"):
         target = f"/{target}"
-    return Request(as_sent(method.upper()), quote(os.fsencode(target), safe=VISIBLE), fields, scheme=(match[1] or "http").lower(),
+    return Request(as_sent(method), quote(os.fsencode(target), safe=VISIBLE), fields, scheme=(match[1] or "http").lower(),
                    host=host)
 
 

@@ -250,7 +250,7 @@ def test_explain_names_the_route_the_steps_and_the_addresses(command):
 
 
 def test_explain_lists_every_instance(command):
-    lines = command("explain", "post", "/café/a b?a=%DF").stdout.splitlines()
+    lines = command("explain", "POST", "/café/a b?a=%DF").stdout.splitlines()
     assert lines[0] == "POST http:///caf%C3%A9/a%20b?a=%DF"
     assert lines[-4:] == ['upstream "legacy", one of:', "  POST http://10.0.0.5:8000/caf%C3%A9/a%20b?a=%DF",
                           "  POST http://10.0.0.6:8000/caf%C3%A9/a%20b?a=%DF",
@@ -419,6 +419,12 @@ def test_explain_knows_the_host_of_the_url_as_a_field(command):
     write('[[routes]]\npath = "/"\nheader = { Host = "shop.test" }\nrespond = {}')
     assert command("explain", "GET", "http://shop.test/").exit_code == 0
     assert command("explain", "GET", "http://shop.test/", "-H", "host: other.test").exit_code == 1
+
+
+def test_explain_takes_a_method_in_lower_case_for_another_one(command):
+    said = command("explain", "get", "http://shop.test/users/7", "-H", "X-Beta: 1").output
+    assert said.startswith("get http://shop.test/users/7\nnote: get is another method than GET: ")
+    assert "note: " not in command("explain", "GET", "http://shop.test/users/7").output
 
 
 def test_explain_says_405(command):
