@@ -141,7 +141,7 @@ def is_cluster(url: str) -> bool:
 
 def connect(url: str, timeout: float, connections: int, largest: int = LARGEST) -> Any:
     """A client that connects when it is first used. Each step may take ``timeout`` seconds; nothing is tried twice: whoever asks
-    decides. An answer has as many bytes as a record of the ``largest`` size; those of a Cluster are not looked at."""
+    decides. An answer has as many bytes as a record of the ``largest`` size."""
     import redis
     from redis.backoff import NoBackoff
     from redis.retry import Retry
@@ -161,7 +161,10 @@ def connect(url: str, timeout: float, connections: int, largest: int = LARGEST) 
     addresses = [address_of(each, 6379 if kind == "cluster" else 26379) for each in hosts.split(",")]
     if kind == "cluster":
         nodes = [redis.cluster.ClusterNode(host, port) for host, port in addresses]
-        return redis.RedisCluster(startup_nodes=nodes, max_connections=connections, **options)
+        kind_of_node = bounded(redis.SSLConnection if options.pop("ssl", False) else redis.Connection, largest)
+        host, port = addresses[0]                        # only a client that was made with a URL takes the class of its connections
+        return redis.RedisCluster(url=f"redis://{f'[{host}]' if ':' in host else host}:{port}", startup_nodes=nodes,
+                                  connection_class=kind_of_node, max_connections=connections, **options)
     name, _, database = path.partition("/")
     sentinel = redis.Sentinel(addresses, sentinel_kwargs={**timeouts, "protocol": 2}, db=int(database or 0), **options)
     for each in sentinel.sentinels:

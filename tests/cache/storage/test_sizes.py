@@ -189,6 +189,18 @@ def test_a_look_up_whose_answer_has_no_end(serve, monkeypatch, head, more, when)
     flood.is_harmless(70 * MB if len(more) > MB / 2 else 4 * 65536)
 
 
+@pytest.mark.parametrize("head, more", WITHOUT_END[::5])
+@pytest.mark.parametrize("scheme, place", [("redis", "0"), ("redis+cluster", ""), ("redis+sentinel", "name")])
+def test_whoever_leads_to_redis_has_a_bound_too(serve, monkeypatch, scheme, place, head, more):
+    flood = Flood(monkeypatch, head, more)
+    tier = RedisTier(f"{scheme}://127.0.0.1:{serve(flood)}/{place}", timeout=SAFETY)
+    other = gevent.spawn(flood.others)
+    assert tier.get("k") is None and not tier.usable and flood.flooded and flood.read
+    other.kill()
+    tier.close()
+    flood.is_harmless(70 * MB if len(more) > MB / 2 else 4 * 65536)
+
+
 @pytest.mark.parametrize("head, more", WITHOUT_END)
 @pytest.mark.parametrize("when", [None, b"TIME", b"XRANGE", b"XREAD"])
 def test_a_log_whose_answer_has_no_end(serve, monkeypatch, head, more, when):
