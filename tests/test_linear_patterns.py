@@ -20,7 +20,7 @@ METHODS = {"search", "match", "fullmatch", "finditer", "findall", "sub", "subn",
 NOT_IMPORTED = {"gunicorn_conf", "demo/services", "demo/__main__"}       # they patch, serve or hold no patterns of the gateway
 OPERATORS = {                                            # of the operator's own file alone, read once, and why it is not linear
     ("config", "BODY_HOLE"): "many braces in a row",
-    ("configfile", "VARIABLE"): "many ${name:- without an end",
+    ("configfile/load", "VARIABLE"): "many ${name:- without an end",
     ("values", "LOGIN"): "many :// in a text without @",
 }
 

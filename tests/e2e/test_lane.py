@@ -167,7 +167,7 @@ def test_who_takes_which_lane(servers):
     for kind, server in servers.items():
         fields = ask(server.port, SENTINEL)[1]
         taken[kind] = field(fields, "X-Lane")
-    assert taken == {"lane": "LaneConnection", "parser": "Connection", "stock": "NoneType"}
+    assert taken == {"lane": "LaneConnection", "parser": "ClientConnection", "stock": "NoneType"}
 
 
 @pytest.mark.parametrize("kind", ["lane", "parser"])

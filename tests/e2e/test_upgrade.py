@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 
+import gevent
 import pytest
 from running import Running, ask
 
@@ -101,7 +102,9 @@ def test_a_handshake_with_a_body_is_refused_and_reaches_nobody(gateway, chat, fi
 def test_an_upgrade_that_is_no_handshake_is_an_ordinary_request(gateway, chat, first, fields, body):
     status, _, _ = ask(gateway.port, first + CLOSE + fields + b"\r\n" + body)
     assert status == 200
-    requests = [got for got in chat.got if b"HTTP/1." in got]        # the end of an earlier one's body may come late
+    with gevent.Timeout(60, False):                      # what it has read is noted when the connection ends
+        while not (requests := [got for got in chat.got if b"HTTP/1." in got]):      # the end of an earlier one's body may come late
+            gevent.sleep(0.01)
     assert len(requests) == 1 and b"Upgrade" not in requests[0]
 
 
