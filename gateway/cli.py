@@ -150,7 +150,7 @@ def explain(path: str | None, headers: tuple[str, ...], peer: str | None, method
         click.echo(printable(str(explanation)))
         if explanation.route is None:
             sys.exit(1)
-        request.params = explanation.params
+        request.served, request.params = pipeline.table.match(request)
         click.echo("steps, outermost first:")
         for line in pipeline.describe(explanation.route, parts=False):
             click.echo(f"  {printable(line)}")

@@ -362,6 +362,14 @@ def test_explain_says_what_the_cache_makes_of_the_request(command):
     assert any("key.cookies" in line for line in lines)
     assert cache_part(command("explain", "POST", "http://shop.test/a"))[0] == "goes past the cache: the method POST"
     assert "cache, for this request:" not in command("explain", "GET", "http://shop.test/plain").stdout
+
+
+def test_explain_has_the_cache_compare_the_fields_that_go_on(command):
+    """As a worker does: what the route writes into a request, and not what came."""
+    write(CACHED.format(port=1, upstream=1).replace('{ ignore_query = ["utm_*"] } }', '{ headers = ["X-Client"] } }\n'
+                                                    'request_headers = { set = { X-Client = "ours" } }'))
+    key = cache_part(command("explain", "GET", "http://shop.test/a", "-H", "X-Client: theirs"))[0]
+    assert key.startswith("key: ") and "sent x-client: ours" in key
     fixed = command("explain", "GET", "http://shop.test/fixed", "-H", "X-Host: y").stdout
     assert "key: http://shop.test/fixed\n" in fixed and "goes past" not in fixed
 
