@@ -97,13 +97,9 @@ class FetchContext:
 
 
 def resent(request: Request, dropped: frozenset[str], added: Headers) -> Request:
-    """The request with other header fields, also for a target that reads them in a WSGI environ."""
+    """The request with other header fields. A view's environ is made of them (views.py)."""
     sent = copy(request)
     sent.headers = [field for field in request.headers if field[0].lower() not in dropped] + added
-    if request.environ is not None:
-        gone = {variable(name) for name in dropped}
-        sent.environ = {name: value for name, value in request.environ.items() if name not in gone}
-        sent.environ.update((variable(name), value) for name, value in added)
     return sent
 
 
@@ -123,8 +119,3 @@ def detached(request: Request) -> Request:
     sent.attempts, sent.notes = [], {}
     sent.deadline = Deadline(request.deadline.seconds)
     return sent
-
-
-def variable(name: str) -> str:
-    """A header field's name in a WSGI environ."""
-    return "HTTP_" + name.upper().replace("-", "_")
