@@ -131,13 +131,21 @@ NO_DEADLINE = Deadline(NEVER)
 def governed_send(self: HTTPAdapter, request: PreparedRequest, stream: bool = False, timeout: Any = None, verify: Any = True,
                   cert: Any = None, proxies: Any = None) -> RequestsResponse:
     """``HTTPAdapter.send`` while ``requests`` is governed."""
+    place = None
     if governor.active and governable(self) and (way := hooks.way()) is not Way.STOCK:
         try:
             place = place_of(request, verify, cert, proxies)
             return exchange(self, place, request, stream, timeout, way is Way.SHOWN)
         except NotOurs:
             pass
-    return stock_send(self, request, stream=stream, timeout=timeout, verify=verify, cert=cert, proxies=proxies)
+    try:
+        return stock_send(self, request, stream=stream, timeout=timeout, verify=verify, cert=cert, proxies=proxies)
+    except exceptions.ConnectionError as error:
+        if place is None or not place.named:
+            raise
+        raise exceptions.ConnectionError(
+            f"upstream {urlsplit(str(request.url)).hostname!r} is not sent a request with such a body or header fields (the body is"
+            f" of {type(request.body)!r}), and as the name of a host it cannot be reached", request=request) from error
 
 
 def governable(adapter: HTTPAdapter) -> bool:

@@ -166,8 +166,13 @@ def octets_of(data: Any) -> Iterable[bytes]:
 
 
 def octets(data: Any) -> bytes:
-    """What a socket sends of it. Raises TypeError."""
-    return data if type(data) is bytes else bytes(memoryview(data).cast("B"))
+    """What a socket sends of it. Raises TypeError, and BufferError for what is not in one piece, as a socket does."""
+    if type(data) is bytes:
+        return data
+    view = memoryview(data)
+    if not view.c_contiguous:
+        raise BufferError("memoryview: underlying buffer is not C-contiguous")
+    return bytes(view.cast("B"))
 
 
 class TimedCall(Call):

@@ -137,6 +137,7 @@ TAKEN = {
     "ordered dict": lambda: collections.OrderedDict(a=None, b=0),
 }
 REFUSED = {
+    "memoryview, every second": lambda: memoryview(b"abcdef")[::2],
     "list of bytes": lambda: [b"ab", b"c"], "list of ints": lambda: [1, 2], "an int": lambda: 5, "true": lambda: True,
     "a float": lambda: 0.5,
     "an object": lambda: object(), "generator of ints": lambda: iter([80, 75]), "generator, then an int": lambda: iter([b"abc", 7]),
@@ -224,6 +225,16 @@ def test_a_body_that_is_not_of_bytes_is_left_to_stock(make, recorder, stock_call
     govern_requests()
     assert sent(recorder, recorder.base, make) == expected
     assert len(stock_calls) == 1
+
+
+@pytest.mark.parametrize("more", [{"data": memoryview(b"12345678").cast("I")},
+                                  {"data": b"x", "headers": {"Transfer-Encoding": "gzip"}}])
+def test_what_an_upstream_is_not_sent_is_said_with_its_name(more, recorder):
+    shop = upstream("shop-of-no-host", recorder.base)
+    govern_requests({"shop-of-no-host": shop})
+    with pytest.raises(requests.ConnectionError, match=r"upstream 'shop-of-no-host' is not sent .*(memoryview|bytes)"):
+        requests.post("http://shop-of-no-host/", timeout=20, **more)
+    shop.close()
 
 
 @pytest.mark.parametrize("files", [
