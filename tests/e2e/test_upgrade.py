@@ -103,7 +103,7 @@ def test_an_upgrade_that_is_no_handshake_is_an_ordinary_request(gateway, chat, f
     status, _, _ = ask(gateway.port, first + CLOSE + fields + b"\r\n" + body)
     assert status == 200
     with gevent.Timeout(60, False):                      # what it has read is noted when the connection ends
-        while not (requests := [got for got in chat.got if b"HTTP/1." in got]):      # the end of an earlier one's body may come late
+        while not (requests := [got for got in chat.got if b"HTTP/1." in got]):      # an earlier one's end may come late
             gevent.sleep(0.01)
     assert len(requests) == 1 and b"Upgrade" not in requests[0]
 
