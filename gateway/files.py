@@ -9,7 +9,8 @@ the same, an older hash     302 to the address of today
 anything else               404: no file, a folder, a name that begins with a dot, a way out of the folder
 ==========================  =====================================================================================
 
-Parts are sent by Range (http/ranges.py).
+Parts are sent by Range (http/ranges.py). A file beside it with ``.br``, ``.zst`` or ``.gz`` behind its name, and not older, is sent
+in its place to whoever takes that coding (http/codings.py); the address keeps the hash of the file itself.
 
 ``url("app.css")`` gives the first of these. The hash is of the bytes themselves, taken once for each state of a file. A file is
 opened step by step below the folder, following no link on the way: links are resolved before, and must stay inside.
@@ -33,6 +34,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from .deadline import Deadline
 from .errors import NO_ROOM, MethodNotAllowed, NoRoute, OutOfFiles
+from .http.codings import SUFFIXES, preferred
 from .http.ranges import Bounds, ranges_of
 from .loop.time_limit import TimeLimit
 from .message import Headers, Request, Response
@@ -49,13 +51,15 @@ Stamp = tuple[int, ...]
 
 
 class File:
-    """One opened file: its descriptor and hash. To read it takes until ``deadline``; as a stream, each piece as long as that."""
+    """One opened file: its descriptor and hash. To read it takes until ``deadline``; as a stream, each piece as long as that.
+    ``coded`` are the same in other codings, by their names."""
 
     def __init__(self, descriptor: int, found: os.stat_result, deadline: Deadline | None = None) -> None:
         self.descriptor = descriptor
         self.found = found
         self.deadline = deadline
         self.digest = ""
+        self.coded: dict[str, File] = {}
 
     def __iter__(self) -> Iterator[bytes]:
         return self.part(0, self.found.st_size - 1)
@@ -97,6 +101,8 @@ class File:
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
+        for file in self.coded.values():
+            file.close()
 
     def __repr__(self) -> str:
         return f"File({self.digest}, {self.found.st_size} bytes)"
@@ -165,7 +171,8 @@ class Files:
             file.close()
             location = ("Location", self.prefix + quote(with_digest(name, file.digest)))
             return Response(302, [location, ("Cache-Control", "no-cache"), ("Content-Length", "0")])
-        return answer(request, file, name, IMMUTABLE if wanted else "no-cache")
+        coding = preferred(", ".join(request.header_list("Accept-Encoding")), file.coded) if file.coded else ""
+        return answer(request, file, name, IMMUTABLE if wanted else "no-cache", coding)
 
     def url(self, name: str) -> str | None:
         """The address of a file with its hash; None when there is no such file."""
@@ -182,6 +189,8 @@ class Files:
             file: File | None = offload(self._opened, name, deadline, deadline=deadline)
             if file is not None:
                 file.digest = self._digest(file, deadline)
+                for coded in file.coded.values():
+                    coded.digest = self._digest(coded, deadline)
         except OSError as error:
             if error.errno in NO_ROOM:
                 raise OutOfFiles(str(error)) from error
@@ -190,6 +199,15 @@ class Files:
 
     def _opened(self, name: str, deadline: Deadline | None) -> File | None:
         """In a native thread."""
+        file = self._opened_alone(name, deadline)
+        if file is not None and mimetypes.guess_type(name)[1] is None:
+            for coding, suffix in SUFFIXES.items():
+                coded = self._opened_alone(name + suffix, deadline)
+                if coded is not None and coded.found.st_mtime >= file.found.st_mtime:
+                    file.coded[coding] = coded
+        return file
+
+    def _opened_alone(self, name: str, deadline: Deadline | None) -> File | None:
         try:
             descriptor = open_inside(self.folder, name)
         except ValueError:                                   # outside
@@ -238,19 +256,26 @@ class Files:
         return f"files of {self.folder}"
 
 
-def answer(request: Request, file: File, name: str, caching: str) -> Response:
-    """The file, the parts of it that are asked for, or 304. It has the file from here on."""
-    kind, coding = mimetypes.guess_type(name)
-    packed = name.lower().endswith(".svgz")
-    kind = "application/octet-stream" if kind is None or (coding and not packed) else kind
+def answer(request: Request, whole: File, name: str, caching: str, coding: str) -> Response:
+    """The file, or what it is in a ``coding``, the parts of that which are asked for, or 304. It has the file from here on."""
+    file = whole.coded.pop(coding) if coding else whole
+    varying: Headers = [("Vary", "Accept-Encoding")] if coding or whole.coded else []
+    if coding:
+        whole.close()
+    kind, packed = mimetypes.guess_type(name)
+    if packed and name.lower().endswith(".svgz"):
+        coding = "gzip"
+    elif packed:
+        kind = None
+    kind = kind or "application/octet-stream"
     tag = f'"{file.digest}"'
     about: Headers = [("Cache-Control", caching), ("ETag", tag), ("X-Content-Type-Options", "nosniff"),
-                      ("Last-Modified", formatdate(file.found.st_mtime, usegmt=True))]
+                      ("Last-Modified", formatdate(file.found.st_mtime, usegmt=True)), *varying]
     if unchanged(request, about):
         file.close()
         return Response(304, about)
     kind = f"{kind}; charset=utf-8" if kind.startswith("text/") else kind
-    about += [("Accept-Ranges", "bytes")] + ([("Content-Encoding", "gzip")] if packed else [])
+    about += [("Accept-Ranges", "bytes")] + ([("Content-Encoding", coding)] if coding else [])
     size = file.found.st_size
     current = request.method == "GET" and same_version(request, about, file.found.st_mtime)
     ranges = ranges_of(request.header("Range"), size) if current else None

@@ -250,3 +250,72 @@ def test_a_packed_picture_is_a_picture_that_was_encoded(files, folder):
     (folder / "logo.svgz").write_bytes(b"packed")
     answer = get(files, "/static/logo.svgz")
     assert (answer.header("Content-Type"), answer.header("Content-Encoding")) == ("image/svg+xml", "gzip")
+
+
+# -- Files that are compressed beside others
+
+BR, ZSTD, GZIP = b"brotli", b"zstandard", b"gzipped"
+
+
+@pytest.fixture
+def coded(folder):
+    for suffix, data in ((".br", BR), (".zst", ZSTD), (".gz", GZIP)):
+        (folder / "css" / f"app.css{suffix}").write_bytes(data)
+    return folder
+
+
+@pytest.mark.parametrize("accept, coding", [
+    (None, ""), ("", ""), ("identity", ""), ("deflate", ""), ("gzip", "gzip"), ("x-gzip", "gzip"), ("GZIP", "gzip"),
+    ("gzip, deflate, br, zstd", "br"), ("gzip, zstd", "zstd"), ("br;q=0.5, gzip;q=0.8", "gzip"), ("br;q=0, gzip", "gzip"),
+    ("*", "br"), ("*;q=0", ""), ("gzip;q=0, *", "br"), ("gzip;q=0.5, identity;q=0.9", ""), ("gzip, identity;q=0.9", "gzip"),
+    ("identity;q=0, gzip", "gzip"), ("gzip;q=x", ""), ("br;q=0,zstd;q=0,gzip;q=0", ""),
+])
+def test_who_gets_which_coding(files, coded, accept, coding):
+    answer = get(files, "/static/css/app.css", *([("Accept-Encoding", accept)] if accept is not None else []))
+    assert answer.body == {"br": BR, "zstd": ZSTD, "gzip": GZIP, "": CSS}[coding]
+    assert (answer.status, answer.header("Content-Encoding"), answer.header("Vary")) == (200, coding, "Accept-Encoding")
+    assert answer.header("Content-Type") == "text/css; charset=utf-8"
+    assert answer.header("Content-Length") == str(len(answer.body))
+
+
+def test_each_coding_is_a_representation_of_its_own(files, coded):
+    plain, packed = (get(files, "/static/css/app.css", ("Accept-Encoding", name)) for name in ("identity", "gzip"))
+    assert plain.header("ETag") != packed.header("ETag")
+    again = get(files, "/static/css/app.css", ("Accept-Encoding", "gzip"), ("If-None-Match", packed.header("ETag")))
+    assert (again.status, again.header("Vary")) == (304, "Accept-Encoding")
+    assert get(files, "/static/css/app.css", ("Accept-Encoding", "gzip"), ("If-None-Match", plain.header("ETag"))).status == 200
+    part = get(files, "/static/css/app.css", ("Accept-Encoding", "gzip"), ("Range", "bytes=0-3"))
+    assert (part.status, part.body, part.header("Content-Range")) == (206, GZIP[:4], f"bytes 0-3/{len(GZIP)}")
+    head = get(files, "/static/css/app.css", ("Accept-Encoding", "gzip"), method="HEAD")
+    assert (head.body, head.header("Content-Length"), head.header("Content-Encoding")) == (b"", str(len(GZIP)), "gzip")
+
+
+def test_an_address_has_the_hash_of_the_file_itself(files, coded):
+    url = files.url("css/app.css")
+    packed = get(files, url, ("Accept-Encoding", "br"))
+    assert (packed.status, packed.body, packed.header("Cache-Control")) == (200, BR, IMMUTABLE)
+    assert get(files, url).header("ETag").strip('"') in url
+
+
+def test_one_that_is_older_or_no_file_or_leads_out_is_not_sent(files, folder, tmp_path):
+    css = folder / "css"
+    (css / "app.css.br").write_bytes(BR)
+    os.utime(css / "app.css.br", (1, 1))
+    (css / "app.css.zst").mkdir()
+    (css / "app.css.gz").symlink_to(tmp_path / "secret.txt")
+    answer = get(files, "/static/css/app.css", ("Accept-Encoding", "br, zstd, gzip"))
+    assert (answer.body, answer.header("Content-Encoding"), answer.header("Vary")) == (CSS, "", "")
+
+
+def test_a_packed_file_that_is_asked_for_itself_is_what_it_is(files, coded):
+    answer = get(files, "/static/css/app.css.gz", ("Accept-Encoding", "gzip"))
+    assert (answer.body, answer.header("Content-Type"), answer.header("Content-Encoding")) == (GZIP, "application/octet-stream", "")
+
+
+def test_no_descriptor_is_left_open(files, coded):
+    before = len(os.listdir("/proc/self/fd"))
+    for accept in ("br", "identity", "gzip"):
+        get(files, "/static/css/app.css", ("Accept-Encoding", accept))
+        get(files, "/static/css/app.css", ("Accept-Encoding", accept), ("If-None-Match", "*"))
+        files.url("css/app.css")
+    assert len(os.listdir("/proc/self/fd")) == before
