@@ -33,13 +33,13 @@ from .cache.policy import policy_of
 from .cache.step import CacheStep
 from .cache.storage.file_tier import FileTier
 from .config import Config, Route
-from .errors import ConfigError
+from .errors import ConfigError, GatewayError
 from .extension import OwnPartError, OwnStep, OwnTarget
 from .files import Files
 from .forward import WRITTEN, Forward, Forwarding
 from .headers import EditHeaders, edit_of, error_edit_of
 from .incoming import Accept
-from .message import Call, Handler, Request, Response, Served
+from .message import Call, Handler, Headers, Request, Response, Served
 from .respond import Respond
 from .rewrite_response import PublicAddresses
 from .routing.pattern import parameters
@@ -90,7 +90,7 @@ class Pipeline:
         }
         self.handlers = self.stacks()
         self.table: Table[Served] = Table(((route, self.serve(route)) for route in self.routes), folds=folds)
-        self.handle = Observe(Accept(self.handover(Match(self.table))), log, registry)
+        self.handle = Observe(Accept(self.handover(Match(self.table))), log, registry, edit_of=self.edit_of)
 
     def stacks(self) -> dict[str, Handler]:
         """The handler of each route, by the route's name. Raises ConfigError with all that is wrong with the user's own parts."""
@@ -113,6 +113,13 @@ class Pipeline:
         if isinstance(target, Forward):
             return Served(route, handler, edit, False, lambda request: target.call(request).headers, target.written)
         return Served(route, handler, edit, edit_of(route.request_headers) is not None, self.forwarding, WRITTEN)
+
+    def edit_of(self, request: Request) -> Callable[[Headers], Headers] | None:
+        """What the rules of a request's route make of an error's fields; None where no route answers it."""
+        try:
+            return self.table.match(request)[0].edit
+        except GatewayError:
+            return None
 
     def stack(self, route: Route) -> Handler:
         """The target of one route with the steps around it."""

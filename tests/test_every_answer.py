@@ -8,6 +8,7 @@ from flask import Blueprint, abort
 
 from gateway.app import Gateway
 from gateway.configfile.load import load_text
+from gateway.message import Request
 
 RULES = '''response_headers = { set = { Access-Control-Allow-Origin = "https://shop.test", Cache-Control = "max-age=9", \
 Content-Type = "text/x" }, add = { Vary = "Origin" }, remove = ["X-Content-Type-Options", "ETag"] }
@@ -140,3 +141,14 @@ def test_an_error_is_not_taken_for_the_routes_content(client, path):
 def test_there_are_no_fields_of_other_routes(client, path, status):
     answer = client.get(path)
     assert answer.status_code == status and "Access-Control-Allow-Origin" not in answer.headers
+
+
+@pytest.mark.parametrize("method, path, headers, status", [
+    ("GET", "/fine", [("Authorization", "a"), ("Authorization", "b")], 400), ("GET", "/fine", [("Host", "a b")], 400),
+    ("TRACE", "/fine", [], 405)])
+def test_who_is_refused_before_the_route_is_looked_for_gets_them_too(client, method, path, headers, status):
+    """A browser hides what it has no fields for, whoever answers."""
+    request = Request(method, path, [("Host", "shop.test"), *headers], host=dict(headers).get("Host", "shop.test"), peer="10.0.0.9")
+    request.environ = {"HTTP_AUTHORIZATION": "a,b", "SERVER_PROTOCOL": "HTTP/1.1"}
+    answer = client.application.pipeline.handle(request)
+    assert (answer.status, answer.header("Access-Control-Allow-Origin")) == (status, "https://shop.test")

@@ -42,6 +42,7 @@ from .connection import IO_TIMEOUT, ConnectionHandler
 from .fastlane import Lane, possible
 from .keepalive import Waiting
 
+HURRIED = 1.0                   # seconds for the rest of a head, while new connections wait for a place
 # Seconds a connection gets for one more request when the worker drains: a busy one then ends with its answer, and the closing of an
 # idle one seldom meets a request on its way.
 PARTING = 0.5
@@ -181,7 +182,8 @@ class GatewayWorker(ConnectionHandler):
 
     def _dismiss_overdue(self) -> None:
         self._waiting.dismiss_overdue(self.cfg.keepalive or IO_TIMEOUT)
-        self._heads.dismiss_overdue(self.head_timeout)
+        full = self._crowded and self._pool is not None and self._pool.full()
+        self._heads.dismiss_overdue(min(self.head_timeout, HURRIED) if full else self.head_timeout)
 
     def notify(self) -> None:
         """The heartbeat. Without its master the worker ends too, but not before its requests."""

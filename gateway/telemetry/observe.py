@@ -29,7 +29,7 @@ from typing import Any
 from ..errors import ClientDisconnected, GatewayError, InternalError
 from ..http.fields import Kinds
 from ..http.problem import render
-from ..message import Attempt, Handler, Request, Response, Served, Stream
+from ..message import Attempt, Handler, Headers, Request, Response, Served, Stream
 from .log import RequestLog, line_of
 from .metrics import Counter, Histogram, Registry
 
@@ -46,11 +46,14 @@ log = logging.getLogger("gateway")
 
 
 class Observe:
-    """``problems`` makes the answer of an error; ``log`` and ``registry`` take what is measured."""
+    """``problems`` makes the answer of an error; ``log`` and ``registry`` take what is measured. ``edit_of(request)`` is what the
+    rules of a request's route make of an error's fields, for a request that was refused before its route was looked for."""
 
     def __init__(self, next: Handler, log: RequestLog, registry: Registry,
-                 problems: Callable[[GatewayError, Request], Response] = render) -> None:
+                 problems: Callable[[GatewayError, Request], Response] = render,
+                 edit_of: Callable[[Request], Callable[[Headers], Headers] | None] = lambda request: None) -> None:
         self.next = next
+        self.edit_of = edit_of
         self.log = log
         self.registry = registry
         self.problems = problems
@@ -108,8 +111,9 @@ class Observe:
         except Exception:
             log.exception("no problem document for %r", error)
             response = Response(error.status, [("Content-Type", "text/plain"), ("Cache-Control", "no-store")], error.title.encode())
-        if request.served is not None and request.served.edit is not None:
-            response.headers = request.served.edit(response.headers)
+        edit = request.served.edit if request.served is not None else self.edit_of(request)
+        if edit is not None:
+            response.headers = edit(response.headers)
         return response
 
     def finish(self, request: Request, begun: float, status: int, sent: int, flag: str,

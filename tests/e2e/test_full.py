@@ -90,6 +90,19 @@ def test_a_client_that_has_begun_its_next_request_is_not_idle(plain):
         connection.close()
 
 
+def test_half_heads_make_room_before_their_time(plain):
+    """A client that sends no more of its head has as long as ``head_timeout`` only while there are places for others."""
+    config = '[gateway]\nlog = "off"\nhead_timeout = "10m"\n[[routes]]\npath = "/*"\nrespond = { text = "x" }\n'
+    instance = plain("--worker-connections", "2", application=GATEWAY, config=config)
+    halves = [Connection(instance.port) for _ in range(4)]
+    for half in halves:
+        half.sock.sendall(b"GET / HTTP/1.1\r\n")
+    newest = Connection(instance.port)
+    assert newest.ask()[0] == 200
+    for connection in [*halves, newest]:
+        connection.close()
+
+
 def test_it_is_counted(plain):
     admin = free_port()
     config = f'[gateway]\nadmin = "127.0.0.1:{admin}"\nlog = "off"\n[[routes]]\npath = "/*"\nrespond = {{ text = "x" }}\n'
