@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import gevent
 import pytest
 from plain import GATEWAY, Connection, Load, Plain, gone, parent, until
 from running import free_port
@@ -125,7 +126,11 @@ def parent_replaced_by_a_file(it: Damaged):
 
 
 def mount(*arguments: str) -> None:
-    done = subprocess.run(["mount", *arguments], capture_output=True, text=True)
+    for _ in range(600):
+        done = subprocess.run(["mount", *arguments], capture_output=True, text=True)
+        if "busy" not in done.stderr:                        # the instance has a file open for writing at this moment
+            break
+        gevent.sleep(0.1)
     if done.returncode:
         pytest.skip(f"mounting is not possible here: {done.stderr.strip()}")
 
