@@ -59,9 +59,10 @@ def test_the_longest_idle_connection_makes_room(plain, places, application, aske
 @pytest.mark.parametrize("places", [1, 2])
 def test_busy_connections_are_not_touched_and_who_waits_is_served_next(plain, places):
     instance = plain("--worker-connections", str(places))
-    busy = [Connection(instance.port) for _ in range(places)]
-    for connection in busy:
-        connection.sock.sendall(b"GET /hold HTTP/1.1\r\nHost: a\r\n\r\n")
+    busy = []
+    for _ in range(places):                                  # each asks before the next one comes: a silent one would make room
+        busy.append(Connection(instance.port))
+        busy[-1].sock.sendall(b"GET /hold HTTP/1.1\r\nHost: a\r\n\r\n")
     until(instance.held)
     until(lambda: "are busy; new ones wait" in instance.log.read_text())
     waiting = Connection(instance.port)
