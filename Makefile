@@ -1,4 +1,4 @@
-# make run    the demo: gateway, slow services, nginx    make test        every test; ARGS="-k name" for some
+# make run    the demo: gateway, slow services, nginx    make test        every test; ARGS="-k name" for some, JOBS=2 side by side
 # make lint   style and types                             make test-fresh  the first two in a bare Debian, as root
 # make clean  remove what these made                      make bench       measure: see below
 #
@@ -7,6 +7,7 @@
 
 PYTHON ?=
 ARGS   ?=
+JOBS   ?= 1
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMPS := $(VENV)/stamps
@@ -54,7 +55,7 @@ run: $(STAMPS)/run
 	@exec $(BIN)/gateway demo $(ARGS)
 
 test: ready
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python $(if $(filter 1,$(JOBS)),-m pytest,scripts/run-tests $(JOBS)) $(ARGS)
 
 # As somebody meets it who has just installed Debian, make and git: needs root and debootstrap.
 test-fresh:

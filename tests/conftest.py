@@ -16,6 +16,12 @@ STARTED: weakref.WeakSet[gevent.Greenlet] = weakref.WeakSet()
 gevent.Greenlet.add_spawn_callback(STARTED.add)
 
 
+def pytest_collection_finish():
+    """What was collected stays: the collector need not look at it again, after each test that leaves something to collect."""
+    gc.collect()
+    gc.freeze()
+
+
 def live_greenlets() -> set[gevent.Greenlet]:
     """The greenlets that were started and have not ended."""
     return {greenlet for greenlet in STARTED if not greenlet.dead}

@@ -34,7 +34,7 @@ def all_free(ports: Ports) -> bool:
 def free_ports() -> Ports:
     """Ports that are all free now."""
     for _ in range(100):
-        ports = Ports(random.randrange(20000, 60000), nginx=True)
+        ports = Ports(random.SystemRandom().randrange(10000, 32000), nginx=True)
         if all_free(ports):
             return ports
     raise AssertionError("no free ports")

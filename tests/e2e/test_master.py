@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from plain import GATEWAY, ROOT, Load, Plain, gone, until
+from running import free_port
 
 CONF = f'exec(open({str(ROOT / "gunicorn.conf.py")!r}).read())\n'
 
@@ -222,9 +223,7 @@ def test_a_mistake_in_the_environment_is_named_and_ends_the_start_with_2(tmp_pat
 
 @pytest.mark.parametrize("given", SERVES, ids=lambda given: " ".join(given))
 def test_an_empty_variable_is_an_unset_one(tmp_path, given):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     given = {name: value.format(port=port) for name, value in given.items()}
     arguments, environ = command(tmp_path, {"GATEWAY_BIND": f"127.0.0.1:{port}", **given})
     with (tmp_path / "errors.log").open("wb") as log:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from plain import APPLICATION, CONFIG, GATEWAY, ROOT, Connection, Load, Plain, gone, until
+from running import free_port
 
 from gateway.run_directory import RunDir
 
@@ -36,12 +37,6 @@ def listening(port: int) -> bool:
     except ConnectionRefusedError:
         return False
     return True
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
