@@ -131,12 +131,14 @@ def memory() -> Table:
 def redis_hits() -> Table:
     """Hits from Redis at a steady rate, and a bare PING over a socket of each greenlet at the same: what the machine gives."""
     from gateway.cache.storage.redis_tier import RedisTier
+    from gateway.remote.redis_client import RedisClient
     place = tempfile.mkdtemp()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     server = subprocess.Popen(["redis-server", "--port", str(port), "--save", "", "--dir", place], stdout=subprocess.DEVNULL)
-    tier = RedisTier(f"redis://127.0.0.1:{port}/0", timeout=1.0)
+    client = RedisClient(f"redis://127.0.0.1:{port}/0", timeout=1.0)
+    tier = RedisTier(client)
     table = Table("body", "asked/s", "p50 ms", "p99 ms", "p99.9 ms", "CPU of this process",
                   title=f"A hit from Redis on loopback, read and taken apart, {RATE:,}/s for {SECONDS} s")
 
@@ -146,7 +148,7 @@ def redis_hits() -> Table:
 
     try:
         store = HttpStore(MemoryTier(0), [tier])             # no memory: every get asks Redis
-        while not tier.ask("PING"):
+        while not client.ask("PING"):
             time.sleep(0.05)
         sockets = [socket.create_connection(("127.0.0.1", port)) for _ in range(GREENLETS)]
 

@@ -29,6 +29,7 @@ from flask_caching import Cache
 from flask_caching.backends.base import BaseCache
 
 from . import run_directory
+from .breaker import Breaker
 from .cache.clock import now
 from .cache.purge.journal import PurgeJournal
 from .cache.purge.marks import Purge
@@ -44,6 +45,7 @@ from .cache.storage.redis_tier import RedisTier
 from .cache.storage.store import HttpStore
 from .cache.storage.tiers import Channel, Counts, Shared
 from .config import CacheStorage, Config
+from .remote.redis_client import RedisClient
 from .tasks import native_lock, native_thread
 
 NEAR = 1.0                      # seconds that memory goes without asking the tier behind it
@@ -56,10 +58,11 @@ PLAIN = (str, bytes, int, float, bool, type(None))
 view_cache = Cache()
 
 
-def http_store(config: Config, counts: Counts | None = None) -> HttpStore:
-    """The tiers that a configuration asks for. Nothing runs before its ``start``. Raises ConfigError without an extra it needs."""
+def http_store(config: Config, counts: Counts | None = None, breaker: Callable[[], Breaker] = Breaker) -> HttpStore:
+    """The tiers that a configuration asks for, each remote one with a ``breaker`` of its own. Nothing runs before its ``start``.
+    Raises ConfigError without an extra it needs."""
     largest = max([SEVERAL * route.cache.max_object for route in config.routes if route.cache], default=0)
-    store = store_of(config.cache, counts, max(LARGEST, largest))
+    store = store_of(config.cache, counts, max(LARGEST, largest), breaker)
     if config.nginx.generation is not None and any(route.cache and route.cache.edge for route in config.routes):
         generation = Generation(config.nginx.generation)
         store.channels = (generation, *store.channels)
@@ -67,7 +70,8 @@ def http_store(config: Config, counts: Counts | None = None) -> HttpStore:
     return store
 
 
-def store_of(settings: CacheStorage, counts: Counts | None = None, largest: int = LARGEST) -> HttpStore:
+def store_of(settings: CacheStorage, counts: Counts | None = None, largest: int = LARGEST,
+             breaker: Callable[[], Breaker] = Breaker) -> HttpStore:
     """The same from the settings themselves. ``largest`` is the size of a record in bytes."""
     counts = counts or Counts()
     tiers: list[Shared] = []
@@ -76,13 +80,14 @@ def store_of(settings: CacheStorage, counts: Counts | None = None, largest: int 
     place = run_directory.current()
     journal = PurgeJournal(place.path / "purges") if place is not None else None
     if settings.redis:
-        leases = RedisTier(settings.redis, settings.prefix, settings.timeout, largest=largest,
-                           failed=counts.of("errors", "redis"))
+        client = RedisClient(settings.redis, settings.prefix, settings.timeout, largest=largest,
+                             failed=counts.of("errors", "redis"), breaker=breaker())
+        leases = RedisTier(client)
         tiers.append(leases)
-        channels.append(PurgeStream(leases))
+        channels.append(PurgeStream(client))
     if settings.memcached:
         tiers.append(MemcachedTier(settings.memcached, settings.prefix, settings.timeout, largest=largest,
-                                   failed=counts.of("errors", "memcached")))
+                                   failed=counts.of("errors", "memcached"), breaker=breaker()))
     if settings.file:
         tiers.append(FileTier(settings.file, settings.file_size, largest=largest, failed=counts.of("errors", "file"),
                               evicted=counts.of("evicted", "file")))

@@ -24,8 +24,8 @@ PACKAGE = Path(__file__).parent.parent / "gateway"
 FEATURE = 2
 LEVELS = {
     "errors": 0,
-    "backoff": 1, "board": 1, "config": 1, "deadline": 1, "http": 1, "loop": 1, "message": 1, "move_aside": 1, "routing": 1,
-    "run_directory": 1, "tasks": 1, "template": 1, "values": 1,
+    "backoff": 1, "board": 1, "breaker": 1, "config": 1, "deadline": 1, "http": 1, "loop": 1, "message": 1,
+    "move_aside": 1, "remote": 1, "routing": 1, "run_directory": 1, "tasks": 1, "template": 1, "values": 1,
     "pipeline": 3,
     "admin": 4, "app": 4, "server": 4,
     "__init__": 5, "gunicorn_conf": 5, "explain": 5, "demo": 6, "cli": 7,
@@ -41,7 +41,7 @@ DOORS = {
     "flask": {"app", "admin/listener", "admin/cache_page", "view_cache"},
     "werkzeug": {"app", "admin/listener", "admin/cache_page", "views"},
     "flask_caching": {"view_cache"},
-    "redis": {"cache/storage/redis_pool", "cache/storage/redis_tier"},
+    "redis": {"remote/redis_client", "remote/redis_pool"},
     "pymemcache": {"cache/storage/memcached_tier"},
     "requests": {"upstream/requests/adapter", "upstream/requests/hooks", "upstream/requests/redirects",
                  "upstream/requests/shortcuts"},

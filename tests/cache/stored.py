@@ -6,9 +6,15 @@ import time
 
 import gevent
 
+from gateway.breaker import Breaker
 from gateway.cache.entry import Entry, Variants
 
 SAFETY = 60.0
+
+
+def short_pauses() -> Breaker:
+    """A breaker whose pauses a test can wait for."""
+    return Breaker(first=0.05, longest=0.2)
 
 
 def entry_of(url: str = "http://shop.test/a", body: bytes = b"body", *, tags=(), at: float | None = None, lifetime: float = 60.0,

@@ -25,6 +25,7 @@ from gateway.cache.storage.memory import MemoryTier
 from gateway.cache.storage.nginx_generation import Generation
 from gateway.cache.storage.redis_tier import RedisTier
 from gateway.cache.storage.store import HttpStore
+from gateway.remote.redis_client import RedisClient
 
 STEPS = (-86400.0, -3600.0, 3600.0, 86400.0)
 POINTS = ("before", "stored", "purged", "restart stored", "restart purged")
@@ -67,9 +68,10 @@ def workers(request, machine, tmp_path):
             if request.param == "folder":
                 tiers.append(FileTier(tmp_path / "cache", 2 ** 24))
             if server is not None:
-                leases = RedisTier(server.url, timeout=5.0)
+                client = RedisClient(server.url, timeout=5.0)
+                leases = RedisTier(client)
                 tiers.append(leases)
-                channels.append(PurgeStream(leases))
+                channels.append(PurgeStream(client))
             running.append(HttpStore(MemoryTier(2 ** 20), tiers, channels, journal=journal, leases=leases, patience=5.0))
             running[-1].start()
             until(lambda: all(tier.usable for tier in tiers))
@@ -167,17 +169,17 @@ def test_a_folder_that_cannot_be_written_is_said_and_no_error(tmp_path, machine,
 @pytest.mark.parametrize("seconds", STEPS)
 def test_the_clock_of_redis_is_set(redis_server, monkeypatch, seconds):
     """What is in Redis then counts as purged, and purges are heard at the time at which they came."""
-    log = PurgeStream(RedisTier(redis_server().url, timeout=5.0))
+    log = PurgeStream(RedisClient(redis_server().url, timeout=5.0))
     heard: list[Purge] = []
     log.start(heard.append)
-    until(lambda: log.tier.usable)
+    until(lambda: log.client.usable)
     before = len(heard)
     time_of = log._compare_clocks
-    monkeypatch.setattr(log, "_compare_clocks", lambda asked: time_of(lambda: (asked()[0] + int(seconds), 0)))
+    monkeypatch.setattr(log, "_compare_clocks", lambda ask: time_of(lambda: (ask()[0] + int(seconds), 0)))
     log._look_at = 0.0
     until(lambda: len(heard) > before)
     log.stop()
-    log.tier.close()
+    log.client.close()
     assert [purge.kind for purge in heard[before:]] == ["everything", "view"] and abs(heard[-1].at - clock.now()) < 60
     assert log._moment({b"at": b"%f" % (log._since + seconds)}) >= log._since
 

@@ -15,15 +15,15 @@ from asking import World, ok
 from far import Far
 from gevent.server import StreamServer
 from redis_server import RedisServer
-from stored import SAFETY, Counted, until, variants_of
+from stored import SAFETY, Counted, short_pauses, until, variants_of
 
 from gateway import view_cache as store
-from gateway.cache.storage import circuit as circuits
 from gateway.cache.storage import plain_values as objects
 from gateway.cache.storage.memcached_tier import MemcachedTier
 from gateway.cache.storage.redis_tier import RedisTier
 from gateway.cache.storage.tiers import Counts
 from gateway.config import CacheStorage, Config
+from gateway.remote.redis_client import RedisClient
 from gateway.tasks import offload
 
 
@@ -88,15 +88,13 @@ FAULTS = {
 
 
 @pytest.fixture
-def worker(monkeypatch):
+def worker():
     """``worker(server)`` is a World over a started store, whose Redis is used and has ``timeout``; ``.counted`` counts."""
-    monkeypatch.setattr(circuits, "FIRST", 0.05)
-    monkeypatch.setattr(circuits, "MOST", 0.2)
     made = []
 
     def make(server: RedisServer, timeout: str = "50ms") -> World:
         counted, world = Counted(), World()
-        world.store = store.http_store(Config(cache=CacheStorage(redis=server.url, timeout=timeout)), Counts(counted))
+        world.store = store.http_store(Config(cache=CacheStorage(redis=server.url, timeout=timeout)), Counts(counted), short_pauses)
         world.counted, world.clock, world.answer = counted.numbers, time.time, lambda request: ok(body=request.target.encode())
         world.cache()
         world.store.start()
@@ -193,11 +191,11 @@ def test_another_redis_under_its_address(redis_server):
     """The old one is a replica from now on, and its connections stay open."""
     old, new = redis_server(), redis_server()
     place = Far(old.port, 0.0)
-    tier = RedisTier(place.url, timeout=SAFETY)
+    tier = RedisTier(RedisClient(place.url, timeout=SAFETY))
     assert tier.put("k", b"1", 60)
     old.client.replicaof("127.0.0.1", new.port)
     place.target = new.port
-    tier.circuit.clock = iter(range(0, 10_000, 100)).__next__            # no pause is waited for
+    tier.client.circuit.clock = iter(range(0, 10_000, 100)).__next__            # no pause is waited for
     until(lambda: tier.write([("put", "k", b"2", 60)]) == 0)
     assert new.client.get("wicketgate:k") == b"2"
     tier.close()
@@ -209,7 +207,7 @@ GARBAGE = [b":x\r\n", b"$x\r\n", b"*x\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n",
 
 
 @pytest.mark.parametrize("said", GARBAGE)
-@pytest.mark.parametrize("make", [lambda port, failed: RedisTier(f"redis://127.0.0.1:{port}", failed=failed),
+@pytest.mark.parametrize("make", [lambda port, failed: RedisTier(RedisClient(f"redis://127.0.0.1:{port}", failed=failed)),
                                   lambda port, failed: MemcachedTier(f"127.0.0.1:{port}", failed=failed)])
 def test_somebody_else_under_its_address(said, make):
     def answer(client, address):
@@ -227,7 +225,7 @@ def test_somebody_else_under_its_address(said, make):
 
 def test_keys_that_are_no_unicode(redis_server):
     server, failures, key = redis_server(), [], "caf\udce9"
-    tier = RedisTier(server.url, timeout=SAFETY, failed=failures.append)
+    tier = RedisTier(RedisClient(server.url, timeout=SAFETY, failed=failures.append))
     assert tier.put(key, b"1", 60) and tier.get(key) == b"1" and tier.lease(key, "a", 9) and tier.leased(key)
     assert failures == []
     tier.close()

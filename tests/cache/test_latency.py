@@ -10,28 +10,22 @@ from asking import World, at_once, ok
 from far import Far
 from gevent import monkey
 from gevent.event import Event
-from stored import SAFETY, Counted, until, variants_of
+from stored import SAFETY, Counted, short_pauses, until, variants_of
 
 from gateway import gather
-from gateway.cache.storage import circuit as circuits
+from gateway.breaker import Breaker
 from gateway.cache.storage import lease as leases
-from gateway.cache.storage import redis_tier
 from gateway.cache.storage import store as httpstore
-from gateway.cache.storage.circuit import Slow
 from gateway.cache.storage.memcached_tier import MemcachedTier
 from gateway.cache.storage.memory import MemoryTier
 from gateway.cache.storage.redis_tier import RedisTier
 from gateway.cache.storage.store import HttpStore
 from gateway.cache.storage.tiers import Counts
+from gateway.remote.circuit import Slow
+from gateway.remote.redis_client import RedisClient
 from gateway.tasks import LoopLimit, current_request, spawn_apart
 
 block = monkey.get_original("time", "sleep")             # stops the whole loop, as a busy worker's does
-
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch):
-    monkeypatch.setattr(circuits, "FIRST", 0.05)
-    monkeypatch.setattr(circuits, "MOST", 0.2)
 
 
 @pytest.fixture
@@ -53,10 +47,10 @@ def stores():
     """``stores(url)`` is a store over one Redis, which nobody follows; ``.counted`` counts."""
     made = []
 
-    def make(url: str, memory: int = 2 ** 22, timeout: float = 0.05) -> HttpStore:
+    def make(url: str, memory: int = 2 ** 22, timeout: float = 0.05, breaker: Breaker | None = None) -> HttpStore:
         counted = Counted()
         counts = Counts(counted)
-        tier = RedisTier(url, timeout=timeout, failed=counts.of("errors", "redis"))
+        tier = RedisTier(RedisClient(url, timeout=timeout, failed=counts.of("errors", "redis"), breaker=breaker or short_pauses()))
         made.append(HttpStore(MemoryTier(memory), [tier], leases=tier, counts=counts, patience=timeout))
         made[-1].counted = counted.numbers
         return made[-1]
@@ -143,23 +137,23 @@ def test_many_keys_at_once_do_not_make_redis_look_slow(redis_server, stores):
 
 
 @pytest.mark.parametrize("kind", ["redis", "memcached"])
-def test_what_was_never_asked_is_no_failure(request, monkeypatch, kind):
+def test_what_was_never_asked_is_no_failure(request, kind):
     """All connections are in use."""
     failures = []
     if kind == "redis":
-        monkeypatch.setattr(redis_tier, "CONNECTIONS", 1)
-        one = RedisTier(request.getfixturevalue("redis_server")().url, failed=failures.append)
-        until(lambda: one.ask("PING"))
-        connection = one.connections.take(SAFETY)
+        client = RedisClient(request.getfixturevalue("redis_server")().url, failed=failures.append, most=1)
+        one = RedisTier(client)
+        until(lambda: client.ask("PING"))
+        connection = client.connections.take(SAFETY)
         assert one.get("k") is None
-        one.connections.give(connection)
+        client.connections.give(connection)
     else:
         one = MemcachedTier(f"127.0.0.1:{request.getfixturevalue('memcached')}", failed=failures.append)
         while one.slots._free.acquire(blocking=False):
             pass
         assert one.get("k") is None
         one.slots._free.release()
-    assert one.circuit.usable and failures == []
+    assert one.usable and failures == []
     one.put("k", b"1", 60)
     assert one.get("k") == b"1"
     one.close()
@@ -235,7 +229,7 @@ def miss(far, stores):
     world.store = stores(place.url, timeout=0.55)
     world.clock = time.time
     world.cache()
-    until(lambda: world.store.leases.ask("PING"))
+    until(lambda: world.store.leases.client.ask("PING"))
     place.said.clear()
     return world, place
 
@@ -370,13 +364,11 @@ def test_a_lease_that_is_not_extended_ends(redis_server, stores, monkeypatch, en
     """Its time is over, or nothing can be written: the release is lost."""
     monkeypatch.setattr(leases, "TICK", 0.02)
     monkeypatch.setattr(leases, "SHORT", 0.3)
-    if end == "pause":
-        monkeypatch.setattr(circuits, "FIRST", SAFETY)
     server = redis_server()
-    one, other = stores(server.url, timeout=5.0), stores(server.url, timeout=5.0)
+    one, other = stores(server.url, timeout=5.0, breaker=Breaker(first=SAFETY)), stores(server.url, timeout=5.0)
     lease = one.lease("k", 0.4 if end == "time" else 60)
     if end == "pause":
-        one.leases.circuit.pause(Slow("late"))
+        one.leases.client.circuit.pause(Slow("late"))
         lease.release()
         assert one.flush() and one.counted["dropped", "redis"] == 1
     assert other.wait("k", SAFETY) is None and not other.leased("k")

@@ -25,15 +25,14 @@ import logging
 import os
 import secrets
 from collections.abc import Callable
-from math import inf
 from time import monotonic, sleep
 from typing import Any
 
+from ...remote.circuit import Slow
+from ...remote.redis_client import RedisClient
+from ...remote.redis_pool import connect, disconnect
 from ...tasks import native_thread, spawn
 from ..clock import now
-from ..storage.circuit import Slow
-from ..storage.redis_pool import connect, disconnect
-from ..storage.redis_tier import RedisTier
 from .marks import KINDS, LONGEST_PURGE, Purge, floor
 
 BLOCK = 0.4                     # seconds that one XREAD waits for something new
@@ -43,7 +42,6 @@ MOST_WAITING = 100_000          # purges that wait for Redis
 BATCH = 1000                    # purges of one read; after a failure fewer, which may be as long as purges can be
 WHOLE = 5.0                     # seconds for all of a batch, once it has begun to come
 BUCKETED = ("urls", "tags", "edge")
-LOOKS = 5                       # at Redis's clock
 LOOK_AGAIN = 10.0               # seconds
 STEPPED = 1.0                   # seconds: no clock goes wrong by so much between two looks
 
@@ -74,16 +72,16 @@ log = logging.getLogger("gateway")
 
 
 class PurgeStream:
-    """Follows the log with a connection of its own, for ``tier``."""
+    """Follows the log with a connection of its own, beside those of ``client``."""
 
-    def __init__(self, tier: RedisTier) -> None:
-        self.tier = tier
-        self.name = f"{tier.prefix}purges"
+    def __init__(self, client: RedisClient) -> None:
+        self.client = client
+        self.name = f"{client.prefix}purges"
         self.latest = f"{self.name}:latest" if "{" in self.name else f"{{{self.name}}}:latest"       # on the same node of a Cluster
         self.waiting: dict[tuple[str, str, bool], Purge] = {}
         self.own = ""                                    # who we are, in the log
         self._thread = native_thread()                   # whose loop the connections belong to
-        self._client: Any = None
+        self._library: Any = None
         self._last = b"0-0"
         self._batch = BATCH
         self._since = 0.0                                # all that was in the log then is known here
@@ -95,7 +93,7 @@ class PurgeStream:
         return all([self._write(purge) for purge in purges])
 
     def _write(self, purge: Purge) -> bool:
-        if self._thread == native_thread() and not self.waiting and self.tier.ask("EVAL", *self._line(purge)) is not None:
+        if self._thread == native_thread() and not self.waiting and self.client.ask("EVAL", *self._line(purge)) is not None:
             return True
         if len(self.waiting) >= MOST_WAITING and purge[:3] not in self.waiting:
             self.waiting = {lost[:3]: lost for lost in floor(purge.at)}
@@ -113,7 +111,7 @@ class PurgeStream:
         """Follow in a greenlet; Redis is not used before the whole log was read."""
         self.own = f"{os.getpid()}-{secrets.token_hex(6)}"
         self._thread = native_thread()
-        self.tier.circuit.follow()
+        self.client.circuit.follow()
         self._greenlet = spawn(self._follow, heard)
 
     def stop(self) -> None:
@@ -122,7 +120,7 @@ class PurgeStream:
             self._disconnect()
 
     def _follow(self, heard: Callable[[Purge], None]) -> None:
-        circuit = self.tier.circuit
+        circuit = self.client.circuit
         while True:
             try:
                 quickest = self._catch_up(heard)
@@ -145,12 +143,12 @@ class PurgeStream:
     def _catch_up(self, heard: Callable[[Purge], None]) -> float:
         """Read everything new, and write what waits; how long Redis's quickest answer took. Raises the tier's errors, and those of
         a log that is none."""
-        if self._client is None:
-            self._client = connect(self.tier.url, BLOCK + PATIENCE, connections=2, largest=0)
-        client = self._client
-        quickest = self._compare_clocks(client.time)
-        client.eval(BEGIN, 1, self.name, *(json.dumps(purge[:3]) for purge in floor(0.0)))
-        [(first, fields)] = client.xrange(self.name, count=1)        # gone already, or no purge: ValueError, KeyError
+        if self._library is None:
+            self._library = connect(self.client.url, BLOCK + PATIENCE, connections=2, largest=0)
+        library = self._library
+        quickest = self._compare_clocks(library.time)
+        library.eval(BEGIN, 1, self.name, *(json.dumps(purge[:3]) for purge in floor(0.0)))
+        [(first, fields)] = library.xrange(self.name, count=1)        # gone already, or no purge: ValueError, KeyError
         if order(first) > order(self._last):             # new here, or what came in between is lost
             for purge in floor(self._moment(fields)):
                 heard(purge)
@@ -162,7 +160,7 @@ class PurgeStream:
     def _write_waiting(self) -> None:
         while self.waiting:
             what, purge = next(iter(self.waiting.items()))
-            self._client.eval(*self._line(purge))
+            self._library.eval(*self._line(purge))
             if self.waiting.get(what) is purge:          # else a later one took its place meanwhile
                 del self.waiting[what]
 
@@ -170,34 +168,24 @@ class PurgeStream:
         """Redis's clock may be set. By how much each record is wrong then nobody can tell: all of them count as purged."""
         if monotonic() < self._look_at:
             return
-        before = self.tier.shift
-        self._compare_clocks(lambda: self.tier.circuit.limited(self._client.time))
-        if abs(self.tier.shift - before) > STEPPED:
-            log.warning("the clock of Redis was set by %.1f s: what is kept there is not used any more", self.tier.shift - before)
+        before = self.client.clock.shift
+        self._compare_clocks(lambda: self.client.circuit.limited(self._library.time))
+        if abs(self.client.clock.shift - before) > STEPPED:
+            log.warning("the clock of Redis was set by %.1f s: what is kept there is not used any more",
+                        self.client.clock.shift - before)
             for purge in floor(now()):
                 heard(purge)
                 self.waiting[purge[:3]] = purge
 
-    def _compare_clocks(self, asked: Callable[[], tuple[int, int]]) -> float:
-        """How far Redis's clock is ahead of ours, and how wrong that may be: half of the quickest answer's time, which is
-        returned."""
-        tier, best = self.tier, inf
+    def _compare_clocks(self, ask: Callable[[], tuple[int, int]]) -> float:
+        """The seconds of the quickest answer."""
         self._look_at = monotonic() + LOOK_AGAIN
-        for _ in range(LOOKS):
-            before = now()
-            seconds, micros = asked()
-            after = now()
-            if after - before < best:
-                best, ahead = after - before, seconds + micros / 1e6 - (before + after) / 2
-        tier.shift, tier.margin = ahead, max(0.0, best / 2)
-        if abs(ahead) <= tier.margin:                    # most likely the same clock; it may be off by that, and by the margin
-            tier.shift, tier.margin = 0.0, tier.margin * 2
-        return best
+        return self.client.clock.compare(ask, now)
 
     def _read(self, heard: Callable[[Purge], None], block: int | None = None) -> int:
         """Hear what came after the last one; how many that were."""
         began, most = now(), self._batch
-        answer = self.tier.circuit.limited(lambda: self._client.xread({self.name: self._last}, count=most, block=block), WHOLE)
+        answer = self.client.circuit.limited(lambda: self._library.xread({self.name: self._last}, count=most, block=block), WHOLE)
         entries = [entry for _, batch in pairs(answer) for entry in flat(batch)]
         for number, fields in entries:
             self._last = number
@@ -219,19 +207,19 @@ class PurgeStream:
             kind, value, soft = json.loads(fields[b"purge"])
             moment = self._moment(fields)
         except (KeyError, ValueError, TypeError):
-            self.tier.circuit.failed(1.0)
+            self.client.circuit.failed(1.0)
             return None
         return Purge(kind, value, bool(soft), moment) if kind in KINDS and isinstance(value, str) else None
 
     def _moment(self, fields: dict[bytes, bytes]) -> float:
         """When it was, by our clock: not earlier than it really was. It came after what was known before, whatever Redis's clock
         says, which may have been set."""
-        return max(self._since, float(fields[b"at"]) - self.tier.shift + self.tier.margin)
+        return max(self._since, float(fields[b"at"]) - self.client.clock.shift + self.client.clock.margin)
 
     def _disconnect(self) -> None:
-        if self._client is not None:
-            disconnect(self._client)
-            self._client = None
+        if self._library is not None:
+            disconnect(self._library)
+            self._library = None
 
     def __repr__(self) -> str:
         return f"PurgeStream({self.name}, {len(self.waiting)} waiting)"

@@ -7,8 +7,8 @@
                                                       +--too late--> the request goes on without; the work goes on beside it
 
 So it does not matter for the request what takes long: connecting, waiting for a connection, one tier after the other, or what
-somebody else began. The work itself is not cut off: how long a question takes tells its circuit (circuit.py) how the tier is, what
-comes late is found by the next, and a client that leaves breaks off nothing that others wait for.
+somebody else began. The work itself is not cut off: how long an operation takes tells its circuit (remote/circuit.py) how the tier
+is, a late answer is found by the next request, and a client that leaves breaks off nothing that others wait for.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
+from ...remote.circuit import Slow
 from ...tasks import Killed, LoopLimit, spawn_apart
-from .circuit import Slow
 
 MOST = 10_000                   # under way at once: a disk that hangs is not asked for ever more
 

@@ -1,7 +1,7 @@
 """Memcached as the tier that all workers and machines share: records by key. It gives no leases and carries no purges.
 
 So purges reach the workers of one machine only, and after a restart of the gateway old records count again: with Memcached, and
-without Redis, purge where that is enough. What it may cost, and how it is paused, is in circuit.py.
+without Redis, purge where that is enough. What it may cost, and how it is paused, is in remote/circuit.py.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from ...breaker import Breaker
 from ...errors import ConfigError
+from ...remote.bounded_socket import LARGEST, Sockets
+from ...remote.circuit import Circuit, Refused, Slots
 from ...tasks import gather
-from .bounded_socket import Sockets
-from .circuit import Circuit, Refused, Slots
-from .codec import LARGEST
 from .tiers import Operation
 
 CONNECTIONS = 32                # of one worker to each host; more wait, half as long as a look may take
@@ -30,7 +30,7 @@ class MemcachedTier:
     shift = margin = 0.0
 
     def __init__(self, hosts: str, prefix: str = "wicketgate:", timeout: float = 0.05, *, largest: int = LARGEST,
-                 failed: Callable[[float], None] = lambda number: None) -> None:
+                 failed: Callable[[float], None] = lambda number: None, breaker: Breaker | None = None) -> None:
         try:
             from pymemcache.exceptions import MemcacheError, MemcacheServerError
         except ImportError:
@@ -38,7 +38,8 @@ class MemcachedTier:
         self.hosts = hosts
         self.prefix = prefix
         self.largest = largest
-        self.circuit = Circuit("Memcached", timeout, (MemcacheError, ValueError, KeyError), failed=failed)
+        self.circuit = Circuit("Memcached", timeout, (MemcacheError, ValueError, KeyError), failed=failed,
+                               breaker=breaker)
         self.slots = Slots(CONNECTIONS, timeout / 2)
         self._refusal = MemcacheServerError              # too large, out of memory
         self._client: Any = None
@@ -82,9 +83,10 @@ class MemcachedTier:
         return self.prefix + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
     def _attempt(self, operation: Callable[[], Any]) -> Any:
-        return self.circuit.attempt(lambda: self.slots.run(lambda: self.circuit.limited(lambda: self._told_apart(operation))))
+        return self.circuit.attempt(lambda: self.slots.run(lambda: self.circuit.limited(lambda: self._translated(operation))))
 
-    def _told_apart(self, operation: Callable[[], Any]) -> Any:
+    def _translated(self, operation: Callable[[], Any]) -> Any:
+        """The result of an operation; a refusal of Memcached is raised as Refused."""
         try:
             return operation()
         except self._refusal as error:

@@ -16,8 +16,12 @@ class Shared(Protocol):
     """A tier of bytes by key. It never raises: a failure is counted, and is None or nothing done. ``put`` is whether it was."""
 
     name: str
-    shift: float                # seconds that the tier's clock, in which it keeps times, is ahead of ours
-    margin: float               # seconds by which that may be wrong: what is written down is not younger than it is
+
+    @property
+    def shift(self) -> float: ...                # seconds that the tier's clock, in which it keeps times, is ahead of ours
+
+    @property
+    def margin(self) -> float: ...               # seconds by which that may be wrong: what is written is not younger than it is
 
     @property
     def usable(self) -> bool: ...

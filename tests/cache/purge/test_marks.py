@@ -236,7 +236,7 @@ def test_what_is_no_purge_is_passed_over(tmp_path):
 def written(journal: PurgeJournal, purge: Purge) -> None:
     """The file is as long as it may be again."""
     assert journal.write(purge)
-    if journal._shortening is not None:                  # not a loop of sleep(0), which takes the interpreter from the native thread
+    if journal._shortening is not None:                  # a loop of sleep(0) takes the interpreter from that thread
         journal._shortening.join()
 
 

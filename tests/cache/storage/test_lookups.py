@@ -12,12 +12,11 @@ import pytest
 from asking import World
 from far import Far
 from gevent.server import StreamServer
-from stored import SAFETY, Counted, until, variants_of
+from stored import SAFETY, Counted, short_pauses, until, variants_of
 
 from gateway import cache
 from gateway import view_cache as store
 from gateway.cache.purge.redis_stream import PurgeStream
-from gateway.cache.storage import circuit as circuits
 from gateway.cache.storage import lookups as looks
 from gateway.cache.storage.lookups import Lookups
 from gateway.cache.storage.memcached_tier import MemcachedTier
@@ -25,6 +24,7 @@ from gateway.cache.storage.memory import MemoryTier
 from gateway.cache.storage.redis_tier import RedisTier
 from gateway.cache.storage.store import HttpStore
 from gateway.cache.storage.tiers import Counts
+from gateway.remote.redis_client import RedisClient
 from gateway.tasks import spawn
 
 NEVER = 600.0                   # seconds: whoever waits for a tier itself ends with the test
@@ -38,13 +38,15 @@ class Behind:
         self.far = far
         self.counted = Counted()
         counts = Counts(self.counted)
-        self.redis = RedisTier(far[0].url, timeout=timeout, failed=counts.of("errors", "redis"))
-        tiers = [self.redis] + [MemcachedTier(f"127.0.0.1:{each.server.server_port}", timeout=timeout) for each in far[1:]]
+        self.client = RedisClient(far[0].url, timeout=timeout, failed=counts.of("errors", "redis"), breaker=short_pauses())
+        self.redis = RedisTier(self.client)
+        tiers = [self.redis] + [MemcachedTier(f"127.0.0.1:{each.server.server_port}", timeout=timeout, breaker=short_pauses())
+                                for each in far[1:]]
         self.store = HttpStore(MemoryTier(2 ** 22), tiers, leases=self.redis, counts=counts, patience=ALLOWED)
 
     def connected(self) -> None:
         self.store.patience = SAFETY
-        until(lambda: self.redis.ask("PING"))
+        until(lambda: self.client.ask("PING"))
         self.store.get("nothing")
         self.store.patience = ALLOWED
 
@@ -112,17 +114,17 @@ def test_no_connection(mute):
     far.stop()
 
 
-def test_no_free_connection(behind, monkeypatch):
-    taken = [behind.redis.connections.take(SAFETY) for _ in range(behind.redis.connections.open)]
-    behind.redis.connections.most = len(taken)
+def test_no_free_connection(behind):
+    taken = [behind.client.connections.take(SAFETY) for _ in range(behind.client.connections.open)]
+    behind.client.connections.most = len(taken)
     assert behind.store.get("k") is None
     for connection in taken:
-        behind.redis.connections.give(connection)
+        behind.client.connections.give(connection)
 
 
 def test_a_purge(behind):
     """Another worker hears of it as soon as there is an answer; who purges does not wait for that."""
-    behind.store.channels = (PurgeStream(behind.redis),)
+    behind.store.channels = (PurgeStream(behind.client),)
     behind.hang()
     assert behind.store.purge(tag="t") == 0
     assert behind.store.purge_urls(["http://shop.test/a", "http://shop.test/b"]) == 0
@@ -176,9 +178,8 @@ def test_a_value_that_comes_late_does_not_replace_a_newer_one(behind):
         assert cache.get("k") == "new"
 
 
-def test_clients_that_leave_take_no_connection_along(behind, monkeypatch):
+def test_clients_that_leave_take_no_connection_along(behind):
     """Of Memcached: more of them than there are connections."""
-    monkeypatch.setattr(circuits, "FIRST", 0.05)
     far, tier = behind.far[1], behind.store.tiers[1]
     behind.store.patience = SAFETY
     far.delay, tier.circuit.timeout = NEVER, 0.3
@@ -193,8 +194,7 @@ def test_clients_that_leave_take_no_connection_along(behind, monkeypatch):
 
 # -- it is seen
 
-def test_a_redis_that_stands_still_is_seen_and_used_again(redis_server, monkeypatch):
-    monkeypatch.setattr(circuits, "FIRST", 0.05)
+def test_a_redis_that_stands_still_is_seen_and_used_again(redis_server):
     server = redis_server()
     one = Behind(far := Far(server.port, 0.0), timeout=ALLOWED)
     one.connected()
@@ -206,7 +206,7 @@ def test_a_redis_that_stands_still_is_seen_and_used_again(redis_server, monkeypa
         assert one.counted.numbers["misses", "memory"] >= 100 and "no answer within 50 ms" in repr(one.redis)
     finally:
         os.kill(server.process.pid, signal.SIGCONT)
-    until(lambda: one.redis.usable and one.redis.ask("PING"))
+    until(lambda: one.redis.usable and one.client.ask("PING"))
     one.store.put("k", variants_of(), 60, time.time())
     assert one.store.flush()
     one.store.memory.clear()

@@ -10,27 +10,21 @@ import gevent.socket
 import pytest
 from gevent.server import StreamServer
 from running import free_port
-from stored import SAFETY, until
+from stored import SAFETY, short_pauses, until
 
 from gateway import gather
+from gateway.breaker import Breaker
 from gateway.cache.purge import redis_stream as redis_log
 from gateway.cache.purge.marks import Purge
 from gateway.cache.purge.redis_stream import PurgeStream
-from gateway.cache.storage import circuit as circuits
 from gateway.cache.storage import redis_tier
-from gateway.cache.storage.circuit import Circuit, Refused, Slow
-from gateway.cache.storage.redis_pool import address_of, place_of
 from gateway.cache.storage.redis_tier import RedisTier
 from gateway.errors import ConfigError
+from gateway.remote.circuit import Slow
+from gateway.remote.redis_client import RedisClient
 
 LONGEST = 0.05                  # seconds that one operation may cost
 SLACK = 0.25                    # of a busy machine
-
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch):
-    monkeypatch.setattr(circuits, "FIRST", 0.05)
-    monkeypatch.setattr(circuits, "MOST", 0.2)
 
 
 @pytest.fixture
@@ -40,8 +34,8 @@ def tier():
 
     def make(url: str, **more) -> RedisTier:
         failures: list[float] = []
-        found = RedisTier(url, failed=failures.append, **more)
-        found.failures = failures
+        found = RedisTier(RedisClient(url, failed=failures.append, **{"breaker": short_pauses(), **more}))
+        found.failures = found.client.failures = failures
         made.append(found)
         return found
 
@@ -57,7 +51,7 @@ def follow(tier):
 
     def start(url: str, **more) -> tuple[PurgeStream, list[Purge]]:
         heard: list[Purge] = []
-        log = PurgeStream(tier(url, **more))
+        log = PurgeStream(tier(url, **more).client)
         log.start(heard.append)
         made.append(log)
         return log, heard
@@ -181,7 +175,7 @@ def test_many_at_once_share_the_connections(redis_server, tier):
     one = tier(server.url, timeout=SAFETY)
     one.put("key", b"x" * 1000, 30)
     assert gather(*[lambda: one.get("key")] * 300) == [b"x" * 1000] * 300
-    assert one.connections.open <= 32
+    assert one.client.connections.open <= 32
     assert server.client.info("clients")["connected_clients"] <= 34
 
 
@@ -193,11 +187,11 @@ def test_a_redis_that_is_gone_costs_once_and_comes_back(redis_server, tier):
     one.put("key", b"1", 100)
     server.kill()
     assert seconds_of(lambda: one.get("key")) < LONGEST + SLACK
-    assert not one.circuit.usable and one.failures == [1.0]
+    assert not one.client.circuit.usable and one.failures == [1.0]
     assert seconds_of(lambda: [one.get("key") for _ in range(1000)]) < SLACK, "nobody asks"
     assert one.failures == [1.0]
     server.start()
-    until(lambda: one.circuit.usable)
+    until(lambda: one.client.circuit.usable)
     one.put("key", b"2", 100)
     assert one.get("key") == b"2" and repr(one).endswith("usable")
 
@@ -213,7 +207,7 @@ def test_a_redis_that_nobody_reaches(tier):
     """Packets to this address are lost: connecting takes until the time is over."""
     one = tier("redis://192.0.2.1:6379/0")
     assert seconds_of(lambda: one.get("key")) < LONGEST + SLACK
-    assert not one.circuit.usable
+    assert not one.client.circuit.usable
 
 
 def test_a_slow_redis_costs_its_time_once(redis_server, tier):
@@ -235,7 +229,7 @@ def test_an_answer_that_came_too_late_is_not_taken_for_another(redis_server, tie
     for number in range(5):
         server.client.client_pause(70)
         one.get("0")
-        until(lambda: one.circuit.usable)
+        until(lambda: one.client.circuit.usable)
         assert one.get(str(number)) in (None, str(number).encode())
 
 
@@ -245,9 +239,9 @@ def test_a_full_redis_refuses_and_goes_on(redis_server, tier):
     one.put("small", b"1", 100)
     for number in range(200):
         one.put(f"big{number}", b"x" * 50_000, 100)
-    assert one.failures and one.circuit.usable, "it refuses writing, and is well"
+    assert one.failures and one.client.circuit.usable, "it refuses writing, and is well"
     assert one.get("small") == b"1"
-    assert "used memory" in one.circuit.failure
+    assert "used memory" in one.client.circuit.failure
 
 
 def test_a_redis_that_evicts(redis_server, tier):
@@ -269,66 +263,13 @@ def test_a_wrong_password_pauses(redis_server, tier):
     assert "secret" not in repr(good)
 
 
-# -- the circuit by itself
-
-def test_the_life_of_a_circuit(monkeypatch):
-    monkeypatch.undo()
-    now, failures = [0.0], []
-
-    def fail():
-        raise OSError("gone")
-
-    circuit = Circuit("it", 5.0, (), failed=failures.append, clock=lambda: now[0])
-    assert circuit.attempt(lambda: 7) == 7
-    pauses = []
-    for _ in range(6):
-        assert circuit.attempt(fail) is None and not circuit.usable
-        pauses.append(circuit.left())
-        assert circuit.attempt(lambda: 7) is None
-        now[0] += circuit.left()
-    assert pauses == [1, 2, 4, 8, 15, 15] and len(failures) == 6
-    assert circuit.attempt(lambda: 7) == 7 and circuit.failure == ""
-    now[0] += 61
-    circuit.attempt(fail)
-    assert circuit.left() == 1, "calm for long enough"
-
-
-def test_a_followed_circuit_waits_for_being_told():
-    now = [0.0]
-    circuit = Circuit("it", 5.0, (), clock=lambda: now[0])
-    circuit.follow()
-    assert not circuit.usable and circuit.attempt(lambda: 7) is None
-    circuit.resume()
-    assert circuit.attempt(lambda: 7) == 7
-    circuit.pause(Slow("late"))
-    now[0] += 1000
-    assert not circuit.usable and circuit.left() == 0
-    circuit.resume()
-    assert circuit.usable
-
-
-def test_a_refusal_pauses_nothing():
-    def refuse():
-        raise Refused("too large")
-
-    failures = []
-    circuit = Circuit("it", 5.0, (), failed=failures.append)
-    assert circuit.attempt(refuse) is None
-    assert circuit.usable and failures == [1.0] and circuit.failure == "too large"
-
-
-def test_errors_of_the_caller_are_not_swallowed():
-    with pytest.raises(ZeroDivisionError):
-        Circuit("it", 5.0, ()).attempt(lambda: 1 // 0)
-
-
 # -- purges
 
 def test_a_purge_is_heard_by_all_others_within_a_second(redis_server, follow, tier):
     server = redis_server()
     logs = [follow(server.url) for _ in range(3)]
     for log, _ in logs:
-        until(lambda log=log: log.tier.circuit.usable)
+        until(lambda log=log: log.client.circuit.usable)
     before = time.time()
     assert logs[0][0].write(Purge("tag", "catalog", True, before))
     took = max(until(lambda heard=heard: tags(heard)) for _, heard in logs[1:])
@@ -343,12 +284,12 @@ def test_a_purge_is_heard_by_all_others_within_a_second(redis_server, follow, ti
 def test_who_starts_later_hears_what_was(redis_server, follow, tier):
     server = redis_server()
     log, _ = follow(server.url)
-    until(lambda: log.tier.circuit.usable)
+    until(lambda: log.client.circuit.usable)
     for number in range(2500):
         assert log.write(Purge("tag", str(number), False, time.time()))
     late, heard = follow(server.url)
-    assert not late.tier.circuit.usable, "not used before all was read"
-    until(lambda: late.tier.circuit.usable)
+    assert not late.client.circuit.usable, "not used before all was read"
+    until(lambda: late.client.circuit.usable)
     assert tags(heard) == [str(number) for number in range(2500)]
 
 
@@ -356,13 +297,13 @@ def test_who_was_away_catches_up_before_redis_is_used_again(redis_server, follow
     server = redis_server()
     (here, _), (away, heard) = follow(server.url), follow(server.url)
     for log in (here, away):
-        until(lambda log=log: log.tier.circuit.usable)
+        until(lambda log=log: log.client.circuit.usable)
     away.stop()
     here.write(Purge("tag", "missed", False, time.time()))
     floors = [purge for purge in heard if purge.kind == "everything"]
     away.start(heard.append)
-    assert tags(heard) == [] and away.tier.get("key") is None and not away.tier.circuit.usable
-    until(lambda: away.tier.circuit.usable)
+    assert tags(heard) == [] and away.client.ask("GET", "key") is None and not away.client.circuit.usable
+    until(lambda: away.client.circuit.usable)
     assert tags(heard) == ["missed"]
     assert [purge for purge in heard if purge.kind == "everything"] == floors, "nothing else was missed"
 
@@ -371,10 +312,10 @@ def test_a_lost_connection_is_no_reason_to_forget_everything(redis_server, follo
     server = redis_server()
     (here, _), (away, heard) = follow(server.url), follow(server.url)
     for log in (here, away):
-        until(lambda log=log: log.tier.circuit.usable)
+        until(lambda log=log: log.client.circuit.usable)
     floors = [purge for purge in heard if purge.kind == "everything"]
     server.client.client_kill_filter(_type="normal", skipme=True)
-    until(lambda: away.tier.circuit.failure and here.tier.circuit.failure)
+    until(lambda: away.client.circuit.failure and here.client.circuit.failure)
     here.write(Purge("tag", "later", False, time.time()))
     until(lambda: tags(heard) == ["later"])
     assert [purge for purge in heard if purge.kind == "everything"] == floors
@@ -384,7 +325,7 @@ def test_a_purge_while_redis_is_away_is_made_up_for(redis_server, follow):
     server = redis_server()
     (here, _), (there, heard) = follow(server.url), follow(server.url)
     for log in (here, there):
-        until(lambda log=log: log.tier.circuit.usable)
+        until(lambda log=log: log.client.circuit.usable)
     server.kill()
     assert not here.write(Purge("tag", "late", False, time.time()))
     assert len(here.waiting) == 1 and "1 waiting" in repr(here)
@@ -393,43 +334,42 @@ def test_a_purge_while_redis_is_away_is_made_up_for(redis_server, follow):
     assert not here.waiting
 
 
-def test_a_pause_for_what_happened_to_requests_keeps_no_purge_back(redis_server, follow, monkeypatch):
+def test_a_pause_for_what_happened_to_requests_keeps_no_purge_back(redis_server, follow):
     server = redis_server()
     (one, heard), (other, heard_there) = follow(server.url, timeout=SAFETY), follow(server.url, timeout=SAFETY)
     for log in (one, other):
-        until(lambda log=log: log.tier.circuit.usable)
-    monkeypatch.setattr(circuits, "FIRST", 1000.0)
-    one.tier.circuit.pause(Slow("no answer within 50 ms"))
+        until(lambda log=log: log.client.circuit.usable)
+    one.client.circuit.breaker.first = 1000.0
+    one.client.circuit.pause(Slow("no answer within 50 ms"))
     other.write(Purge("tag", "told", False, time.time()))
     until(lambda: tags(heard) == ["told"])
     assert not one.write(Purge("tag", "own", False, time.time())), "not known yet"
     until(lambda: tags(heard_there) == ["own"])
     until(lambda: not one.waiting)
-    assert not one.tier.circuit.usable, "the pause goes on"
+    assert not one.client.circuit.usable, "the pause goes on"
 
 
-def test_a_redis_too_slow_for_requests_keeps_no_purge_back(redis_server, follow, relay, monkeypatch):
+def test_a_redis_too_slow_for_requests_keeps_no_purge_back(redis_server, follow, relay):
     """A pause is as long as the test: whoever is not followed at once is not followed at all."""
-    monkeypatch.setattr(circuits, "FIRST", 1000.0)
     server = redis_server()
-    (slow, heard), (other, heard_there) = follow(relay(server, 3 * LONGEST)), follow(relay(server, 3 * LONGEST))
+    (slow, heard), (other, heard_there) = (follow(relay(server, 3 * LONGEST), breaker=Breaker(first=1000.0)) for _ in range(2))
     for log in (slow, other):
-        until(lambda log=log: "no answer within 50 ms" in log.tier.circuit.failure)
+        until(lambda log=log: "no answer within 50 ms" in log.client.circuit.failure)
     assert not slow.write(Purge("tag", "told", False, time.time())), "not known yet"
     until(lambda: tags(heard_there) == ["told"])
     assert not other.write(Purge("tag", "back", False, time.time()))
     until(lambda: tags(heard) == ["back"])
-    assert not slow.tier.circuit.usable and slow.tier.failures
+    assert not slow.client.circuit.usable and slow.client.failures
 
 
 def test_a_pause_ends_while_the_log_is_followed(redis_server, follow):
     server = redis_server()
     log, _ = follow(server.url)
-    until(lambda: log.tier.circuit.usable)
-    client = log._client
-    log.tier.circuit.pause(Slow("no answer within 50 ms"))
-    until(lambda: log.tier.circuit.usable)
-    assert log._client is client and log.tier.failures == []
+    until(lambda: log.client.circuit.usable)
+    library = log._library
+    log.client.circuit.pause(Slow("no answer within 50 ms"))
+    until(lambda: log.client.circuit.usable)
+    assert log._library is library and log.client.failures == []
 
 
 @pytest.mark.parametrize("how", ["foreign", "gone"])
@@ -440,13 +380,13 @@ def test_a_log_that_is_none_pauses_and_is_tried_again(redis_server, follow, monk
     else:
         monkeypatch.setattr(redis_log, "BEGIN", "return redis.call('DEL', KEYS[1])")      # as if it was evicted right after
     log, heard = follow(server.url)
-    until(lambda: log.tier.failures)
-    assert not log.tier.circuit.usable and ("KeyError" in log.tier.circuit.failure or "ValueError" in log.tier.circuit.failure)
+    until(lambda: log.client.failures)
+    assert not log.client.usable and ("KeyError" in log.client.circuit.failure or "ValueError" in log.client.circuit.failure)
     monkeypatch.setattr(redis_log, "BEGIN", begin)
     server.client.delete("wicketgate:purges")
-    until(lambda: log.tier.circuit.usable)
+    until(lambda: log.client.circuit.usable)
     other, _ = follow(server.url)
-    until(lambda: other.tier.circuit.usable)
+    until(lambda: other.client.circuit.usable)
     other.write(Purge("tag", "good", False, time.time()))
     until(lambda: tags(heard) == ["good"])
 
@@ -467,7 +407,7 @@ def test_a_log_that_was_lost_brings_nothing_back(redis_server, follow, lose):
     """Records from before count as purged for everybody who begins with the new log."""
     server = redis_server()
     log, _ = follow(server.url)
-    until(lambda: log.tier.circuit.usable)
+    until(lambda: log.client.circuit.usable)
     log.write(Purge("tag", "gone", False, time.time()))
     if lose == "flush":
         server.client.flushall()
@@ -478,7 +418,7 @@ def test_a_log_that_was_lost_brings_nothing_back(redis_server, follow, lose):
         server.start()
     lost_at = time.time()
     late, heard = follow(server.url)
-    until(lambda: late.tier.circuit.usable)
+    until(lambda: late.client.circuit.usable)
     for kind in ("everything", "view"):
         everything = [purge for purge in heard if purge.kind == kind and not purge.value and not purge.soft]
         assert everything and everything[0].at >= lost_at - 0.01
@@ -488,12 +428,12 @@ def test_a_log_that_was_trimmed_has_a_floor(redis_server, follow, monkeypatch):
     monkeypatch.setattr(redis_log, "KEPT", 100)
     server = redis_server("--stream-node-max-entries", "10")
     log, _ = follow(server.url)
-    until(lambda: log.tier.circuit.usable)
+    until(lambda: log.client.circuit.usable)
     for number in range(400):
         log.write(Purge("tag", str(number), False, time.time()))
     assert server.client.xlen(log.name) < 150
     late, heard = follow(server.url)
-    until(lambda: late.tier.circuit.usable)
+    until(lambda: late.client.circuit.usable)
     floor, values = heard[:2]
     assert floor.kind == "everything" and values == Purge("view", "", False, floor.at) and tags(heard)[0] != "0"
     assert floor.at >= next(purge.at for purge in heard if purge.kind == "tag") - 0.001
@@ -503,10 +443,10 @@ def test_a_log_that_was_trimmed_has_a_floor(redis_server, follow, monkeypatch):
 def test_a_log_of_the_same_things_says_them_once(redis_server, prefix):
     """What is purged again and again takes no room, and a worker that starts reads little."""
     server = redis_server()
-    one, late = RedisTier(server.url, prefix), RedisTier(server.url, prefix)
+    one, late = RedisClient(server.url, prefix), RedisClient(server.url, prefix)
     log, reader = PurgeStream(one), PurgeStream(late)
     log.start(lambda purge: None)
-    until(lambda: one.circuit.usable)
+    until(lambda: one.usable)
     for _ in range(50):
         for value in "1234":
             assert log.write(Purge("urls", f"0:{value}", False, time.time()))
@@ -514,18 +454,18 @@ def test_a_log_of_the_same_things_says_them_once(redis_server, prefix):
     assert server.client.xlen(log.name) == 2 + 4 + 1
     heard: list[Purge] = []
     reader.start(heard.append)
-    until(lambda: late.circuit.usable)
+    until(lambda: late.usable)
     assert [purge.value for purge in heard if purge.value] == ["0:1", "0:2", "0:3", "0:4", "/a"]
     for each in (log, reader):
         each.stop()
-        each.tier.close()
+        each.client.close()
 
 
 def test_who_was_there_when_a_log_was_lost_hears_its_floor(redis_server, follow):
     """Also for values of view code."""
     server = redis_server()
     log, heard = follow(server.url)
-    until(lambda: log.tier.circuit.usable)
+    until(lambda: log.client.circuit.usable)
     heard.clear()
     server.client.delete(log.name)
     follow(server.url)
@@ -535,7 +475,7 @@ def test_who_was_there_when_a_log_was_lost_hears_its_floor(redis_server, follow)
 
 def test_too_many_purges_that_wait_become_a_floor(tier, monkeypatch):
     monkeypatch.setattr(redis_log, "MOST_WAITING", 3)
-    log = PurgeStream(tier("redis://127.0.0.1:1/0"))
+    log = PurgeStream(tier("redis://127.0.0.1:1/0").client)
     for value in "aabbcc":
         assert not log.write(Purge("tags", value, False, 1.0))
     assert [purge.value for purge in log.waiting.values()] == ["a", "b", "c"]
@@ -546,61 +486,38 @@ def test_too_many_purges_that_wait_become_a_floor(tier, monkeypatch):
 def test_what_is_no_purge_is_passed_over_and_counted(redis_server, follow):
     server = redis_server()
     log, heard = follow(server.url)
-    until(lambda: log.tier.circuit.usable)
+    until(lambda: log.client.circuit.usable)
     for fields in ({"a": "b"}, {"at": "x", "purge": '["tag","a",false]'}, {"at": "1", "purge": "null"},
                    {"at": "1", "purge": '["colour","a",false]'}):
         server.client.xadd(log.name, fields)
     log2, _ = follow(server.url)
-    until(lambda: log2.tier.circuit.usable)
+    until(lambda: log2.client.circuit.usable)
     log2.write(Purge("tag", "good", False, time.time()))
     until(lambda: tags(heard) == ["good"])
-    assert len(log.tier.failures) >= 3
+    assert len(log.client.failures) >= 3
 
 
 def test_clocks_that_differ(redis_server, follow, monkeypatch):
     """A worker whose clock is an hour ahead sees purges and records at the right moment of its own clock."""
     server = redis_server()
     log, _ = follow(server.url)
-    until(lambda: log.tier.circuit.usable)
+    until(lambda: log.client.circuit.usable)
     monkeypatch.setattr(redis_log, "now", lambda: time.time() + 3600)
     ahead, heard = follow(server.url)
-    until(lambda: ahead.tier.circuit.usable)
-    assert abs(ahead.tier.shift + 3600) < 1 and abs(log.tier.shift) < 1
+    until(lambda: ahead.client.circuit.usable)
+    assert abs(ahead.client.clock.shift + 3600) < 1 and abs(log.client.clock.shift) < 1
     log.write(Purge("tag", "a", False, time.time()))
     until(lambda: tags(heard))
     assert abs(heard[-1].at - (time.time() + 3600)) < 5
 
 
-@pytest.mark.parametrize("late", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("takes, ahead, same", [
-    ([0.010, 0.002, 0.030], 100.0, False), ([0.010, 0.002, 0.030], -3600.0, False), ([0.010, 0.002], 0.0, True),
-    ([0.010], 0.0002, None), ([0.010], 0.016, False)])
-def test_what_is_known_of_another_clock(tier, monkeypatch, takes, ahead, same, late):
-    """The quickest answer tells most, wherever in its time Redis has looked; what may be nothing is nothing."""
-    now, calls = [10_000.0], iter(takes)
-
-    def asked():
-        seconds = next(calls)
-        moment = now[0] + seconds * late + ahead
-        now[0] += seconds
-        return int(moment), int(moment % 1 * 1e6)
-
-    monkeypatch.setattr(redis_log, "now", lambda: now[0])
-    monkeypatch.setattr(redis_log, "LOOKS", len(takes))
-    one = tier("redis://127.0.0.1:1/0")
-    PurgeStream(one)._compare_clocks(asked)
-    assert same is None or (abs(one.shift) < 2e-6) is same or abs(one.margin - min(takes) / 2) < 1e-9
-    assert min(takes) / 2 - 1e-6 <= one.margin <= min(takes) + 1e-6
-    assert abs(one.shift - ahead) <= one.margin + 2e-6
-
-
 def test_stopping_closes_and_a_second_start_is_another_life(redis_server, tier):
     server = redis_server()
     heard: list[Purge] = []
-    log = PurgeStream(tier(server.url))
+    log = PurgeStream(tier(server.url).client)
     for _ in range(2):
         log.start(heard.append)
-        until(lambda: log.tier.circuit.usable)
+        until(lambda: log.client.circuit.usable)
         log.stop()
 
 
@@ -614,7 +531,7 @@ def test_behind_sentinel_over_a_failover(redis_server, tier):
     for option, value in (("down-after-milliseconds", 200), ("failover-timeout", 2000)):
         sentinel.client.execute_command("SENTINEL", "SET", "mymaster", option, value)
     one = tier(f"redis+sentinel://127.0.0.1:{sentinel.port}/mymaster/0")
-    until(lambda: one.circuit.usable and (one.put("key", b"1", 100), one.get("key") == b"1")[1])
+    until(lambda: one.client.circuit.usable and (one.put("key", b"1", 100), one.get("key") == b"1")[1])
     until(lambda: second.client.info("replication").get("master_link_status") == "up"
           and second.client.get("wicketgate:key") == b"1")
     until(lambda: len(sentinel.client.execute_command("SENTINEL", "REPLICAS", "mymaster")) == 1)
@@ -638,25 +555,12 @@ def test_a_cluster(redis_server, tier, follow):
     one.write([("extend", "key", "a", 20), ("release", "key", "a", False)])
     assert not one.leased("key")
     (log, _), (_, heard) = follow(url), follow(url)
-    until(lambda: log.tier.circuit.usable)
+    until(lambda: log.client.circuit.usable)
     log.write(Purge("tag", "a", False, time.time()))
     until(lambda: tags(heard) == ["a"])
-
-
-@pytest.mark.parametrize("url, shown", [
-    ("redis://user:pass@host:1/0", "redis://host:1/0"), ("redis://host", "redis://host"),
-    ("redis+sentinel://:p%40ss@a:1,b:2/m", "redis+sentinel://a:1,b:2/m"), ("unix:///run/redis.sock", "unix:///run/redis.sock")])
-def test_no_password_is_shown(url, shown):
-    assert place_of(url) == shown
-
-
-@pytest.mark.parametrize("text, address", [("a", ("a", 5)), ("a:1", ("a", 1)), ("[::1]", ("::1", 5)), ("[::1]:7", ("::1", 7)),
-                                           ("10.0.0.1:26379", ("10.0.0.1", 26379))])
-def test_addresses(text, address):
-    assert address_of(text, 5) == address
 
 
 def test_without_the_library(monkeypatch):
     monkeypatch.setitem(sys.modules, "redis", None)
     with pytest.raises(ConfigError, match="wicketgate.redis"):
-        RedisTier("redis://127.0.0.1")
+        RedisClient("redis://127.0.0.1")

@@ -14,21 +14,21 @@ import orjson
 import pytest
 from stored import SAFETY, entry_of, until, variants_of
 
+from gateway.breaker import Breaker
 from gateway.cache.entry import Variants
 from gateway.cache.purge import journal as journals
 from gateway.cache.purge.journal import PurgeJournal, line_of
 from gateway.cache.purge.marks import Purge
 from gateway.cache.purge.redis_stream import PurgeStream
-from gateway.cache.storage import circuit as circuits
 from gateway.cache.storage import codec as format
-from gateway.cache.storage.bounded_socket import (LONGEST_LINE, MOST_LINES, TURN, Bounded, Framing, RedisLines, TooLarge,
-                                                  memcached_value)
 from gateway.cache.storage.file_tier import FileTier
 from gateway.cache.storage.memcached_tier import MemcachedTier
 from gateway.cache.storage.memory import MemoryTier
 from gateway.cache.storage.redis_tier import RedisTier
 from gateway.cache.storage.store import HttpStore
 from gateway.config import Config
+from gateway.remote.bounded_socket import LONGEST_LINE, MOST_LINES, TURN, Bounded, Framing, RedisLines, TooLarge, memcached_value
+from gateway.remote.redis_client import RedisClient
 from gateway.view_cache import http_store
 
 MB = 1024 ** 2
@@ -110,9 +110,9 @@ def endless(head):
 
 
 @pytest.mark.parametrize("make, head", [
-    (lambda port: RedisTier(f"redis://127.0.0.1:{port}/0", timeout=SAFETY, largest=4 * MB), b"$99999999999\r\n"),
-    (lambda port: RedisTier(f"redis://127.0.0.1:{port}/0", timeout=SAFETY, largest=4 * MB), b"+"),
-    (lambda port: RedisTier(f"redis://127.0.0.1:{port}/0", timeout=SAFETY, largest=4 * MB), b"*3\r\n$99999999999\r\n"),
+    (lambda port: RedisTier(RedisClient(f"redis://127.0.0.1:{port}/0", timeout=SAFETY, largest=4 * MB)), b"$99999999999\r\n"),
+    (lambda port: RedisTier(RedisClient(f"redis://127.0.0.1:{port}/0", timeout=SAFETY, largest=4 * MB)), b"+"),
+    (lambda port: RedisTier(RedisClient(f"redis://127.0.0.1:{port}/0", timeout=SAFETY, largest=4 * MB)), b"*3\r\n$99999999999\r\n"),
     (lambda port: MemcachedTier(f"127.0.0.1:{port}", timeout=SAFETY, largest=4 * MB), b"VALUE k 0 99999999999\r\n"),
     (lambda port: MemcachedTier(f"127.0.0.1:{port}", timeout=SAFETY, largest=4 * MB), b"VALUE ")])
 def test_an_answer_without_an_end_is_ended_and_others_have_their_turn(serve, make, head):
@@ -181,7 +181,7 @@ class Flood:
 @pytest.mark.parametrize("when", [None, b"GETRANGE"])
 def test_a_look_up_whose_answer_has_no_end(serve, monkeypatch, head, more, when):
     flood = Flood(monkeypatch, head, more, when)
-    tier = RedisTier(f"redis://127.0.0.1:{serve(flood)}/0", timeout=SAFETY)
+    tier = RedisTier(RedisClient(f"redis://127.0.0.1:{serve(flood)}/0", timeout=SAFETY))
     other = gevent.spawn(flood.others)
     assert tier.get("k") is None and not tier.usable and flood.flooded
     other.kill()
@@ -193,7 +193,7 @@ def test_a_look_up_whose_answer_has_no_end(serve, monkeypatch, head, more, when)
 @pytest.mark.parametrize("scheme, place", [("redis", "0"), ("redis+cluster", ""), ("redis+sentinel", "name")])
 def test_whoever_leads_to_redis_has_a_bound_too(serve, monkeypatch, scheme, place, head, more):
     flood = Flood(monkeypatch, head, more)
-    tier = RedisTier(f"{scheme}://127.0.0.1:{serve(flood)}/{place}", timeout=SAFETY)
+    tier = RedisTier(RedisClient(f"{scheme}://127.0.0.1:{serve(flood)}/{place}", timeout=SAFETY))
     other = gevent.spawn(flood.others)
     assert tier.get("k") is None and not tier.usable and flood.flooded and flood.read
     other.kill()
@@ -205,15 +205,15 @@ def test_whoever_leads_to_redis_has_a_bound_too(serve, monkeypatch, scheme, plac
 @pytest.mark.parametrize("when", [None, b"TIME", b"XRANGE", b"XREAD"])
 def test_a_log_whose_answer_has_no_end(serve, monkeypatch, head, more, when):
     flood = Flood(monkeypatch, head, more, when)
-    tier = RedisTier(f"redis://127.0.0.1:{serve(flood)}/0", timeout=SAFETY)
-    log = PurgeStream(tier)
+    client = RedisClient(f"redis://127.0.0.1:{serve(flood)}/0", timeout=SAFETY)
+    log = PurgeStream(client)
     other = gevent.spawn(flood.others)
     log.start(lambda purge: None)
-    until(lambda: tier.circuit.failure)
+    until(lambda: client.circuit.failure)
     log.stop()
     other.kill()
-    tier.close()
-    assert not tier.usable and flood.flooded
+    client.close()
+    assert not client.usable and flood.flooded
     flood.is_harmless(4 * MB if len(more) > MB / 2 else 4 * 65536)
 
 
@@ -259,24 +259,23 @@ def test_how_long_a_line_and_an_answer_may_be(value, over):
             Framing(value, 100).follow(data)
 
 
-def test_purges_too_long_for_one_answer_are_read_in_several(redis_server, monkeypatch):
+def test_purges_too_long_for_one_answer_are_read_in_several(redis_server):
     """Each is nearly as long as a purge may be."""
-    monkeypatch.setattr(circuits, "FIRST", 0.01)
     server, heard = redis_server(), []
-    tier = RedisTier(server.url, timeout=SAFETY)
-    log = PurgeStream(tier)
+    client = RedisClient(server.url, timeout=SAFETY, breaker=Breaker(first=0.01))
+    log = PurgeStream(client)
     for number in range(12):
-        assert tier.ask("EVAL", *log._line(Purge("prefix", "abcdefghijkl"[number] * 900_000, False, 1.0))) is not None
+        assert client.ask("EVAL", *log._line(Purge("prefix", "abcdefghijkl"[number] * 900_000, False, 1.0))) is not None
     log.start(heard.append)
-    until(lambda: tier.usable)
+    until(lambda: client.usable)
     assert [purge.value[-1] for purge in heard if purge.kind == "prefix"][-12:] == list("abcdefghijkl")
     log.stop()
-    tier.close()
+    client.close()
 
 
 def test_a_large_record_in_redis_is_read_no_further_than_it_may_be(redis_server):
     server = redis_server()
-    tier = RedisTier(server.url, timeout=SAFETY, largest=100_000)
+    tier = RedisTier(RedisClient(server.url, timeout=SAFETY, largest=100_000))
     server.client.set("wicketgate:k", bytes(20 * MB))
     assert taken(lambda: tier.get("k")) < MB and len(tier.get("k")) == 100_000 and tier.usable
     assert tier.get("none") is None
@@ -323,9 +322,9 @@ def test_a_journal_that_is_far_too_long_says_that_everything_is_purged(tmp_path,
 
 
 def test_a_purge_in_the_log_of_redis_that_is_none(redis_server):
-    tier = RedisTier(redis_server().url, timeout=SAFETY)
-    log = PurgeStream(tier)
+    client = RedisClient(redis_server().url, timeout=SAFETY)
+    log = PurgeStream(client)
     counted: list[float] = []
-    tier.circuit.failed = counted.append
+    client.circuit.failed = counted.append
     assert log._purge({b"purge": b'["tag", "' + b"x" * 2 * MB + b'", false]', b"at": b"1.0"}) is None and counted == [1.0]
-    tier.close()
+    client.close()

@@ -10,7 +10,7 @@ import tracemalloc
 import flask
 import gevent
 import pytest
-from stored import Counted, entry_of, until, variants_of
+from stored import Counted, entry_of, short_pauses, until, variants_of
 
 from gateway import cache, gather
 from gateway import run_directory as rundir
@@ -19,7 +19,6 @@ from gateway.cache.cache_status import tier_numbers
 from gateway.cache.entry import Variants
 from gateway.cache.purge import journal
 from gateway.cache.purge.marks import Purge
-from gateway.cache.storage import circuit as circuits
 from gateway.cache.storage import codec as format
 from gateway.cache.storage import store as httpstore
 from gateway.cache.storage.memory import MemoryTier
@@ -31,8 +30,6 @@ from gateway.http.fields import WRITTEN
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(circuits, "FIRST", 0.05)
-    monkeypatch.setattr(circuits, "MOST", 0.2)
     monkeypatch.setattr(journal, "POLL", 0.02)
 
 
@@ -43,12 +40,12 @@ def worker():
 
     def make(start: bool = True, **settings) -> HttpStore:
         counted = Counted()
-        one = store.http_store(Config(cache=CacheStorage(**settings)), Counts(counted))
+        one = store.http_store(Config(cache=CacheStorage(**settings)), Counts(counted), short_pauses)
         one.counted = counted.numbers
         made.append(one)
         if start:
             one.start()
-            until(lambda: one.leases is None or one.leases.circuit.usable)
+            until(lambda: one.leases is None or one.leases.usable)
         return one
 
     yield make
@@ -425,7 +422,7 @@ def test_without_redis_everything_goes_on(redis_server, worker):
     assert one.counted["errors", "redis"] >= 1
     assert one.purge(tag="later") == 0
     server.start()
-    until(lambda: one.leases.circuit.usable)
+    until(lambda: one.leases.usable)
     late = worker(redis=server.url)
     assert late.marks.purged(entry_of(tags=["later"], at=1.0))[0] > 0, "the purge was made up for"
 
@@ -434,7 +431,8 @@ def test_an_entry_written_by_a_clock_that_is_wrong_is_not_newer_than_a_purge(red
     """The writer misjudges Redis's clock by as much as it knows it may; the purge was made after the answer was asked for."""
     server = redis_server()
     one, reader = worker(redis=server.url), worker(redis=server.url)
-    one.leases.shift, one.leases.margin = 0.03, 0.03
+    clock = one.leases.client.clock
+    clock.shift, clock.margin = 0.03, 0.03
     keep(one, tags=["t"])
     reader.purge(tag="t")
     assert reader.get("k") is None
@@ -628,16 +626,16 @@ def test_what_changes_while_redis_is_away_is_not_what_it_was_afterwards(redis_se
     for key in ("set", "deleted", "both", "neither"):
         one.set(key, "old")
         assert other.get(key) == "old"
-    monkeypatch.setattr(circuits, "FIRST", 60.0)
-    shared.leases.circuit._length = 0.0
-    shared.leases.circuit.pause(OSError("away"))
+    circuit = shared.leases.client.circuit
+    circuit.breaker.first = circuit.breaker.longest = 60.0
+    circuit.pause(OSError("away"))
     one.set("set", "new")
     one.delete("deleted")
     one.delete("both")
     one.set("both", "new")
     assert not shared.leases.usable
     until(lambda: not shared.waiting())
-    shared.leases.circuit.resume()
+    circuit.resume()
     keys = ("set", "deleted", "both", "neither")
     assert server.client.exists(*(f"wicketgate:view:{key}" for key in keys)) == 4
     assert one.get_many(*keys) == one.get_many(*keys) == ["new", None, "new", "old"]
@@ -652,7 +650,7 @@ def two_clocks(redis_server, app_of, monkeypatch):
     server = redis_server()
     workers = [app_of(redis=server.url, timeout="5s").tiered for _ in range(2)]
     for each in workers:
-        each.store.leases.margin, each.store.views_cleared = 0.05, 0.0
+        each.store.leases.client.clock.margin, each.store.views_cleared = 0.05, 0.0
     return workers
 
 
@@ -703,7 +701,7 @@ def test_values_that_do_not_reach_redis_are_counted(redis_server, app_of, why):
     app.tiered.set("k", 1)
     assert ("dropped", "redis") not in shared.counted
     if why == "paused":
-        shared.leases.circuit.pause(OSError("away"))
+        shared.leases.client.circuit.pause(OSError("away"))
     elif why == "gone":
         server.kill()
     else:

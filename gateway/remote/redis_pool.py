@@ -20,10 +20,9 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
 
-from ...tasks import LoopLimit, Semaphore, spawn_apart
-from .bounded_socket import bounded
+from ..tasks import LoopLimit, Semaphore, spawn_apart
+from .bounded_socket import LARGEST, bounded
 from .circuit import Busy, Slow
-from .codec import LARGEST
 
 CONNECT = 1.0                   # seconds that each step of connecting may take, beside the requests
 

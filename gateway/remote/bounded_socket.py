@@ -1,8 +1,8 @@
-"""A socket to a tier that gives no more than may be asked of it: whatever is announced, and however fast it comes.
+"""A socket with a bound on what an answer may be: whatever is announced, and however fast it comes.
 
-The clients of Redis and Memcached read a line of any length, a value of any announced size and an array of any number of elements,
-and the loop waits for as long as data keeps coming. Here an answer is followed as it arrives (``Framing``), and ends with TooLarge
-before the client has read what no answer has. Others have their turn in between, after as much work as TURN bytes are.
+The libraries for Redis and Memcached read a line of any length, a value of any announced size and an array of any number of
+elements, and the loop waits for as long as data keeps coming. Here an answer is followed as it arrives (``Framing``), and ends with
+TooLarge before the library has read what no answer has. Others have their turn in between, after as much work as TURN bytes are.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from collections.abc import Callable
 from time import sleep
 from typing import Any
 
+LARGEST = 64 * 1024 ** 2        # bytes of a value
 TURN = 256 * 1024               # bytes after which others have their turn
 CALL, LINE = 1024, 256          # bytes that a call for more, and a line, are worth: what they cost the client
-SLACK = 4 * 1024 ** 2           # bytes of what is no record: a list of purges
+SLACK = 4 * 1024 ** 2           # bytes of what is no record: a list of notices
 LONGEST_LINE = 64 * 1024        # bytes; a value is none
-MOST_LINES = 16 * 1024          # of one answer: of 1000 purges there are 9000
+MOST_LINES = 16 * 1024          # of one answer: of 1000 notices there are 9000
 DEEPEST = 16                    # arrays in arrays
 DIGITS = 20                     # of a number
 
