@@ -18,11 +18,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
-from time import monotonic
 from typing import Any
 
 from gevent import get_hub, getcurrent
 
+from .monotonic_clock import CLOCK, MonotonicClock
 from .time_limit import Turns
 
 READY, WOKEN, RANG = range(3)
@@ -34,16 +34,17 @@ class Readable:
     The loop holds on to it, so it must not refer to the connection it is for, which must ``close`` it when it is no longer used.
     """
 
-    __slots__ = ("hub", "watched", "reader", "at_rest", "_watcher", "_alarm", "_rings")
+    __slots__ = ("hub", "watched", "reader", "at_rest", "_clock", "_watcher", "_alarm", "_rings")
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, clock: MonotonicClock = CLOCK) -> None:
         self.hub = get_hub()
+        self._clock = clock
         self.watched = False
         self.reader: Any = None
         self.at_rest: Callable[[], Callable[[], None] | None] | None = None
         self._watcher = self.hub.loop.io(descriptor, 1)
         self._alarm: Any = None
-        self._rings = inf                                # when the alarm does, on the monotonic clock
+        self._rings = inf                                # when the alarm does, on the clock
 
     def watch(self) -> None:
         if not self.watched:
@@ -86,7 +87,7 @@ class Readable:
         if self._alarm is not None:
             self._alarm.close()
         self._rings = at
-        self._alarm = self.hub.loop.timer(max(0.0, at - monotonic()), ref=False, priority=-1)
+        self._alarm = self.hub.loop.timer(max(0.0, at - self._clock.now()), ref=False, priority=-1)
         self._alarm.start(self._ring, update=True)
 
     # In the hub

@@ -1,4 +1,4 @@
-"""Which instance answers next. Pure: it looks at ``in_flight`` and the pauses, and remembers whose turn it is.
+"""Which instance an attempt goes to. Pure: it reads ``in_flight`` and the pauses, and keeps whose turn it is.
 
 ``Balancer.choose`` is the one place that decides who may be chosen at all; a rule is ``(candidates, turn) -> candidate``.
 """
@@ -11,8 +11,8 @@ from typing import Generic, Protocol, TypeVar
 from ..backoff import Backoff
 
 
-class Counted(Protocol):
-    """What is looked at."""
+class Candidate(Protocol):
+    """An instance, as far as a balancer looks at it."""
 
     @property
     def in_flight(self) -> int: ...
@@ -21,7 +21,7 @@ class Counted(Protocol):
     def backoff(self) -> Backoff: ...
 
 
-T = TypeVar("T", bound=Counted)
+T = TypeVar("T", bound=Candidate)
 
 
 def round_robin(candidates: Sequence[T], turn: int) -> T:
@@ -40,7 +40,7 @@ def least_requests(candidates: Sequence[T], turn: int) -> T:
 
 
 class Balancer(Generic[T]):
-    """``choose(now)`` gives one of ``instances`` by ``rule``: of those that do not pause, or of all when all do."""
+    """``choose(now)`` is one of ``instances`` by ``rule``: of those that do not pause, or of all when all do."""
 
     def __init__(self, instances: Sequence[T], rule: Callable[[Sequence[T], int], T]) -> None:
         if not instances:
@@ -49,14 +49,15 @@ class Balancer(Generic[T]):
         self.rule = rule
         self.turn = 0
 
-    def choose(self, now: float) -> T:
+    def choose(self, now: float, exclude: Collection[T] = ()) -> T:
+        """The instance for an attempt at ``now``, none of those in ``exclude``. Raises ValueError when that leaves none."""
         instances = self.instances
+        if exclude:
+            left = [instance for instance in instances if instance not in exclude]
+            if not left:
+                raise ValueError("every instance is excluded")
+            return self._choose(left, now)
         return instances[0] if len(instances) == 1 else self._choose(instances, now)
-
-    def other(self, now: float, tried: Collection[T]) -> T | None:
-        """One that is not among those ``tried``, if there is one."""
-        left = [instance for instance in self.instances if instance not in tried]
-        return self._choose(left, now) if left else None
 
     def _choose(self, candidates: Sequence[T], now: float) -> T:
         turn = self.turn

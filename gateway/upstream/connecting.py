@@ -10,13 +10,12 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable, Collection
 from socket import AF_UNIX
-from time import monotonic
 
 from gevent import spawn
 
 from ..backoff import Backoff
 from ..errors import NO_ROOM, ConnectFailed, ConnectTimeout, OutOfFiles
-from ..loop.alarm import Alarm
+from ..loop.monotonic_clock import CLOCK, MonotonicClock
 from ..values import Address
 from .dns import LookupFailed, Resolver, SocketAddress
 from .limit import Limit
@@ -24,21 +23,24 @@ from .tls import TlsConnection
 from .transport import Connection, Lost, native_socket
 
 SOONEST = 0.05                                           # seconds between two lookups, however short the ttl
+Open = Callable[[SocketAddress], Connection]             # a connection that is still to be established. Raises Lost
 
 
 class Connector:
     """``connect(limit)`` opens a connection to ``address``. ``context`` and ``server_name`` are for https. ``many``: the name has
-    several places."""
+    several places. ``open`` makes the connections; None: native sockets."""
 
     def __init__(self, address: Address, resolver: Resolver, timeout: float, context: ssl.SSLContext | None,
-                 server_name: str | None) -> None:
+                 server_name: str | None, clock: MonotonicClock = CLOCK, open: Open | None = None) -> None:
         self.address = address
         self.resolver = resolver
         self.timeout = timeout
         self.context = context if address.scheme == "https" else None
         self.server_name = server_name or address.host
+        self.clock = clock
+        self.open = open
         self.many = False
-        self.changed: Callable[[Collection[SocketAddress]], None] | None = None      # called with the places of a new answer
+        self.on_change: Callable[[Collection[SocketAddress]], None] | None = None    # called with the places of a new answer
         self.places: list[SocketAddress] = []
         self._turn = 0
         self._backoffs: dict[SocketAddress, Backoff] = {}        # of those that failed
@@ -53,7 +55,7 @@ class Connector:
             return ConnectTimeout(f"{self.address.host}: no connection within {seconds:g} s")
 
         for place in self._order(self._look_up(limit.within(seconds, late)), first):
-            begun = monotonic()
+            begun = self.clock.now()
             if place in self._backoffs:
                 self._backoffs[place].claim(begun)
             try:
@@ -67,7 +69,7 @@ class Connector:
             else:
                 self._backoffs.pop(place, None)
                 return connection
-            self._backoffs.setdefault(place, Backoff()).fail(begun, monotonic())
+            self._backoffs.setdefault(place, Backoff()).fail(begun, self.clock.now())
         if isinstance(problem, ConnectTimeout):
             raise problem
         raise ConnectFailed(f"{self.address.host}: {problem}") from problem
@@ -76,12 +78,12 @@ class Connector:
         """The place whose turn it is; of those that do not pause, if there are such."""
         return self._order(self.places, None)[0]
 
-    def known(self, places: list[SocketAddress]) -> None:
+    def set_places(self, places: list[SocketAddress]) -> None:
         """The name has these places now."""
         self.places = places
         self.many = len(places) > 1
-        if self.changed is not None:
-            self.changed(places)
+        if self.on_change is not None:
+            self.on_change(places)
         for place in self._backoffs.keys() - set(places):
             del self._backoffs[place]
 
@@ -91,11 +93,11 @@ class Connector:
         if first is None:
             self._turn += 1
         start = places.index(first) if first in places else (self._turn - 1) % len(places)
-        turned = places[start:] + places[:start]
+        order = places[start:] + places[:start]
         if self._backoffs:
-            now = monotonic()
-            turned.sort(key=lambda place: place in self._backoffs and self._backoffs[place].until > now)
-        return turned
+            now = self.clock.now()
+            order.sort(key=lambda place: place in self._backoffs and self._backoffs[place].until > now)
+        return order
 
     def _look_up(self, patience: Limit) -> list[SocketAddress]:
         address = self.address
@@ -108,18 +110,23 @@ class Connector:
         if places is None:
             raise patience.over()
         if places is not self.places:
-            self.known(places)
+            self.set_places(places)
         return places
 
     def _try(self, place: SocketAddress, limit: Limit) -> Connection:
-        socket = native_socket(place.family)
-        connection = Connection(socket) if self.context is None else TlsConnection(socket, self.context, self.server_name)
+        connection = self._open(place) if self.open is None else self.open(place)
         try:
             connection.establish(place, limit)
         except BaseException:
             connection.close()
             raise
         return connection
+
+    def _open(self, place: SocketAddress) -> Connection:
+        socket = native_socket(place.family)
+        if self.context is None:
+            return Connection(socket, self.clock)
+        return TlsConnection(socket, self.context, self.server_name, self.clock)
 
     def __repr__(self) -> str:
         return f"Connector({self.address.authority})"
@@ -132,7 +139,7 @@ class Follower:
     def __init__(self, connector: Connector, used: Callable[[], bool]) -> None:
         self.connector = connector
         self.used = used
-        self.alarm = Alarm(self._ring)
+        self.alarm = connector.clock.alarm(self._look_later)
 
     def start(self) -> None:
         """There is a connection now."""
@@ -144,7 +151,7 @@ class Follower:
     def stop(self) -> None:
         self.alarm.stop()
 
-    def _ring(self) -> None:
+    def _look_later(self) -> None:
         self.alarm.stop()
         if self.used():
             spawn(self._look)
@@ -153,6 +160,6 @@ class Follower:
         connector = self.connector
         places = connector.resolver.renew(connector.address.host, connector.address.port)
         if places and places is not connector.places:
-            connector.known(places)
+            connector.set_places(places)
         if self.used():
             self.start()

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from time import monotonic
 from typing import Any, NamedTuple
 
 import gevent
 from gevent import monkey
 from gevent.event import AsyncResult
 
-from ..loop.time_limit import catch_up
+from ..loop.monotonic_clock import CLOCK, MonotonicClock
 from ..tasks import names
 
 getaddrinfo = monkey.get_original("socket", "getaddrinfo")
@@ -38,7 +37,7 @@ class SocketAddress(NamedTuple):
     sockaddr: Any
 
 
-class Known(NamedTuple):
+class Answer(NamedTuple):
     """An answer to be used ``until`` then; without places, the ``problem``."""
 
     until: float
@@ -51,76 +50,74 @@ class LookupFailed(Exception):
 
 
 class Resolver:
-    """``resolve`` is the cached lookup. ``lookup`` is ``(host, port) -> addrinfo list``, raising OSError; ``clock`` in seconds."""
+    """``resolve`` is the cached lookup. ``lookup`` is ``(host, port) -> addrinfo list``, raising OSError."""
 
-    def __init__(self, ttl: float, lookup: Lookup | None = None, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, ttl: float, lookup: Lookup | None = None, clock: MonotonicClock = CLOCK) -> None:
         self.ttl = ttl
         self.lookup = lookup or _system_lookup
         self.clock = clock
-        self._known: dict[tuple[str, int], Known] = {}
+        self._answers: dict[tuple[str, int], Answer] = {}
         self._running: dict[tuple[str, int], AsyncResult] = {}
 
     def resolve(self, host: str, port: int, seconds: float | None = None) -> list[SocketAddress] | None:
-        """All places of ``host``, in the order to try them; None if that is not known in ``seconds``. Raises LookupFailed."""
+        """All places of ``host``, in the order to try them; None if there is no answer within ``seconds``. Raises LookupFailed."""
         numeric = numeric_place(host, port)
         if numeric is not None:
             return [numeric]
         key = host, port
-        known = self._known.get(key)
-        if known is None or self.clock() >= known.until:
-            if known is not None and known.places:       # what was known before will do
+        answer = self._answers.get(key)
+        if answer is None or self.clock.now() >= answer.until:
+            if answer is not None and answer.places:       # the answer before will do
                 seconds = PATIENCE if seconds is None else min(seconds, PATIENCE)
-            known = self._renewed(key, seconds)
-        if known is None:
+            answer = self._renewed(key, seconds)
+        if answer is None:
             return None
-        if not known.places:
-            raise LookupFailed(known.problem)
-        return known.places
+        if not answer.places:
+            raise LookupFailed(answer.problem)
+        return answer.places
 
     def renew(self, host: str, port: int) -> list[SocketAddress]:
         """All places of a name, looked up if the time of the answer is over, however long that takes; empty if there are none."""
-        known = self._known.get((host, port))
-        if known is None or self.clock() >= known.until:
-            known = self._renewed((host, port), None)
-        return known.places if known is not None else []
+        answer = self._answers.get((host, port))
+        if answer is None or self.clock.now() >= answer.until:
+            answer = self._renewed((host, port), None)
+        return answer.places if answer is not None else []
 
-    def _renewed(self, key: tuple[str, int], seconds: float | None) -> Known | None:
+    def _renewed(self, key: tuple[str, int], seconds: float | None) -> Answer | None:
         """The answer to a lookup that takes no longer than ``seconds``, else the one before."""
         running = self._running.get(key)
         if running is None:
             running = self._running[key] = AsyncResult()
             gevent.spawn(self._refresh, key, running)
-        running.wait(seconds)
-        if not running.ready():
-            catch_up()
-        return self._known.get(key)
+        self.clock.wait(running, seconds)
+        return self._answers.get(key)
 
     def left(self, host: str, port: int) -> float | None:
         """How many seconds the answer is still used; None when there is none, or no name."""
-        known = self._known.get((host, port))
-        return None if known is None else known.until - self.clock()
+        answer = self._answers.get((host, port))
+        return None if answer is None else answer.until - self.clock.now()
 
     def _refresh(self, key: tuple[str, int], done: AsyncResult) -> None:
         """Look ``key`` up and remember the answer."""
         try:
-            self._known[key] = self._look_up(*key)
+            self._answers[key] = self._look_up(*key)
         finally:
             del self._running[key]
             done.set()
 
-    def _look_up(self, host: str, port: int) -> Known:
+    def _look_up(self, host: str, port: int) -> Answer:
         try:
             places = [SocketAddress(info[0], info[4]) for info in self.lookup(host, port)]
             problem = "" if places else f"{host} has no address"
         except (OSError, UnicodeError) as error:         # UnicodeError: a name that idna cannot encode
             places, problem = [], f"{host}: {error}"
         if places:
-            return Known(self.clock() + self.ttl, places, "")
-        before = self._known.get((host, port))
-        return Known(self.clock() + NEGATIVE_TTL, before.places if before else [], problem)
+            return Answer(self.clock.now() + self.ttl, places, "")
+        before = self._answers.get((host, port))
+        return Answer(self.clock.now() + NEGATIVE_TTL, before.places if before else [], problem)
 
     def __repr__(self) -> str:
-        return f"Resolver({len(self._known)} names, {len(self._running)} being looked up)"
+        return f"Resolver({len(self._answers)} names, {len(self._running)} being looked up)"
 
 
 def numeric_place(host: str, port: int) -> SocketAddress | None:

@@ -115,7 +115,7 @@ class Exchange:
         framing: Framing = ByLength(size) if size >= 0 else ChunkedFraming() if size == CHUNKED else UntilClose()
         keep_alive = head.keep_alive and size != UNTIL_CLOSE
         in_memory = 0 <= size <= IN_MEMORY
-        self.limit = Silence(self.limit.deadline if in_memory else None, self.silence, self._silent)
+        self.limit = Silence(self.limit.deadline if in_memory else None, self.silence, self._silent, self.limit.clock)
         self.limit.sender = self.sender
         first = framing.feed(rest) if rest else b""
         if framing.complete:

@@ -17,15 +17,13 @@ from collections import deque
 from collections.abc import Callable, Collection
 from math import inf
 from random import uniform
-from time import monotonic
 from typing import Any
 from weakref import WeakMethod, WeakSet
 
 from gevent.event import AsyncResult
 from gevent.hub import get_hub
 
-from ..loop.alarm import Alarm
-from ..loop.time_limit import catch_up
+from ..loop.monotonic_clock import CLOCK, MonotonicClock
 from .dns import SocketAddress
 from .transport import Connection
 
@@ -40,23 +38,25 @@ class WaitOver(Exception):
 class Pool:
     """``unused``, or else ``take``, and then ``give`` or ``drop``, each exactly once. ``open`` counts what is unused or lent."""
 
-    def __init__(self, maximum: int, idle_timeout: float, max_age: float = inf, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, maximum: int, idle_timeout: float, max_age: float = inf, clock: MonotonicClock = CLOCK,
+                 random: Callable[[float, float], float] = uniform) -> None:
         self.maximum = maximum
         self.idle_timeout = idle_timeout
         self.max_age = max_age
         self.clock = clock
+        self.random = random
         self.open = 0
         self.idle: deque[Connection] = deque()           # the warmest is the last
         self.waiting: deque[AsyncResult] = deque()       # each gets a Connection, or None for a place
         self.closed = False
         self._added: WeakSet[Connection] = WeakSet()     # those unused and lent
-        self.alarm = Alarm(self.sweep)                   # set as long as there are unused ones
+        self.alarm = clock.alarm(self.sweep)                   # set as long as there are unused ones
         self._sweeping = False                           # at the end of this turn of the loop
         self._hub: Any = None
 
     def add(self, connection: Connection) -> Connection:
         """A new one, lent: it grows old from now on; not all that were opened at once at the same time."""
-        connection.retires = self.clock() + self.max_age * uniform(0.9, 1.0)
+        connection.retires = self.clock.now() + self.max_age * self.random(0.9, 1.0)
         connection.readable.at_rest = WeakMethod(self.stirred)
         self._added.add(connection)
         return connection
@@ -65,17 +65,15 @@ class Pool:
         """The warmest connection that is unused and fit to serve, if there is one. ``careful``: asks the system whether it is; else
         what the loop has seen of it is enough. ``place``: only one that leads there, as long as another can be opened."""
         idle = self.idle
-        if not idle:
-            return None
         if self._hub is not get_hub():
             self._own()
         if place is not None and self.open < self.maximum:
             self._warm_up(place)
-            if idle[-1].place != place:
+            if not idle or idle[-1].place != place:
                 return None
         while idle:
             connection = idle.pop()
-            if connection.expires > self.clock() and (connection.readable.watched and not careful or connection.alive()):
+            if connection.expires > self.clock.now() and (connection.readable.watched and not careful or connection.alive()):
                 return connection
             self._close(connection)
         return None
@@ -98,7 +96,7 @@ class Pool:
 
     def give(self, connection: Connection) -> None:
         """Back, and fit to serve again."""
-        now = self.clock()
+        now = self.clock.now()
         keep = self.idle_timeout if connection.keep is None else min(self.idle_timeout, connection.keep * MARGIN)
         connection.expires = now + keep if now + keep < connection.retires else connection.retires
         if connection.expires <= now or self.closed:
@@ -130,7 +128,7 @@ class Pool:
         """Close those unused that have expired or were closed by the other side, and look again when the next expires."""
         self._sweeping = False
         self.alarm.stop()
-        now = self.clock()
+        now = self.clock.now()
         for _ in range(len(self.idle)):
             connection = self.idle.popleft()
             if connection.expires <= now or not connection.readable.watched and not connection.alive():
@@ -175,15 +173,11 @@ class Pool:
         turn = AsyncResult()
         self.waiting.append(turn)
         try:
-            turn.wait(seconds)
-            if not turn.ready():
-                catch_up()
+            if not self.clock.wait(turn, seconds):
+                raise WaitOver
         except BaseException:
             self._leave(turn)
             raise
-        if not turn.ready():
-            self._leave(turn)
-            raise WaitOver
         return turn.value
 
     def _leave(self, turn: AsyncResult) -> None:

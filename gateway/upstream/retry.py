@@ -1,4 +1,4 @@
-"""What an attempt came to, and whether there is another. Pure.
+"""The outcome of an attempt, and whether there is another one. Pure.
 
 =====================================  ==============================================================================
 the attempt                            then
@@ -7,6 +7,7 @@ sent nothing: no connection            another instance, whatever the request is
 sent nothing on a used connection      a fresh connection to the same instance, whatever the request is
 a used connection ended silently       the same, if the method is idempotent (RFC 9110 section 9.2.2): its time was most
                                        likely over while the request was on its way (RFC 9112 section 9.3.1)
+a status that counts as a failure      another instance, if the method is idempotent
 anything else                          the end
 =====================================  ==============================================================================
 
@@ -15,6 +16,7 @@ A body of which something was consumed cannot be sent again, and ends it too.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import NamedTuple
 
@@ -24,48 +26,67 @@ IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
 
 
 class Result(Enum):
-    """What an attempt says of its instance; IGNORED is nothing: the client left, the deadline was over, we had no room."""
+    """What an attempt says of its instance; IGNORED is nothing: the client left, the deadline passed, we had no room."""
 
     SUCCESS = auto()
     FAILURE = auto()
     IGNORED = auto()
 
 
+class Resend(Enum):
+    """Where the request of an attempt may be sent again."""
+
+    NOWHERE = auto()
+    SAME = auto()                                        # to the same instance, on a fresh connection
+    OTHER = auto()                                       # to another instance
+
+
 class Outcome(NamedTuple):
-    """One for each attempt. ``unsent``: not a byte of the request has left. ``stale``: its connection had served before and ended
-    before a byte of the answer came. ``reason`` is the flag of its error."""
+    """One for each attempt. ``reason`` is the flag of its error, or the status that counts as a failure."""
 
     result: Result
     reason: str = ""
-    unsent: bool = False
-    stale: bool = False
+    resend: Resend = Resend.NOWHERE
 
 
-class Next(Enum):
-    STOP = auto()
-    FRESH = auto()                                       # the same instance, on a fresh connection
-    OTHER = auto()                                       # another instance
+class Retry(NamedTuple):
+    """Another attempt, ``after`` seconds."""
+
+    after: float = 0.0
 
 
+class Stop(NamedTuple):
+    """No other attempt: the last one's answer or error is the call's."""
+
+
+Decide = Callable[[Outcome, int, float], Retry | Stop]
 SUCCESS = Outcome(Result.SUCCESS)
+AT_ONCE = Retry()
+STOP = Stop()
 
 
-def judge(error: BaseException, connected: bool) -> Outcome:
-    """The outcome of an attempt that ended with ``error`` before there was a head; ``connected``: there was a connection. An error
-    of an upstream keeps it."""
+def judge(error: BaseException, connected: bool, method: str, consumed: bool) -> Outcome:
+    """The outcome of an attempt that ended with ``error`` before there was a head. ``connected``: there was a connection;
+    ``consumed``: some of the body was."""
     if not isinstance(error, UpstreamError):
-        return Outcome(Result.IGNORED, error.flag if isinstance(error, GatewayError) else "", not connected)
+        return Outcome(Result.IGNORED, error.flag if isinstance(error, GatewayError) else "")
     failed = not connected and isinstance(error, (ConnectFailed, UpstreamTimeout))
-    error.outcome = Outcome(Result.FAILURE if failed else Result.IGNORED, error.flag,
-                            not connected or error.unsent, error.stale)
-    return error.outcome
+    resend = Resend.NOWHERE if consumed else _resend(error, not connected or error.unsent, method)
+    return Outcome(Result.FAILURE if failed else Result.IGNORED, error.flag, resend)
 
 
-def decide(outcome: Outcome | None, method: str, fresh: bool, consumed: bool) -> Next:
-    """``fresh``: the attempt was made on a fresh connection after one on a used connection; ``consumed``: of the body. Without an
-    outcome the answer had begun."""
-    if outcome is None or consumed:
-        return Next.STOP
-    if outcome.stale and not fresh and (outcome.unsent or method in IDEMPOTENT):
-        return Next.FRESH
-    return Next.OTHER if outcome.unsent else Next.STOP
+def _resend(error: UpstreamError, unsent: bool, method: str) -> Resend:
+    if error.stale and (unsent or method in IDEMPOTENT):
+        return Resend.SAME
+    return Resend.OTHER if unsent else Resend.NOWHERE
+
+
+def judge_status(status: int, method: str, consumed: bool) -> Outcome:
+    """The outcome of an attempt whose answer counts as a failure by its ``status``."""
+    return Outcome(Result.FAILURE, str(status), Resend.OTHER if method in IDEMPOTENT and not consumed else Resend.NOWHERE)
+
+
+def decide(outcome: Outcome, number: int, now: float) -> Retry | Stop:
+    """What follows on attempt ``number``, the first of which is 1, that ended at ``now``: as long as the request may be sent again
+    there is another attempt, at once. The instances that are left bound their number."""
+    return STOP if outcome.resend is Resend.NOWHERE else AT_ONCE

@@ -5,19 +5,19 @@ from __future__ import annotations
 import gevent
 
 from ..errors import BodyTimeout, ClientDisconnected, GatewayError, InternalError, TruncatedBody, UpstreamTimeout
-from ..loop.time_limit import TimeLimit
+from ..loop.monotonic_clock import MonotonicClock
 from ..message import Body, Call
 from .limit import Limit, Silence
 from .transport import PIECE, Connection, Lost
 
 
-def small_body(call: Call, silence: float) -> bytes | Body | None:
+def small_body(call: Call, silence: float, clock: MonotonicClock) -> bytes | Body | None:
     """The call's body, in memory if it is small. Raises BodyTimeout when nothing came for ``silence`` seconds, and what reading the
     body raises."""
     body = call.body
     if not isinstance(body, Body) or body.length is None or body.length > PIECE or body.started:
         return body
-    return body.buffer(PIECE, lambda: TimeLimit(silence, BodyTimeout(f"no byte of the body came for {silence:g} s")))
+    return body.buffer(PIECE, lambda: clock.time_limit(silence, BodyTimeout(f"no byte of the body came for {silence:g} s")))
 
 
 class Sender:
@@ -44,7 +44,7 @@ class Sender:
         self._greenlet.kill(block=block)
 
     def _run(self, rest: list[memoryview], body: Body | None) -> None:
-        limit = Silence(None, self._silence, self._stalled)
+        limit = Silence(None, self._silence, self._stalled, self._limit.clock)
         try:
             for data in rest:
                 self._connection.send_all(data, limit)
@@ -83,7 +83,7 @@ class Sender:
     def _read(self, body: Body) -> bytes:
         """The client's next piece; b"" at the end, and when that failed."""
         try:
-            with TimeLimit(self._silence, BodyTimeout(f"no byte of the body came for {self._silence:g} s")):
+            with self._limit.clock.time_limit(self._silence, BodyTimeout(f"no byte of the body came for {self._silence:g} s")):
                 return body.read(PIECE)
         except OSError as error:                         # the client's connection failed
             self.failure = ClientDisconnected(str(error))

@@ -19,6 +19,7 @@ from typing import Any
 
 from ..config import Tls
 from ..errors import ConfigError
+from ..loop.monotonic_clock import CLOCK, MonotonicClock
 from .dns import SocketAddress
 from .limit import Limit, Silence
 from .transport import CLOSED_HERE, PIECE, Connection, Lost
@@ -152,8 +153,8 @@ class TlsConnection(Connection):
 
     __slots__ = ("tls",)
 
-    def __init__(self, socket: Any, context: ssl.SSLContext, server_name: str) -> None:
-        super().__init__(socket)
+    def __init__(self, socket: Any, context: ssl.SSLContext, server_name: str, clock: MonotonicClock = CLOCK) -> None:
+        super().__init__(socket, clock)
         self.tls = TlsStream(socket, context, server_name)
 
     def establish(self, place: SocketAddress, limit: Limit) -> None:

@@ -17,14 +17,13 @@ import struct
 from contextlib import suppress
 from math import inf
 from socket import AF_UNIX, IPPROTO_TCP, SO_ERROR, SO_LINGER, SOCK_STREAM, SOL_SOCKET, TCP_NODELAY
-from time import monotonic
 from typing import Any
 
-import gevent
 from gevent import monkey
 from gevent.hub import Waiter
 from gevent.socket import socket as GeventSocket
 
+from ..loop.monotonic_clock import CLOCK, MonotonicClock
 from ..loop.readiness import READY, WOKEN, Readable
 from ..loop.send_queue import send_queue
 from ..loop.time_limit import LimitTimer
@@ -65,14 +64,15 @@ class Connection:
     """A TCP or unix connection. ``served`` counts its answers, ``place`` is where it leads; ``keep``, ``expires`` and ``retires``
     are times for the pool, in seconds."""
 
-    __slots__ = ("socket", "readable", "served", "place", "keep", "expires", "retires", "closed", "undelivered", "_writable",
-                 "_writer", "_poll", "_eager", "_outbox", "_posted", "__weakref__")
+    __slots__ = ("socket", "clock", "readable", "served", "place", "keep", "expires", "retires", "closed", "undelivered",
+                 "_writable", "_writer", "_poll", "_eager", "_outbox", "_posted", "__weakref__")
 
-    def __init__(self, socket: Any) -> None:
+    def __init__(self, socket: Any, clock: MonotonicClock = CLOCK) -> None:
         self.closed = True                               # until there is something to close
         descriptor = socket.fileno()
         self.socket = socket
-        self.readable = Readable(descriptor)
+        self.clock = clock
+        self.readable = Readable(descriptor, clock)
         self.served = 0
         self.keep: float | None = None
         self.expires = 0.0
@@ -94,7 +94,7 @@ class Connection:
         if place.family != AF_UNIX:
             self.socket.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
         while (error := self.socket.connect_ex(place.sockaddr)) == errno.EAGAIN:
-            gevent.sleep(BACKLOG_PAUSE if (left := limit.left()) is None else min(left, BACKLOG_PAUSE))
+            self.clock.sleep(BACKLOG_PAUSE if (left := limit.left()) is None else min(left, BACKLOG_PAUSE))
         if error == errno.EINPROGRESS:
             self.wait_writable(limit)
             error = self.socket.getsockopt(SOL_SOCKET, SO_ERROR)
@@ -210,7 +210,7 @@ class Connection:
                 until = limit.begin()
             else:
                 left = limit.left()
-                until = inf if left is None else monotonic() + left
+                until = inf if left is None else self.clock.now() + left
         raise Lost(self.undelivered or ConnectionAbortedError(errno.ECONNABORTED, CLOSED_HERE))
 
     def wait_writable(self, limit: Limit) -> None:

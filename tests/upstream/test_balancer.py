@@ -10,7 +10,7 @@ from gateway.backoff import Backoff
 from gateway.upstream.balancer import RULES, Balancer, least_requests, round_robin
 
 
-class Counted:
+class Candidate:
     def __init__(self, name: str, in_flight: int = 0) -> None:
         self.name = name
         self.in_flight = in_flight
@@ -21,8 +21,8 @@ def picks(balancer: Balancer, number: int) -> str:
     return "".join(balancer.choose(0.0).name for _ in range(number))
 
 
-def instances(**in_flight: int) -> list[Counted]:
-    return [Counted(name, number) for name, number in in_flight.items()]
+def instances(**in_flight: int) -> list[Candidate]:
+    return [Candidate(name, number) for name, number in in_flight.items()]
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -57,3 +57,21 @@ def test_least_requests_evens_out_what_is_in_flight():
     for _ in range(300):
         balancer.choose(0.0).in_flight += 1
     assert Counter(one.in_flight for one in three) == {100: 3}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_what_is_excluded_is_not_chosen(rule):
+    a, b, c = three = instances(a=0, b=5, c=9)
+    balancer = Balancer(three, RULES[rule])
+    assert {balancer.choose(0.0, [a]).name for _ in range(6)} <= {"b", "c"}
+    assert {balancer.choose(0.0, (a, b)).name for _ in range(6)} == {"c"}
+    with pytest.raises(ValueError, match="every instance is excluded"):
+        balancer.choose(0.0, three)
+
+
+def test_all_pausing_but_one_excluded():
+    a, b = two = instances(a=0, b=0)
+    for one in two:
+        one.backoff.fail(0.0, 0.0)
+    assert Balancer(two, round_robin).choose(0.5, [a]) is b
+    assert b.backoff.until == 1.5                        # this attempt is its trial

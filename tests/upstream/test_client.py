@@ -156,7 +156,7 @@ def test_the_promise_of_a_service_to_keep_a_connection_is_known_to_the_pool(serv
     one = upstream(serve(Service(b"HTTP/1.1 204 No Content\r\nKeep-Alive: timeout=5\r\n\r\n")), idle_timeout="50s")
     one.send(get())
     pool = one.instances[0].pool
-    assert 3 < pool.idle[0].expires - pool.clock() <= 4
+    assert 3 < pool.idle[0].expires - pool.clock.now() <= 4
 
 
 def test_close_closes_the_unused(serve, upstream):

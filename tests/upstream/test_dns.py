@@ -9,6 +9,7 @@ import pytest
 from gevent.event import Event
 
 from gateway.upstream.dns import NEGATIVE_TTL, LookupFailed, Resolver, SocketAddress
+from tests.clocks import ManualClock
 
 ONE = SocketAddress(socket.AF_INET, ("10.0.0.1", 80))
 TWO = SocketAddress(socket.AF_INET6, ("fd00::2", 80, 0, 0))
@@ -19,21 +20,21 @@ class Names:
 
     def __init__(self, *places: SocketAddress) -> None:
         self.places = list(places)
-        self.asked: list[tuple[str, int]] = []
+        self.lookups: list[tuple[str, int]] = []
         self.error: Exception | None = None
         self.gate = Event()
         self.gate.set()
-        self.now = 1000.0
+        self.clock = ManualClock()
 
     def __call__(self, host: str, port: int) -> list[tuple]:
-        self.asked.append((host, port))
+        self.lookups.append((host, port))
         self.gate.wait()
         if self.error is not None:
             raise self.error
         return [(place.family, socket.SOCK_STREAM, 6, "", place.sockaddr) for place in self.places]
 
     def resolver(self, ttl: float = 30.0) -> Resolver:
-        return Resolver(ttl, self, lambda: self.now)
+        return Resolver(ttl, self, self.clock)
 
 
 @pytest.mark.parametrize("host, place", [
@@ -43,7 +44,7 @@ class Names:
 def test_only_names_are_looked_up(host, place):
     names = Names(ONE)
     assert names.resolver().resolve(host, 80) == [place or ONE]
-    assert len(names.asked) == (place is None)
+    assert len(names.lookups) == (place is None)
 
 
 def test_all_places_are_given_in_order():
@@ -53,12 +54,12 @@ def test_all_places_are_given_in_order():
 def test_an_answer_is_used_until_its_time_is_over():
     names = Names(ONE)
     resolver = names.resolver(30)
-    for now, asked in ((1000, 1), (1029.9, 1), (1030, 2), (1059, 2), (1061, 3)):
-        names.now = now
+    for now, lookups in ((1000, 1), (1029.9, 1), (1030, 2), (1059, 2), (1061, 3)):
+        names.clock.time = now
         resolver.resolve("shop.test", 80)
-        assert len(names.asked) == asked, now
+        assert len(names.lookups) == lookups, now
     resolver.resolve("shop.test", 81)
-    assert names.asked[-1] == ("shop.test", 81)
+    assert names.lookups[-1] == ("shop.test", 81)
 
 
 @pytest.mark.parametrize("error", [socket.gaierror(-2, "Name or service not known"), UnicodeError("label too long"),
@@ -70,8 +71,8 @@ def test_a_failure_is_remembered_for_a_moment(error):
     for _ in range(3):
         with pytest.raises(LookupFailed, match="shop.test"):
             resolver.resolve("shop.test", 80)
-    assert len(names.asked) == 1
-    names.now += NEGATIVE_TTL
+    assert len(names.lookups) == 1
+    names.clock.time += NEGATIVE_TTL
     names.error = None
     assert resolver.resolve("shop.test", 80) == [ONE]
 
@@ -86,12 +87,12 @@ def test_old_places_are_used_while_the_name_server_fails():
     resolver = names.resolver(30)
     resolver.resolve("shop.test", 80)
     names.error = OSError("down")
-    names.now += 31
+    names.clock.time += 31
     for _ in range(3):
         assert resolver.resolve("shop.test", 80) == [ONE]
-    assert len(names.asked) == 2                         # it is asked again, but not each time
+    assert len(names.lookups) == 2                         # it is asked again, but not each time
     names.error, names.places = None, [TWO]
-    names.now += NEGATIVE_TTL
+    names.clock.time += NEGATIVE_TTL
     assert resolver.resolve("shop.test", 80) == [TWO]
 
 
@@ -99,7 +100,7 @@ def test_old_places_are_used_while_the_name_server_is_slow():
     names = Names(ONE)
     resolver = names.resolver(30)
     resolver.resolve("shop.test", 80)
-    names.now += 31
+    names.clock.time += 31
     names.gate.clear()
     names.places = [TWO]
     assert resolver.resolve("shop.test", 80, 0.001) == [ONE]
@@ -114,7 +115,7 @@ def test_a_slow_first_answer_is_no_answer():
     assert resolver.resolve("shop.test", 80, 0.001) is None
     names.gate.set()
     assert resolver.resolve("shop.test", 80, 5) == [ONE]
-    assert len(names.asked) == 1
+    assert len(names.lookups) == 1
 
 
 def test_many_who_ask_are_one_question():
@@ -127,7 +128,7 @@ def test_many_who_ask_are_one_question():
     names.gate.set()
     gevent.joinall(askers, timeout=5)
     assert [asker.value for asker in askers[1:]] == [[ONE]] * 19
-    assert len(names.asked) == 1
+    assert len(names.lookups) == 1
 
 
 def test_a_defect_in_the_lookup_is_not_waited_for_forever():

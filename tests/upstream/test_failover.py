@@ -13,21 +13,15 @@ from test_connecting import closed_port, full_port  # noqa: F401
 
 from gateway.backoff import FIRST, LONGEST, Backoff
 from gateway.config import UpstreamSettings as Settings
-from gateway.errors import ConnectFailed, OutOfFiles, PoolExhausted, UpstreamClosed, UpstreamError, UpstreamTimeout
+from gateway.errors import ConnectFailed, OutOfFiles, PoolExhausted, UpstreamClosed, UpstreamTimeout
 from gateway.upstream.balancer import RULES
 from gateway.upstream.client import Upstream
 from gateway.upstream.dns import Resolver
-from gateway.upstream.retry import Next, Outcome, Result, decide, judge
+from gateway.upstream.retry import AT_ONCE, STOP, SUCCESS, Outcome, Resend, Result, decide, judge, judge_status
+from tests.clocks import ManualClock
 
 CALLS = {"get": get, "post": lambda: post(b"small"), "stream": lambda: post(body_of([b"x" * 70000] * 3, 210000)),
          "chunked": lambda: post(body_of([b"x" * 70000] * 3, None)), "patch": lambda: post(b"", "PATCH")}
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -38,9 +32,9 @@ def make():
     def no_name(host: str, port: int) -> list:
         raise socket.gaierror(-2, "Name or service not known")
 
-    def start(*urls: str | int, **settings) -> Upstream:
+    def start(*urls: str | int, failures=frozenset(), **settings) -> Upstream:
         urls = tuple(f"http://127.0.0.1:{url}" if isinstance(url, int) else url for url in urls)
-        made.append(Upstream("shop", Settings(instances=urls, **settings), Resolver(30, no_name), Clock()))
+        made.append(Upstream("shop", Settings(instances=urls, **settings), Resolver(30, no_name), ManualClock(), failures=failures))
         return made[-1]
 
     yield start
@@ -48,10 +42,16 @@ def make():
         one.close()
 
 
+def plain(sock, address) -> None:
+    sock.recv(1000)
+    sock.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    sock.close()
+
+
 def down(how: str, full: int, serve) -> str:
     """The address of an instance that cannot be connected."""
     return {"refused": lambda: f"http://127.0.0.1:{closed_port()}", "unknown name": lambda: "http://gone.test",
-            "no answer": lambda: f"http://127.0.0.1:{full}", "no TLS": lambda: f"https://127.0.0.1:{serve(Service())}",
+            "no answer": lambda: f"http://127.0.0.1:{full}", "no TLS": lambda: f"https://127.0.0.1:{serve(plain)}",
             "no socket": lambda: "unix:/nowhere/at.all"}[how]()
 
 
@@ -99,7 +99,7 @@ def test_after_the_pause_one_call_tries_it_and_the_others_do_not_wait(make, serv
     one = make(closed_port(), good, balance=rule)
     tried = []
     for pause in (0.0, 0.9, 0.2, 1.9, 0.2, 3.9, 0.2, 7.9, 0.2, 7.9, 0.2):       # grows to LONGEST
-        one.clock.now += pause
+        one.clock.time += pause
         calls = [get() for _ in range(4)]
         assert [one.send(call).status for call in calls] == [200] * 4
         tried.append(sum(len(call.attempts) - 1 for call in calls))
@@ -117,7 +117,7 @@ def test_an_instance_that_is_back_gets_its_share_again(make, serve):
         listener.bind(("127.0.0.1", port))
         listener.listen()
         answering = gevent.spawn(lambda: service(listener.accept()[0], None))
-        one.clock.now += FIRST
+        one.clock.time += FIRST
         for _ in range(10):
             one.send(get())
         one.close()
@@ -197,33 +197,83 @@ def test_failing_over_does_not_unbalance_the_others(make, serve, rule):
         len(services[0].seen) - len(services[1].seen)) <= 2
 
 
+def test_an_outcome_is_delivered_once_to_each_subscriber(make, serve):
+    one = make(closed_port(), serve(Service()))
+    heard: list[tuple] = []
+    for instance in one.instances:
+        for name in "ab":
+            instance.subscribe(lambda attempt, outcome, begun, now, name=name: heard.append((name, attempt, outcome, begun, now)))
+    call = get()
+    one.send(call)
+    failed, answered = call.attempts
+    failure = Outcome(Result.FAILURE, "UF", Resend.OTHER)
+    assert heard == [("a", failed, failure, 1000.0, 1000.0), ("b", failed, failure, 1000.0, 1000.0),
+                     ("a", answered, SUCCESS, 1000.0, 1000.0), ("b", answered, SUCCESS, 1000.0, 1000.0)]
+    assert [bool(instance.backoff.failures) for instance in one.instances] == [True, False]
+
+
+@pytest.mark.parametrize("body", [b"no", b"x" * 100000])
+@pytest.mark.parametrize("call, statuses", [(get, [503, 503, 200]), (lambda: post(b"x"), [503])])
+def test_a_status_that_counts_as_a_failure_leads_to_another_instance(make, serve, body, call, statuses):
+    """A streamed answer that is not wanted is closed. A POST may have done its work."""
+    bad = Service(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+    one = make(serve(bad), serve(Service()), serve(bad), failures={503})
+    outcomes = []
+    for instance in one.instances:
+        instance.subscribe(lambda attempt, outcome, begun, now: outcomes.append(outcome.result))
+    call = call()
+    response = one.send(call)
+    assert [attempt.status for attempt in call.attempts] == statuses and response.status == statuses[-1]
+    assert outcomes == [Result.FAILURE if status == 503 else Result.SUCCESS for status in statuses]
+    assert not any(instance.backoff.failures for instance in one.instances)      # each was connected
+    if not isinstance(response.body, bytes):
+        response.body.close()
+    assert [instance.in_flight for instance in one.instances] == [0, 0, 0]
+
+
+def test_the_last_answer_stands_when_no_instance_is_left(make, serve):
+    bad = Service(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 2\r\n\r\nno")
+    response = make(serve(bad), serve(bad), failures={503}).send(get())
+    assert (response.status, response.body) == (503, b"no")
+
+
 # Pure decisions
 
-@pytest.mark.parametrize("outcome, method, fresh, consumed, then", [
-    (Outcome(Result.FAILURE, unsent=True), "POST", False, False, Next.OTHER),
-    (Outcome(Result.FAILURE, unsent=True), "POST", False, True, Next.STOP),
-    (Outcome(Result.IGNORED, unsent=True, stale=True), "POST", False, False, Next.FRESH),
-    (Outcome(Result.IGNORED, unsent=True, stale=True), "POST", True, False, Next.OTHER),
-    (Outcome(Result.IGNORED, stale=True), "GET", False, False, Next.FRESH),
-    (Outcome(Result.IGNORED, stale=True), "GET", True, False, Next.STOP),
-    (Outcome(Result.IGNORED, stale=True), "POST", False, False, Next.STOP),
-    (Outcome(Result.IGNORED), "GET", False, False, Next.STOP),
-    (None, "GET", False, False, Next.STOP),
-])
-def test_what_comes_after_an_attempt(outcome, method, fresh, consumed, then):
-    assert decide(outcome, method, fresh, consumed) is then
+@pytest.mark.parametrize("resend, then", [(Resend.NOWHERE, STOP), (Resend.SAME, AT_ONCE), (Resend.OTHER, AT_ONCE)])
+@pytest.mark.parametrize("result", Result)
+def test_what_comes_after_an_attempt(result, resend, then):
+    assert [decide(Outcome(result, "UF", resend), number, 1000.0) for number in (1, 2, 100)] == [then] * 3
 
 
-@pytest.mark.parametrize("error, connected, result, unsent", [
-    (ConnectFailed(), False, Result.FAILURE, True), (UpstreamTimeout(), False, Result.FAILURE, True),
-    (UpstreamTimeout(), True, Result.IGNORED, False), (PoolExhausted(), False, Result.IGNORED, True),
-    (UpstreamClosed(), True, Result.IGNORED, False), (OutOfFiles(), False, Result.IGNORED, True),
-    (KeyboardInterrupt(), False, Result.IGNORED, True),
+def ended(unsent: bool = False, stale: bool = False) -> UpstreamClosed:
+    error = UpstreamClosed()
+    error.unsent, error.stale = unsent, stale
+    return error
+
+
+@pytest.mark.parametrize("error, connected, method, consumed, outcome", [
+    (ConnectFailed(), False, "POST", False, (Result.FAILURE, "UF", Resend.OTHER)),
+    (ConnectFailed(), False, "POST", True, (Result.FAILURE, "UF", Resend.NOWHERE)),
+    (UpstreamTimeout(), False, "POST", False, (Result.FAILURE, "UT", Resend.OTHER)),
+    (UpstreamTimeout(), True, "GET", False, (Result.IGNORED, "UT", Resend.NOWHERE)),
+    (PoolExhausted(), False, "POST", False, (Result.IGNORED, "UO", Resend.OTHER)),
+    (ended(), True, "GET", False, (Result.IGNORED, "UC", Resend.NOWHERE)),
+    (ended(unsent=True), True, "POST", False, (Result.IGNORED, "UC", Resend.OTHER)),
+    (ended(unsent=True, stale=True), True, "POST", False, (Result.IGNORED, "UC", Resend.SAME)),
+    (ended(stale=True), True, "GET", False, (Result.IGNORED, "UC", Resend.SAME)),
+    (ended(stale=True), True, "POST", False, (Result.IGNORED, "UC", Resend.NOWHERE)),
+    (ended(stale=True), True, "PUT", True, (Result.IGNORED, "UC", Resend.NOWHERE)),
+    (OutOfFiles(), False, "GET", False, (Result.IGNORED, "OF", Resend.NOWHERE)),
+    (KeyboardInterrupt(), False, "GET", False, (Result.IGNORED, "", Resend.NOWHERE)),
 ])
-def test_the_outcome_of_an_attempt(error, connected, result, unsent):
-    outcome = judge(error, connected)
-    assert (outcome.result, outcome.unsent) == (result, unsent)
-    assert not isinstance(error, UpstreamError) or error.outcome is outcome
+def test_the_outcome_of_an_attempt(error, connected, method, consumed, outcome):
+    assert judge(error, connected, method, consumed) == outcome
+
+
+@pytest.mark.parametrize("method, consumed, resend", [
+    ("GET", False, Resend.OTHER), ("GET", True, Resend.NOWHERE), ("POST", False, Resend.NOWHERE)])
+def test_a_status_can_be_a_failure(method, consumed, resend):
+    assert judge_status(503, method, consumed) == (Result.FAILURE, "503", resend)
 
 
 def test_failures_of_the_same_moment_are_one():

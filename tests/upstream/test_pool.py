@@ -8,6 +8,7 @@ import gevent
 import pytest
 
 from gateway.upstream.pool import Pool, WaitOver
+from tests.clocks import ManualClock
 
 
 class Line:
@@ -35,13 +36,6 @@ class Line:
 
     def close(self) -> None:
         self.closed = True
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def lend(pool: Pool, seconds: float = 5.0, fresh: bool = False) -> Line:
@@ -103,26 +97,26 @@ def test_what_the_loop_has_seen_is_enough_for_who_is_not_careful():
 
 @pytest.mark.parametrize("keep, lasts", [(None, 50), (100, 50), (10, 8), (0, 0)])
 def test_one_unused_for_too_long_is_dropped(keep, lasts):
-    clock = Clock()
+    clock = ManualClock()
     pool = Pool(3, 50, clock=clock)
     line = lend(pool)
     line.keep = keep
     pool.give(line)
     if lasts:
-        clock.now += lasts - 0.1
+        clock.time += lasts - 0.1
         assert lend(pool) is line
         pool.give(line)
-        clock.now += lasts
+        clock.time += lasts
     assert lend(pool) is not line and line.closed
     assert state(pool) == (1, 0, 0)
 
 
 def test_the_cold_end_goes_while_the_warm_end_is_used():
-    clock = Clock()
+    clock = ManualClock()
     pool = Pool(10, 50, clock=clock)
     lines = filled(pool, 4)
     for _ in range(6):
-        clock.now += 10
+        clock.time += 10
         pool.give(lend(pool))
         pool.sweep()
     assert [line.closed for line in lines] == [True, True, True, False]

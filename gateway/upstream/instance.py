@@ -1,0 +1,117 @@
+"""One address of an upstream: its connections, what is in flight on it, and the pause after a failure to connect (backoff.py).
+
+There is one Instance for each address, and it is never copied: its state is one, whoever calls. Each attempt on it has one Outcome,
+which ``settle`` delivers to all who subscribe. Subscribers are called in the order in which they came, and must not wait or raise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..backoff import Backoff
+from ..errors import PoolExhausted
+from ..message import Attempt, Call
+from .connecting import Connector, Follower
+from .dns import SocketAddress
+from .limit import Limit
+from .pool import Pool, WaitOver
+from .retry import Outcome, Result
+from .transport import Connection
+
+Subscriber = Callable[[Attempt, Outcome, float, float], None]          # the attempt, its outcome, when it began and ended
+
+
+class Instance:
+    """``authority`` is its Host, ``in_flight`` the number of exchanges that are not over."""
+
+    def __init__(self, url: str, connector: Connector, pool: Pool, pool_timeout: float) -> None:
+        self.name = url.rstrip("/")
+        self.scheme = connector.address.scheme
+        self.authority = connector.address.authority
+        self.connector = connector
+        self.pool = pool
+        self.pool_timeout = pool_timeout
+        self.plain = connector.context is None               # no TLS: what is given to a socket is what is sent
+        self.in_flight = 0
+        self.backoff = Backoff()
+        self.settle: Subscriber = pausing(self.backoff)
+        self.subscribers: tuple[Subscriber, ...] = (self.settle,)
+        self.follower = Follower(connector, lambda: pool.open > 0)
+        connector.on_change = pool.keep_only
+
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Have the outcome of each attempt delivered to ``subscriber``, once."""
+        self.subscribers = (*self.subscribers, subscriber)
+        self.settle = each_of(self.subscribers)
+
+    def connection(self, call: Call, limit: Limit, fresh: bool, careful: bool, patient: bool) -> Connection:
+        """An unused connection, or a new one. ``fresh``: not one that was used before; ``careful``: ask the system whether it may
+        serve again; ``patient``: while all are busy, wait for one. Raises PoolExhausted, ConnectFailed, ConnectTimeout, OutOfFiles
+        and what ``limit`` does."""
+        left = limit.left()
+        place = self.connector.next() if self.connector.many else None
+        if not fresh and (unused := self.pool.unused(careful, place)) is not None:
+            return unused
+        patience = self.pool_timeout if patient else 0.0
+        if left is not None and left <= patience:
+            patience = left
+        try:
+            connection = self.pool.take(patience, fresh)
+        except WaitOver:
+            if patience == left:
+                raise limit.over() from None
+            raise PoolExhausted(f"all {self.pool.maximum} connections were busy for {patience:g} s") from None
+        return self._connect(call, limit, place) if connection is None else connection
+
+    def _connect(self, call: Call, limit: Limit, place: SocketAddress | None) -> Connection:
+        """A new connection. Where the call has a time of its own for that, it does not count as the attempt's."""
+        seconds = call.connect_timeout
+        try:
+            if seconds is None:
+                connection = self.connector.connect(limit, place)
+            else:
+                connection = self.connector.connect(Limit(limit.deadline, None, limit.error, limit.clock), place, seconds)
+                limit.restart()
+        except BaseException:
+            self.pool.drop()
+            raise
+        self.follower.start()
+        return self.pool.add(connection)
+
+    def release(self, connection: Connection | None, reusable: bool) -> None:
+        """The exchange on ``connection`` is over; None: the connection has another owner."""
+        self.in_flight -= 1
+        if reusable and connection is not None:
+            connection.served += 1
+            self.pool.give(connection)
+        else:
+            if connection is not None:
+                connection.close()
+            self.pool.drop()
+
+    def close(self) -> None:
+        """Close what is unused; what is in use is closed when it comes back."""
+        self.follower.stop()
+        self.pool.close()
+
+    def __repr__(self) -> str:
+        return f"Instance({self.name}, {self.in_flight} in flight, {self.pool!r})"
+
+
+def pausing(backoff: Backoff) -> Subscriber:
+    """The subscriber that lets an instance pause which could not be connected; whatever its answer is, it can be."""
+    def settle(attempt: Attempt, outcome: Outcome, begun: float, now: float) -> None:
+        if attempt.status:
+            if backoff.failures:
+                backoff.reset()
+        elif outcome.result is Result.FAILURE:
+            backoff.fail(begun, now)
+    return settle
+
+
+def each_of(subscribers: tuple[Subscriber, ...]) -> Subscriber:
+    """One subscriber that passes each outcome on to all of these."""
+    def settle(attempt: Attempt, outcome: Outcome, begun: float, now: float) -> None:
+        for subscriber in subscribers:
+            subscriber(attempt, outcome, begun, now)
+    return settle
