@@ -1,13 +1,17 @@
 """Real legacy applications behind the gateway's defaults: they log a user in, and send him to the public address.
 
-Each is run by its own development server or by gevent, in a process of its own, and a browser's steps are made with requests.
+Each is run by its own development server, in a process of its own, and a browser's steps are made with requests. Laravel's tests
+are skipped where php is not installed, in CI too: its 90 packages take as long to install as all the rest.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
+from shutil import which
 
 import gevent
 import pytest
@@ -87,7 +91,7 @@ trust = ["127.0.0.1/32"]
 instances = ["http://127.0.0.1:{port}"]
 {setting}
 [[routes]]
-path = "/*"
+path = "{path}"
 upstream = "legacy"
 {route}
 '''
@@ -95,14 +99,15 @@ upstream = "legacy"
 
 @pytest.fixture
 def served(tmp_path):
-    """``served(code, *arguments, setting="", route="")`` is the address of a gateway in front of an application."""
+    """``served(code, *arguments, setting="", route="")`` is a gateway in front of an application; ``by`` makes the command that
+    runs it, of a port and a file."""
     running = []
 
-    def serve(code, *arguments, setting="", route=""):
+    def serve(code, *arguments, setting="", route="", path="/*", by=lambda port, file: [sys.executable, file, str(port)]):
         port = free_port()
-        program = tmp_path / "legacy.py"
+        program = tmp_path / "legacy"
         program.write_text(code)
-        process = subprocess.Popen([sys.executable, str(program), str(port), *arguments], stderr=subprocess.DEVNULL)
+        process = subprocess.Popen([*by(port, str(program)), *arguments], stderr=subprocess.DEVNULL)
         running.append(lambda: (process.terminate(), process.wait()))
         for _ in range(1200):
             assert process.poll() is None, "the application ended"
@@ -111,7 +116,7 @@ def served(tmp_path):
                 break
             except requests.ConnectionError:
                 gevent.sleep(0.05)
-        gateway = Running(tmp_path, GATEWAY.format(port=port, setting=setting, route=route))
+        gateway = Running(tmp_path, GATEWAY.format(port=port, setting=setting, route=route, path=path))
         running.append(gateway.stop)
         return gateway
 
@@ -120,16 +125,16 @@ def served(tmp_path):
         end()
 
 
-def log_in(gateway, scheme="https"):
+def log_in(gateway, scheme="https", below=""):
     """The steps of a browser at ``https://shop.test``, whose TLS a proxy in front of the gateway does: what POST answers, what
     the page after it says."""
     public = {"Host": "shop.test", "X-Forwarded-Proto": scheme, "X-Forwarded-Host": "shop.test"}
-    address = f"http://127.0.0.1:{gateway.port}"
+    address = f"http://127.0.0.1:{gateway.port}{below}"
     form = requests.get(f"{address}/login", headers=public, timeout=60)
     assert form.status_code == 200
-    token = re.search(r'value="(.*?)"', form.text)[1]
+    field, token = re.search(r'name="(.*?)" value="(.*?)"', form.text).groups()
     jar = {cookie.name: cookie.value for cookie in form.cookies}
-    answer = requests.post(f"{address}/login", data={"user": "ann", "password": "secret", "csrfmiddlewaretoken": token},
+    answer = requests.post(f"{address}/login", data={"user": "ann", "password": "secret", field: token},
                            cookies=jar, allow_redirects=False, timeout=60,
                            headers={**public, "Origin": f"{scheme}://shop.test", "Referer": f"{scheme}://shop.test/login"})
     if answer.status_code != 302:
@@ -177,3 +182,38 @@ def test_flask_without_its_public_name_redirects_to_the_inside(served):
 def test_location_is_made_public_with_either_host(served, setting):
     status, location, _ = log_in(served(FLASK, setting=setting, route="rewrite_location = true"), "http")
     assert (status, location) == (302, "http://shop.test/account")
+
+
+LARAVEL = (Path(__file__).parent / "laravel.php").read_text()
+BELOW = {"path": "/old/*", "route": """strip_prefix = "/old"
+rewrite_location = true
+rewrite_cookies = true
+request_headers = { set = { X-Forwarded-Prefix = "/old" } }"""}
+
+
+@pytest.fixture
+def laravel(served):
+    """``laravel(trust, **settings)``: as ``served``, with an application that believes the proxy ``trust``."""
+    php = which("php")
+    if php is None or not os.path.exists("/usr/share/php/Illuminate"):
+        pytest.skip("Laravel is not installed; on Debian: apt-get install php-cli php-laravel-framework")
+
+    def serve(trust, **settings):
+        return served(LARAVEL, **settings, by=lambda port, file: ["env", f"TRUST={trust}", php, "-S", f"127.0.0.1:{port}", file])
+
+    return serve
+
+
+@pytest.mark.parametrize("trust, settings, below, location", [
+    ("127.0.0.1", {}, "", "https://shop.test/account"),
+    ("", {}, "", "http://shop.test/account"),
+    ("127.0.0.1", {"setting": 'host = "upstream"'}, "", "https://shop.test/account"),
+    ("127.0.0.1", BELOW, "/old", "https://shop.test/old/account"),
+], ids=["default and TrustProxies", "default", "upstream and TrustProxies", "below a prefix"])
+def test_laravel_logs_in_and_makes_public_addresses(laravel, trust, settings, below, location):
+    gateway = laravel(trust, **settings)
+    assert log_in(gateway, below=below) == (302, location, "hello ann")
+    public = {"Host": "shop.test", "X-Forwarded-Proto": "https"}
+    signed = requests.get(f"http://127.0.0.1:{gateway.port}{below}/sign", headers=public, timeout=60).text
+    path = signed.removeprefix(location.removesuffix(f"{below}/account"))
+    assert requests.get(f"http://127.0.0.1:{gateway.port}{path}", headers=public, timeout=60).text == "file a"
