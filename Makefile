@@ -47,11 +47,14 @@ endef
 
 .PHONY: run test test-fresh lint ready clean
 
+# What a goal needs beside Python. Where Python has to be installed too, apt runs once for all.
+run: PROGRAMS = $(if $(filter --no-nginx,$(ARGS)),,nginx)
+ready: PROGRAMS = nginx redis-server memcached openssl
+
 run: $(STAMPS)/run
-	@case " $(ARGS) " in *" --no-nginx "*) ;; *) \
-		[ -z "$(call missing,nginx)" ] || { $(call debian,nginx); } || \
-			echo "So one instance listens on the port itself, without nginx. Is that meant: make run ARGS=--no-nginx" >&2;; \
-	esac
+	@missing="$(call missing,$(PROGRAMS))"; \
+	[ -z "$$missing" ] || { $(call debian,$$missing); } || \
+		echo "So one instance listens on the port itself, without nginx. Is that meant: make run ARGS=--no-nginx" >&2
 	@exec $(BIN)/gateway demo $(ARGS)
 
 test: ready
@@ -71,13 +74,13 @@ lint: $(STAMPS)/lint
 
 # All that the tests need. Without these programs, locally, their tests are skipped and say so; with CI=true they fail.
 ready: $(STAMPS)/test
-	@missing="$(call missing,nginx redis-server memcached openssl)"; \
+	@missing="$(call missing,$(PROGRAMS))"; \
 	[ -z "$$missing" ] || { $(call debian,$$missing); } || [ "$${CI:-}" != true ]
 
 # An environment that is there already and works is used as it is.
 $(STAMPS)/venv:
 	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
-		[ -n "$(PYTHON)" ] || command -v python3 >/dev/null || { $(call debian,python3 python3-venv); }; \
+		[ -n "$(PYTHON)" ] || command -v python3 >/dev/null || { $(call debian,python3 python3-venv$(call missing,$(PROGRAMS))); }; \
 		python=$$(scripts/choose-python $(PYTHON)); \
 		"$$python" -c 'import ensurepip' 2>/dev/null || { $(call debian,python$$("$$python" -c 'import platform; \
 			print(".".join(platform.python_version_tuple()[:2]))')-venv); }; \
