@@ -23,6 +23,7 @@ as a listener on ``[::]`` sees it) is that IPv4 address.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
@@ -164,10 +165,13 @@ class Incoming:
 
 
 class Accept:
-    """Step: refuse what no route may see."""
+    """Step: refuse what no route may see. ``edit_of(request)`` is what the rules of a request's route make of the fields of an
+    answer that is not the route's own."""
 
-    def __init__(self, next: Handler) -> None:
+    def __init__(self, next: Handler,
+                 edit_of: Callable[[Request], Callable[[Headers], Headers] | None] = lambda request: None) -> None:
         self.next = next
+        self.edit_of = edit_of
         self._hosts: set[str] = set()                        # found valid before
 
     def __call__(self, request: Request) -> Response:
@@ -193,7 +197,8 @@ class Accept:
             if len(request.header_list("Authorization")) > 1:
                 raise DuplicateHeader("Authorization was sent more than once")
         if unusual and (request.target == "*" or _last_hop(request)):
-            return Response(200, [("Allow", ALLOW), ("Content-Length", "0")])
+            headers, edit = [("Allow", ALLOW), ("Content-Length", "0")], self.edit_of(request)
+            return Response(200, edit(headers) if edit else headers)
         return self.next(request)
 
     def __repr__(self) -> str:

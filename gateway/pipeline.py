@@ -90,7 +90,7 @@ class Pipeline:
         }
         self.handlers = self.stacks()
         self.table: Table[Served] = Table(((route, self.serve(route)) for route in self.routes), folds=folds)
-        self.handle = Observe(Accept(self.handover(Match(self.table))), log, registry, edit_of=self.edit_of)
+        self.handle = Observe(Accept(self.handover(Match(self.table)), self.edit_of), log, registry, edit_of=self.edit_of)
 
     def stacks(self) -> dict[str, Handler]:
         """The handler of each route, by the route's name. Raises ConfigError with all that is wrong with the user's own parts."""

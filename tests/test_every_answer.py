@@ -152,3 +152,11 @@ def test_who_is_refused_before_the_route_is_looked_for_gets_them_too(client, met
     request.environ = {"HTTP_AUTHORIZATION": "a,b", "SERVER_PROTOCOL": "HTTP/1.1"}
     answer = client.application.pipeline.handle(request)
     assert (answer.status, answer.header("Access-Control-Allow-Origin")) == (status, "https://shop.test")
+
+
+@pytest.mark.parametrize("path, origin", [("/fine", "https://shop.test"), ("/plain", ""), ("/nowhere", ""), ("*", "")])
+def test_the_last_hop_of_an_options_request_gives_them_too(client, path, origin):
+    request = Request("OPTIONS", path, [("Host", "shop.test"), ("Max-Forwards", "0")], host="shop.test", peer="10.0.0.9")
+    request.environ = {"SERVER_PROTOCOL": "HTTP/1.1"}
+    answer = client.application.pipeline.handle(request)
+    assert (answer.status, answer.header("Access-Control-Allow-Origin")) == (200, origin) and answer.header("Allow")
