@@ -210,7 +210,7 @@ def settings_file() -> tuple[str, str]:
 @click.option("--prefix", default="", metavar="FOLDER", help="Where a whole nginx keeps its pid, logs and temporary files.")
 def nginx(path: str | None, listen: str | None, instances: tuple[str, ...], include: bool, prefix: str) -> None:
     """Print the configuration of the nginx in front."""
-    from .nginx import render
+    from .nginx.configuration import render
     config, _ = loaded(path)
     click.echo(render(config, instances=instances or None, listen=listen, standalone=not include, prefix=prefix), nl=False)
 

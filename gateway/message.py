@@ -197,8 +197,8 @@ class Served:
 class Response(Message):
     """An answer. ``body`` is bytes, or a Stream when it is not all here yet. ``reason`` may be empty and is sent as it is.
     ``version`` is that of HTTP in which it was received. ``whole`` is the stored answer of which this is all or a part, where nginx
-    in front may send that (accel_redirect.py), else None. ``hop`` are those of its fields that belong to the connection it came
-    on, when whoever read it has noted them. ``upgraded`` is the connection behind a 101, with ``sock`` and ``leftover``, else
+    in front may send that (nginx/accel_redirect.py), else None. ``hop`` are those of its fields that belong to the connection it
+    came on, when whoever read it has noted them. ``upgraded`` is the connection behind a 101, with ``sock`` and ``leftover``, else
     None."""
 
     __slots__ = ("status", "reason", "body", "version", "takeover", "whole", "hop", "upgraded")

@@ -24,7 +24,6 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
-from .accel_redirect import AccelRedirect
 from .aggregate import Aggregate
 from .bodylimit import BodyLimit
 from .cache.cache_status import tier_numbers
@@ -40,6 +39,7 @@ from .forward import WRITTEN, Forward, Forwarding
 from .headers import EditHeaders, edit_of, error_edit_of
 from .incoming import Accept
 from .message import Call, Handler, Headers, Request, Response, Served
+from .nginx.accel_redirect import AccelRedirect
 from .respond import Respond
 from .rewrite_response import PublicAddresses
 from .routing.pattern import parameters

@@ -30,7 +30,7 @@ LEVELS = {
     "admin": 4, "app": 4, "server": 4,
     "__init__": 5, "gunicorn_conf": 5, "explain": 5, "demo": 6, "cli": 7,
 }
-FAMILIES = {"accel_redirect": "nginx", "part_answer": "aggregate", "view_cache": "cache"}               # one feature, several files
+FAMILIES = {"part_answer": "aggregate", "view_cache": "cache"}               # one feature, several files
 # Inside a room: a folder or file, and what of its own room it may not know.
 INSIDE = {
     "cache/storage": {"cache/step", "cache/fetch", "cache/origin", "cache/admission", "cache/coalesce"},
@@ -58,7 +58,7 @@ DOORS = {
                "respond", "telemetry/log", "telemetry/slotfile"},
     "prometheus_client": {"telemetry/exposition"},
     "pydantic": {"config", "configfile/load", "configfile/mistakes", "values"},
-    "jinja2": {"nginx"},
+    "jinja2": {"nginx/configuration"},
     "click": {"cli"},
     "rich": {"cli"},
 }
@@ -261,7 +261,7 @@ def test_the_tables_name_files_that_exist():
     ("upstream/pool", "from ..telemetry.log import RequestLog", ["gateway.telemetry.log.RequestLog"]),
     ("upstream/pool", "from .. import forward", ["gateway.forward"]),
     ("config", "from .values import Size", []),
-    ("config", "from .nginx import render", ["gateway.nginx.render"]),
+    ("config", "from .nginx.configuration import render", ["gateway.nginx.configuration.render"]),
     ("errors", "from .message import Request", ["gateway.message.Request"]),
     ("pipeline", "from .forward import Forward\nfrom .app import create_app", ["gateway.app.create_app"]),
     ("demo/start", "from ..pipeline import Pipeline\nfrom .services import seed", []),

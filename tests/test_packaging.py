@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 import gateway
 from gateway.config import Config
 from gateway.configfile.load import load
-from gateway.nginx import render
+from gateway.nginx.configuration import render
 
 ROOT = Path(__file__).parent.parent
 NOT_IMPORTED = {"packaging"}                # gunicorn's gevent worker imports it without asking for it

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 
 from ..configfile.load import load
-from ..nginx import render
+from ..nginx.configuration import render
 from .processes import ChildDied, Children
 from .services import PAUSES, seed
 

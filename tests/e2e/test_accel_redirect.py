@@ -8,10 +8,10 @@ import subprocess
 import pytest
 from running import Recorder, Running, ask
 
-from gateway.accel_redirect import CARRIED, LOCATION
 from gateway.configfile.load import load_text
 from gateway.errors import ConfigError
-from gateway.nginx import render
+from gateway.nginx.accel_redirect import CARRIED, LOCATION
+from gateway.nginx.configuration import render
 from tests.e2e.test_nginx import config, exchange, fields, folder, get, nginx  # noqa: F401
 
 BODY = bytes(range(256)) * 1200                          # 300 KB, every part of it different from what stands beside it

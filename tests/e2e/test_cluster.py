@@ -15,7 +15,7 @@ import pytest
 from running import Recorder, Running, free_port
 
 from gateway.config import Config
-from gateway.nginx import render
+from gateway.nginx.configuration import render
 
 pytestmark = pytest.mark.leaks_allowed
 

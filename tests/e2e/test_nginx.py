@@ -16,7 +16,7 @@ from running import Running, free_port
 
 from gateway.config import Config
 from gateway.http.fields import PROXY_WORDS
-from gateway.nginx import render
+from gateway.nginx.configuration import render
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 

@@ -18,7 +18,7 @@ from gateway.cache.storage.nginx_generation import Generation
 from gateway.config import Nginx
 from gateway.configfile.load import load_text
 from gateway.errors import ConfigError
-from gateway.nginx import render
+from gateway.nginx.configuration import render
 from tests.e2e.test_nginx import config, exchange, fields, folder, get, instance, nginx  # noqa: F401
 
 EDGE = {"path": "/public/*", "upstream": "legacy", "cache": {"edge": "10s"}}

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .message import Handler, Headers, Request, Response
+from ..message import Handler, Headers, Request, Response
 
 ANNOUNCED = "X-Wicketgate-Offload"
 LOCATION = "/-wicketgate-offload/"

@@ -10,7 +10,7 @@ from gateway import gunicorn_conf
 from gateway.config import Config
 from gateway.errors import ConfigError
 from gateway.http.fields import PROXY_WORDS
-from gateway.nginx import path_pattern, render
+from gateway.nginx.configuration import path_pattern, render
 
 
 def config(routes=(), **sections) -> Config:

@@ -13,14 +13,12 @@ template says why each directive is there; the numbers come from here:
   any route is chosen. A request with a cookie or credentials never meets what is kept, nor leaves anything there. What has
   expired is served while it is renewed for as long as the answer itself allows: nginx's own way of it knows no limit;
 - with ``nginx.purges`` the generation that purges change (cache/storage/nginx_generation.py) is in the key, too. It is read once
-for each
-  request; where nginx cannot read it, it keeps nothing;
+  for each request; where nginx cannot read it, it keeps nothing;
 - the gateway trusts nginx, so no field of a client's that passes for the word of a proxy goes through;
 - large stored bodies of routes with ``cache.offload`` are sent by nginx from the gateway's folder. Only on the paths of those
   routes is X-Accel-Redirect obeyed, and there the gateway takes out what an application says in it;
 - the gateway chooses the route, by every reading of a path (routing/spelling.py), and what a location here does besides timeouts
-is only
-  for paths that have one reading: others take the plain way;
+  is only for paths that have one reading: others take the plain way;
 - a URL as request-target is taken as the gateway takes it, its authority for Host; TRACE and CONNECT are refused in its words;
 - head limits are those of ``gunicorn.conf.py``: what passes here is accepted there.
 """
@@ -37,12 +35,12 @@ from urllib.parse import unquote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from ..config import Config, Route
+from ..errors import ConfigError
+from ..http.fields import BELIEVED, PROXY_WORDS
+from ..message import METHODS
+from ..routing.spelling import RESPELLED
 from .accel_redirect import ANNOUNCED, CARRIED, LOCATION
-from .config import Config, Route
-from .errors import ConfigError
-from .http.fields import BELIEVED, PROXY_WORDS
-from .message import METHODS
-from .routing.spelling import RESPELLED
 
 MARGIN = 5              # seconds that nginx waits longer than the gateway
 NEXT_WITHIN = 5         # seconds after which a request is not tried on another instance any more
@@ -76,8 +74,8 @@ def render(config: Config, *, instances: Sequence[str] | None = None, listen: st
     address = settings.listen if listen is None else listen
     if mistakes := problems(chosen, address):
         raise ConfigError(mistakes)
-    environment = Environment(loader=PackageLoader("gateway"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-                              keep_trailing_newline=True)
+    environment = Environment(loader=PackageLoader("gateway.nginx", ""), undefined=StrictUndefined, trim_blocks=True,
+                              lstrip_blocks=True, keep_trailing_newline=True)
     return environment.get_template("nginx.conf.j2").render(
         instances=chosen, listen=address, server_names=settings.server_names, max_body=settings.max_body,
         standalone=standalone, folder=f"{prefix.rstrip('/')}/" if prefix else "", tries=min(3, len(chosen)),

@@ -1,0 +1,1 @@
+"""nginx in front: its configuration, rendered from ours, and the stored bodies that it sends itself."""
