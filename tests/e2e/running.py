@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def free_port() -> int:
-    """A port nobody listens on right now: below those that the kernel gives to clients, one of which could take it until it is used."""
+    """A port nobody listens on right now, below those that the kernel gives to clients: one of them could take it meanwhile."""
     while True:
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", random.SystemRandom().randrange(10000, 32768)))
