@@ -18,7 +18,7 @@ import click
 from . import __version__
 
 if TYPE_CHECKING:
-    from .aggregate import PreparedPart
+    from .aggregate.part import PreparedPart
     from .app import Gateway
     from .cache.entry import Variants
     from .config import Config, Route
@@ -334,7 +334,7 @@ def assembled(config: Config, source: str) -> tuple[Gateway, Pipeline]:
 
 def destinations(app: Gateway, pipeline: Pipeline, route: Route, request: Request) -> list[str]:
     """Who is asked for what, one line each. Raises InvalidTarget and BadRequest."""
-    from .aggregate import Aggregate
+    from .aggregate.target import Aggregate
     from .forward import Forward
     from .views import View, endpoint_of
     target = pipeline.target(route)
@@ -351,7 +351,7 @@ def call_of(part: PreparedPart, instances: tuple[str, ...], request: Request) ->
     from .errors import BadRequest
     what = f'part "{part.name}"{", optional" if part.optional else ""}, upstream "{part.upstream}"'
     try:
-        return asked(what, part.method, instances, part.asks(request))
+        return asked(what, part.method, instances, part.target_for(request))
     except BadRequest as error:
         if not part.optional:
             raise

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
-from .aggregate import Aggregate
+from .aggregate.target import Aggregate
 from .bodylimit import BodyLimit
 from .cache.cache_status import tier_numbers
 from .cache.invalidation import Invalidate

@@ -30,7 +30,7 @@ LEVELS = {
     "admin": 4, "app": 4, "server": 4,
     "__init__": 5, "gunicorn_conf": 5, "explain": 5, "demo": 6, "cli": 7,
 }
-FAMILIES = {"part_answer": "aggregate", "view_cache": "cache"}               # one feature, several files
+FAMILIES = {"view_cache": "cache"}               # one feature, several files
 # Inside a room: a folder or file, and what of its own room it may not know.
 INSIDE = {
     "cache/storage": {"cache/step", "cache/fetch", "cache/origin", "cache/admission", "cache/coalesce"},
@@ -54,8 +54,8 @@ DOORS = {
                "server/keepalive", "server/connection", "gunicorn_conf"},
     "gunicorn": {"server/worker", "server/keepalive", "server/connection", "server/fastlane", "server/reader", "server/writer",
                  "server/master", "explain", "gunicorn_conf"},
-    "orjson": {"aggregate", "cache/storage/codec", "configfile/checks", "configfile/part_checks", "http/problem", "part_answer",
-               "respond", "telemetry/log", "telemetry/slotfile"},
+    "orjson": {"aggregate/part", "aggregate/part_answer", "aggregate/target", "cache/storage/codec", "configfile/checks",
+               "configfile/part_checks", "http/problem", "respond", "telemetry/log", "telemetry/slotfile"},
     "prometheus_client": {"telemetry/exposition"},
     "pydantic": {"config", "configfile/load", "configfile/mistakes", "values"},
     "jinja2": {"nginx/configuration"},

@@ -8,9 +8,9 @@ import zlib
 
 import pytest
 
+from gateway.aggregate.part_answer import MAX_ANSWER, MAX_CODINGS, MAX_MEMBERS, Unusable, json_of
 from gateway.deadline import Deadline
 from gateway.message import Response
-from gateway.part_answer import MAX_ANSWER, MAX_CODINGS, MAX_MEMBERS, Unusable, json_of
 
 VALUE = {"name": "Zoë", "price": "€ 5", "ids": [1, 2]}
 DATA = json.dumps(VALUE, ensure_ascii=False).encode()

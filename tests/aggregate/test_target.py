@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import config
-from gateway.aggregate import MAX_BODY, Aggregate
+from gateway.aggregate.part_answer import MAX_ANSWER
+from gateway.aggregate.target import MAX_BODY, Aggregate
 from gateway.deadline import Deadline
 from gateway.errors import (BadRequest, BodyTooLarge, ClientDisconnected, ConnectFailed, DeadlineExceeded, PartFailed,
                             PoolExhausted, UpstreamTimeout)
 from gateway.forward import Forwarding
 from gateway.loop.disconnect import SWEEPER
 from gateway.message import Body, Request, Response
-from gateway.part_answer import MAX_ANSWER
 from gateway.upstream.client import Upstream
 
 ANN = {"id": 1, "name": "Ann", "total": 5}

@@ -20,10 +20,10 @@ from typing import Any
 
 import orjson
 
-from .deadline import Deadline
-from .errors import BodyTooLarge
-from .loop.time_limit import TimeLimit
-from .message import Response
+from ..deadline import Deadline
+from ..errors import BodyTooLarge
+from ..loop.time_limit import TimeLimit
+from ..message import Response
 
 MAX_ANSWER = 8 * 1024 ** 2
 MAX_CODINGS = 3

@@ -1,0 +1,1 @@
+"""Several upstream calls composed into one answer."""

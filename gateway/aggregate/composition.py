@@ -1,0 +1,145 @@
+"""One request while it is composed: which parts are under way, what their answers are, and what failed.
+
+**Order.** A part starts at the moment the last answer it needs is there. Greenlets have their price, also when they are not made
+anew (loop/greenlet_pool.py), so a chain runs in one: it goes on with the first part that its answer set free and starts others for
+the rest. The first chain runs in the request's own greenlet, where the failure of another interrupts it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from .. import tasks
+from ..errors import BadRequest, DeadlineExceeded, GatewayError, PartFailed, UpstreamError
+from ..loop.greenlet_pool import Team
+from ..message import Call, Headers, Request, Response
+from ..template import Inputs
+from .part import TRACE_FIELDS, PreparedPart
+
+NOT_SHARED = re.compile(r"\b(?:no-store|private)\b", re.IGNORECASE)
+CONTROLS = frozenset({"cache-control", "cdn-cache-control", "wicketgate-cache-control"})      # and the targeted ones (RFC 9213)
+NOTHING: frozenset[str] = frozenset()
+FAILURES = (UpstreamError, DeadlineExceeded, PartFailed, BadRequest)
+
+Send = Callable[[str, Call], Response]
+Forwarding = Callable[[Request], Headers]
+
+
+class Composition:
+    """One request being answered: what templates read, what the client will see, and the greenlets at work on it."""
+
+    def __init__(self, request: Request, send: Send, waits: dict[str, int],
+                 forwarding: Forwarding, kept: bool) -> None:
+        self.request = request
+        self.forwarding = forwarding(request)
+        self.send = send
+        self.inputs = Inputs(request)
+        self.shown: dict[str, Any] = {}
+        self.missing: set[str] = set()
+        self.notes: dict[str, float | str] = {}
+        request.notes["parts"] = self.notes
+        self._waits = waits.copy()
+        self._forwarded: dict[frozenset[str], Headers] = {}
+        self.kept = kept
+        # Has a part an answer that must not be shared, and by which fields beside the client's does one choose its answer?
+        self.unshared, self.varies = False, NOTHING
+        self._own = tasks.Interruptible()
+        self._others = Team()
+        self._error: Exception | None = None
+
+    def all(self, ready: list[PreparedPart]) -> None:
+        """Settle these parts and all that wait for them. No greenlet is left at any end. Raises the first error."""
+        while len(ready) == 1:
+            ready = self.settle(ready[0])
+        for part in ready[1:]:
+            self._spawn(part)
+        try:
+            if ready:
+                with self._own:
+                    self._follow(ready[0])
+            self._others.wait()
+        except BaseException:                            # this greenlet is told to end
+            self._cancel()
+            self._others.wait()
+            raise
+        if self._error is not None:
+            raise self._error
+
+    def settle(self, part: PreparedPart) -> list[PreparedPart]:
+        """Get the answer of a part, or its default, and return the parts that now have all they wait for."""
+        clock = self.request.deadline.clock
+        began = clock()
+        try:
+            call = part.call(self.request, self.inputs, self.forwarded(part.forward), self.forwarding)
+            response = self.send(part.upstream, call)
+            if self.kept:
+                self.note_sharing(response.headers)
+            answer = part.read(response, call.deadline)
+            self.shown[part.name] = part.shape(answer)
+            self.inputs.answers[part.name] = answer
+            self.notes[part.name] = round((clock() - began) * 1000, 1)
+        except FAILURES as error:
+            self.give_up(part, error)
+        return [other for other in part.feeds if self._was_last(other)]
+
+    def give_up(self, part: PreparedPart, error: GatewayError) -> None:
+        """Put the default of an optional part in its place; raise for a required one."""
+        self.notes[part.name] = error.flag
+        if part.optional:
+            self.missing.add(part.name)
+            self.inputs.answers[part.name] = self.shown[part.name] = part.default
+        elif isinstance(error, (PartFailed, BadRequest)):
+            raise error
+        else:
+            raise PartFailed(part.name, "no answer in time" if error.status == 504 else error.title, error) from error
+
+    def note_sharing(self, headers: Headers) -> None:
+        """What an answer of a part says about whom the whole may be kept for. What is sent on of the client's is in the key."""
+        self.unshared = self.unshared or unshareable(headers)
+        sent = {name.lower() for name, _ in self.forwarding} | TRACE_FIELDS
+        varies = [each.strip().lower() for field, value in headers if field.lower() == "vary" for each in value.split(",")]
+        self.varies = self.varies | sent.intersection(varies)
+
+    def forwarded(self, names: frozenset[str]) -> Headers:
+        """The client's header fields of these names, but for those that its Connection keeps to the gateway."""
+        if names not in self._forwarded:
+            kept = {token.strip().lower() for value in self.request.header_list("Connection") for token in value.split(",")}
+            self._forwarded[names] = [field for field in self.request.headers if field[0].lower() in names - kept]
+        return self._forwarded[names]
+
+    def _was_last(self, part: PreparedPart) -> bool:
+        """One of those that ``part`` waits for is settled: was it the last?"""
+        self._waits[part.name] -= 1
+        return not self._waits[part.name]
+
+    def _spawn(self, part: PreparedPart) -> None:
+        self._others.start(partial(self._follow, part))
+
+    def _follow(self, part: PreparedPart) -> None:
+        """Settle a part and what it sets free: the first here, the others each in a greenlet of their own."""
+        try:
+            ready = [part]
+            while ready and self._error is None:
+                for other in ready[1:]:
+                    self._spawn(other)
+                ready = self.settle(ready[0])
+        except Exception as error:                       # ``all`` raises it
+            if self._error is None:
+                self._error = error
+                self._cancel()
+
+    def _cancel(self) -> None:
+        self._own.interrupt()
+        self._others.cancel()
+
+
+def unshareable(headers: Headers) -> bool:
+    """Does an answer say of itself that it is for one caller, or for nobody, to keep?"""
+    for name, value in headers:
+        name = name.lower()
+        if name == "set-cookie" or (name == "vary" and "*" in value) or (name in CONTROLS and NOT_SHARED.search(value)):
+            return True
+    return False

@@ -1,0 +1,110 @@
+"""Target: several upstream calls made at once, their JSON answers composed into one.
+
+**Order.** Which part waits for which is read from the templates when the route is built. A part starts at the moment the last
+answer it needs is there (composition.py), so the whole takes as long as the longest chain.
+
+**Failure.** A part has failed when there is no answer in time, when its status is not 2xx, when it is not JSON, over 8 MB or of
+a form that ``pick``, ``drop``, ``rename`` or ``merge`` cannot work on, and when a value for its templates is missing. A required
+part that failed ends everything at once: PartFailed, or BadRequest for what the client left out, which is found before anything
+is sent. An optional part that failed is its ``default``, also for the parts that need it, and is named in X-Partial.
+
+**Answer.** 200, the parts in the order of the file. Of merged fields with one name the last stays. No header field of a part's
+answer is passed on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import orjson
+
+from .. import config
+from ..errors import BadRequest, PartFailed
+from ..loop.disconnect import unwatch, watch
+from ..message import Request, Response
+from ..template import MISSING, References
+from .composition import Composition, Forwarding, Send
+from .part import PreparedPart
+
+MAX_BODY = 1024 ** 2
+
+
+class Aggregate:
+    """``send(upstream, call)`` makes one exchange with an upstream, by its name. ``forwarding`` gives the fields that tell every
+    part who asked. ``params`` are the names of the route's path parameters, None when they are not known. ``kept`` says that a
+    cache keeps the answers: one with a part that must not be shared then says ``Vary: *``, and is not kept; one with a part that
+    depends on what the gateway says of the client names those fields. ``hosts`` are the ``host`` settings of the upstreams: a part
+    is asked for with the Host that a forwarded request would have."""
+
+    def __init__(self, parts: dict[str, config.Part], send: Send, forwarding: Forwarding,
+                 params: Collection[str] | None = None, kept: bool = False, hosts: Mapping[str, str] = {}) -> None:
+        self.send = send
+        self.forwarding = forwarding
+        self.parts = [PreparedPart(name, part, References(name, parts, params), hosts) for name, part in parts.items()]
+        self.kept = kept
+        for part in self.parts:
+            part.feeds = [other for other in self.parts if part.name in other.after]
+        self.first = [part for part in self.parts if not part.after]
+        self.waits = {part.name: len(part.after) for part in self.parts}
+        self.needed = [hole for part in self.parts if not part.optional for hole in part.holes]
+        self.reads_body = any(hole.reference.partition(".")[0] == "body" for part in self.parts for hole in part.holes)
+
+    def __call__(self, request: Request) -> Response:
+        run = Composition(request, self.send, self.waits, self.forwarding, self.kept)
+        if self.reads_body:
+            run.inputs.body = json_body(request)
+        for hole in self.needed:
+            hole(run.inputs)
+        token = watch(request.connection.socket) if request.connection is not None else None
+        try:
+            run.all(self.first)
+        finally:
+            if token is not None:
+                unwatch(token)
+        return self.answer(run)
+
+    def answer(self, run: Composition) -> Response:
+        body: dict[str, Any] = {}
+        for part in self.parts:
+            shown = run.shown[part.name]
+            if not part.merge:
+                body[part.name] = shown
+            elif shown is not None:
+                body.update(shown)
+        headers = [("Content-Type", "application/json"), ("Cache-Control", "no-store")]
+        if run.unshared or run.varies:
+            headers.append(("Vary", "*" if run.unshared else ", ".join(sorted(run.varies))))
+        if run.missing:
+            headers.append(("X-Partial", ", ".join([part.name for part in self.parts if part.name in run.missing])))
+        try:
+            return Response(200, headers, orjson.dumps(body))
+        except TypeError:                                # what can be read may be nested deeper than what can be written
+            for part in self.parts:
+                if too_deep(run.shown[part.name]):
+                    run.give_up(part, PartFailed(part.name, "the answer is nested too deeply"))
+            return self.answer(run)
+
+    def describe(self) -> list[str]:
+        """One line for each part, in the order of the file."""
+        return [repr(part) for part in self.parts]
+
+    def __repr__(self) -> str:
+        return "aggregate: " + ", ".join([part.name + part.order for part in self.parts])
+
+
+def json_body(request: Request) -> Any:
+    """The value of the request's body, MISSING without one. Raises BadRequest, and BodyTooLarge above 1 MB."""
+    data = request.body.buffer(MAX_BODY) if request.body is not None else b""
+    try:
+        return orjson.loads(data) if data else MISSING
+    except ValueError:
+        raise BadRequest("the body is not valid JSON") from None
+
+
+def too_deep(value: Any) -> bool:
+    try:
+        orjson.dumps([value])
+    except TypeError:
+        return True
+    return False
