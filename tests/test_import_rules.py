@@ -28,7 +28,7 @@ LEVELS = {
     "move_aside": 1, "remote": 1, "routing": 1, "run_directory": 1, "tasks": 1, "template": 1, "values": 1,
     "pipeline": 3,
     "admin": 4, "app": 4, "server": 4,
-    "__init__": 5, "gunicorn_conf": 5, "explain": 5, "demo": 6, "cli": 7,
+    "__init__": 5, "gunicorn_conf": 5, "demo": 6, "cli": 7,
 }
 FAMILIES = {"view_cache": "cache"}               # one feature, several files
 # Inside a room: a folder or file, and what of its own room it may not know.
@@ -53,14 +53,14 @@ DOORS = {
                "upstream/sending", "upstream/transport", "telemetry/log", "websocket", "admin/listener", "server/worker",
                "server/keepalive", "server/connection", "gunicorn_conf"},
     "gunicorn": {"server/worker", "server/keepalive", "server/connection", "server/fastlane", "server/reader", "server/writer",
-                 "server/master", "explain", "gunicorn_conf"},
+                 "server/master", "cli/request", "gunicorn_conf"},
     "orjson": {"aggregate/part", "aggregate/part_answer", "aggregate/target", "cache/storage/codec", "configfile/checks",
                "configfile/part_checks", "http/problem", "respond", "telemetry/log", "telemetry/slotfile"},
     "prometheus_client": {"telemetry/exposition"},
     "pydantic": {"config", "configfile/load", "configfile/mistakes", "values"},
     "jinja2": {"nginx/configuration"},
-    "click": {"cli"},
-    "rich": {"cli"},
+    "click": {"cli/admin_client", "cli/commands", "cli/explain"},
+    "rich": {"cli/terminal"},
 }
 IN_FUNCTIONS_ONLY = {("flask", "tasks")}            # used where it is loaded anyway, and never loaded by it at start
 APPLICATIONS = {"demo/services", "demo/views"}      # code of users, as an example: it imports what users import

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from gateway import gunicorn_conf
+from gateway.cli.request import NOBODY, SETTINGS, address_of, own_answer, receive, trust_text
 from gateway.config import Route
 from gateway.errors import BadRequest, DuplicateHeader, GatewayError, HeadTooLarge, InvalidHost, InvalidTarget, TargetTooLong
-from gateway.explain import NOBODY, SETTINGS, address_of, believed, own_answer, read
 from gateway.message import Request
 from gateway.routing.pattern import problems
 
@@ -16,7 +16,7 @@ HOST = ("Host", "a.test")
 
 def outcome(method: str, target: str, *fields: tuple[str, str]) -> object:
     try:
-        answer = own_answer(read(Request(method, target, list(fields), host=dict(fields).get("Host", ""))))
+        answer = own_answer(receive(Request(method, target, list(fields), host=dict(fields).get("Host", ""))))
     except GatewayError as error:
         return type(error)
     return answer and answer.status
@@ -27,7 +27,7 @@ def test_the_settings_are_the_workers():
 
 
 def test_what_is_read_is_what_was_described():
-    request = read(Request("M-SEARCH", "/a%2Fb?c", [HOST, ("x-A", "1"), ("X-a", "\xc3\xa9")], scheme="https", host="a.test"))
+    request = receive(Request("M-SEARCH", "/a%2Fb?c", [HOST, ("x-A", "1"), ("X-a", "\xc3\xa9")], scheme="https", host="a.test"))
     assert (request.method, request.target, request.query, request.scheme, request.host) == (
         "M-SEARCH", "/a%2Fb?c", "c", "https", "a.test")
     assert request.headers == [HOST, ("x-A", "1"), ("X-a", "\xc3\xa9")]
@@ -45,15 +45,15 @@ def test_what_is_read_is_what_was_described():
 def test_of_a_trusted_peer_its_word_is_believed(peer, trust, words):
     said = [HOST, ("X-Forwarded-For", "6.6.6.6"), ("X-Forwarded-Proto", "https"), ("X-Forwarded-Host", "b.test"),
             ("X-Forwarded-Port", "8443")]
-    request = read(Request("GET", "/", said, host="a.test"), address_of(peer), trust)
-    assert believed(request) == words
+    request = receive(Request("GET", "/", said, host="a.test"), address_of(peer), trust)
+    assert trust_text(request) == words
     assert (request.trusted, request.host, request.port) == ((True, "b.test", "8443") if "believed:" in words
                                                              else (False, "a.test", ""))
 
 
 def test_a_trusted_peer_that_says_nothing_of_its_client():
-    request = read(Request("GET", "/", [HOST], scheme="https", host="a.test"), "", ("unix",))
-    assert believed(request) == "is trusted, and believed: client unknown, https://a.test"
+    request = receive(Request("GET", "/", [HOST], scheme="https", host="a.test"), "", ("unix",))
+    assert trust_text(request) == "is trusted, and believed: client unknown, https://a.test"
 
 
 @pytest.mark.parametrize("peer", ["", "localhost", "10.0.0.0/8", "10.0.0.1:80"])

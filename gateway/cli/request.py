@@ -1,7 +1,7 @@
-"""What becomes of a request that a person describes, before any route is looked at: for ``gateway explain``.
+"""The request of a command line, and what a worker would read of it: for ``gateway explain``.
 
-``described`` is the request of a command line, ``read`` writes its head as a client would send it and has the worker's own parser
-read it, ``own_answer`` asks ``accept``. So what is refused here a worker refuses, with the same status and code. The parser's
+``build`` makes the request, ``receive`` writes its head as a client would send it and has the worker's own parser read it,
+``own_answer`` calls the step ``accept``. So what is refused here a worker refuses, with the same status and code. The parser's
 settings are those of ``gunicorn_conf.py``, which cannot be imported for them: it patches the process that imports it.
 """
 
@@ -16,10 +16,10 @@ from gunicorn.config import Config
 from gunicorn.http.errors import ParseException
 from gunicorn.http.unreader import IterUnreader
 
-from .incoming import Accept, Incoming
-from .message import Request, Response
-from .server import reader
-from .server.connection import REFUSALS
+from ..incoming import Accept, Incoming
+from ..message import Request, Response
+from ..server import reader
+from ..server.connection import REFUSALS
 
 SETTINGS = {"limit_request_line": 8190, "limit_request_field_size": 8190, "limit_request_fields": 100, "http_parser": "python",
             "permit_unconventional_http_method": True, "header_map": "refuse", "forwarder_headers": "", "forwarded_allow_ips": "",
@@ -30,32 +30,32 @@ URL = re.compile(r"(?:(https?)://([^/*?#]*))?([/*?][^#]*)?", re.IGNORECASE)
 VISIBLE = "".join(map(chr, range(0x21, 0x7f)))          # what is sent as it is; the rest percent-encoded, as a browser does
 
 
-def described(method: str, url: str, headers: tuple[str, ...]) -> Request:
-    """The request that a client would send for ``url``: a whole one, or a path for a request without Host. Whether it is one that
-    a worker takes is not looked at. Raises ValueError, with a sentence for whoever described it."""
+def build(method: str, url: str, headers: tuple[str, ...]) -> Request:
+    """The request that a client would send for ``url``: a whole one, or a path for a request without Host. ``receive`` checks
+    whether a worker accepts it. Raises ValueError, with a sentence for the user."""
     if any(mark in text for mark in "\r\n" for text in (method, url, *headers)):
         raise ValueError("a line break is no part of a request")
     match = URL.fullmatch(url)
     if not match:
         raise ValueError(f"{url!r} is neither a URL nor a path")
     fields = []
-    for header in map(as_sent, headers):
+    for header in map(as_latin1, headers):
         name, colon, value = header.partition(":")
         if not colon:
             raise ValueError(f"{header!r} has no colon")
         fields.append((name, value.strip(" \t")))
     host = next((value for name, value in fields if name.lower() == "host"), None)
     if host is None:
-        host = as_sent(match[2] or "")
+        host = as_latin1(match[2] or "")
         fields[:0] = [("Host", host)] if match[2] else []
     target = match[3] or "/"
     if target.startswith("?"):
         target = f"/{target}"
-    return Request(as_sent(method), quote(os.fsencode(target), safe=VISIBLE), fields, scheme=(match[1] or "http").lower(),
+    return Request(as_latin1(method), quote(os.fsencode(target), safe=VISIBLE), fields, scheme=(match[1] or "http").lower(),
                    host=host)
 
 
-def as_sent(argument: str) -> str:
+def as_latin1(argument: str) -> str:
     """The bytes of an argument as messages have them, one character each."""
     return os.fsencode(argument).decode("latin-1")
 
@@ -68,30 +68,30 @@ def address_of(peer: str) -> str:
         raise ValueError(f"{peer!r} is neither an IP address nor unix") from None
 
 
-def believed(request: Request) -> str:
-    """What of a peer's word about its client counts."""
+def trust_text(request: Request) -> str:
+    """Whether the peer is a trusted proxy, and what the gateway then takes from its header fields."""
     if not request.trusted:
         return "is not in gateway.trust: what it says of its client is not believed"
     port = f", port {request.port}" if request.port else ""
     return f"is trusted, and believed: client {request.client or 'unknown'}, {request.scheme}://{request.host}{port}"
 
 
-def read(described: Request, peer: str = NOBODY, trust: tuple[str, ...] = ()) -> Request:
+def receive(request: Request, peer: str = NOBODY, trust: tuple[str, ...] = ()) -> Request:
     """The request that a worker has of it: without Host an HTTP/1.0 one. ``peer`` is the address it comes from, empty for a unix
     socket; what it says of its client is believed when it is in ``trust``. Raises the GatewayError that its client gets."""
     config = Config()
     for name, value in SETTINGS.items():
         config.set(name, value)
-    version = "1.1" if any(name.lower() == "host" for name, _ in described.headers) else "1.0"
-    lines = [f"{described.method} {described.target} HTTP/{version}", *(f"{name}: {value}" for name, value in described.headers)]
+    version = "1.1" if any(name.lower() == "host" for name, _ in request.headers) else "1.0"
+    lines = [f"{request.method} {request.target} HTTP/{version}", *(f"{name}: {value}" for name, value in request.headers)]
     head = "\r\n".join([*lines, "", ""]).encode("latin-1")
     try:
         parsed = reader.GunicornRequest(config, IterUnreader([head]), (peer, 0))
     except ParseException as error:
         raise next(kind for of, kind in REFUSALS if isinstance(error, of))(str(error)) from error
-    incoming = Incoming(trust, described.deadline.seconds)
+    incoming = Incoming(trust, request.deadline.seconds)
     address, trusted = incoming.trust.judge(peer)
-    request = Request(parsed.method, parsed.uri, parsed.raw_headers, scheme=described.scheme, host=described.host, peer=address)
+    request = Request(parsed.method, parsed.uri, parsed.raw_headers, scheme=request.scheme, host=request.host, peer=address)
     request.environ = {"SERVER_PROTOCOL": f"HTTP/{version}", "HTTP_AUTHORIZATION": ",".join(request.header_list("Authorization"))}
     if trusted:
         request.trusted = True
@@ -101,11 +101,6 @@ def read(described: Request, peer: str = NOBODY, trust: tuple[str, ...] = ()) ->
 
 def own_answer(request: Request) -> Response | None:
     """What the gateway answers itself; None when routes are looked at. Raises the GatewayError that the client gets."""
-    passed: list[Request] = []
-
-    def route(request: Request) -> Response:
-        passed.append(request)
-        return Response(200, [])
-
-    answer = Accept(route)(request)
-    return None if passed else answer
+    beyond = Response(200, [])
+    answer = Accept(lambda request: beyond)(request)
+    return None if answer is beyond else answer

@@ -14,9 +14,10 @@ from click.testing import CliRunner
 from running import Running, ask
 
 from gateway import cli, create_app, demo
+from gateway.cli.terminal import printable
 from gateway.errors import ConfigError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 FILE = """
 [gateway]
 admin = "127.0.0.1:9901"
@@ -456,7 +457,7 @@ def test_explain_refuses_what_is_no_request(command, arguments, expected):
 
 
 def test_what_would_command_a_terminal_is_shown_by_its_code(command):
-    assert cli.printable("a\x1b[31m\udcffé\nb\r") == "a\\x1b[31m\\udcffé\nb\\r"
+    assert printable("a\x1b[31m\udcffé\nb\r") == "a\\x1b[31m\\udcffé\nb\\r"
     assert 'id = "\\udcff"' in command("explain", "GET", "http://shop.test/users/%FF", "-H", "X-Beta: 1").stdout
 
 

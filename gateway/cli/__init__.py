@@ -1,0 +1,5 @@
+"""The command line, ``gateway``."""
+
+from .commands import main
+
+__all__ = ["main"]

@@ -1,0 +1,5 @@
+"""``python -m gateway.cli``"""
+
+from .commands import main
+
+main()
