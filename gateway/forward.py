@@ -151,10 +151,8 @@ class Forwarding:
                     self._known.clear()
                 self._known[key] = fields
         via = [value for name, value in request.headers if VIA[name]]
-        environ = request.environ
-        version = "1.0" if environ is not None and environ.get("SERVER_PROTOCOL") == "HTTP/1.0" else "1.1"
-        if via or version == "1.0":
-            fields = [*fields[:-1], ("Via", ", ".join([*via, self.via(version)]))]
+        if via or request.version == "1.0":
+            fields = [*fields[:-1], ("Via", ", ".join([*via, self.via(request.version)]))]
         return [*fields, ("X-Request-Id", request.id)]
 
     def via(self, version: str) -> str:

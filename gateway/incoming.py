@@ -1,4 +1,4 @@
-"""From a WSGI environ to a Request, whom to believe, and what is refused before any route is looked at.
+"""The Request of what a server has read, whom to believe, and what is refused before any route is looked at.
 
 ``Incoming`` builds the Request and never fails; ``Accept`` is the step that refuses, inside ``observe``, so that refusals are
 measured like everything else (RFC 9110 section 7, RFC 9112 section 3):
@@ -26,12 +26,12 @@ import re
 from collections.abc import Callable
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any
-from urllib.parse import quote, unquote_to_bytes
 
 from .deadline import Deadline
 from .errors import DuplicateHeader, InvalidHost, InvalidTarget, MethodNotAllowed
 from .http.fields import Kinds, one_cookie
-from .message import METHODS, Body, Handler, Headers, Request, Response
+from .message import METHODS, Handler, Request, Response
+from .wsgi import body_of, edited_headers, edited_target, headers_of, target_of
 
 HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+(?::\d{0,5})?|\[[0-9A-Fa-f:.]{2,45}\](?::\d{0,5})?")
 ABSOLUTE = re.compile(r"https?://([^/?#]*)((?:[/?][^#]*)?)", re.IGNORECASE)
@@ -114,8 +114,10 @@ class Incoming:
                           scheme=environ["wsgi.url_scheme"], host=environ.get("HTTP_HOST", ""), peer=peer, deadline=deadline)
         request.environ = environ
         request.connection = connection
+        if environ.get("SERVER_PROTOCOL") == "HTTP/1.0":
+            request.version = "1.0"
         if not target.startswith("/") and (absolute := ABSOLUTE.fullmatch(target)):
-            take_absolute(request, environ, *absolute.groups())
+            take_absolute(request, *absolute.groups())
         if trusted:
             request.trusted = True
             self.believe(request)
@@ -185,7 +187,7 @@ class Accept:
         if host not in self._hosts:
             if host and not HOST.fullmatch(host):
                 raise InvalidHost("the Host is not a host name or an address with an optional port")
-            if not host and (environ is None or environ.get("SERVER_PROTOCOL") != "HTTP/1.0"):
+            if not host and request.version != "1.0":
                 raise InvalidHost("the request has no Host")
             if host.endswith(":"):
                 take_host(request, host[:-1])
@@ -205,16 +207,15 @@ class Accept:
         return "accept: a path or a URL, one valid Host, one Authorization, no CONNECT or TRACE"
 
 
-def take_absolute(request: Request, environ: dict[str, Any], authority: str, rest: str) -> None:
+def take_absolute(request: Request, authority: str, rest: str) -> None:
     """Make of a request in absolute-form the one in origin-form. One whose authority or Host is none is left for Accept."""
     host = request.host
-    if not HOST.fullmatch(authority) or not (HOST.fullmatch(host) if host else environ.get("SERVER_PROTOCOL") == "HTTP/1.0"):
+    if not HOST.fullmatch(authority) or not (HOST.fullmatch(host) if host else request.version == "1.0"):
         return
     if not rest.startswith("/"):
         rest = "*" if request.method == "OPTIONS" and not rest else "/" + rest       # RFC 9112 section 3.2.4
     path, mark, query = rest.partition("?")
     request.target, request.path, request.query = rest, path, query if mark else None
-    environ["RAW_URI"] = rest
     take_host(request, authority.removesuffix(":"))
 
 
@@ -223,8 +224,6 @@ def take_host(request: Request, host: str) -> None:
     request.host = host
     request.headers = [field for field in request.headers if field[0].lower() != "host"]
     request.headers.insert(0, ("Host", host))
-    if request.environ is not None:
-        request.environ["HTTP_HOST"] = host
 
 
 def _last_hop(request: Request) -> bool:
@@ -245,62 +244,6 @@ def drop_nominated(request: Request) -> None:
     nominated = options - STAYS - {""}
     if nominated:
         request.headers = [field for field in request.headers if field[0].lower() not in nominated]
-
-
-def headers_of(environ: dict[str, Any]) -> Headers:
-    """The header fields under a server that gives no list: repeated ones are joined and the case is lost (PEP 3333)."""
-    headers = [(key[5:].replace("_", "-").title(), value) for key, value in environ.items() if key.startswith("HTTP_")]
-    for key, name in (("CONTENT_TYPE", "Content-Type"), ("CONTENT_LENGTH", "Content-Length")):
-        if environ.get(key):
-            headers.append((name, environ[key]))
-    return headers
-
-
-def edited_headers(received: Headers, environ: dict[str, Any]) -> Headers:
-    """The fields as they were received, but for those that a middleware has changed, removed or added in the environ."""
-    present = {name.lower(): (name, value) for name, value in headers_of(environ)}
-    values: dict[str, list[str]] = {}
-    for name, value in received:
-        values.setdefault(name.lower(), []).append(value)
-    same = {name for name, (_, value) in present.items()
-            if value in (",".join(values.get(name, ())), ", ".join(values.get(name, ())), "; ".join(values.get(name, ())))}
-    headers = []
-    for name, value in received:
-        lowered = name.lower()
-        if lowered in same:
-            headers.append((name, value))
-        elif lowered in present:
-            headers.append((name, present.pop(lowered)[1]))
-    received_names = values.keys()
-    return headers + [field for name, field in present.items() if name not in received_names]
-
-
-def edited_target(received: str, environ: dict[str, Any]) -> str:
-    """The target as it was received, or what a middleware has made of the path and the query."""
-    path, _, query = received.partition("?")
-    same = unquote_to_bytes(path).decode("latin-1") == environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
-    if not path.startswith("/") or same and query == environ.get("QUERY_STRING", ""):
-        return received
-    if not same:
-        return target_of(environ)
-    return f"{path}?{environ['QUERY_STRING']}" if environ.get("QUERY_STRING") else path
-
-
-def target_of(environ: dict[str, Any]) -> str:
-    """The request-target under a server without RAW_URI; what was percent-encoded in the path is a guess then."""
-    path = quote(environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""), safe="/!$&'()*+,;=:@~", encoding="latin-1")
-    query = environ.get("QUERY_STRING")
-    return f"{path or '/'}?{query}" if query else path or "/"
-
-
-def body_of(environ: dict[str, Any], deadline: Deadline | None = None) -> Body | None:
-    """The body a request announces: by Content-Length, or chunked (``HTTP_TRANSFER_ENCODING``); None without one."""
-    length = environ.get("CONTENT_LENGTH")
-    if not length and "HTTP_TRANSFER_ENCODING" not in environ:
-        return None
-    source = environ["wsgi.input"]
-    read = getattr(source, "read1", source.read)             # read() waits until it has all it was asked for
-    return Body(read, int(length) if length else None, deadline)
 
 
 def bare_address(value: str) -> str:

@@ -125,8 +125,9 @@ class Request(Message):
     headers, else from the connection. ``peer`` is the other end of the connection. ``params`` holds the decoded path parameters
     of the matched ``route``, which is ``served``. From a trusted proxy come ``port``, the public one in digits (else empty), and
     ``chain``, the field whose word for the client was taken, with all it says (else None). ``attempts`` collects one line per
-    upstream attempt for the log, ``notes`` whatever else steps want logged. ``connection`` is the worker's handle on the client's
-    connection, None under another server.
+    upstream attempt for the log, ``notes`` whatever else steps want logged. ``version`` is that of HTTP in which it was received.
+    ``connection`` is the worker's handle on the client's connection, None under another server. ``environ`` is what a WSGI server
+    gave, for reading alone (wsgi.py); None of a request that the worker's fast lane has read.
 
     Two wishes are for whichever target answers, and one that cannot fulfil them need not know them: ``head_first``, the answer is
     wanted as soon as its head is known, a body that is not here yet as a stream, however small; ``upgrade``, the protocol to which
@@ -135,7 +136,7 @@ class Request(Message):
 
     __slots__ = ("method", "target", "path", "query", "body", "scheme", "host", "client", "peer", "trusted", "port",
                  "chain", "id", "deadline", "served", "params", "attempts", "notes", "environ", "connection", "head_first",
-                 "upgrade")
+                 "upgrade", "version")
 
     def __init__(self, method: str, target: str, headers: Headers, body: Body | None = None, *, scheme: str = "http",
                  host: str = "", peer: str = "", deadline: Deadline | None = None) -> None:
@@ -148,8 +149,8 @@ class Request(Message):
         self.body = body
         self.scheme = scheme
         self.host = host
-        self.client = peer
-        self.peer = peer
+        self.client = self.peer = peer
+        self.version = "1.1"
         self.trusted = self.head_first = False
         self.port = self.upgrade = ""
         self.chain: tuple[str, str] | None = None

@@ -7,7 +7,6 @@ its steps to the views it covers; what Flask then does is ordinary dispatch.
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
@@ -20,20 +19,17 @@ from werkzeug.routing import BaseConverter, Map, PathConverter, Rule
 from werkzeug.routing.rules import parse_converter_args
 
 from .config import Route
-from .errors import BodyTimeout
-from .http.fields import ABOUT_BODY, PROXY_WORDS, WRITTEN, variable, variables
-from .loop.time_limit import TimeLimit
-from .message import Body, Request, Response
+from .http.fields import WRITTEN
+from .message import Request, Response
 from .routing.conditions import as_text, decoded
 from .routing.pattern import Segment, parse_path
 from .tasks import Guard, Killed, current_request
+from .wsgi import environ_of
 
 SMALL = 65536
-PROXY_KEYS = tuple(map(variable, PROXY_WORDS))
 SILENCE = 30.0                  # seconds, where nothing else is said
 BODILESS = (204, 304)
 WRONG_LENGTH = "the view's body has {} bytes or more where its Content-Length is {}"
-PREFIX = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._~-]+)+")      # nothing that would have to be encoded, or leads elsewhere
 STATUS = re.compile(r"([1-9][0-9]{2})(?: ([ \t\x21-\x7e\x80-\xff]*))?")
 NAME = re.compile(r"\{[^:}]+")
 VARIABLE = re.compile(r"<(?:(?P<kind>\w+)(?:\((?P<args>[^<>]*)\))?:)?(?P<name>\w+)>")
@@ -108,63 +104,6 @@ class ViewBody:
         if token is not None:
             current_request.reset(token)
             close(self._result)
-
-
-class RequestBodyFile(io.RawIOBase):
-    """A request's body as the file WSGI wants, so that limits and buffering of the steps hold for views too.
-
-    A slow client does not take the view's time: the body only has to keep moving. Raises BodyTimeout when it does not.
-    """
-
-    def __init__(self, body: Body, guard: Guard, silence: float) -> None:
-        self._body = body
-        self._guard = guard
-        self._silence = silence
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        piece = self._guard.uncounted(self._read, len(buffer))
-        buffer[:len(piece)] = piece
-        return len(piece)
-
-    def _read(self, size: int) -> bytes:
-        with TimeLimit(self._silence, BodyTimeout(f"no byte of the body came for {self._silence:g} s")):
-            return self._body.read(size)
-
-
-def environ_of(request: Request, guard: Guard, silence: float) -> dict[str, Any]:
-    """The environ for Flask: the fields as the steps have left them, what is believed of the client, the body through the steps,
-    and the request's id. What the server gave has the fields as they were sent."""
-    given = request.environ
-    if given is None:
-        environ = request.connection.environ(request)
-    else:
-        environ = {key: value for key, value in given.items() if not key.startswith("HTTP_") and key not in ABOUT_BODY}
-    request.environ = environ
-    environ.update(variables(request.headers))
-    if not request.trusted and (request.served is None or not request.served.ruled):     # else that was done before the rules
-        for key in PROXY_KEYS:
-            environ.pop(key, None)
-    if request.trusted and (prefix := environ.get("HTTP_X_FORWARDED_PREFIX")) is not None:
-        environ["SCRIPT_NAME"] = prefix_of(prefix)
-    environ["REMOTE_ADDR"] = request.client
-    environ["wsgi.url_scheme"] = request.scheme
-    if request.host:
-        environ["HTTP_HOST"] = request.host
-    environ["HTTP_X_REQUEST_ID"] = request.id
-    environ["gateway.request"] = request
-    if request.body is not None:
-        environ["wsgi.input"] = io.BufferedReader(RequestBodyFile(request.body, guard, silence))
-        environ["wsgi.input_terminated"] = True
-    return environ
-
-
-def prefix_of(value: str) -> str:
-    """What the nearest proxy has taken off the path, as SCRIPT_NAME; empty for what is no plain path."""
-    prefix = value.rpartition(",")[2].strip().rstrip("/")
-    return prefix if PREFIX.fullmatch(prefix) else ""
 
 
 def joined(result: Iterable[bytes], length: int | None) -> bytes:

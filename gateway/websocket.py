@@ -66,9 +66,7 @@ class WebSocket:
 
 def is_handshake(request: Request) -> bool:
     """Does the request ask for an upgrade to WebSocket?"""
-    environ = request.environ
-    return (request.method == "GET" and request.header("Upgrade").lower() == "websocket"
-            and (environ is None or environ.get("SERVER_PROTOCOL") != "HTTP/1.0")
+    return (request.method == "GET" and request.header("Upgrade").lower() == "websocket" and request.version != "1.0"
             and any(token.strip().lower() == "upgrade"
                     for value in request.header_list("Connection") for token in value.split(",")))
 

@@ -80,12 +80,12 @@ def test_the_word_of_a_proxy_is_taken_from_proxies_only(trusted):
     assert ("X-Forwarded-Host", "1") not in sent[0].headers
 
 
-@pytest.mark.parametrize("protocol, before, via", [
-    ("HTTP/1.1", [], "1.1 gg"), ("HTTP/1.0", [], "1.0 gg"),
-    ("HTTP/1.0", [("Via", "1.1 x"), ("via", "1.1 y")], "1.1 x, 1.1 y, 1.0 gg")])
-def test_via_names_the_version_of_the_message(protocol, before, via):
+@pytest.mark.parametrize("version, before, via", [
+    ("1.1", [], "1.1 gg"), ("1.0", [], "1.0 gg"),
+    ("1.0", [("Via", "1.1 x"), ("via", "1.1 y")], "1.1 x, 1.1 y, 1.0 gg")])
+def test_via_names_the_version_of_the_message(version, before, via):
     sent = []
-    forward(sent)(request(before, environ={"SERVER_PROTOCOL": protocol}))
+    forward(sent)(request(before, version=version))
     assert dict(sent[0].headers)["Via"] == via
 
 

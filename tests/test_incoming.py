@@ -146,7 +146,7 @@ def test_the_authority_goes_before_host_and_an_empty_port_is_none(change, target
     assert seen or target == "*"
     path, _, query = target.partition("?")
     assert (request.target, request.path, request.query or "", request.scheme) == (target, path, query, "http")
-    assert request.host == host == request.environ["HTTP_HOST"] and request.header_list("Host") == [host]
+    assert request.host == host and request.header_list("Host") == [host]
 
 
 @pytest.mark.parametrize("fields, scheme", [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from copy import copy
 from hashlib import sha256
@@ -10,13 +9,12 @@ from typing import Any, Protocol
 
 from ..deadline import Deadline
 from ..message import Headers, Request
+from ..wsgi import without_client
 from . import rules
 from .entry import Entry, Variants
 from .key import SEPARATOR, lines_of, normal, select
 from .purge.marks import Addresses
 from .request_directives import RequestDirectives
-
-OF_THE_CLIENT = frozenset({"gateway.connection", "gunicorn.socket", "wsgi.early_hints"})         # variables of an environ
 
 
 class Store(Protocol):
@@ -97,7 +95,7 @@ class FetchContext:
 
 
 def resent(request: Request, dropped: frozenset[str], added: Headers) -> Request:
-    """The request with other header fields. A view's environ is made of them (views.py)."""
+    """The request with other header fields."""
     sent = copy(request)
     sent.headers = [field for field in request.headers if field[0].lower() not in dropped] + added
     return sent
@@ -106,16 +104,9 @@ def resent(request: Request, dropped: frozenset[str], added: Headers) -> Request
 def detached(request: Request) -> Request:
     """The request as nobody's: its client may leave, and it has the whole time again. A HEAD asks for the whole, as a GET."""
     sent = copy(request)
-    if sent.environ is None and sent.connection is not None and getattr(sent.route, "view", False):
-        sent.environ = sent.connection.environ(request)
-    if sent.environ is not None:
-        sent.environ = {name: value for name, value in sent.environ.items() if name not in OF_THE_CLIENT}
-        sent.environ["wsgi.input"] = io.BytesIO()
     if sent.method == "HEAD":
         sent.method = "GET"
-        if sent.environ is not None:
-            sent.environ["REQUEST_METHOD"] = "GET"
-    sent.connection = None
+    sent.environ, sent.connection = without_client(request), None
     sent.attempts, sent.notes = [], {}
     sent.deadline = Deadline(request.deadline.seconds)
     return sent

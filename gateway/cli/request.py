@@ -20,6 +20,7 @@ from ..incoming import Accept, Incoming
 from ..message import Request, Response
 from ..server import reader
 from ..server.connection import REFUSALS
+from ..wsgi import variables
 
 SETTINGS = {"limit_request_line": 8190, "limit_request_field_size": 8190, "limit_request_fields": 100, "http_parser": "python",
             "permit_unconventional_http_method": True, "header_map": "refuse", "forwarder_headers": "", "forwarded_allow_ips": "",
@@ -92,7 +93,7 @@ def receive(request: Request, peer: str = NOBODY, trust: tuple[str, ...] = ()) -
     incoming = Incoming(trust, request.deadline.seconds)
     address, trusted = incoming.trust.judge(peer)
     request = Request(parsed.method, parsed.uri, parsed.raw_headers, scheme=request.scheme, host=request.host, peer=address)
-    request.environ = {"SERVER_PROTOCOL": f"HTTP/{version}", "HTTP_AUTHORIZATION": ",".join(request.header_list("Authorization"))}
+    request.environ, request.version = variables(parsed.raw_headers), version
     if trusted:
         request.trusted = True
         incoming.believe(request)

@@ -43,9 +43,6 @@ PROXY_WORDS = frozenset({
 BELIEVED = frozenset({"x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "forwarded", "x-real-ip"})
 
 
-ABOUT_BODY = ("CONTENT_TYPE", "CONTENT_LENGTH")          # in an environ without HTTP_
-
-
 class UnsafeField(ValueError):
     """A header field that must not be sent. The text names the field, never its value, which may be a secret."""
 
@@ -121,24 +118,6 @@ def one_cookie(fields: list[Field]) -> list[Field]:
         return fields
     whole = cookies[0][0], "; ".join([value for _, value in cookies if value])
     return [whole if field is cookies[0] else field for field in fields if field is cookies[0] or field[0].lower() != "cookie"]
-
-
-def variables(fields: list[Field]) -> dict[str, str]:
-    """The fields as a WSGI environ has them (PEP 3333): the last Content-Type, of others all values with commas."""
-    found: dict[str, str] = {}
-    for name, value in fields:
-        key = variable(name)
-        if key in found and key not in ABOUT_BODY:
-            found[key] += ("; " if key == "HTTP_COOKIE" else ",") + value
-        else:
-            found[key] = value
-    return found
-
-
-def variable(name: str) -> str:
-    """The name of a field in a WSGI environ."""
-    name = name.upper().replace("-", "_")
-    return name if name in ABOUT_BODY else f"HTTP_{name}"
 
 
 READ = ReadFields()

@@ -20,7 +20,6 @@ access log, the PROXY protocol, trusted forwarder headers, relaxed parsing), and
 
 from __future__ import annotations
 
-import io
 import os
 import re
 from typing import Any
@@ -148,10 +147,8 @@ class Lane:
     def environ(self, request: Request, server: Any, peer: Any, sock: Any) -> dict[str, Any]:
         """What Gunicorn gives an application for such a request, but for its fields. ``server`` and ``peer`` are the addresses of
         the two ends."""
-        path = request.path
-        environ = {**self.base, "REQUEST_METHOD": request.method, "RAW_URI": request.target, "QUERY_STRING": request.query or "",
-                   "PATH_INFO": unquote_to_wsgi_str(path), "gunicorn.socket": sock,
-                   "wsgi.input": io.BytesIO(request.body.buffer(1 << 30) if request.body is not None else b"")}
+        environ = {**self.base, "RAW_URI": request.target, "QUERY_STRING": request.query or "",
+                   "PATH_INFO": unquote_to_wsgi_str(request.path), "gunicorn.socket": sock}
         if isinstance(peer, tuple):
             environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = peer[0], str(peer[1])
         else:

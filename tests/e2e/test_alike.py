@@ -14,7 +14,8 @@ import pytest
 from gevent.server import StreamServer
 from running import ROOT, Running, ask, field
 
-from gateway.http.fields import CONNECTION_FIELDS, variable, variables
+from gateway.http.fields import CONNECTION_FIELDS
+from gateway.wsgi import variable, variables
 
 pytestmark = pytest.mark.leaks_allowed      # two servers for the module
 
