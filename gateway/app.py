@@ -35,7 +35,7 @@ from .pipeline import Pipeline
 from .telemetry.log import RequestLog
 from .telemetry.metrics import registry
 from .upstream.requests.adapter import gateway_error, govern_requests
-from .views import View, undeclared, without_view
+from .views import View, undeclared_routes, without_view
 
 if TYPE_CHECKING:
     from .server.reader import PlainRequest
@@ -59,10 +59,10 @@ class Gateway(Flask):
         self.request_log = RequestLog(config.gateway.log)
         self.made_room = registry.counter("gateway_connections_closed_for_room_total",
                                           "Idle connections that were ended because all places of the worker were taken.")
-        self.exhausted = registry.counter("gateway_connections_exhausted_total",
-                                          "Times that all places of a worker were taken, and by busy connections.")
+        self.all_busy = registry.counter("gateway_connections_exhausted_total",
+                                         "Times that all places of a worker were taken, and by busy connections.")
         self._pipeline: Pipeline | None = None
-        self._kept: Pipeline | None = None               # the last one, whether it still knows all views or not
+        self._last: Pipeline | None = None               # the last one, whether it still knows all views or not
         if config.gateway.secret_key is not None:
             self.config["SECRET_KEY"] = config.gateway.secret_key.get_secret_value()
         self.add_template_global(self.static_url, "static_url")
@@ -79,12 +79,12 @@ class Gateway(Flask):
         if missing := without_view(rules, declared):
             raise ConfigError([f'route "{route.path}": view: no Flask view answers this path; name the module of its blueprint '
                                f'in gateway.views' for route in missing], self.source)
-        before = self._kept
+        before = self._last
         view = View(super().wsgi_app, silence=self.settings.gateway.body_timeout)
-        self._kept = Pipeline(self.settings, view=view, log=self.request_log, registry=registry,
-                              views=undeclared(rules, declared), upstreams=before.upstreams if before else None,
+        self._last = Pipeline(self.settings, view=view, log=self.request_log, registry=registry,
+                              views=undeclared_routes(rules, declared), upstreams=before.upstreams if before else None,
                               store=before.store if before else None)
-        return self._kept
+        return self._last
 
     def static_url(self, name: str) -> str:
         """The address, with a hash of its content, of a file below a route with ``files``; the first that has it. In a view it
@@ -104,29 +104,29 @@ class Gateway(Flask):
     def register_views(self, *names: str) -> None:
         """Register the modules' own blueprints, each once; one that is nested in another comes with that other alone, since the
         other may guard it. Raises ConfigError with all there is to say of all modules."""
-        found: dict[str, ModuleType] = {}
-        failed: list[Blueprint] = []
+        modules: dict[str, ModuleType] = {}
+        failures: list[Blueprint] = []
         problems: list[str] = []
         cause: BaseException | None = None
         for name in names:
             try:
-                found[name] = importlib.import_module(name)
+                modules[name] = importlib.import_module(name)
             except (Exception, SystemExit) as error:     # a module may fail in any way while it is run
                 problems.append(f"gateway: views: cannot import {name!r}: {type(error).__name__}: {error}{remedy(name, error)}")
                 cause = cause or error
-        nested = [inner for module in found.values() for blueprint in blueprints_of(module) for inner in nested_in(blueprint)]
-        for name, module in found.items():
+        inner_ones = [inner for module in modules.values() for blueprint in blueprints_of(module) for inner in nested_in(blueprint)]
+        for name, module in modules.items():
             for blueprint in blueprints_of(module):
-                if home_of(blueprint, name) != name or blueprint in nested or blueprint in self.blueprints.values():
+                if home_of(blueprint, name) != name or blueprint in inner_ones or blueprint in self.blueprints.values():
                     continue
                 try:
                     self._register(blueprint, name)
                 except (Exception, SystemExit) as error:     # and so may what a blueprint does when it is registered
-                    failed.append(blueprint)
+                    failures.append(blueprint)
                     problems.append(f"gateway: views: the blueprint {blueprint.name!r} of {name!r} cannot be registered: {error}")
                     cause = cause or error
-        there = [*self.blueprints.values(), *failed]
-        problems += [problem for name, module in found.items() for problem in nothing_of(name, module, there)]
+        there = [*self.blueprints.values(), *failures]
+        problems += [problem for name, module in modules.items() for problem in nothing_of(name, module, there)]
         if problems:
             raise ConfigError(problems, self.source) from cause
 
@@ -143,7 +143,7 @@ class Gateway(Flask):
             return ()
         body = response.body
         try:
-            start_response(f"{response.status} {response.reason}", sized(response, environ["REQUEST_METHOD"]))
+            start_response(f"{response.status} {response.reason}", with_length(response, environ["REQUEST_METHOD"]))
         except BaseException:
             if not isinstance(body, bytes):
                 body.close()
@@ -175,9 +175,9 @@ class Gateway(Flask):
         """The answer to what the worker could not read as a request, or could not send as an answer."""
         return self.pipeline.handle.refused(Request("-", "-", [], peer=peer), error)
 
-    def count_crowded(self, closed: bool) -> None:
-        """A worker's last connection was taken. ``closed``: an idle one has been ended for the next."""
-        (self.made_room if closed else self.exhausted).inc()
+    def count_crowded(self, made_room: bool) -> None:
+        """A worker's last connection was taken. ``made_room``: an idle one has been ended for the next."""
+        (self.made_room if made_room else self.all_busy).inc()
 
     def mend(self) -> None:
         """Called every second: make the files again that are lost."""
@@ -199,21 +199,21 @@ class Gateway(Flask):
 
     def handle_http_exception(self, e: HTTPException) -> Any:
         """``abort(404)`` and its like: the application's handler, else a problem document like every other error."""
-        handled = super().handle_http_exception(e)
-        if handled is not e or e.response is not None or e.code is None or isinstance(e, RoutingException):
-            return handled
+        answer = super().handle_http_exception(e)
+        if answer is not e or e.response is not None or e.code is None or isinstance(e, RoutingException):
+            return answer
         response = render_http(e.code, e.name, e.description or "", e.get_headers(), request.headers.get("Accept", ""),
                                request.environ["HTTP_X_REQUEST_ID"])
         return FlaskResponse(response.body, response.status, response.headers)
 
 
 OWN_WSGI_APP = Gateway.wsgi_app
-_created: Gateway | None = None                          # the last one that create_app() made in this process
+_latest: Gateway | None = None                           # the last one that create_app() made in this process
 
 
 def served_by(wsgi: Any) -> Gateway | None:
     """The gateway behind the WSGI application ``wsgi``: itself, or what ``create_app`` has made and something is wrapped around."""
-    return wsgi if isinstance(wsgi, Gateway) else _created
+    return wsgi if isinstance(wsgi, Gateway) else _latest
 
 
 def static_url(name: str) -> str:
@@ -243,21 +243,21 @@ def home_of(blueprint: Blueprint, name: str) -> str:
 
 def nothing_of(name: str, module: ModuleType, there: list[Any]) -> Iterator[str]:
     """What is wrong when none of a module's own blueprints is ``there``."""
-    found = blueprints_of(module)
-    own = [blueprint for blueprint in found if home_of(blueprint, name) == name]
-    if not found and (app := next((key for key, value in vars(module).items() if isinstance(value, Flask)), None)):
+    blueprints = blueprints_of(module)
+    own = [blueprint for blueprint in blueprints if home_of(blueprint, name) == name]
+    if not blueprints and (app := next((key for key, value in vars(module).items() if isinstance(value, Flask)), None)):
         yield (f"gateway: views: the module {name!r} has a Flask application, {app!r}, and no Blueprint; the gateway is the"
                f' application: write {app} = Blueprint("{app}", __name__) instead of {app} = Flask(...), or run it by itself and'
                " name it as an upstream")
-    elif not found and getattr(vars(module).get("create_app"), "__module__", None) == name:
+    elif not blueprints and getattr(vars(module).get("create_app"), "__module__", None) == name:
         yield (f"gateway: views: the module {name!r} makes its Flask application in create_app(), which is not called here: name"
                " the modules of the blueprints that it registers, or run it by itself and name it as an upstream")
-    elif not found:
+    elif not blueprints:
         yield (f'gateway: views: the module {name!r} has no Flask Blueprint: write shop = Blueprint("shop", __name__) in it, and'
                " @shop.get(...) before its views")
     elif not own:
-        yield (f"gateway: views: the module {name!r} has no Flask Blueprint of its own; {found[0].name!r} is of "
-               f"{home_of(found[0], name)!r}: name that")
+        yield (f"gateway: views: the module {name!r} has no Flask Blueprint of its own; {blueprints[0].name!r} is of "
+               f"{home_of(blueprints[0], name)!r}: name that")
     elif not any(blueprint in there for blueprint in own):
         yield (f"gateway: views: the blueprint {own[0].name!r} of {name!r} is nested in one that is not registered: name the "
                "module of that")
@@ -307,7 +307,7 @@ def log_of_views(level: str) -> None:
     log.removeHandler(default_handler)                   # of app.logger, which has the same name: each line once
 
 
-def sized(response: Response, method: str) -> list[tuple[str, str]]:
+def with_length(response: Response, method: str) -> list[tuple[str, str]]:
     """The header fields with the Content-Length of a body that is in memory, unless the answer has none by its nature."""
     body = response.body
     if isinstance(body, bytes) and method != "HEAD" and response.status not in (204, 304):
@@ -328,18 +328,18 @@ def create_app(config: Config | str | None = None) -> Gateway:
         return ready(Gateway(config))
     place = run_directory.current()
     try:
-        offered = place.offered_config() if place is not None and config is None else None
+        offer = place.offered_config() if place is not None and config is None else None
         source = os.environ.get("GATEWAY_CONFIG") or DEFAULT_PATH
-        text, path = read_text(config, os.environ) if offered is None else (offered, source)
+        text, path = read_text(config, os.environ) if offer is None else (offer, source)
         app = ready(Gateway(load_text(text, os.environ, path), path))
     except ConfigError as error:
-        kept = place.kept_config() if place is not None else None
-        if place is None or kept is None:
+        last = place.kept_config() if place is not None else None
+        if place is None or last is None:
             raise
         log.error("%s cannot be used; going on with the last configuration that worked: %s", error.source or "the configuration",
                   "; ".join(error.problems))
         place.report_config(error.problems)
-        return ready(Gateway(load_kept(kept, place), "kept"))
+        return ready(Gateway(load_kept(last, place), "kept"))
     if place is not None:
         place.keep_config(text)
     return app
@@ -360,8 +360,8 @@ def load_kept(text: str, place: run_directory.RunDir) -> Config:
 
 def ready(app: Gateway) -> Gateway:
     """Make what can fail fail now, and let every ``requests`` call of the process use the upstreams."""
-    global _created
-    _created = app
+    global _latest
+    _latest = app
     view_cache.init(app, app.pipeline.store)
     log_of_views(app.settings.gateway.log_level)
     govern_requests(app.pipeline.upstreams)

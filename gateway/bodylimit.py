@@ -19,12 +19,12 @@ class BodyLimit:
         body = request.body
         if body is not None:
             if body.length is None:
-                request.body = Body(self._counted(body), None)
+                request.body = Body(self._counting(body), None)
             elif body.length > self.limit:
                 raise BodyTooLarge(f"{body.length} bytes, {self.limit} allowed")
         return self.next(request)
 
-    def _counted(self, body: Body) -> Callable[[int], bytes]:
+    def _counting(self, body: Body) -> Callable[[int], bytes]:
         size = 0
 
         def read(amount: int) -> bytes:

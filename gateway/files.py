@@ -34,7 +34,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from .deadline import Deadline
 from .errors import NO_ROOM, MethodNotAllowed, NoRoute, OutOfFiles
-from .http.codings import SUFFIXES, preferred
+from .http.codings import SUFFIXES, preferred_coding
 from .http.ranges import Bounds, ranges_of
 from .loop.time_limit import TimeLimit
 from .message import Headers, Request, Response
@@ -52,17 +52,17 @@ Stamp = tuple[int, ...]
 
 class File:
     """One opened file: its descriptor and hash. To read it takes until ``deadline``; as a stream, each piece as long as that.
-    ``coded`` are the same in other codings, by their names."""
+    ``variants`` are the same in other codings, by their names."""
 
-    def __init__(self, descriptor: int, found: os.stat_result, deadline: Deadline | None = None) -> None:
+    def __init__(self, descriptor: int, status: os.stat_result, deadline: Deadline | None = None) -> None:
         self.descriptor = descriptor
-        self.found = found
+        self.status = status
         self.deadline = deadline
         self.digest = ""
-        self.coded: dict[str, File] = {}
+        self.variants: dict[str, File] = {}
 
     def __iter__(self) -> Iterator[bytes]:
-        return self.part(0, self.found.st_size - 1)
+        return self.part(0, self.status.st_size - 1)
 
     def part(self, first: int, last: int) -> Iterator[bytes]:
         """The bytes from ``first`` to ``last``, both included."""
@@ -90,7 +90,7 @@ class File:
     def _piece(self, first: int, last: int) -> bytes:
         """In a native thread."""
         piece = os.pread(self.descriptor, min(PIECE, last - first + 1), first)
-        if not piece or first + len(piece) > last and stamp(os.fstat(self.descriptor)) != stamp(self.found):
+        if not piece or first + len(piece) > last and stamp(os.fstat(self.descriptor)) != stamp(self.status):
             raise OSError("a file was changed while it was sent")    # its beginning may be of another content than its hash
         return piece
 
@@ -101,18 +101,18 @@ class File:
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
-        for file in self.coded.values():
+        for file in self.variants.values():
             file.close()
 
     def __repr__(self) -> str:
-        return f"File({self.digest}, {self.found.st_size} bytes)"
+        return f"File({self.digest}, {self.status.st_size} bytes)"
 
 
 class Hashing:
     """The hash of a file, while it is taken."""
 
     def __init__(self) -> None:
-        self.done = Event()
+        self.end = Event()
         self.digest = ""
         self.problem: OSError | None = None
 
@@ -161,18 +161,18 @@ class Files:
         if request.method not in ("GET", "HEAD"):
             raise MethodNotAllowed(["GET", "HEAD"])
         name = safe_name(request.path.split("/")[self._segments:])
-        file, wanted = self._open(name, request.deadline) if name else None, ""
-        if file is None and name and (hashed := HASHED.fullmatch(name)):
-            name, wanted = hashed[1] + (hashed[3] or ""), hashed[2]
+        file, digest = self._open(name, request.deadline) if name else None, ""
+        if file is None and name and (match := HASHED.fullmatch(name)):
+            name, digest = match[1] + (match[3] or ""), match[2]
             file = self._open(name, request.deadline)
         if file is None:
             raise NoRoute("no such file")
-        if wanted and wanted != file.digest:
+        if digest and digest != file.digest:
             file.close()
             location = ("Location", self.prefix + quote(with_digest(name, file.digest)))
             return Response(302, [location, ("Cache-Control", "no-cache"), ("Content-Length", "0")])
-        coding = preferred(", ".join(request.header_list("Accept-Encoding")), file.coded) if file.coded else ""
-        return answer(request, file, name, IMMUTABLE if wanted else "no-cache", coding)
+        coding = preferred_coding(", ".join(request.header_list("Accept-Encoding")), file.variants) if file.variants else ""
+        return answer(request, file, name, IMMUTABLE if digest else "no-cache", coding)
 
     def url(self, name: str) -> str | None:
         """The address of a file with its hash; None when there is no such file."""
@@ -186,28 +186,28 @@ class Files:
 
     def _open(self, name: str, deadline: Deadline | None) -> File | None:
         try:
-            file: File | None = offload(self._opened, name, deadline, deadline=deadline)
+            file: File | None = offload(self._open_all, name, deadline, deadline=deadline)
             if file is not None:
                 file.digest = self._digest(file, deadline)
-                for coded in file.coded.values():
-                    coded.digest = self._digest(coded, deadline)
+                for variant in file.variants.values():
+                    variant.digest = self._digest(variant, deadline)
         except OSError as error:
             if error.errno in NO_ROOM:
                 raise OutOfFiles(str(error)) from error
             raise
         return file
 
-    def _opened(self, name: str, deadline: Deadline | None) -> File | None:
+    def _open_all(self, name: str, deadline: Deadline | None) -> File | None:
         """In a native thread."""
-        file = self._opened_alone(name, deadline)
+        file = self._open_one(name, deadline)
         if file is not None and mimetypes.guess_type(name)[1] is None:
             for coding, suffix in SUFFIXES.items():
-                coded = self._opened_alone(name + suffix, deadline)
-                if coded is not None and coded.found.st_mtime >= file.found.st_mtime:
-                    file.coded[coding] = coded
+                variant = self._open_one(name + suffix, deadline)
+                if variant is not None and variant.status.st_mtime >= file.status.st_mtime:
+                    file.variants[coding] = variant
         return file
 
-    def _opened_alone(self, name: str, deadline: Deadline | None) -> File | None:
+    def _open_one(self, name: str, deadline: Deadline | None) -> File | None:
         try:
             descriptor = open_inside(self.folder, name)
         except ValueError:                                   # outside
@@ -217,23 +217,23 @@ class Files:
                 return None
             raise
         file = File(descriptor, os.fstat(descriptor), deadline)
-        return file if stat.S_ISREG(file.found.st_mode) else None
+        return file if stat.S_ISREG(file.status.st_mode) else None
 
     def _digest(self, file: File, deadline: Deadline | None) -> str:
         """Its hash, which is taken by one for all that wait; who goes away takes nothing from the others."""
-        state = stamp(file.found)
-        if (known := self._digests.get(state)) is not None:
-            return known
+        state = stamp(file.status)
+        if (digest := self._digests.get(state)) is not None:
+            return digest
         key = native_thread(), state
         hashing = self._hashing.get(key)
         if hashing is None:
             hashing = self._hashing[key] = Hashing()
-            spawn_apart(self._hash, key, File(os.dup(file.descriptor), file.found), hashing)
+            spawn_apart(self._hash, key, File(os.dup(file.descriptor), file.status), hashing)
         if deadline is None:
-            hashing.done.wait()
+            hashing.end.wait()
         else:
             with TimeLimit(deadline.left(), deadline.over()):
-                hashing.done.wait()
+                hashing.end.wait()
         if hashing.problem is not None:
             raise hashing.problem
         return hashing.digest
@@ -250,7 +250,7 @@ class Files:
         finally:
             file.close()
             del self._hashing[key]
-            hashing.done.set()
+            hashing.end.set()
 
     def __repr__(self) -> str:
         return f"files of {self.folder}"
@@ -258,26 +258,26 @@ class Files:
 
 def answer(request: Request, whole: File, name: str, caching: str, coding: str) -> Response:
     """The file, or what it is in a ``coding``, the parts of that which are asked for, or 304. It has the file from here on."""
-    file = whole.coded.pop(coding) if coding else whole
-    varying: Headers = [("Vary", "Accept-Encoding")] if coding or whole.coded else []
+    file = whole.variants.pop(coding) if coding else whole
+    varying: Headers = [("Vary", "Accept-Encoding")] if coding or whole.variants else []
     if coding:
         whole.close()
-    kind, packed = mimetypes.guess_type(name)
-    if packed and name.lower().endswith(".svgz"):
+    kind, encoding = mimetypes.guess_type(name)
+    if encoding and name.lower().endswith(".svgz"):
         coding = "gzip"
-    elif packed:
+    elif encoding:
         kind = None
     kind = kind or "application/octet-stream"
     tag = f'"{file.digest}"'
     about: Headers = [("Cache-Control", caching), ("ETag", tag), ("X-Content-Type-Options", "nosniff"),
-                      ("Last-Modified", formatdate(file.found.st_mtime, usegmt=True)), *varying]
-    if unchanged(request, about):
+                      ("Last-Modified", formatdate(file.status.st_mtime, usegmt=True)), *varying]
+    if is_unchanged(request, about):
         file.close()
         return Response(304, about)
     kind = f"{kind}; charset=utf-8" if kind.startswith("text/") else kind
     about += [("Accept-Ranges", "bytes")] + ([("Content-Encoding", coding)] if coding else [])
-    size = file.found.st_size
-    current = request.method == "GET" and same_version(request, about, file.found.st_mtime)
+    size = file.status.st_size
+    current = request.method == "GET" and same_version(request, about, file.status.st_mtime)
     ranges = ranges_of(request.header("Range"), size) if current else None
     if ranges is None:
         status, body = 200, Parts(file, [(0, size - 1)])
@@ -313,22 +313,22 @@ def content_range(one: Bounds, size: int) -> str:
     return f"bytes {one[0]}-{one[1]}/{size}"
 
 
-def same_version(request: Request, about: Headers, changed: float) -> bool:
+def same_version(request: Request, about: Headers, moment: float) -> bool:
     """Is a part asked for, of this content? By a strong ETag, or by the date that was given (RFC 9110 section 13.1.5), which is
     strong once the second of the change is over (section 8.8.2.2). Of several Range lines none counts."""
-    given = dict(about)
-    condition = request.header("If-Range", given["ETag"])
-    strong = condition == given["ETag"] or condition == given["Last-Modified"] and int(changed) < int(time())
+    fields = dict(about)
+    condition = request.header("If-Range", fields["ETag"])
+    strong = condition == fields["ETag"] or condition == fields["Last-Modified"] and int(moment) < int(time())
     return strong and len(request.header_list("Range")) == 1
 
 
-def unchanged(request: Request, about: Headers) -> bool:
+def is_unchanged(request: Request, about: Headers) -> bool:
     """RFC 9110 section 13.2.2; a date counts when it is the one that was given (section 13.1.3 leaves that open)."""
-    given = dict(about)
+    fields = dict(about)
     if lines := request.header_list("If-None-Match"):
         tags = [tag.strip().removeprefix("W/") for line in lines for tag in line.split(",")]
-        return "*" in tags or given["ETag"] in tags
-    return request.header("If-Modified-Since") == given["Last-Modified"]
+        return "*" in tags or fields["ETag"] in tags
+    return request.header("If-Modified-Since") == fields["Last-Modified"]
 
 
 def open_inside(folder: str, name: str) -> int:
@@ -364,6 +364,6 @@ def with_digest(name: str, digest: str) -> str:
     return f"{stem}.{digest}{suffix}"
 
 
-def stamp(found: os.stat_result) -> Stamp:
+def stamp(status: os.stat_result) -> Stamp:
     """What changes with a file's content."""
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -24,12 +24,12 @@ class Edit:
 
     def __init__(self, rules: HeaderRules) -> None:
         self.rules = rules
-        self._gone = frozenset(name.lower() for name in (*rules.remove, *rules.set))
-        self.names = self._gone | frozenset(name.lower() for name in rules.add)
+        self._removals = frozenset(name.lower() for name in (*rules.remove, *rules.set))
+        self.names = self._removals | frozenset(name.lower() for name in rules.add)
         self._new = [*rules.set.items(), *rules.add.items()]
 
     def __call__(self, headers: Headers) -> Headers:
-        return [field for field in headers if field[0].lower() not in self._gone] + self._new
+        return [field for field in headers if field[0].lower() not in self._removals] + self._new
 
     def __repr__(self) -> str:
         rules = self.rules
@@ -44,11 +44,11 @@ def edit_of(rules: HeaderRules) -> Edit | None:
 
 def error_edit_of(rules: HeaderRules) -> Edit | None:
     """The edit of an error's fields: by all of the rules but those about the route's content."""
-    def kept(fields: dict[str, str]) -> dict[str, str]:
+    def about_errors(fields: dict[str, str]) -> dict[str, str]:
         return {name: value for name, value in fields.items() if name.lower() not in OF_CONTENT}
 
-    removed = tuple(name for name in rules.remove if name.lower() not in OF_CONTENT)
-    return edit_of(rules.model_copy(update={"add": kept(rules.add), "set": kept(rules.set), "remove": removed}))
+    names = tuple(name for name in rules.remove if name.lower() not in OF_CONTENT)
+    return edit_of(rules.model_copy(update={"add": about_errors(rules.add), "set": about_errors(rules.set), "remove": names}))
 
 
 class EditHeaders:

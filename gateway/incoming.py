@@ -64,25 +64,25 @@ class Trust:
         return self.judge(address)[1]
 
     def judge(self, address: str) -> tuple[str, bool]:
-        known = self.known.get(address)
-        if known is None:
-            known = self._look(address)
+        verdict = self.known.get(address)
+        if verdict is None:
+            verdict = self._look(address)
             if len(self.known) >= REMEMBERED:
                 self.known.clear()
-            self.known[address] = known
-        return known
+            self.known[address] = verdict
+        return verdict
 
     def _look(self, address: str) -> tuple[str, bool]:
         if not address:
             return address, self.unix
         try:
-            parsed = ip_address(address)
+            ip = ip_address(address)
         except ValueError:
             return address, False
-        if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
-            parsed = parsed.ipv4_mapped
-            address = str(parsed)
-        return address, any(parsed in network for network in self.networks)
+        if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
+            ip = ip.ipv4_mapped
+            address = str(ip)
+        return address, any(ip in network for network in self.networks)
 
     def __repr__(self) -> str:
         return f"Trust({', '.join(map(str, self.networks)) or 'nobody'}{', unix' if self.unix else ''})"
@@ -108,7 +108,7 @@ class Incoming:
         if "," in environ.get("HTTP_COOKIE", ""):
             headers = one_cookie(headers)
         address = environ.get("REMOTE_ADDR", "")
-        peer, trusted = self.trust.known.get(address) or self.trust.judge(address)
+        peer, is_proxy = self.trust.known.get(address) or self.trust.judge(address)
         deadline = Deadline(self.timeout)
         request = Request(environ["REQUEST_METHOD"], target, headers, body_of(environ, deadline),
                           scheme=environ["wsgi.url_scheme"], host=environ.get("HTTP_HOST", ""), peer=peer, deadline=deadline)
@@ -118,18 +118,18 @@ class Incoming:
             request.version = "1.0"
         if not target.startswith("/") and (absolute := ABSOLUTE.fullmatch(target)):
             take_absolute(request, *absolute.groups())
-        if trusted:
+        if is_proxy:
             request.trusted = True
             self.believe(request)
         return request
 
     def plain(self, plain: Any, connection: Any, peer: str) -> Request:
         """The Request of what the worker's fast lane has read. It has no environ until a view asks its connection for one."""
-        peer, trusted = self.trust.known.get(peer) or self.trust.judge(peer)
+        peer, is_proxy = self.trust.known.get(peer) or self.trust.judge(peer)
         request = Request(plain.method, plain.target, plain.headers, plain.body, host=plain.host, peer=peer,
                           deadline=Deadline(self.timeout))
         request.connection = connection
-        if trusted:
+        if is_proxy:
             request.trusted = True
             self.believe(request)
         return request
@@ -139,20 +139,20 @@ class Incoming:
         fields = [field for field in request.headers if SAID_KINDS[field[0]]]
         if not fields:
             return
-        said: list[list[str]] = [[], [], [], [], [], []]
+        values_by_kind: list[list[str]] = [[], [], [], [], [], []]
         for name, value in fields:
-            said[SAID_KINDS[name]].append(value)
-        chain, protos, hosts, ports = [_listed(values) for values in said[1:5]]
-        name, values = "X-Forwarded-For", said[1]
+            values_by_kind[SAID_KINDS[name]].append(value)
+        chain, protos, hosts, ports = [_items(values) for values in values_by_kind[1:5]]
+        name, values = "X-Forwarded-For", values_by_kind[1]
         if not (chain or protos or hosts or ports):
-            name, values = "Forwarded", said[5]
-            chain, protos, hosts = _forwarded(values)
+            name, values = "Forwarded", values_by_kind[5]
+            chain, protos, hosts = _elements(values)
         if chain:
             request.chain = name, ", ".join(values)
         distance = 1
         for distance, address in enumerate(reversed(chain), 1):
-            request.client, trusted = self.trust.judge(bare_address(address))
-            if not trusted:
+            request.client, is_proxy = self.trust.judge(bare_address(address))
+            if not is_proxy:
                 break
         port = _at(ports, distance)
         if port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536:
@@ -241,9 +241,9 @@ def drop_nominated(request: Request) -> None:
     """Take away what Connection names (RFC 9110 section 7.6.1), once and for all that look at the request: an answer must not be
     kept under a field that the upstream never saw. What frames the message or belongs to the connection itself stays."""
     options = {option.strip().lower() for value in request.header_list("Connection") for option in value.split(",")}
-    nominated = options - STAYS - {""}
-    if nominated:
-        request.headers = [field for field in request.headers if field[0].lower() not in nominated]
+    names = options - STAYS - {""}
+    if names:
+        request.headers = [field for field in request.headers if field[0].lower() not in names]
 
 
 def bare_address(value: str) -> str:
@@ -254,21 +254,21 @@ def bare_address(value: str) -> str:
     return value.partition(":")[0] if value.count(":") == 1 else value
 
 
-def _listed(values: list[str]) -> list[str]:
+def _items(values: list[str]) -> list[str]:
     return [item.strip() for value in values for item in value.split(",") if item.strip()]
 
 
-def _forwarded(values: list[str]) -> tuple[list[str], list[str], list[str]]:
+def _elements(values: list[str]) -> tuple[list[str], list[str], list[str]]:
     """The for, proto and host of each element of Forwarded (RFC 7239 section 4); an element without one counts as empty.
     What does not follow the grammar says nothing."""
     chains: tuple[list[str], list[str], list[str]] = ([], [], [])
     if not FORWARDED.fullmatch(", ".join(values)):           # an open quote would swallow what is added behind it
         return chains
-    for element in _listed(values):
+    for element in _items(values):
         pairs = dict(pair.strip().partition("=")[::2] for pair in element.split(";"))
-        lowered = {name.lower(): value.strip('"') for name, value in pairs.items()}
+        parameters = {name.lower(): value.strip('"') for name, value in pairs.items()}
         for chain, name in zip(chains, ("for", "proto", "host")):
-            chain.append(lowered.get(name, ""))
+            chain.append(parameters.get(name, ""))
     return chains
 
 

@@ -164,7 +164,7 @@ class Pipeline:
 
     def aggregate(self, route: Any) -> Aggregate:
         hosts = {name: upstream.settings.host for name, upstream in self.upstreams.items()}
-        return Aggregate(route.aggregate, self.send, self.forwarding, parameters(route.path), kept=route.cache is not None,
+        return Aggregate(route.aggregate, self.send, self.forwarding, parameters(route.path), cacheable=route.cache is not None,
                          hosts=hosts)
 
     def cache(self, handler: Handler, route: Route) -> Handler:
@@ -188,7 +188,7 @@ class Pipeline:
 
     def describe(self, route: Route, *, parts: bool = True) -> list[str]:
         """What a request of ``route`` meets, a line each, outermost first: steps, branches, targets, and ``parts`` of those."""
-        return [*described(self.handle, parts), *described(self.handlers[route.name], parts)]
+        return [*describe_handler(self.handle, parts), *describe_handler(self.handlers[route.name], parts)]
 
     def steps(self, route: Route) -> list[Handler]:
         """The handlers that a request of ``route`` may meet, outermost first, one branch after the other."""
@@ -246,7 +246,7 @@ def layers(handler: Handler) -> Iterator[Handler]:
         yield from layers(inside)
 
 
-def described(handler: Handler, parts: bool = True) -> Iterator[str]:
+def describe_handler(handler: Handler, parts: bool = True) -> Iterator[str]:
     """A line for a handler and for each inside it; what belongs to one branch is indented below its name. A target that is made of
     ``parts`` says them by ``describe()``."""
     yield repr(handler)
@@ -255,4 +255,4 @@ def described(handler: Handler, parts: bool = True) -> Iterator[str]:
     for name, inside in inner(handler).items():
         if name:
             yield f"  {name}:"
-        yield from (f"    {line}" if name else line for line in described(inside, parts))
+        yield from (f"    {line}" if name else line for line in describe_handler(inside, parts))

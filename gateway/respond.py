@@ -33,8 +33,8 @@ class Respond:
         self.headers = headers
         self.body = body
         self.reason = REASONS.get(self.status, "")
-        dated = any(name.lower() == "date" for name, _ in headers)
-        self.written = None if dated else written_of(self.status, headers, len(body))
+        has_date = any(name.lower() == "date" for name, _ in headers)
+        self.written = None if has_date else written_of(self.status, headers, len(body))
 
     def __call__(self, request: Request) -> Response:
         if self.written is not None:

@@ -83,17 +83,17 @@ class PublicAddresses:
     def cookie(self, value: str, request: Request) -> str:
         """A Set-Cookie of the upstream with a public Domain and Path; everything else byte for byte."""
         first, *attributes = value.split(";")
-        bound = first.lstrip().lower().startswith("__host-")         # browsers take it with Path=/ only (RFC 6265bis 4.1.3)
-        kept = [first]
+        host_bound = first.lstrip().lower().startswith("__host-")    # browsers take it with Path=/ only (RFC 6265bis 4.1.3)
+        pieces = [first]
         for attribute in attributes:
             name, _, content = attribute.partition("=")
             name, content = name.strip().lower(), content.strip()
             if name == "domain" and normal_host(content.lstrip(".")) in self.hosts:
                 continue
-            if name == "path" and content.startswith("/") and self.prefix and not bound:
+            if name == "path" and content.startswith("/") and self.prefix and not host_bound:
                 attribute = f" Path={self.path(content)}"
-            kept.append(attribute)
-        return ";".join(kept)
+            pieces.append(attribute)
+        return ";".join(pieces)
 
     def __repr__(self) -> str:
         return f"publish {', '.join(sorted(self.edits))}"
@@ -123,10 +123,10 @@ def normal_host(host: str) -> str:
 def normal_path(path: str) -> str:
     """A path to be compared: percent-encoding of what needs none and dot segments do not count (RFC 3986 section 6.2.2)."""
     path = ENCODED.sub(lambda match: plain if (plain := chr(int(match[1], 16))) in UNRESERVED else match[0].upper(), path)
-    kept: list[str] = []
+    segments: list[str] = []
     for segment in path.split("/"):
         if segment == "..":
-            kept = kept[:-1] or [""]
+            segments = segments[:-1] or [""]
         elif segment != ".":
-            kept.append(segment)
-    return "/".join(kept)
+            segments.append(segment)
+    return "/".join(segments)

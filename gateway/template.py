@@ -102,12 +102,12 @@ class Hole:
 
     def __init__(self, inside: str, encode: Callable[[str], str], references: References) -> None:
         self.inside = inside
-        self.reference, given, default = inside.partition(":-")
+        self.reference, colon, default = inside.partition(":-")
         if not REFERENCE.fullmatch(self.reference):
             raise ValueError(f"{self} is not a reference")
         self.encode = encode
         try:
-            self.default = encode(default) if given else None
+            self.default = encode(default) if colon else None
         except ValueError as error:
             raise ValueError(f"the default of {self} {error}") from None
         self.get, self.refuse = references(self)
@@ -153,9 +153,9 @@ class Template:
     def __call__(self, inputs: Inputs) -> str:
         return "".join([piece if piece.__class__ is str else piece(inputs) for piece in self._pieces])   # type: ignore[operator]
 
-    def partly(self, inputs: Inputs, known: Collection[Hole]) -> str:
-        """The text with the values of the ``known`` holes; the others stay as they are written."""
-        return "".join([piece if isinstance(piece, str) else piece(inputs) if piece in known else f"{{{piece.inside}}}"
+    def partly(self, inputs: Inputs, holes: Collection[Hole]) -> str:
+        """The text with the values of ``holes``; the others stay as they are written."""
+        return "".join([piece if isinstance(piece, str) else piece(inputs) if piece in holes else f"{{{piece.inside}}}"
                         for piece in self._pieces])
 
     def __repr__(self) -> str:
@@ -170,12 +170,12 @@ def target_template(text: str, references: References) -> Template:
         raise ValueError(f"{text!r} is not a path with an optional query: other characters are written percent-encoded")
     if DOT_SEGMENT.search(sample.partition("?")[0]):
         raise ValueError(f"{text!r} has dot segments")
-    encode, compiled = encode_path, []
+    encode, parts = encode_path, []
     for literal, inside in pieces:
-        compiled.append(Hole(inside, encode, references) if literal is None else literal)
+        parts.append(Hole(inside, encode, references) if literal is None else literal)
         if literal is not None and "?" in literal:
             encode = encode_query
-    return Template(text, compiled)
+    return Template(text, parts)
 
 
 def header_template(text: str, references: References) -> Template:

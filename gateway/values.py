@@ -49,13 +49,13 @@ def quoted(value: Any) -> str:
     return LOGIN.sub("://***@", text)
 
 
-def did_you_mean(wrong: str, known: Iterable[str]) -> str:
+def did_you_mean(wrong: str, names: Iterable[str]) -> str:
     """``, did you mean ttl?``, or nothing when no known name is near: no hint is better than a wrong one.
 
     Near is one slip of the fingers, two in a word of five characters and more, three in one of twelve.
     """
     slips = 1 if len(wrong) < 5 else 2 if len(wrong) < 12 else 3
-    apart = {name: distance(wrong.lower(), name.lower()) for name in known}
+    apart = {name: distance(wrong.lower(), name.lower()) for name in names}
     near = min(apart, key=apart.__getitem__, default="")
     return f", did you mean {near}?" if apart.get(near, len(wrong)) <= min(slips, len(wrong) - 1) else ""
 
@@ -156,18 +156,18 @@ def parse_instance(url: str) -> Address:
 
 def parse_authority(text: str, whole: str = "") -> tuple[str, int | None]:
     """Host, without brackets, and port of ``host``, ``host:port``, ``[::1]:port``. Raises ValueError, naming ``whole``."""
-    shown = quoted(whole or text)
+    name = quoted(whole or text)
     match = AUTHORITY.fullmatch(text)
     if not match:
-        raise ValueError(f"{shown}: {quoted(text)} is not a host, or a host and a port (IPv6 goes in brackets)" if whole
-                         else f"{shown} is not a host, or a host and a port (IPv6 goes in brackets)")
+        raise ValueError(f"{name}: {quoted(text)} is not a host, or a host and a port (IPv6 goes in brackets)" if whole
+                         else f"{name} is not a host, or a host and a port (IPv6 goes in brackets)")
     host, port = match[1].strip("[]").replace("%25", "%"), match[2]
     if not host:
-        raise ValueError(f"{shown} has no host")
+        raise ValueError(f"{name} has no host")
     if match[1].startswith("[") and not is_address(host):
-        raise ValueError(f"{shown}: {quoted(host)} is not an IPv6 address")
+        raise ValueError(f"{name}: {quoted(host)} is not an IPv6 address")
     if port is not None and not (port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 65536):
-        raise ValueError(f"{shown}: {quoted(port)} is not a port between 1 and 65535")
+        raise ValueError(f"{name}: {quoted(port)} is not a port between 1 and 65535")
     return host, int(port) if port is not None else None
 
 
@@ -209,10 +209,10 @@ def check_network(value: str) -> str:
         ip_network(value)
     except ValueError:
         try:
-            meant = ip_interface(value).network
+            network = ip_interface(value).network
         except ValueError:
             raise ValueError(f'{quoted(value)} is not a network: write "10.0.0.0/8", "::1" or "unix"') from None
-        raise ValueError(f"{quoted(value)} is an address with the mask of a network: write {quoted(str(meant))} for the network"
+        raise ValueError(f"{quoted(value)} is an address with the mask of a network: write {quoted(str(network))} for the network"
                          f" or {quoted(value.partition('/')[0])} for the address") from None
     return value
 
@@ -284,9 +284,9 @@ def check_field_value(value: str) -> str:
 
 def check_unlike(fields: dict[str, str]) -> dict[str, str]:
     """Names of header fields are one when they differ only in case."""
-    seen: dict[str, str] = {}
+    firsts: dict[str, str] = {}
     for name in fields:
-        first = seen.setdefault(name.lower(), name)
+        first = firsts.setdefault(name.lower(), name)
         if first != name:
             raise ValueError(f"{quoted(first)} and {quoted(name)} are the same header field")
     return fields
@@ -327,7 +327,7 @@ def check_redis_url(value: str) -> str:
     """Where a Redis is, or several. Messages never repeat it: it may hold a password."""
     scheme, mark, rest = value.partition("://")
     if not mark or scheme not in REDIS_SCHEMES:
-        raise ValueError(f"is not the URL of a Redis: write {', '.join(f'{known}://' for known in REDIS_SCHEMES)} and the place")
+        raise ValueError(f"is not the URL of a Redis: write {', '.join(f'{each}://' for each in REDIS_SCHEMES)} and the place")
     if scheme == "unix":
         if not rest.startswith("/"):
             raise ValueError("needs the absolute path of a socket: unix:///run/redis.sock")

@@ -21,7 +21,7 @@ from werkzeug.routing.rules import parse_converter_args
 from .config import Route
 from .http.fields import WRITTEN
 from .message import Request, Response
-from .routing.conditions import as_text, decoded
+from .routing.conditions import as_text, decode
 from .routing.pattern import Segment, parse_path
 from .tasks import Guard, Killed, current_request
 from .wsgi import environ_of
@@ -46,22 +46,22 @@ class View:
         self.silence = silence
 
     def __call__(self, request: Request) -> Response:
-        started: list[Any] = []
+        head: list[Any] = []
 
         def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], None]:
-            started[:] = status, headers
+            head[:] = status, headers
             return refuse_write
 
         token: Any = current_request.set(request)
         try:
             with Guard(request.deadline) as guard:
                 result = self.wsgi(environ_of(request, guard, self.silence), start_response)
-                status, headers = started
+                status, headers = head
                 code, reason, length = sendable(status, headers, result)
                 if request.method == "HEAD" or code in BODILESS:
-                    body: Any = joined(result, None)         # Flask's own is empty then
+                    body: Any = join_body(result, None)         # Flask's own is empty then
                 elif length is not None and length <= SMALL:
-                    body = joined(result, length)
+                    body = join_body(result, length)
                 else:
                     body, token = ViewBody(result, token, length), None
                     body.begin()
@@ -106,7 +106,7 @@ class ViewBody:
             close(self._result)
 
 
-def joined(result: Iterable[bytes], length: int | None) -> bytes:
+def join_body(result: Iterable[bytes], length: int | None) -> bytes:
     """The whole of a small body; its iterable is closed. Raises ValueError when it is not of the ``length`` announced."""
     try:
         body = b"".join(result)
@@ -220,14 +220,14 @@ def _segment(segment: str, variables: list[re.Match[str]], converters: list[Base
 
 def converter_of(rule: Rule, variable: re.Match[str]) -> BaseConverter:
     """What Flask reads the value of a variable with: it knows what it takes, also as an application's own."""
-    arguments, named = parse_converter_args(variable["args"]) if variable["args"] else ((), {})
-    return rule.get_converter(variable["name"], variable["kind"] or "default", arguments, named)
+    arguments, options = parse_converter_args(variable["args"]) if variable["args"] else ((), {})
+    return rule.get_converter(variable["name"], variable["kind"] or "default", arguments, options)
 
 
 def endpoint_of(rules: Map, request: Request) -> str:
     """The Flask endpoint that answers a request, or what Flask answers where there is none."""
     try:
-        return str(rules.bind("localhost").match(as_text(decoded(request.path)), request.method)[0])
+        return str(rules.bind("localhost").match(as_text(decode(request.path)), request.method)[0])
     except HTTPException as error:
         return f"none, Flask answers {error.code}"
 
@@ -242,9 +242,9 @@ def covers(wide: str, narrow: str) -> bool:
         if piece.kind == "rest":
             return len(right) > position
         if piece.kind == "middle":
-            taken, right = right[position:-piece.after], right[-piece.after:]
+            middle, right = right[position:-piece.after], right[-piece.after:]
             left = left[position + 1:]
-            return bool(taken) and taken[0] != Segment("text", "") and all(map(_takes, left, right))
+            return bool(middle) and middle[0] != Segment("text", "") and all(map(_takes, left, right))
         if position >= len(right) or not _takes(piece, right[position]):
             return False
     return len(left) == len(right)
@@ -263,25 +263,26 @@ def _takes(wide: Segment, narrow: Segment) -> bool:
     return wide.kind == narrow.kind and (wide.kind != "text" or wide.text == narrow.text)
 
 
-def undeclared(rules: Iterable[Rule], declared: Iterable[Route]) -> list[Route]:
+def undeclared_routes(rules: Iterable[Rule], declarations: Iterable[Route]) -> list[Route]:
     """Routes for the views that no declared ``view`` route covers, each with the methods that are left to it.
 
     Two rules that are one pattern here (``/f/<name>`` and ``/f/<uuid:id>``) make one route: Flask tells them apart.
     """
-    given = [route for route in declared if route.view and not route.host and not (route.header or route.query or route.cookie)]
-    found: dict[str, tuple[Route, set[str]]] = {}
+    wide_routes = [route for route in declarations
+                   if route.view and not route.host and not (route.header or route.query or route.cookie)]
+    by_pattern: dict[str, tuple[Route, set[str]]] = {}
     for rule in rules:
         for route in route_of(rule):
             methods = set(route.methods or ())
-            for wide in given:
+            for wide in wide_routes:
                 if covers(wide.path, route.path):
                     methods -= set(wide.methods) if wide.methods else methods
-            found.setdefault(NAME.sub("{", route.path), (route, set()))[1].update(methods)
-    return [route.model_copy(update={"methods": tuple(sorted(methods))}) for route, methods in found.values() if methods]
+            by_pattern.setdefault(NAME.sub("{", route.path), (route, set()))[1].update(methods)
+    return [route.model_copy(update={"methods": tuple(sorted(methods))}) for route, methods in by_pattern.values() if methods]
 
 
-def without_view(rules: Iterable[Rule], declared: Iterable[Route]) -> list[Route]:
+def without_view(rules: Iterable[Rule], declarations: Iterable[Route]) -> list[Route]:
     """The declared ``view`` routes that no Flask rule can answer."""
     paths = [route.path for rule in rules for route in route_of(rule)]
-    return [route for route in declared if route.view
+    return [route for route in declarations if route.view
             and not any(covers(route.path, path) or covers(path, route.path) for path in paths)]

@@ -44,21 +44,21 @@ class WebSocket:
             response.takeover = lambda: self._take(request, response, response.upgraded)
         return response
 
-    def _take(self, request: Request, response: Response, upgraded: Any) -> None:
+    def _take(self, request: Request, response: Response, tunnel: Any) -> None:
         """Send the 101 and copy until the end."""
         client, early = request.connection.take()
         fields = [("Connection", "Upgrade"), ("Upgrade", request.upgrade), *response.headers]
         head = [f"HTTP/1.1 101 {response.reason}\r\n", *(f"{name}: {value}\r\n" for name, value in fields), "\r\n"]
         try:
-            client.sendall("".join(head).encode("latin-1") + upgraded.leftover)
+            client.sendall("".join(head).encode("latin-1") + tunnel.leftover)
             if early:
-                upgraded.sock.sendall(early)
-            sent, received = splice(client, upgraded.sock, self.idle_timeout)
-            request.notes["websocket"] = {"sent": sent + len(early), "received": received + len(upgraded.leftover)}
+                tunnel.sock.sendall(early)
+            up, down = splice(client, tunnel.sock, self.idle_timeout)
+            request.notes["websocket"] = {"sent": up + len(early), "received": down + len(tunnel.leftover)}
         except OSError as error:
             request.notes["websocket"] = {"error": str(error)}
         finally:
-            upgraded.sock.close()
+            tunnel.sock.close()
 
     def __repr__(self) -> str:
         return f"websocket: upgrades are spliced, at most {self.idle_timeout:g} s idle"
@@ -73,7 +73,7 @@ def is_handshake(request: Request) -> bool:
 
 def splice(client: Any, upstream: Any, idle_timeout: float) -> tuple[int, int]:
     """Copy both ways until one side ends or ``idle_timeout`` seconds pass without a byte. Returns bytes (to, from) upstream."""
-    moved = [0, 0]
+    totals = [0, 0]
     last = [monotonic()]
     client.settimeout(None)
     upstream.settimeout(None)
@@ -84,7 +84,7 @@ def splice(client: Any, upstream: Any, idle_timeout: float) -> tuple[int, int]:
                 last[0] = monotonic()
                 sink.sendall(data)
                 last[0] = monotonic()
-                moved[side] += len(data)
+                totals[side] += len(data)
                 socket.wait_write(sink.fileno())         # others' turn: with both sockets ready nothing else here waits
             sink.shutdown(socket.SHUT_WR)
         except OSError:                          # either side is gone: that ends both directions
@@ -101,4 +101,4 @@ def splice(client: Any, upstream: Any, idle_timeout: float) -> tuple[int, int]:
             gevent.wait(pumps, timeout=min(idle_timeout, 1.0))     # the close frame's answer may be under way
     finally:
         gevent.killall(pumps)
-    return moved[0], moved[1]
+    return totals[0], totals[1]

@@ -159,14 +159,14 @@ def prefix_of(value: str) -> str:
 
 def variables(fields: Headers) -> dict[str, str]:
     """The fields as a WSGI environ has them (PEP 3333): the last Content-Type, of others all values with commas."""
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     for name, value in fields:
         key = variable(name)
-        if key in found and key not in ABOUT_BODY:
-            found[key] += ("; " if key == "HTTP_COOKIE" else ",") + value
+        if key in values and key not in ABOUT_BODY:
+            values[key] += ("; " if key == "HTTP_COOKIE" else ",") + value
         else:
-            found[key] = value
-    return found
+            values[key] = value
+    return values
 
 
 def variable(name: str) -> str:

@@ -17,7 +17,7 @@ from werkzeug.test import EnvironBuilder
 from gateway.app import Gateway
 from gateway.config import TARGETS, Config, Route
 from gateway.message import Body, Handler, Request, Response
-from gateway.pipeline import Pipeline, described, inner, layers
+from gateway.pipeline import Pipeline, describe_handler, inner, layers
 from gateway.telemetry.log import RequestLog
 from gateway.telemetry.metrics import Registry
 from gateway.views import View
@@ -238,6 +238,7 @@ class Named(NoOp):
 def test_a_split_is_described_with_its_branches():
     new = Named("cache", Named("view"))
     split = Split(old=Named("forward"), new=new)
-    assert [*described(Named("observe", split))] == ["observe", "split", "  old:", "    forward", "  new:", "    cache", "    view"]
+    assert [*describe_handler(Named("observe", split))] == [
+        "observe", "split", "  old:", "    forward", "  new:", "    cache", "    view"]
     assert [*map(repr, layers(split))] == ["split", "forward", "cache", "view"]
     assert inner(new.next) == {}

@@ -14,7 +14,7 @@ from gateway.errors import BodyTimeout, DeadlineExceeded, TruncatedBody
 from gateway.http.fields import UnsafeField
 from gateway.message import Body, Request
 from gateway.tasks import current_request
-from gateway.views import View, covers, pattern_of, undeclared, without_view
+from gateway.views import View, covers, pattern_of, undeclared_routes, without_view
 
 SAFETY = 20.0
 
@@ -44,7 +44,7 @@ def test_the_routes_of_a_rule_take_what_flask_answers_by_slashes(path, strict, a
     from gateway.routing.table import Table
     rule = Rule(path, endpoint="x", methods=["GET"], strict_slashes=strict)
     flask = Map([rule]).bind("a.test")
-    table = Table((route, route) for route in undeclared([rule], []))
+    table = Table((route, route) for route in undeclared_routes([rule], []))
     for target in answered:
         assert flask.test(target)
         assert table.match(Request("GET", target, [], host="a.test"))
@@ -68,7 +68,7 @@ def rules(*paths, methods=("GET",)):
 
 
 def test_undeclared_views_become_routes_with_their_methods():
-    routes = undeclared(rules("/users/<int:id>", "/list/"), [Route(path="/*", upstream="legacy")])
+    routes = undeclared_routes(rules("/users/<int:id>", "/list/"), [Route(path="/*", upstream="legacy")])
     assert {(route.path, route.methods, route.view) for route in routes} == {
         ("/users/{id:int}", ("GET", "HEAD"), True), ("/list/", ("GET", "HEAD"), True), ("/list", ("GET", "HEAD"), True)}
 
@@ -81,12 +81,12 @@ def test_undeclared_views_become_routes_with_their_methods():
     (Route(path="/users/{x}", upstream="legacy"), ("GET", "HEAD", "POST")),
     (Route(path="/other/*", view=True), ("GET", "HEAD", "POST"))])
 def test_a_declared_view_route_takes_the_rules_it_covers(declared, left):
-    routes = undeclared(rules("/users/<id>", methods=("GET", "POST")), [declared])
+    routes = undeclared_routes(rules("/users/<id>", methods=("GET", "POST")), [declared])
     assert [route.methods for route in routes] == ([] if left is None else [left])
 
 
 def test_rules_that_are_one_pattern_make_one_route():
-    found = undeclared(rules("/f/<name>.json", "/f/<uuid:id>", "/f/<int:n>"), [])
+    found = undeclared_routes(rules("/f/<name>.json", "/f/<uuid:id>", "/f/<int:n>"), [])
     assert sorted(route.path for route in found) == ["/f/{id}", "/f/{n:int}", "/f/{name}.json"]
 
 
@@ -98,7 +98,7 @@ def test_a_declared_view_without_a_flask_rule():
 def test_flasks_own_map_is_understood():
     app = Flask("x", static_folder=None)
     app.add_url_rule("/a/<int:n>", view_func=lambda n: str(n), methods=["POST"])
-    assert [(route.path, route.methods) for route in undeclared(app.url_map.iter_rules(), [])] == [
+    assert [(route.path, route.methods) for route in undeclared_routes(app.url_map.iter_rules(), [])] == [
         ("/a/{n:int}", ("OPTIONS", "POST"))]
 
 

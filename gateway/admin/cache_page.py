@@ -36,14 +36,14 @@ def cache_page(store: HttpStore, registry: Registry, wants_html: Callable[[str],
     """What ``GET /cache`` answers."""
     key = request.args.get("key")
     if key is not None:
-        shown: dict[str, Any] = {"key": key, "entries": entries_of(store, key)}
+        content: dict[str, Any] = {"key": key, "entries": entries_of(store, key)}
     else:
         numbers = offload(numbers_of, registry)
-        shown = {"pid": os.getpid(), "summary": said_of(numbers, store), "tiers": tiers_of(store), "purges": purges_of(store),
-                 "numbers": numbers, "hottest": hottest_of(store)}
+        content = {"pid": os.getpid(), "summary": headline(numbers, store), "tiers": tiers_of(store), "purges": purges_of(store),
+                   "numbers": numbers, "hottest": hottest_of(store)}
     if wants_html(request.headers.get("Accept", "")):
-        return render_template("admin_cache.html.j2", **shown)
-    return shown
+        return render_template("admin_cache.html.j2", **content)
+    return content
 
 
 def tiers_of(store: HttpStore) -> list[dict[str, Any]]:
@@ -56,17 +56,17 @@ def purges_of(store: HttpStore) -> dict[str, Any]:
     return {"heard": store.marks.number, "channels": [repr(channel) for channel in store.channels], "waiting": store.waiting()}
 
 
-def said_of(numbers: dict[str, list[dict[str, Any]]], store: HttpStore) -> str:
+def headline(numbers: dict[str, list[dict[str, Any]]], store: HttpStore) -> str:
     """Hit ratio and bytes, in words."""
     outcomes = Counter[str]()
     for sample in numbers.get("requests", ()):
         outcomes[sample["outcome"]] += sample["value"]
     total = outcomes.total()
-    held = f"The memory of this worker holds {size_text(store.memory.bytes)} of {size_text(store.memory.limit)}."
+    usage = f"The memory of this worker holds {size_text(store.memory.bytes)} of {size_text(store.memory.limit)}."
     if not total:
-        return f"No request has asked the cache yet. {held}"
+        return f"No request has asked the cache yet. {usage}"
     hits = outcomes["hit"]
-    return f"{hits / total:.0%} of {total:.0f} requests were hits. {held}"
+    return f"{hits / total:.0%} of {total:.0f} requests were hits. {usage}"
 
 
 def size_text(size: float) -> str:
@@ -80,12 +80,12 @@ def size_text(size: float) -> str:
 
 def numbers_of(registry: Registry) -> dict[str, list[dict[str, Any]]]:
     """The counts of the cache over all workers: by name, with their labels. In a native thread."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    samples: dict[str, list[dict[str, Any]]] = {}
     for metric in Exposition(registry).collect():
         if metric.name.startswith("gateway_cache_"):
-            found[metric.name.removeprefix("gateway_cache_")] = [
+            samples[metric.name.removeprefix("gateway_cache_")] = [
                 {**sample.labels, "value": sample.value} for sample in metric.samples if sample.value]
-    return found
+    return samples
 
 
 def hottest_of(store: HttpStore) -> list[dict[str, Any]]:
@@ -95,11 +95,11 @@ def hottest_of(store: HttpStore) -> list[dict[str, Any]]:
 
 def entries_of(store: HttpStore, key: str) -> list[dict[str, Any]]:
     """The entries under a key. Raises NotFound."""
-    found: Variants | None = store.look(key)
-    if found is None:
+    variants: Variants | None = store.look(key)
+    if variants is None:
         raise NotFound("Nothing is stored under this key, or not here: the memory of another worker is not seen.")
     now = store.clock()
-    return [entry_of(entry, now) for entry in found.entries]
+    return [entry_of(entry, now) for entry in variants.entries]
 
 
 def entry_of(entry: Entry, now: float) -> dict[str, Any]:
@@ -115,15 +115,15 @@ def purge(store: HttpStore) -> dict[str, Any]:
     refuse_other_sites()
     if request.mimetype != "application/json":
         raise UnsupportedMediaType("Send application/json.")
-    asked = request.get_json(silent=True)
-    if not isinstance(asked, dict) or any(type(value) is not PURGES.get(name) for name, value in asked.items()):
+    selection = request.get_json(silent=True)
+    if not isinstance(selection, dict) or any(type(value) is not PURGES.get(name) for name, value in selection.items()):
         raise BadRequest("Send a JSON object with one of url, prefix, tag (texts) or everything (true), and perhaps soft (true).")
     try:
-        told = store.purge(**asked)
+        workers = store.purge(**selection)
     except ValueError as error:
         raise BadRequest(f"{error}.") from None
-    reached = {"nginx": channel.reached for channel in store.channels if isinstance(channel, Generation)}
-    return {"purged": asked, "told": told, "waiting": store.waiting(), **reached}
+    nginx = {"nginx": channel.reached for channel in store.channels if isinstance(channel, Generation)}
+    return {"purged": selection, "told": workers, "waiting": store.waiting(), **nginx}
 
 
 def refuse_other_sites() -> None:

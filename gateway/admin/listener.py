@@ -91,14 +91,14 @@ def create_admin(application: Gateway | None) -> Flask:
     def show(path: str, view: Any) -> None:
         admin.add_url_rule(path, path, view, methods=["GET"], provide_automatic_options=False)
 
-    show("/healthz", lambda: paged({"status": "ok", "pid": os.getpid()}, "Health"))
+    show("/healthz", lambda: as_page({"status": "ok", "pid": os.getpid()}, "Health"))
     show("/readyz", readiness)
     show("/metrics", metrics)
     if application is None:
         return admin
     show("/", lambda: index(application))
     show("/routes", lambda: routes_page(application))
-    show("/config", lambda: paged({"problems": config_problems(), **summary(application)}, "Configuration"))
+    show("/config", lambda: as_page({"problems": config_problems(), **summary(application)}, "Configuration"))
     show("/cache", lambda: cache_page(application.pipeline.store, registry, prefers_html))
     admin.add_url_rule("/cache/purge", "purge", lambda: purge(application.pipeline.store), methods=["POST"],
                        provide_automatic_options=False)
@@ -133,26 +133,27 @@ def summary(application: Gateway) -> dict[str, Any]:
 
 def index(application: Gateway) -> str:
     """The page of the instance, with what answers at this moment. One who looks makes a connection to each upstream's instances."""
-    reached = reachable({url for settings in application.pipeline.config.upstreams.values() for url in settings.instances})
+    upstreams = application.pipeline.config.upstreams
+    answers = reachable({url for settings in upstreams.values() for url in settings.instances})
     config = summary(application)
-    answering = {name: [reached[url] for url in urls] for name, urls in config["upstreams"].items()}
-    down = [name for name, answers in answering.items() if not any(answers)]
-    partly = [name for name, answers in answering.items() if any(answers) and not all(answers)]
-    return render_template("admin_index.html.j2", ready=ready(), workers=workers(), problems=config_problems(), reached=reached,
-                           down=down, partly=partly, version=exposition.own_version(), config=config)
+    answering = {name: [answers[url] for url in urls] for name, urls in config["upstreams"].items()}
+    down = [name for name, each in answering.items() if not any(each)]
+    partly = [name for name, each in answering.items() if any(each) and not all(each)]
+    return render_template("admin_index.html.j2", ready=ready(), workers=workers(), problems=config_problems(),
+                           reached=answers, down=down, partly=partly, version=exposition.own_version(), config=config)
 
 
 def reachable(urls: Iterable[str]) -> dict[str, bool]:
     """Which instances take connections now."""
-    pool, found = Pool(CONNECTIONS), {}
+    pool, results = Pool(CONNECTIONS), {}
 
     def look(url: str) -> None:
-        found[url] = takes_connections(url)
+        results[url] = takes_connections(url)
 
     for url in urls:
         pool.spawn(look, url)
     pool.join()
-    return found
+    return results
 
 
 def takes_connections(url: str) -> bool:
@@ -174,18 +175,18 @@ def wants_html() -> bool:
     return prefers_html(request.headers.get("Accept", ""))
 
 
-def paged(shown: dict[str, Any], title: str) -> Any:
+def as_page(content: dict[str, Any], title: str) -> Any:
     """JSON for programs; for a browser a page with the same, and the way back."""
     if not wants_html():
-        return shown
-    return render_template("admin_text.html.j2", title=title, text=json.dumps(shown, indent=2, ensure_ascii=False))
+        return content
+    return render_template("admin_text.html.j2", title=title, text=json.dumps(content, indent=2, ensure_ascii=False))
 
 
 def readiness() -> tuple[Any, int]:
     is_ready, place = ready(), run_directory.current()
     run_dir = None if place is None else {"usable": place.usable, "repairs": place.repairs}
-    shown = {"ready": is_ready, "workers": workers(), "config_problems": config_problems(), "run_dir": run_dir}
-    return paged(shown, "Readiness"), 200 if is_ready else 503
+    content = {"ready": is_ready, "workers": workers(), "config_problems": config_problems(), "run_dir": run_dir}
+    return as_page(content, "Readiness"), 200 if is_ready else 503
 
 
 def metrics() -> Response:
@@ -199,10 +200,10 @@ def metrics() -> Response:
 
 def routes_page(application: Gateway) -> Any:
     pipeline = application.pipeline
-    listed = [{"name": route.name, "target": route.target, "steps": pipeline.describe(route)} for route in pipeline.routes]
+    rows = [{"name": route.name, "target": route.target, "steps": pipeline.describe(route)} for route in pipeline.routes]
     if wants_html():
-        return render_template("admin_routes.html.j2", routes=listed)
-    return jsonify(routes=listed)
+        return render_template("admin_routes.html.j2", routes=rows)
+    return jsonify(routes=rows)
 
 
 # Who may ask, and errors

@@ -32,20 +32,20 @@ class Composition:
     """One request being answered: what templates read, what the client will see, and the greenlets at work on it."""
 
     def __init__(self, request: Request, send: Send, waits: dict[str, int],
-                 forwarding: Forwarding, kept: bool) -> None:
+                 forwarding: Forwarding, cacheable: bool) -> None:
         self.request = request
         self.forwarding = forwarding(request)
         self.send = send
         self.inputs = Inputs(request)
-        self.shown: dict[str, Any] = {}
+        self.shapes: dict[str, Any] = {}
         self.missing: set[str] = set()
         self.notes: dict[str, float | str] = {}
         request.notes["parts"] = self.notes
         self._waits = waits.copy()
-        self._forwarded: dict[frozenset[str], Headers] = {}
-        self.kept = kept
+        self._client_fields: dict[frozenset[str], Headers] = {}
+        self.cacheable = cacheable
         # Has a part an answer that must not be shared, and by which fields beside the client's does one choose its answer?
-        self.unshared, self.varies = False, NOTHING
+        self.private, self.varies = False, NOTHING
         self._own = tasks.Interruptible()
         self._others = Team()
         self._error: Exception | None = None
@@ -73,12 +73,12 @@ class Composition:
         clock = self.request.deadline.clock
         began = clock()
         try:
-            call = part.call(self.request, self.inputs, self.forwarded(part.forward), self.forwarding)
+            call = part.call(self.request, self.inputs, self.client_fields(part.forward), self.forwarding)
             response = self.send(part.upstream, call)
-            if self.kept:
+            if self.cacheable:
                 self.note_sharing(response.headers)
             answer = part.read(response, call.deadline)
-            self.shown[part.name] = part.shape(answer)
+            self.shapes[part.name] = part.shape(answer)
             self.inputs.answers[part.name] = answer
             self.notes[part.name] = round((clock() - began) * 1000, 1)
         except FAILURES as error:
@@ -90,7 +90,7 @@ class Composition:
         self.notes[part.name] = error.flag
         if part.optional:
             self.missing.add(part.name)
-            self.inputs.answers[part.name] = self.shown[part.name] = part.default
+            self.inputs.answers[part.name] = self.shapes[part.name] = part.default
         elif isinstance(error, (PartFailed, BadRequest)):
             raise error
         else:
@@ -98,17 +98,17 @@ class Composition:
 
     def note_sharing(self, headers: Headers) -> None:
         """What an answer of a part says about whom the whole may be kept for. What is sent on of the client's is in the key."""
-        self.unshared = self.unshared or unshareable(headers)
-        sent = {name.lower() for name, _ in self.forwarding} | TRACE_FIELDS
+        self.private = self.private or unshareable(headers)
+        names = {name.lower() for name, _ in self.forwarding} | TRACE_FIELDS
         varies = [each.strip().lower() for field, value in headers if field.lower() == "vary" for each in value.split(",")]
-        self.varies = self.varies | sent.intersection(varies)
+        self.varies = self.varies | names.intersection(varies)
 
-    def forwarded(self, names: frozenset[str]) -> Headers:
+    def client_fields(self, names: frozenset[str]) -> Headers:
         """The client's header fields of these names, but for those that its Connection keeps to the gateway."""
-        if names not in self._forwarded:
-            kept = {token.strip().lower() for value in self.request.header_list("Connection") for token in value.split(",")}
-            self._forwarded[names] = [field for field in self.request.headers if field[0].lower() in names - kept]
-        return self._forwarded[names]
+        if names not in self._client_fields:
+            nominations = {token.strip().lower() for value in self.request.header_list("Connection") for token in value.split(",")}
+            self._client_fields[names] = [field for field in self.request.headers if field[0].lower() in names - nominations]
+        return self._client_fields[names]
 
     def _was_last(self, part: PreparedPart) -> bool:
         """One of those that ``part`` waits for is settled: was it the last?"""

@@ -40,8 +40,8 @@ class PreparedPart:
         self.own_fields = [(field, header_template(value, references)) for field, value in part.headers.items()]
         self.tree = json_template(part.json_, references)
         holes: list[Any] = []
-        written = orjson.dumps(self.tree, holes.append)
-        self.body = written if part.json_ is not None else b"" if part.method in ("POST", "PUT", "PATCH") else None
+        body = orjson.dumps(self.tree, holes.append)
+        self.body = body if part.json_ is not None else b"" if part.method in ("POST", "PUT", "PATCH") else None
         self.body_has_holes = bool(holes)
         own = {field.lower() for field in part.headers}
         self.forward = frozenset(field.lower() for field in part.forward_headers) - own | TRACE_FIELDS
@@ -96,10 +96,10 @@ class PreparedPart:
         """The request-target for ``request``, where what other parts and the body give stands as it is written. Raises
         BadRequest for what the request lacks."""
         inputs = Inputs(request)
-        known = [hole for hole in self.holes if not hole.reference.startswith("body.")]
-        for hole in known:
+        holes = [hole for hole in self.holes if not hole.reference.startswith("body.")]
+        for hole in holes:
             hole(inputs)
-        return self.target.partly(inputs, known)
+        return self.target.partly(inputs, holes)
 
     @property
     def order(self) -> str:

@@ -58,10 +58,10 @@ def json_of(response: Response, deadline: Deadline, json_types: frozenset[str]) 
     try:
         data = whole_body(response, deadline)
         if codings and not empty:
-            data = inflated(data, codings)
+            data = decode(data, codings)
     except BodyTooLarge:
         raise Unusable(f"answered more than {MAX_ANSWER // 1024 ** 2} MB") from None
-    return None if empty else parsed(data, media)
+    return None if empty else parse(data, media)
 
 
 def whole_body(response: Response, deadline: Deadline) -> bytes:
@@ -72,7 +72,7 @@ def whole_body(response: Response, deadline: Deadline) -> bytes:
         return response.read(MAX_ANSWER)
 
 
-def inflated(data: bytes, codings: str) -> bytes:
+def decode(data: bytes, codings: str) -> bytes:
     """Without the codings, of which the last is the outermost. Raises Unusable, and BodyTooLarge above MAX_ANSWER."""
     names = [name for coding in codings.lower().split(",") if (name := coding.strip()) not in ("", "identity")]
     if len(names) > MAX_CODINGS:
@@ -112,7 +112,7 @@ def inflate_format(data: bytes, wbits: int) -> bytes:
     return b"".join(pieces)
 
 
-def parsed(data: bytes, media: str) -> Any:
+def parse(data: bytes, media: str) -> Any:
     """Raises Unusable."""
     try:
         return orjson.loads(data.removeprefix(BOM))
@@ -126,10 +126,10 @@ def parsed(data: bytes, media: str) -> Any:
 
 def text_of(data: bytes, media: str) -> str:
     """What is not UTF-8 as text, empty when it is none. As UTF-8 the text may be longer than ``data``, by a factor of two."""
-    named = CHARSET.search(media)
+    match = CHARSET.search(media)
     charset: str = json.detect_encoding(data)
     if charset.startswith("utf-8"):
-        charset = named[1] if named and CHARSETS.fullmatch(named[1]) else "utf-8"
+        charset = match[1] if match and CHARSETS.fullmatch(match[1]) else "utf-8"
     try:
         return data.decode(charset)
     except (UnicodeError, LookupError):

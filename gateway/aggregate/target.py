@@ -32,29 +32,29 @@ MAX_BODY = 1024 ** 2
 
 class Aggregate:
     """``send(upstream, call)`` makes one exchange with an upstream, by its name. ``forwarding`` gives the fields that tell every
-    part who asked. ``params`` are the names of the route's path parameters, None when they are not known. ``kept`` says that a
-    cache keeps the answers: one with a part that must not be shared then says ``Vary: *``, and is not kept; one with a part that
+    part who asked. ``params`` are the names of the route's path parameters, None when they are not known. ``cacheable``:
+    a cache keeps the answers; one with a part that must not be shared then says ``Vary: *``, and is not kept; one with a part that
     depends on what the gateway says of the client names those fields. ``hosts`` are the ``host`` settings of the upstreams: a part
     is asked for with the Host that a forwarded request would have."""
 
     def __init__(self, parts: dict[str, config.Part], send: Send, forwarding: Forwarding,
-                 params: Collection[str] | None = None, kept: bool = False, hosts: Mapping[str, str] = {}) -> None:
+                 params: Collection[str] | None = None, cacheable: bool = False, hosts: Mapping[str, str] = {}) -> None:
         self.send = send
         self.forwarding = forwarding
         self.parts = [PreparedPart(name, part, References(name, parts, params), hosts) for name, part in parts.items()]
-        self.kept = kept
+        self.cacheable = cacheable
         for part in self.parts:
             part.feeds = [other for other in self.parts if part.name in other.after]
         self.first = [part for part in self.parts if not part.after]
         self.waits = {part.name: len(part.after) for part in self.parts}
-        self.needed = [hole for part in self.parts if not part.optional for hole in part.holes]
+        self.required = [hole for part in self.parts if not part.optional for hole in part.holes]
         self.reads_body = any(hole.reference.partition(".")[0] == "body" for part in self.parts for hole in part.holes)
 
     def __call__(self, request: Request) -> Response:
-        run = Composition(request, self.send, self.waits, self.forwarding, self.kept)
+        run = Composition(request, self.send, self.waits, self.forwarding, self.cacheable)
         if self.reads_body:
             run.inputs.body = json_body(request)
-        for hole in self.needed:
+        for hole in self.required:
             hole(run.inputs)
         token = watch(request.connection.socket) if request.connection is not None else None
         try:
@@ -67,21 +67,21 @@ class Aggregate:
     def answer(self, run: Composition) -> Response:
         body: dict[str, Any] = {}
         for part in self.parts:
-            shown = run.shown[part.name]
+            shape = run.shapes[part.name]
             if not part.merge:
-                body[part.name] = shown
-            elif shown is not None:
-                body.update(shown)
+                body[part.name] = shape
+            elif shape is not None:
+                body.update(shape)
         headers = [("Content-Type", "application/json"), ("Cache-Control", "no-store")]
-        if run.unshared or run.varies:
-            headers.append(("Vary", "*" if run.unshared else ", ".join(sorted(run.varies))))
+        if run.private or run.varies:
+            headers.append(("Vary", "*" if run.private else ", ".join(sorted(run.varies))))
         if run.missing:
             headers.append(("X-Partial", ", ".join([part.name for part in self.parts if part.name in run.missing])))
         try:
             return Response(200, headers, orjson.dumps(body))
         except TypeError:                                # what can be read may be nested deeper than what can be written
             for part in self.parts:
-                if too_deep(run.shown[part.name]):
+                if too_deep(run.shapes[part.name]):
                     run.give_up(part, PartFailed(part.name, "the answer is nested too deeply"))
             return self.answer(run)
 

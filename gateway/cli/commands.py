@@ -100,12 +100,12 @@ def routes(path: str | None, as_json: bool) -> None:
     """List the routes, the most specific first, with those of Flask views."""
     from ..routing.pattern import specificity
     config, source = load(path)
-    found: tuple[Route, ...] = config.routes
+    selection: tuple[Route, ...] = config.routes
     if config.gateway.views:
         _, pipeline = assemble(config, source)
-        found = pipeline.routes
+        selection = pipeline.routes
         pipeline.close()
-    rows = [route_row(route) for route in sorted(found, key=specificity)]
+    rows = [route_row(route) for route in sorted(selection, key=specificity)]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
     else:
@@ -223,16 +223,16 @@ def nginx(path: str | None, listen: str | None, instances: tuple[str, ...], incl
 @click.option("--soft", is_flag=True, help="Not gone but stale: served while it is refreshed, where that is allowed.")
 def purge(path: str | None, url: str | None, prefix: str | None, tag: str | None, everything: bool, soft: bool) -> None:
     """Purge stored answers, in every worker: one of --url, --prefix, --tag, --everything."""
-    given: dict[str, Any] = {name: value for name, value in (("url", url), ("prefix", prefix), ("tag", tag)) if value is not None}
+    targets: dict[str, Any] = {name: value for name, value in (("url", url), ("prefix", prefix), ("tag", tag)) if value is not None}
     if everything:
-        given["everything"] = True
-    if len(given) != 1:
+        targets["everything"] = True
+    if len(targets) != 1:
         raise click.UsageError("Purge one of --url, --prefix, --tag, --everything.")
     config, _ = load(path)
-    status, answer = call_admin(config, "POST", "/cache/purge", {**given, "soft": soft})
+    status, answer = call_admin(config, "POST", "/cache/purge", {**targets, "soft": soft})
     if status != 200:
         raise click.ClickException(printable(answer.get("detail") or answer.get("title") or str(status)))
-    [(kind, value)] = given.items()
+    [(kind, value)] = targets.items()
     click.echo(printable(f"purged {kind}{'' if everything else f' {value}'}{', softly' if soft else ''}"))
     if answer["waiting"]:
         click.echo("Redis cannot be reached: other machines hear of it when it is back", err=True)

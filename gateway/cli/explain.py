@@ -27,8 +27,8 @@ def cache_lines(config: Config, pipeline: Pipeline, route: Route, request: Reque
         if isinstance(step, CacheStep):
             lines = step.explain(request)
             if lines[0].startswith("key: "):
-                stored, where = stored_variants(config, pipeline, step.key(request, step.asked(request)))
-                lines += [f"stored: {where}", *(step.explain(request, stored) if stored else ())]
+                variants, where = stored_variants(config, pipeline, step.key(request, step.asked(request)))
+                lines += [f"stored: {where}", *(step.explain(request, variants) if variants else ())]
             return ["cache, for this request:", *(f"  {line}" for line in lines)]
     return []
 
@@ -44,13 +44,13 @@ def stored_variants(config: Config, pipeline: Pipeline, key: str) -> tuple[Varia
     if config.gateway.admin:
         try:
             status, answer = call_admin(config, "GET", f"/cache?key={quote(key, safe='')}")
-            found = Variants(entry_of(each, time()) for each in answer["entries"]) if status == 200 else None
-            return found, f"{'' if found else 'nothing '}in the worker that answers at {config.gateway.admin}"
+            variants = Variants(entry_of(each, time()) for each in answer["entries"]) if status == 200 else None
+            return variants, f"{'' if variants else 'nothing '}in the worker that answers at {config.gateway.admin}"
         except click.ClickException as error:
             where = error.message
-    stored = pipeline.store.look(key)
+    variants = pipeline.store.look(key)
     shared = ", ".join(tier.name for tier in pipeline.store.tiers)
-    return stored, f"{'' if stored else 'nothing '}in {shared} ({where})" if shared else f"not known ({where})"
+    return variants, f"{'' if variants else 'nothing '}in {shared} ({where})" if shared else f"not known ({where})"
 
 
 def destinations(app: Gateway, pipeline: Pipeline, route: Route, request: Request) -> list[str]:

@@ -87,14 +87,14 @@ def receive(request: Request, peer: str = NOBODY, trust: tuple[str, ...] = ()) -
     lines = [f"{request.method} {request.target} HTTP/{version}", *(f"{name}: {value}" for name, value in request.headers)]
     head = "\r\n".join([*lines, "", ""]).encode("latin-1")
     try:
-        parsed = reader.GunicornRequest(config, IterUnreader([head]), (peer, 0))
+        message = reader.GunicornRequest(config, IterUnreader([head]), (peer, 0))
     except ParseException as error:
         raise next(kind for of, kind in REFUSALS if isinstance(error, of))(str(error)) from error
     incoming = Incoming(trust, request.deadline.seconds)
-    address, trusted = incoming.trust.judge(peer)
-    request = Request(parsed.method, parsed.uri, parsed.raw_headers, scheme=request.scheme, host=request.host, peer=address)
-    request.environ, request.version = variables(parsed.raw_headers), version
-    if trusted:
+    address, is_proxy = incoming.trust.judge(peer)
+    request = Request(message.method, message.uri, message.raw_headers, scheme=request.scheme, host=request.host, peer=address)
+    request.environ, request.version = variables(message.raw_headers), version
+    if is_proxy:
         request.trusted = True
         incoming.believe(request)
     return request

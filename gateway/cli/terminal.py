@@ -46,6 +46,6 @@ def count_text(number: int, noun: str) -> str:
 
 def printable(text: str) -> str:
     """Text that a terminal shows as it is: invalid UTF-8 and control characters are replaced by their codes."""
-    shown = text.encode("utf-8", "backslashreplace").decode()
+    safe = text.encode("utf-8", "backslashreplace").decode()
     return "".join(character if character.isprintable() or character == "\n" else character.encode("unicode_escape").decode()
-                   for character in shown)
+                   for character in safe)

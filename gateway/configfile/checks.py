@@ -2,7 +2,7 @@
 that they name.
 
 A check is a function that yields a sentence for each mistake, beginning with the setting it is about; ``load.py`` puts
-the route or the upstream in front. A route whose settings are partly unreadable is checked for the rest, so ``given`` says what
+the route or the upstream in front. A route whose settings are partly unreadable is checked for the rest, so ``settings`` says what
 stands in the file, whatever became of it. The parts of a composition are checked in ``part_checks.py``.
 """
 
@@ -70,10 +70,10 @@ def check_upstream(name: str, upstream: UpstreamSettings | None) -> Iterator[str
                ' "-", "_" and "." only')
     if upstream is None:
         return
-    seen: dict[object, int] = {}
+    first_places: dict[object, int] = {}
     for position, url in enumerate(upstream.instances):
         address = parse_instance(url)
-        first = seen.setdefault(address._replace(host=address.host.lower()), position)
+        first = first_places.setdefault(address._replace(host=address.host.lower()), position)
         if first != position:
             yield f"instances[{position}]: {quoted(url)} is the same as instances[{first}]"
     tls = upstream.tls
@@ -87,22 +87,22 @@ def check_upstream(name: str, upstream: UpstreamSettings | None) -> Iterator[str
         yield "tls.key: a key needs its certificate"
 
 
-def check_route(route: Route, given: Collection[str], upstreams: Collection[str], trusting: bool,
+def check_route(route: Route, settings: Collection[str], upstreams: Collection[str], trusting: bool,
                 parts: Collection[str] = ()) -> Iterator[str]:
-    """``given`` are the settings that stand in the file, ``upstreams`` the names there are. ``trusting``: a proxy may say for
-    which host a request is, whatever its own Host. ``parts`` are those of the composition, also the unreadable ones."""
-    yield from _target(route, given, parts)
+    """``settings`` are the names of those that stand in the file, ``upstreams`` the names there are. ``trusting``: a proxy may say
+    for which host a request is, whatever its own Host. ``parts`` are those of the composition, also the unreadable ones."""
+    yield from _target(route, settings, parts)
     if route.upstream is not None and route.upstream not in upstreams:
         yield f"upstream: {unknown_upstream(route.upstream, upstreams)}"
     if not trusting:
         yield from _host(route)
-    if "upstream" not in given:
+    if "upstream" not in settings:
         for setting in ONLY_WITH_UPSTREAM:
             if getattr(route, setting):
                 yield f"{setting}: works only with upstream"
     if route.websocket and route.methods is not None and "GET" not in route.methods:
         yield "websocket: an upgrade is a GET request, which methods leaves out"
-    if "websocket_idle_timeout" in given and "websocket" not in given:
+    if "websocket_idle_timeout" in settings and "websocket" not in settings:
         yield "websocket_idle_timeout: has no effect without websocket = true"
     for side in ("set", "add"):
         for name in getattr(route.request_headers, side):
@@ -120,20 +120,20 @@ def check_route(route: Route, given: Collection[str], upstreams: Collection[str]
     names = parameters(route.path)
     if names is not None:
         yield from _rewriting(route, names)
-    if route.aggregate and route.methods is None and "methods" not in given:
+    if route.aggregate and route.methods is None and "methods" not in settings:
         yield 'methods: is needed where a part does more than GET, or reads the body: say what it answers, like ["POST"]'
     if route.aggregate is not None:
         yield from check_parts(route.aggregate, names, upstreams, parts)
 
 
 def _host(route: Route) -> Iterator[str]:
-    asked = next((value for name, value in route.header.items() if name.lower() == "host"), "*")
+    pattern = next((value for name, value in route.header.items() if name.lower() == "host"), "*")
     try:
-        possible = asked == "*" or route.host is None or takes(route.host, asked)
+        possible = pattern == "*" or route.host is None or takes(route.host, pattern)
     except ValueError:                                   # a host that cannot be, which is reported elsewhere
         return
     if not possible:
-        yield f"header.Host: host is {quoted(route.host)}, which {quoted(asked)} is not, so nothing can match"
+        yield f"header.Host: host is {quoted(route.host)}, which {quoted(pattern)} is not, so nothing can match"
 
 
 def _cache(route: Route, cache: CacheSettings) -> Iterator[str]:
@@ -147,7 +147,7 @@ def _cache(route: Route, cache: CacheSettings) -> Iterator[str]:
         yield "cache.key.ignore_query: has no effect, query says which parameters count"
     keeping = {"vary_by_caller": cache.vary_by_caller, "key.headers": cache.key.headers, "key.cookies": cache.key.cookies,
                "header": route.header, "cookie": route.cookie}
-    apart = [name for name, given in keeping.items() if given]
+    apart = [name for name, value in keeping.items() if value]
     if cache.offload and cache.vary_by_caller:
         yield "cache.offload: what belongs to one caller is not handed to nginx; vary_by_caller cannot be there too"
     if cache.offload and cache.edge is not None:
@@ -156,16 +156,16 @@ def _cache(route: Route, cache: CacheSettings) -> Iterator[str]:
         yield (f'cache.edge: nginx counts in whole seconds and would keep nothing for "{duration_text(cache.edge)}": write "1s" or'
                ' more, or leave it out')
     rules = route.response_headers
-    written = {name.lower() for name in (*rules.set, *rules.add, *rules.remove)}
-    if cache.edge is not None and (said := sorted(written & {"cache-control", "x-accel-expires"})):
+    names = {name.lower() for name in (*rules.set, *rules.add, *rules.remove)}
+    if cache.edge is not None and (both := sorted(names & {"cache-control", "x-accel-expires"})):
         yield ("cache.edge: nginx goes by what the cache says of each answer; response_headers must not change"
-               f" {' and '.join(said)}: let the upstream say it, or leave edge out")
+               f" {' and '.join(both)}: let the upstream say it, or leave edge out")
     if cache.edge is not None and apart:
         yield f"cache.edge: nginx knows the address alone; it must not keep what {' and '.join(apart)} keep apart"
 
 
-def _target(route: Route, given: Collection[str], parts: Collection[str]) -> Iterator[str]:
-    targets = [name for name in TARGETS if name in given and (name != "view" or route.view)]
+def _target(route: Route, settings: Collection[str], parts: Collection[str]) -> Iterator[str]:
+    targets = [name for name in TARGETS if name in settings and (name != "view" or route.view)]
     if not targets:
         yield f"a route needs a target: one of {', '.join(TARGETS)}"
     elif len(targets) > 1:
@@ -204,13 +204,13 @@ def _prefix(prefix: str, path: str) -> Iterator[str]:
         yield f'{quoted(prefix)} is not a prefix: write the first segments of the path, like "/api"'
         return
     try:
-        taken = parse_path(prefix.rstrip("/"))
+        segments = parse_path(prefix.rstrip("/"))
     except ValueError as error:
         yield str(error)
         return
-    if any(segment.kind != "text" for segment in taken):
+    if any(segment.kind != "text" for segment in segments):
         yield f"{quoted(prefix)} has a parameter; only text is stripped, rewrite can do more"
-    elif parse_path(path)[:len(taken)] != taken:
+    elif parse_path(path)[:len(segments)] != segments:
         yield f"{quoted(prefix)} is not the beginning of the path {quoted(path)}"
 
 
@@ -232,51 +232,51 @@ def _template_path(template: str, names: Collection[str]) -> Iterator[str]:
 
 
 def unknown_parameter(name: str, names: Collection[str]) -> str:
-    known = did_you_mean(name, names) or (f"; it has {', '.join(sorted(names))}" if names else "")
-    return f"the path has no parameter {{{name}}}{known}"
+    hint = did_you_mean(name, names) or (f"; it has {', '.join(sorted(names))}" if names else "")
+    return f"the path has no parameter {{{name}}}{hint}"
 
 
 def notices(config: Config) -> list[str]:
     """What is no mistake and worth knowing."""
-    gateway, found = config.gateway, []
+    gateway, notes = config.gateway, []
     if not any(route.path == "/*" and route.host is None and route.methods is None
                and not (route.header or route.query or route.cookie) for route in config.routes):
-        found.append('no route takes everything (path = "/*"): what no route matches is answered 404')
-    found += [f'route "{route.name}": <...> is taken as text; did you mean {meant}?' for route in config.routes
-              if (meant := perhaps(route.path)) != route.path]
+        notes.append('no route takes everything (path = "/*"): what no route matches is answered 404')
+    notes += [f'route "{route.name}": <...> is taken as text; did you mean {guess}?' for route in config.routes
+              if (guess := perhaps(route.path)) != route.path]
     if gateway.admin is None:
-        found.append("gateway.admin is not set: there is no listener for health, readiness and metrics")
+        notes.append("gateway.admin is not set: there is no listener for health, readiness and metrics")
     if not gateway.trust:
-        found.append("gateway.trust is empty: X-Forwarded-* is believed from nobody, also not from an nginx in front")
-    called = {route.upstream for route in config.routes} | {
+        notes.append("gateway.trust is empty: X-Forwarded-* is believed from nobody, also not from an nginx in front")
+    uses = {route.upstream for route in config.routes} | {
         part.from_.partition(":")[0] for route in config.routes for part in (route.aggregate or {}).values()}
     for name, upstream in config.upstreams.items():
-        if name not in called and not gateway.views:
-            found.append(f'upstream "{name}": no route uses it')
+        if name not in uses and not gateway.views:
+            notes.append(f'upstream "{name}": no route uses it')
         if not upstream.tls.verify:
-            found.append(f'upstream "{name}": certificates are not verified (tls.verify = false)')
+            notes.append(f'upstream "{name}": certificates are not verified (tls.verify = false)')
         if upstream.tls.model_fields_set and not any(url.lower().startswith("https:") for url in upstream.instances):
-            found.append(f'upstream "{name}": tls has no effect, no instance is https://')
-        if "host" not in upstream.model_fields_set and (named := named_by_host(upstream)):
-            found.append(f'upstream "{name}": {quoted(named)} is sent the Host that the client asked for; a service with a'
+            notes.append(f'upstream "{name}": tls has no effect, no instance is https://')
+        if "host" not in upstream.model_fields_set and (instance := named_by_host(upstream)):
+            notes.append(f'upstream "{name}": {quoted(instance)} is sent the Host that the client asked for; a service with a'
                          ' name of its own, like an API of somebody else, needs host = "upstream"; write host = "preserve" if not')
         if upstream.host == "upstream" and name in catching_all(config):
-            found.append(f'upstream "{name}": host = "upstream" behind path = "/*": an application that is not told its public name'
+            notes.append(f'upstream "{name}": host = "upstream" behind path = "/*": an application that is not told its public name'
                          ' may refuse forms (CSRF) and redirect to its own address; host = "preserve" tells it (docs/legacy.md)')
         if upstream.timeout is not None and upstream.timeout > longest(config):
-            found.append(f'upstream "{name}": timeout is longer than the deadline of any request')
+            notes.append(f'upstream "{name}": timeout is longer than the deadline of any request')
     if config.upstreams:
-        found.append("max_connections, connection pools and balancing count in each worker process for itself")
-    kept = config.cache
-    if not (kept.redis or kept.memcached or kept.file):
+        notes.append("max_connections, connection pools and balancing count in each worker process for itself")
+    cache = config.cache
+    if not (cache.redis or cache.memcached or cache.file):
         if gateway.views:
-            found.append("the cache for views (from gateway import cache) is kept by each worker process for itself")
+            notes.append("the cache for views (from gateway import cache) is kept by each worker process for itself")
         if any(route.cache for route in config.routes):
-            found.append("stored answers are kept by each worker process for itself: cache.redis, cache.memcached and cache.file"
+            notes.append("stored answers are kept by each worker process for itself: cache.redis, cache.memcached and cache.file"
                          " are not set")
-    elif not kept.redis and kept.memcached and any(route.cache for route in config.routes):
-        found.append("cache.memcached carries no purges to other machines, and none over a restart; cache.redis does")
-    return found
+    elif not cache.redis and cache.memcached and any(route.cache for route in config.routes):
+        notes.append("cache.memcached carries no purges to other machines, and none over a restart; cache.redis does")
+    return notes
 
 
 def named_by_host(upstream: UpstreamSettings) -> str | None:

@@ -120,13 +120,13 @@ def toml_mistake(text: str) -> str:
 
 
 class Section(NamedTuple):
-    """What could be read of a table: ``model`` None when nothing could; ``given`` are the settings that stand in it, ``lost``
-    those of them in which something could not be read, ``unread`` the places of that."""
+    """What could be read of a table: ``model`` None when nothing could; ``names`` are the settings that stand in it, ``broken``
+    those of them in which something could not be read, ``gaps`` the places of that."""
 
     model: Any
-    given: frozenset[str]
-    lost: frozenset[str]
-    unread: frozenset[str] = frozenset()
+    names: frozenset[str]
+    broken: frozenset[str]
+    gaps: frozenset[str] = frozenset()
 
 
 class Reader:
@@ -164,13 +164,13 @@ class Reader:
         if not isinstance(raw, dict):
             self.problems.append(f"upstreams: {quoted(raw)} is not a table: write [upstreams.name]")
             return {}
-        found = {}
+        sections = {}
         for name, settings in raw.items():
             label = f"upstream {quoted(name)}"
             section = self.section(UpstreamSettings, settings, label)
-            found[name] = section.model
-            self.report(label, check_upstream(name, section.model), section.unread)
-        return found
+            sections[name] = section.model
+            self.report(label, check_upstream(name, section.model), section.gaps)
+        return sections
 
     def routes(self, raw: Any, upstreams: Mapping[str, Any], trusting: bool) -> list[Route]:
         if not isinstance(raw, list):
@@ -180,17 +180,17 @@ class Reader:
         labels = labels_of(map(route_name, raw))
         routes, sound = [], []
         for settings, label in zip(raw, labels):
-            route, given, lost, unread = self.section(Route, settings, label)
+            route, names, broken, gaps = self.section(Route, settings, label)
             if route is None:
                 continue
             routes.append(route)
             before = len(self.problems)
             self.report(label, route_problems(route))
-            if len(self.problems) == before and lost.isdisjoint(MATCHING):
+            if len(self.problems) == before and broken.isdisjoint(MATCHING):
                 sound.append((label, route))
             parts = settings.get("aggregate")
             there = parts if isinstance(parts, dict) else ()
-            self.report(label, check_route(route, given, upstreams, trusting, there), unread)
+            self.report(label, check_route(route, names, upstreams, trusting, there), gaps)
         self.problems += clashes(sound)
         return routes
 
@@ -203,30 +203,30 @@ class Reader:
         mistakes: list[Mistake] = []
         values = fill(raw, self.environ, mistakes)
         values.update((setting, self.environ[name]) for setting, name in variables.items())
-        unfilled = {place for place, _ in mistakes}
+        gaps = {place for place, _ in mistakes}
         try:
-            made: BaseModel | None = model.model_validate(values)
+            section: BaseModel | None = model.model_validate(values)
         except ValidationError as error:
             mistakes += [(place, sentence) for place, sentence in mistakes_of(model, error)
-                         if not any(place[:length] in unfilled for length in range(1, len(place) + 1))]
-        lost = {place[0] for place, _ in mistakes if place}
-        if lost:
-            made = remainder(model, values, [place for place, _ in mistakes if place])
+                         if not any(place[:length] in gaps for length in range(1, len(place) + 1))]
+        broken = {place[0] for place, _ in mistakes if place}
+        if broken:
+            section = remainder(model, values, [place for place, _ in mistakes if place])
         order: dict[str | int, int] = {name: position for position, name in enumerate(raw)}
         for place, sentence in sorted(mistakes, key=lambda mistake: order.get(mistake[0][0], -1) if mistake[0] else -1):
             setting = variables.get(str(place[0])) if place else None
             self.problems.append(": ".join(filter(None, [label, setting or place_text(place), sentence])))
-        return Section(made, frozenset(raw), frozenset(map(str, lost)), frozenset(place_text(place) for place, _ in mistakes))
+        return Section(section, frozenset(raw), frozenset(map(str, broken)), frozenset(place_text(place) for place, _ in mistakes))
 
-    def report(self, label: str, mistakes: Iterable[str], unread: Collection[str] = ()) -> None:
-        """``unread`` are the places of what could not be read: nothing is said to be missing there."""
+    def report(self, label: str, mistakes: Iterable[str], gaps: Collection[str] = ()) -> None:
+        """``gaps`` are the places of what could not be read: nothing is said to be missing there."""
         for mistake in mistakes:
             table, dot, setting = mistake.partition(": ")[0].rpartition(".")
-            if f"{table}{dot}{NEEDS.get(setting)}" not in unread:
+            if f"{table}{dot}{NEEDS.get(setting)}" not in gaps:
                 self.problems.append(f"{label}: {mistake}")
 
 
-def salvaged(model: type[M], values: dict[str, Any]) -> M | None:
+def salvage(model: type[M], values: dict[str, Any]) -> M | None:
     """What remains without the settings that cannot be read, or None when one of them is required."""
     try:
         return model.model_validate(values)
@@ -261,8 +261,8 @@ def route_name(raw: Any) -> str | None:
     """``Route.name`` of settings that may be wrong; None without a path."""
     if not isinstance(raw, dict) or not isinstance(raw.get("path"), str):
         return None
-    known = {name: value for name, value in raw.items() if name in MATCHING}
-    route = salvaged(Route, known) or salvaged(Route, {name: known[name] for name in ("path", "host") if name in known})
+    matching = {name: value for name, value in raw.items() if name in MATCHING}
+    route = salvage(Route, matching) or salvage(Route, {name: matching[name] for name in ("path", "host") if name in matching})
     return route.name if route is not None else raw["path"]
 
 
@@ -280,8 +280,8 @@ def fill(value: Any, environ: Mapping[str, str], mistakes: list[Mistake], place:
         if match[0] == "$${":
             return "${"
         if name is None:
-            shown = "this text" if place[-1:] == ("secret_key",) else quoted(value)
-            mistakes.append((place, f"{shown}: a variable is written ${{NAME}} or ${{NAME:-default}},"
+            what = "this text" if place[-1:] == ("secret_key",) else quoted(value)
+            mistakes.append((place, f"{what}: a variable is written ${{NAME}} or ${{NAME:-default}},"
                                     f" and $${{ where the characters themselves are meant"))
         elif default is not None:
             return environ.get(name) or default
@@ -296,12 +296,12 @@ def fill(value: Any, environ: Mapping[str, str], mistakes: list[Mistake], place:
 
 def schema() -> dict[str, Any]:
     """The JSON Schema of the file, for editors. It knows single values; what they must be to each other only ``load`` does."""
-    made = _for_editors(Config.model_json_schema())
-    part, route = made["$defs"]["Part"], made["$defs"]["Route"]
-    made["$defs"]["Part"] = {"anyOf": [{"type": "string", "description": 'Short for { from = "..." }.'}, part]}
+    document = _for_editors(Config.model_json_schema())
+    part, route = document["$defs"]["Part"], document["$defs"]["Route"]
+    document["$defs"]["Part"] = {"anyOf": [{"type": "string", "description": 'Short for { from = "..." }.'}, part]}
     route["oneOf"] = [{"required": [target]} for target in TARGETS if target != "view"]
     route["oneOf"].append({"required": ["view"], "properties": {"view": {"not": {"const": False}}}})
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Configuration of Wicketgate", **made}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Configuration of Wicketgate", **document}
 
 
 def _for_editors(node: Any) -> Any:

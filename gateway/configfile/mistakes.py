@@ -32,7 +32,7 @@ def mistakes_of(model: type[BaseModel], error: ValidationError) -> list[Mistake]
     """Every mistake that reading ``model`` met."""
     details = error.errors(include_url=False)
     places = [detail["loc"] for detail in details]
-    found = []
+    mistakes = []
     for detail in details:
         place, kind = detail["loc"], detail["type"]
         if kind == "too_short" and any(other[:len(place)] == place and other != place for other in places):
@@ -41,8 +41,8 @@ def mistakes_of(model: type[BaseModel], error: ValidationError) -> list[Mistake]
             sentence = unknown(str(place[-1]), settings_at(model, place[:-1]))
         else:
             sentence = SENTENCES.get(kind, _as_pydantic_says)({**detail, "model": model})
-        found.append((place[:-2] if place and place[-1] == "[key]" else place, sentence))
-    return found
+        mistakes.append((place[:-2] if place and place[-1] == "[key]" else place, sentence))
+    return mistakes
 
 
 # Words of other programs' configuration files (nginx, Traefik, Envoy, KrakenD, Kong, HAProxy, Caddy, Gunicorn), and what stands for
@@ -96,10 +96,10 @@ ELSEWHERE = {
 }
 
 
-def unknown(name: str, known: Iterable[str]) -> str:
-    names, word = list(known), name.lower().replace("-", "_")
-    if called := next((setting for setting in CALLED.get(word, ()) if setting in names), None):
-        return f"unknown setting, did you mean {called}?"
+def unknown(name: str, candidates: Iterable[str]) -> str:
+    names, word = list(candidates), name.lower().replace("-", "_")
+    if setting := next((setting for setting in CALLED.get(word, ()) if setting in names), None):
+        return f"unknown setting, did you mean {setting}?"
     if word in ELSEWHERE:
         return f"unknown setting; {ELSEWHERE[word]}"
     rest = f"; there are {', '.join(names)}" if len(names) <= FEW else "; gateway schema lists what there is"
@@ -184,8 +184,8 @@ def _text(detail: Any) -> str:
 
 def _list(detail: Any) -> str:
     value = detail["input"]
-    meant = next((each for each in (value, "name") if takes(detail["model"], detail["loc"], [each])), "...")
-    return f"{quoted(value)} is not a list: write [{quoted(meant)}]"
+    item = next((each for each in (value, "name") if takes(detail["model"], detail["loc"], [each])), "...")
+    return f"{quoted(value)} is not a list: write [{quoted(item)}]"
 
 
 def _says(sentence: str) -> Callable[[Any], str]:

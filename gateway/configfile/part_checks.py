@@ -63,7 +63,7 @@ def _call(place: str, part: Part, references: References, upstreams: Collection[
     for position, field in enumerate(part.forward_headers):
         yield from _own_field(f"{place}.forward_headers[{position}]", field)
     yield from _template(f"{place}.json", json_template, part.json_, references)
-    yield from _written(f"{place}.json", part.json_)
+    yield from _literals(f"{place}.json", part.json_)
 
 
 def _own_field(place: str, field: str) -> Iterator[str]:
@@ -79,7 +79,7 @@ def _template(place: str, compile: Callable[[Any, References], Any], value: Any,
         yield f"{place}: {error}"
 
 
-def _written(place: str, value: Any) -> Iterator[str]:
+def _literals(place: str, value: Any) -> Iterator[str]:
     try:
         orjson.dumps([value])
     except TypeError as error:
@@ -96,7 +96,7 @@ def _shape(place: str, part: Part) -> Iterator[str]:
         yield f"{place}.default: has no effect without optional = true"
     if part.merge and not isinstance(part.default, (dict, type(None))):
         yield f"{place}.default: has to be a table, since the part is merged"
-    yield from _written(f"{place}.default", part.default)
+    yield from _literals(f"{place}.default", part.default)
 
 
 def _circles(waits: dict[str, list[str]]) -> Iterator[str]:
@@ -110,10 +110,10 @@ def _collisions(parts: dict[str, Part]) -> Iterator[str]:
     """Fields that are known to meet: chosen under one name, or merged where another part has put one."""
     root = {name: name for name, part in parts.items() if not part.merge}
     for name, part in parts.items():
-        taken = root if part.merge else {}
+        owners = root if part.merge else {}
         setting, fields = ("rename", list(part.rename.values())) if part.pick is None else (
             "pick", [part.rename.get(field, field) for field in part.pick])
         for field in fields:
-            if field in taken:
-                yield f"{place_text(('aggregate', name))}.{setting}: the answer has {quoted(field)} already, from {taken[field]}"
-            taken[field] = name
+            if field in owners:
+                yield f"{place_text(('aggregate', name))}.{setting}: the answer has {quoted(field)} already, from {owners[field]}"
+            owners[field] = name

@@ -127,8 +127,8 @@ def orders(folder: str, pause: float | None = None) -> Flask:
     @app.post("/api/orders")
     def place() -> tuple[dict[str, Any], int]:
         try:
-            wanted = request.get_json()
-            values = int(wanted["user_id"]), str(wanted["sku"]), int(wanted["quantity"]), int(wanted["total_cents"])
+            order = request.get_json()
+            values = int(order["user_id"]), str(order["sku"]), int(order["quantity"]), int(order["total_cents"])
         except (KeyError, TypeError, ValueError):
             abort(400)
         return one(query("INSERT INTO orders (user_id, sku, quantity, total_cents) VALUES (?, ?, ?, ?) RETURNING *", *values)), 201

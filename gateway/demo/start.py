@@ -57,11 +57,11 @@ class Ports:
 
     def by_name(self) -> dict[int, str]:
         """Each port and what will listen there."""
-        named = {self.front: "nginx"} if len(self.instances) > 1 else {}
-        named.update({port: f"instance {number} of the gateway" for number, port in enumerate(self.instances, 1)})
-        named.update({port: f"the service {name}" for name, port in self.services.items()})
-        named.update({port: f"the admin listener of instance {number}" for number, port in enumerate(self.admins, 1)})
-        return named
+        labels = {self.front: "nginx"} if len(self.instances) > 1 else {}
+        labels.update({port: f"instance {number} of the gateway" for number, port in enumerate(self.instances, 1)})
+        labels.update({port: f"the service {name}" for name, port in self.services.items()})
+        labels.update({port: f"the admin listener of instance {number}" for number, port in enumerate(self.admins, 1)})
+        return labels
 
 
 class Stop:
@@ -88,7 +88,7 @@ def run(port: int = 8000, nginx: bool = True) -> int:
         refuse_used(ports)
         config = configuration()
     except (PortsUsed, FileNotFoundError) as error:
-        return failed(error)
+        return report_failure(error)
     with tempfile.TemporaryDirectory(prefix="wicketgate-demo-") as name:
         folder = Path(name)
         folder.chmod(0o711)                             # nginx's own user has to reach its temporary files
@@ -102,14 +102,14 @@ def run(port: int = 8000, nginx: bool = True) -> int:
                 crew.check()
                 time.sleep(0.1)
         except (ChildDied, NotReady) as error:
-            return failed(error)
+            return report_failure(error)
         finally:
             print("Stopping.", flush=True)
             crew.stop()
     return 0
 
 
-def failed(error: Exception) -> int:
+def report_failure(error: Exception) -> int:
     print(error, file=sys.stderr, flush=True)
     return 1
 
@@ -163,12 +163,12 @@ def configuration() -> Path:
     raise FileNotFoundError("The demo's configuration is neither " + " nor ".join(map(str, places)))
 
 
-def environment(given: Mapping[str, str]) -> dict[str, str]:
+def environment(environ: Mapping[str, str]) -> dict[str, str]:
     """The children's environment: the user's, without what would configure them differently from what is printed."""
     others = "GATEWAY_", "GUNICORN_", "DEMO_", "WEB_CONCURRENCY"
-    kept = {name: value for name, value in given.items() if not name.startswith(others)}
-    path = [str(PACKAGE.parent), *filter(None, [given.get("PYTHONPATH")])]
-    return {**kept, "PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1"}
+    variables = {name: value for name, value in environ.items() if not name.startswith(others)}
+    path = [str(PACKAGE.parent), *filter(None, [environ.get("PYTHONPATH")])]
+    return {**variables, "PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1"}
 
 
 def launch(crew: Children, ports: Ports, config: Path, nginx: str | None) -> None:
@@ -217,13 +217,13 @@ def answers(port: int, path: str) -> bool:
         connection.close()
 
 
-def greeting(ports: Ports, folder: Path, config: Path, wanted: bool) -> str:
+def greeting(ports: Ports, folder: Path, config: Path, with_nginx: bool) -> str:
     """What there is to try, and what each shows."""
     if len(ports.instances) > 1:
         title = (f"Wicketgate: nginx on {ports.front}, instances of the gateway on {ports.instances[0]} and {ports.instances[1]}, "
                  f"three slow services behind them.")
     else:
-        reason = "nginx is not installed (Debian: apt-get install nginx)" if wanted else "without nginx"
+        reason = "nginx is not installed (Debian: apt-get install nginx)" if with_nginx else "without nginx"
         title = f"Wicketgate, {reason}: one instance of the gateway listens on {ports.front} itself, three slow services behind it."
     row = sum(PAUSES[name] for name in ("users", "orders", "users", "inventory"))
     values = {"front": f"http://127.0.0.1:{ports.front}", "admin": f"http://127.0.0.1:{ports.admins[0]}",

@@ -24,6 +24,7 @@ def profile(user_id: int) -> dict[str, Any]:
                           lambda: requests.get(f"http://orders/api/orders?user_id={user_id}&limit=3"))
     if user.status_code == 404:
         abort(404)
-    spent = [answer.elapsed.total_seconds() for answer in (user, orders)]
+    seconds = [answer.elapsed.total_seconds() for answer in (user, orders)]
     return {"user": user.json(), "orders": orders.json(),
-            "milliseconds": {"together": round(1000 * (time.monotonic() - began)), "one_after_the_other": round(1000 * sum(spent))}}
+            "milliseconds": {"together": round(1000 * (time.monotonic() - began)),
+                             "one_after_the_other": round(1000 * sum(seconds))}}

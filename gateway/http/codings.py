@@ -9,14 +9,14 @@ from .problem import ranges_of
 SUFFIXES = {"br": ".br", "zstd": ".zst", "gzip": ".gz"}      # of files that are compressed beside others; of equal weight the first
 
 
-def preferred(accept: str, offered: Collection[str]) -> str:
-    """One of the codings that are ``offered``, in the order of preference where the client has none; empty for none of them: the
+def preferred_coding(accept: str, choices: Collection[str]) -> str:
+    """One of ``choices``, in the order of preference where the client has none; empty for none of them: the
     client takes none, or would rather have the answer as it is."""
     weights = ranges_of(accept)
     if "x-gzip" in weights:
         weights.setdefault("gzip", weights["x-gzip"])
-    wanted = {coding: weights.get(coding, weights.get("*", 0.0)) for coding in offered}
-    best = max(wanted.values(), default=0.0)
+    weight_of = {coding: weights.get(coding, weights.get("*", 0.0)) for coding in choices}
+    best = max(weight_of.values(), default=0.0)
     if best <= 0.0 or best < weights.get("identity", 0.0):
         return ""
-    return next(coding for coding in wanted if wanted[coding] == best)
+    return next(coding for coding in weight_of if weight_of[coding] == best)

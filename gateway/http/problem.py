@@ -56,8 +56,8 @@ def render_http(status: int, title: str, detail: str, headers: Iterable[tuple[st
 
     ``headers`` are the fields it must carry; those about its body are ours. ``detail`` is shown.
     """
-    kept = [field for field in headers if field[0].lower() not in ("content-type", "content-length")]
-    return answer(status, title, detail, kept, code=NO_TEXT.sub("_", title.lower()).strip("_"), type="about:blank", accept=accept,
+    others = [field for field in headers if field[0].lower() not in ("content-type", "content-length")]
+    return answer(status, title, detail, others, code=NO_TEXT.sub("_", title.lower()).strip("_"), type="about:blank", accept=accept,
                   id=id)
 
 

@@ -18,11 +18,11 @@ def ranges_of(text: str, length: int) -> list[Bounds] | None:
     """First and last byte of each range of ``length`` bytes; none when not one of them is there; None to send the whole."""
     match = RANGES.fullmatch(text.strip())
     items = [item.strip(" \t") for item in match[1].split(",")] if match else []
-    found = [RANGE.fullmatch(item) for item in items if item]
-    if not found or len(found) > MOST:
+    matches = [RANGE.fullmatch(item) for item in items if item]
+    if not matches or len(matches) > MOST:
         return None
     ranges = []
-    for one in found:
+    for one in matches:
         if one is None or one[0] == "-" or (one[1] and one[2] and int(one[2]) < int(one[1])):
             return None
         first = int(one[1]) if one[1] else max(0, length - int(one[2]))

@@ -51,7 +51,7 @@ class AccelRedirect:
         whole = response.whole
         if whole is None or not request.trusted or request.method != "GET" or response.status not in (200, 206):
             return response
-        if len(whole.body) < SMALLEST or not carried(response.headers):
+        if len(whole.body) < SMALLEST or not can_carry(response.headers):
             return response
         name = self.file_of(whole)
         if name is None:
@@ -63,7 +63,7 @@ class AccelRedirect:
         return "handover: large stored bodies are sent by nginx"
 
 
-def carried(headers: Headers) -> bool:
+def can_carry(headers: Headers) -> bool:
     """Does nginx take over all of these?"""
     names = [name.lower() for name, _ in headers]
     once = [name for name in names if name in ONCE]

@@ -70,15 +70,15 @@ def render(config: Config, *, instances: Sequence[str] | None = None, listen: st
     files; empty, they are relative to the one that ``nginx -p`` names. Raises ConfigError when an address cannot be one.
     """
     settings = config.nginx
-    chosen = tuple(settings.instances if instances is None else instances)
+    addresses = tuple(settings.instances if instances is None else instances)
     address = settings.listen if listen is None else listen
-    if mistakes := problems(chosen, address):
+    if mistakes := problems(addresses, address):
         raise ConfigError(mistakes)
     environment = Environment(loader=PackageLoader("gateway.nginx", ""), undefined=StrictUndefined, trim_blocks=True,
                               lstrip_blocks=True, keep_trailing_newline=True)
     return environment.get_template("nginx.conf.j2").render(
-        instances=chosen, listen=address, server_names=settings.server_names, max_body=settings.max_body,
-        standalone=standalone, folder=f"{prefix.rstrip('/')}/" if prefix else "", tries=min(3, len(chosen)),
+        instances=addresses, listen=address, server_names=settings.server_names, max_body=settings.max_body,
+        standalone=standalone, folder=f"{prefix.rstrip('/')}/" if prefix else "", tries=min(3, len(addresses)),
         timeout=longest_wait(config) + MARGIN, upgrades=upgrade_pattern(config.routes),
         upgrade_timeout=longest_silence(config.routes) + MARGIN, next_within=NEXT_WITHIN, keepalive=KEEPALIVE,
         idle_connections=IDLE_CONNECTIONS, head_buffer=HEAD_BUFFER, problems=PROBLEMS, edges=edges_of(config.routes),
@@ -89,12 +89,13 @@ def render(config: Config, *, instances: Sequence[str] | None = None, listen: st
 
 def problems(instances: Sequence[str], listen: str) -> list[str]:
     """What of these nginx could not read, or would read as something else."""
-    found = [f'nginx.instances: "{each}" is neither host:port nor unix:/path' for each in instances if not ADDRESS.fullmatch(each)]
+    mistakes = [f'nginx.instances: "{each}" is neither host:port nor unix:/path'
+                for each in instances if not ADDRESS.fullmatch(each)]
     if not instances:
-        found.append("nginx.instances: at least one is needed")
+        mistakes.append("nginx.instances: at least one is needed")
     if not ADDRESS.fullmatch(listen):
-        found.append(f'nginx.listen: "{listen}" is neither host:port nor unix:/path')
-    return found
+        mistakes.append(f'nginx.listen: "{listen}" is neither host:port nor unix:/path')
+    return mistakes
 
 
 def longest_wait(config: Config) -> int:
@@ -140,23 +141,23 @@ class Edge(NamedTuple):
 
 def edges_of(routes: Sequence[Route]) -> list[Edge]:
     """One for each path. Raises ConfigError where an answer depends on a field that nginx cannot look at."""
-    chosen = {name for route in routes for name in route.header}
-    found: dict[str, tuple[set[str], list[str]]] = {}
+    conditions = {name for route in routes for name in route.header}
+    by_pattern: dict[str, tuple[set[str], list[str]]] = {}
     mistakes = []
     for route in routes:
         if route.cache is None or route.cache.edge is None or route.cache.vary_by_caller:
             continue
-        fields = {name.lower() for name in chosen | fields_of(route)}
+        fields = {name.lower() for name in conditions | fields_of(route)}
         mistakes += [f'route "{route.name}": cache.edge: nginx cannot look at the field "{name}", on which answers depend'
                      for name in sorted(fields) if not NGINX_FIELD.fullmatch(name)]
-        known, names = found.setdefault(path_pattern(route.path), (set(), []))
-        known |= fields - {"cookie", "authorization"}
+        on_path, names = by_pattern.setdefault(path_pattern(route.path), (set(), []))
+        on_path |= fields - {"cookie", "authorization"}
         names.append(route.name)
     if mistakes:
         raise ConfigError(mistakes)
     return [Edge(quoted_pattern([pattern]), "$scheme://$wicketgate_host$request_uri" + "".join(
-        f" $http_{name.replace('-', '_')}" for name in sorted(fields)), ", ".join(map(shown, names)))
-        for pattern, (fields, names) in found.items()]
+        f" $http_{name.replace('-', '_')}" for name in sorted(fields)), ", ".join(map(comment_text, names)))
+        for pattern, (fields, names) in by_pattern.items()]
 
 
 def offloads_of(routes: Sequence[Route]) -> str:
@@ -182,7 +183,7 @@ def fields_of(route: Route) -> set[str]:
     return fields
 
 
-def shown(name: str) -> str:
+def comment_text(name: str) -> str:
     """A route's name as it can stand in a comment."""
     return "".join(character if character.isprintable() else "?" for character in name)
 

@@ -24,7 +24,7 @@ LONGEST_LINE = 8190             # bytes of a request line, and of a field with i
 TOO_LONG = f"a request with a line of more than {LONGEST_LINE} bytes is refused, so nothing can match"
 
 
-def decoded(segment: str) -> str:
+def decode(segment: str) -> str:
     """A raw segment with its percent-encoding undone, one character per byte. What is no valid escape stays as it is."""
     return unquote_to_bytes(segment.encode("latin-1")).decode("latin-1") if "%" in segment else segment
 
@@ -68,8 +68,8 @@ def condition_rank(route: Route) -> tuple[int, ...]:
 
 def exclusive(one: Route, other: Route) -> bool:
     """Do both ask for the same thing with different values?"""
-    asked = {(kind, name): value for kind, name, value in conditions_of(one) if value is not None}
-    return any(asked.get((kind, name), value) != value for kind, name, value in conditions_of(other) if value is not None)
+    values = {(kind, name): value for kind, name, value in conditions_of(one) if value is not None}
+    return any(values.get((kind, name), value) != value for kind, name, value in conditions_of(other) if value is not None)
 
 
 def impossible(route: Route) -> Iterator[str]:
@@ -95,24 +95,24 @@ def impossible(route: Route) -> Iterator[str]:
 class Facts:
     """What conditions ask about one request, made when they do: the first value of each name."""
 
-    __slots__ = ("request", "_known")
+    __slots__ = ("request", "_values")
 
     def __init__(self, request: Request) -> None:
         self.request = request
-        self._known: dict[str, dict[str, str]] = {}
+        self._values: dict[str, dict[str, str]] = {}
 
     def hold(self, conditions: tuple[Condition, ...]) -> bool:
         for kind, name, value in conditions:
-            found = self.value(kind, name)
-            if found is None or value is not None and found != value:
+            present = self.value(kind, name)
+            if present is None or value is not None and present != value:
                 return False
         return True
 
     def value(self, kind: str, name: str) -> str | None:
-        known = self._known.get(kind)
-        if known is None:
-            known = self._known[kind] = dict(reversed(list(READERS[kind](self.request))))
-        return known.get(name)
+        values = self._values.get(kind)
+        if values is None:
+            values = self._values[kind] = dict(reversed(list(READERS[kind](self.request))))
+        return values.get(name)
 
 
 def _fields(request: Request) -> Iterator[tuple[str, str]]:
@@ -122,7 +122,7 @@ def _fields(request: Request) -> Iterator[tuple[str, str]]:
 def _parameters(request: Request) -> Iterator[tuple[str, str]]:
     for piece in (request.query or "").replace("+", " ").split("&"):
         name, _, value = piece.partition("=")
-        yield decoded(name), decoded(value)
+        yield decode(name), decode(value)
 
 
 def _cookies(request: Request) -> Iterator[tuple[str, str]]:

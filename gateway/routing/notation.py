@@ -27,15 +27,15 @@ BARE = re.compile(r"(?<!\?P)<(\w+)>")                     # Flask's, or text: it
 KINDS = {"int": ":int", "path": ":path", "digits": ":int", r"\d+": ":int", "[0-9]+": ":int", ".*": ":path", ".+": ":path"}
 
 
-def translated(path: str) -> str | None:
+def translate(path: str) -> str | None:
     """``path`` in the gateway's notation, None where nothing in it is surely another's."""
-    made = ELSEWHERE.sub(_parameter, path)
-    if made == path:
+    pattern = ELSEWHERE.sub(_parameter, path)
+    if pattern == path:
         return None
-    made = perhaps(made)
+    pattern = perhaps(pattern)
     if "(?P<" in path:
-        made = made.removeprefix("^").removesuffix("$")
-    return made if made.startswith("/") else "/" + made
+        pattern = pattern.removeprefix("^").removesuffix("$")
+    return pattern if pattern.startswith("/") else "/" + pattern
 
 
 def perhaps(path: str) -> str:
@@ -44,21 +44,21 @@ def perhaps(path: str) -> str:
 
 
 def remark(path: str) -> str:
-    """What else is to be said of a path that is ``translated``."""
-    found = list(ELSEWHERE.finditer(path))
-    if any(match["optional"] or match["amount"] in ("?", "*") for match in found):
+    """A hint that goes with a path that ``translate`` changes."""
+    matches = list(ELSEWHERE.finditer(path))
+    if any(match["optional"] or match["amount"] in ("?", "*") for match in matches):
         return "; where a parameter may be missing, another route takes the path without it"
-    return "; a : that begins a segment as text is written %3A" if any(match["colon"] for match in found) else ""
+    return "; a : that begins a segment as text is written %3A" if any(match["colon"] for match in matches) else ""
 
 
 def _parameter(match: re.Match[str]) -> str:
-    found = {key: value for key, value in match.groupdict().items() if value is not None}
-    if "end" in found:
+    parts = {key: value for key, value in match.groupdict().items() if value is not None}
+    if "end" in parts:
         return ""
-    if "stars" in found:
+    if "stars" in parts:
         return "*"
-    name = next(found[key] for key in ("flask", "django", "colon", "splat", "all", "dotted", "optional", "name") if key in found)
-    if "splat" in found or "all" in found or "dotted" in found or found.get("amount") in ("*", "+"):
+    name = next(parts[key] for key in ("flask", "django", "colon", "splat", "all", "dotted", "optional", "name") if key in parts)
+    if "splat" in parts or "all" in parts or "dotted" in parts or parts.get("amount") in ("*", "+"):
         return f"{{{name}:path}}"
-    kind = next((found[key] for key in ("converter", "pattern", "restriction", "regex") if key in found), "")
+    kind = next((parts[key] for key in ("converter", "pattern", "restriction", "regex") if key in parts), "")
     return f"{{{name}{KINDS.get(kind, '')}}}"

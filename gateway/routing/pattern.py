@@ -42,8 +42,8 @@ from typing import Any, Literal, NamedTuple
 
 from ..config import Route
 from ..values import quoted
-from .conditions import LONGEST_LINE, TOO_LONG, as_bytes, condition_rank, conditions_of, decoded, exclusive, impossible
-from .notation import remark, translated
+from .conditions import LONGEST_LINE, TOO_LONG, as_bytes, condition_rank, conditions_of, decode, exclusive, impossible
+from .notation import remark, translate
 
 PARAMETER = re.compile(r"\{([^{}:]*)(?::([^{}]*))?\}")
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -64,7 +64,7 @@ RANK: dict[Kind, int] = {"text": 0, "mixed": 1, "int": 2, "name": 3, "middle": 4
 
 
 class Mixed(NamedTuple):
-    """The parameters of one segment, with the ``texts`` before, between and after them, as ``decoded`` gives them."""
+    """The parameters of one segment, with the ``texts`` before, between and after them, as ``decode`` gives them."""
 
     texts: tuple[str, ...]
     names: tuple[str, ...]
@@ -81,19 +81,19 @@ class Mixed(NamedTuple):
         start, stop = len(first), len(segment) - len(last)
         if not segment.startswith(first) or not segment.endswith(last):
             return None
-        found = []
+        values = []
         for text, digits in zip((*between, ""), self.digits):
             end = segment.find(text, start + 1, stop) if text else stop
             value = segment[start:end]
             if end <= start or digits and not (value.isascii() and value.isdigit()):
                 return None
-            found.append(value)
+            values.append(value)
             start = end + len(text)
-        return tuple(found)
+        return tuple(values)
 
 
 class Segment(NamedTuple):
-    """``text`` is the literal as ``decoded`` gives it, or the name of the parameter ("" for ``*``). ``after`` are the segments
+    """``text`` is the literal as ``decode`` gives it, or the name of the parameter ("" for ``*``). ``after`` are the segments
     behind one of the kind "middle"."""
 
     kind: Kind
@@ -118,9 +118,9 @@ class Segment(NamedTuple):
 
 def parse_path(path: str) -> tuple[Segment, ...]:
     """The segments of a pattern. Raises ValueError with what is wrong with it."""
-    meant = translated(path)
-    if meant is not None:
-        raise ValueError(f"{quoted(path)} is another framework's notation: did you mean {meant}?{remark(path)}")
+    suggestion = translate(path)
+    if suggestion is not None:
+        raise ValueError(f"{quoted(path)} is another framework's notation: did you mean {suggestion}?{remark(path)}")
     if not path.startswith("/"):
         raise ValueError(f'{quoted(path)} must start with "/": write {quoted("/" + path)}')
     raw = path.split("/")[1:]
@@ -145,11 +145,11 @@ def _segment(piece: str, after: int) -> Segment:
         return Segment("rest", "")
     if "{" not in piece and "}" not in piece:
         return Segment("text", intern(_literal(piece)))      # one object for all routes: with many of them it stays in the cache
-    found = list(PARAMETER.finditer(piece))
+    matches = list(PARAMETER.finditer(piece))
     texts = PARAMETER.sub("/", piece).split("/")
     if any("{" in text or "}" in text for text in texts):
         raise ValueError(f"a brace of {quoted(piece)} has no partner; a brace itself is written %7B or %7D")
-    parameters = [_parameter(match) for match in found]
+    parameters = [_parameter(match) for match in matches]
     if len(parameters) == 1 and texts == ["", ""]:
         kind, name = parameters[0]
         return Segment("middle", name, after=after) if kind == "rest" and after else Segment(kind, name)
@@ -166,8 +166,8 @@ def _parameter(match: re.Match[str]) -> tuple[Kind, str]:
     if not NAME.fullmatch(name):
         raise ValueError(f"{quoted(name)} is not the name of a parameter: letters, digits and _ only, not beginning with a digit")
     if kind not in CONVERTERS:
-        known = f"{{{name}}}, {{{name}:int}} and {{{name}:path}}"
-        raise ValueError(f"{quoted(kind)} in {match[0]} is unknown: {known} are what there is")
+        syntax = f"{{{name}}}, {{{name}:int}} and {{{name}:path}}"
+        raise ValueError(f"{quoted(kind)} in {match[0]} is unknown: {syntax} are what there is")
     return CONVERTERS[kind], intern(name)
 
 
@@ -181,7 +181,7 @@ def _literal(piece: str) -> str:
         raise ValueError(f'{quoted(piece)}: * is a whole segment at the end, or written %2A')
     if BAD_ESCAPE.search(piece):
         raise ValueError(f'{quoted(piece)}: two hexadecimal digits follow a %; a % itself is written %25')
-    return decoded(as_bytes(piece))
+    return decode(as_bytes(piece))
 
 
 def parameters(path: str) -> frozenset[str] | None:
@@ -202,10 +202,10 @@ def parse_host(host: str) -> str:
         raise ValueError(f'{quoted(host)}: * stands alone before the first dot, as in "*.example.org"')
     if not bare.isascii():
         try:
-            meant = bare.encode("idna").decode()
+            suggestion = bare.encode("idna").decode()
         except UnicodeError:
             raise ValueError(f'{quoted(host)} is not a host name') from None
-        raise ValueError(f'{quoted(host)} comes in requests as "{meant}"; write that')
+        raise ValueError(f'{quoted(host)} comes in requests as "{suggestion}"; write that')
     if ADDRESS.fullmatch(bare) and bare == name:
         return name
     if ":" in bare:
@@ -247,13 +247,13 @@ def problems(routes: Iterable[Route], labels: Sequence[str] = ()) -> list[str]:
     that match the same requests. ``labels`` are what the sentences call the routes."""
     routes = list(routes)
     labels = labels or labels_of(route.name for route in routes)
-    found, sound = [], []
+    mistakes, sound = [], []
     for label, route in zip(labels, routes):
-        mistakes = list(route_problems(route))
-        found += [f"{label}: {mistake}" for mistake in mistakes]
-        if not mistakes:
+        own = list(route_problems(route))
+        mistakes += [f"{label}: {mistake}" for mistake in own]
+        if not own:
             sound.append((label, route))
-    return found + list(clashes(sound))
+    return mistakes + list(clashes(sound))
 
 
 def labels_of(names: Iterable[str | None]) -> list[str]:
@@ -298,15 +298,16 @@ def shortest_line(route: Route) -> int:
     size = min(map(len, route.methods or ["M"])) + len("  HTTP/1.1")
     for segment in parse_path(route.path):
         if segment.mixed is not None:
-            size += sum(written(text, RAW_IN_PATH) for text in segment.mixed.texts) + len(segment.mixed.names)
-        size += 1 + (written(segment.text, RAW_IN_PATH) if segment.kind == "text" else segment.kind in ("int", "name", "middle"))
+            size += sum(encoded_size(text, RAW_IN_PATH) for text in segment.mixed.texts) + len(segment.mixed.names)
+        size += 1 + (encoded_size(segment.text, RAW_IN_PATH) if segment.kind == "text"
+                     else segment.kind in ("int", "name", "middle"))
     for kind, name, value in conditions_of(route):
         if kind == "query":
-            size += 1 + written(name, RAW_IN_QUERY) + (1 + written(value, RAW_IN_QUERY) if value else 0)
+            size += 1 + encoded_size(name, RAW_IN_QUERY) + (1 + encoded_size(value, RAW_IN_QUERY) if value else 0)
     return size
 
 
-def written(text: str, raw: re.Pattern[str]) -> int:
+def encoded_size(text: str, raw: re.Pattern[str]) -> int:
     """Bytes of a text whose characters are percent-encoded where they are not ``raw``."""
     return 3 * len(text) - 2 * len(raw.findall(text))
 
@@ -328,9 +329,9 @@ def _suspects(group: list[Labelled]) -> Iterator[tuple[Labelled, Labelled]]:
     What is left out, the same question with different values, would be all pairs of a thousand tenants told apart by a header."""
     forms: dict[object, dict[object, list[Labelled]]] = {}
     for entry in group:
-        asked = sorted(conditions_of(entry[1]), key=lambda condition: condition[:2])
-        form = tuple((kind, name, value is None) for kind, name, value in asked)
-        forms.setdefault(form, {}).setdefault(tuple(condition.value for condition in asked), []).append(entry)
+        conditions = sorted(conditions_of(entry[1]), key=lambda condition: condition[:2])
+        form = tuple((kind, name, value is None) for kind, name, value in conditions)
+        forms.setdefault(form, {}).setdefault(tuple(condition.value for condition in conditions), []).append(entry)
     for same in forms.values():
         for equal in same.values():
             yield from combinations(equal, 2)

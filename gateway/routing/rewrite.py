@@ -19,7 +19,7 @@ from urllib.parse import quote_from_bytes
 
 from ..config import Route
 from ..errors import InvalidTarget
-from .conditions import as_bytes, decoded
+from .conditions import as_bytes, decode
 from .pattern import parse_path
 
 HOLE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -57,14 +57,14 @@ class Rewrite:
         for position in range(1, len(pieces), 2):
             name = pieces[position]
             whole = name == self._rest
-            raw = several(path, self._rest_at, self._after) if whole else encoded(params[name])
+            raw = several(path, self._rest_at, self._after) if whole else encode_parameter(params[name])
             if climbs(raw) or raw == "." and not whole:
                 raise InvalidTarget(f"{name} would not stay in its place in the path")
             pieces[position] = raw
-        made = "".join(pieces)
-        if climbs(made[self._literal:]):
+        result = "".join(pieces)
+        if climbs(result[self._literal:]):
             raise InvalidTarget("the path climbs above that of its route")
-        return made
+        return result
 
     def __repr__(self) -> str:
         return f"path: {self.text}"
@@ -87,7 +87,7 @@ def several(path: str, slashes: int, after: int) -> str:
     return rest.rsplit("/", after)[0] if after else rest
 
 
-def encoded(text: str) -> str:
+def encode_parameter(text: str) -> str:
     """A parameter as one segment."""
     if text.isalnum() and text.isascii():
         return text
@@ -99,7 +99,7 @@ def climbs(path: str) -> bool:
     if ".." not in path and "%" not in path:
         return False
     depth = 0
-    for segment in decoded(path).replace("\\", "/").split("/"):
+    for segment in decode(path).replace("\\", "/").split("/"):
         name = segment.partition(";")[0]
         if name == "..":
             depth -= 1

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
 
 from ..config import Route
-from .conditions import Facts, as_text, condition_rank, conditions_of, decoded
+from .conditions import Facts, as_text, condition_rank, conditions_of, decode
 from .pattern import Mixed, Segment, parse_path
 from .spelling import RESPELLED
 
@@ -37,13 +37,13 @@ class Candidate(Generic[T]):
         self.fixed = not (self.captures or self.mixed or self.several)
 
     def params(self, segments: list[str]) -> dict[str, str]:
-        found = {name: as_text(segments[place]) for place, name in self.captures}
+        values = {name: as_text(segments[place]) for place, name in self.captures}
         for place, mixed in self.mixed:
-            found.update(zip(mixed.names, map(as_text, mixed.values(segments[place]) or ())))
+            values.update(zip(mixed.names, map(as_text, mixed.values(segments[place]) or ())))
         if self.several is not None:
             name, those = self.several
-            found[name] = as_text("/".join(segments[those]))
-        return found
+            values[name] = as_text("/".join(segments[those]))
+        return values
 
     def __repr__(self) -> str:
         return f"Candidate({self.route.name})"
@@ -73,10 +73,10 @@ class Leaf(Generic[T]):
         self.others = tuple(entry for entry in self.entries if entry.route.methods is None)
         methods = {method for entry in self.entries for method in entry.route.methods or ()}
         for method in methods | {"HEAD"} if "GET" in methods else methods:
-            named = [entry for entry in self.entries if method in (entry.route.methods or ())]
-            implied = [entry for entry in self.entries if method == "HEAD" and entry not in named
-                       and "GET" in (entry.route.methods or ())]
-            self.by_method[method] = (*named, *implied, *self.others)
+            explicit = [entry for entry in self.entries if method in (entry.route.methods or ())]
+            implicit = [entry for entry in self.entries if method == "HEAD" and entry not in explicit
+                        and "GET" in (entry.route.methods or ())]
+            self.by_method[method] = (*explicit, *implicit, *self.others)
 
     def first(self, facts: Facts) -> Candidate[T] | None:
         """The most specific route that matches the method and the conditions."""
@@ -87,8 +87,8 @@ class Leaf(Generic[T]):
 
     def candidates(self, method: str) -> list[Candidate[T]]:
         """All of them, those that take ``method`` first and in their order."""
-        suited = self.by_method.get(method, self.others)
-        return [*suited, *(entry for entry in self.entries if entry not in suited)]
+        matches = self.by_method.get(method, self.others)
+        return [*matches, *(entry for entry in self.entries if entry not in matches)]
 
 
 NOTHING: dict[str, Any] = {}
@@ -132,25 +132,25 @@ class MixedChildren(Generic[T]):
     """The children of a node for text with parameters, found by the text at both ends of a segment: however many there are, a look
     into a dict for each pair of lengths."""
 
-    __slots__ = ("lengths", "found")
+    __slots__ = ("lengths", "by_ends")
 
     def __init__(self) -> None:
         self.lengths: set[tuple[int, int]] = set()
-        self.found: dict[tuple[str, str], dict[tuple[Any, ...], tuple[Mixed, TreeNode[T]]]] = {}
+        self.by_ends: dict[tuple[str, str], dict[tuple[Any, ...], tuple[Mixed, TreeNode[T]]]] = {}
 
     def child(self, mixed: Mixed) -> TreeNode[T]:
         first, last = mixed.texts[0], mixed.texts[-1]
         self.lengths.add((len(first), len(last)))
-        return self.found.setdefault((first, last), {}).setdefault(mixed.shape, (mixed, TreeNode()))[1]
+        return self.by_ends.setdefault((first, last), {}).setdefault(mixed.shape, (mixed, TreeNode()))[1]
 
     def matching(self, segment: str) -> list[TreeNode[T]]:
         """Those that take the segment, in their order."""
-        size, suited = len(segment), []
+        size, matches = len(segment), []
         for first, last in self.lengths:
-            known = self.found.get((segment[:first], segment[size - last:])) if first + last < size else None
-            if known is not None:
-                suited += [(shape, node) for shape, (mixed, node) in known.items() if mixed.values(segment) is not None]
-        return [node for _, node in sorted(suited, key=lambda each: each[0])]
+            candidates = self.by_ends.get((segment[:first], segment[size - last:])) if first + last < size else None
+            if candidates is not None:
+                matches += [(shape, node) for shape, (mixed, node) in candidates.items() if mixed.values(segment) is not None]
+        return [node for _, node in sorted(matches, key=lambda each: each[0])]
 
 
 class HostTable(Generic[T]):
@@ -186,7 +186,7 @@ class HostTable(Generic[T]):
         for leaf in self.leaves:
             leaf.seal()
 
-    def reached(self, segments: list[str]) -> Iterator[Leaf[T]]:
+    def leaves_for(self, segments: list[str]) -> Iterator[Leaf[T]]:
         """Every pattern that matches the path, the most specific first."""
         return _all(self.root, segments, 0)
 
@@ -194,7 +194,7 @@ class HostTable(Generic[T]):
 def segments_of(path: str) -> list[str]:
     """The decoded segments of a raw path. What is no path, like the ``*`` of OPTIONS, has none, which no pattern matches."""
     if "%" in path:
-        segments = [decoded(segment) for segment in path.split("/")]
+        segments = [decode(segment) for segment in path.split("/")]
     else:
         segments = path.split("/")
     if segments[0]:
@@ -209,23 +209,23 @@ def find(node: TreeNode[T], segments: list[str], depth: int, facts: Facts) -> Ca
         return node.leaf.first(facts) if node.leaf is not None and depth else None
     segment = segments[depth]
     child = node.text.get(segment)
-    if child is not None and (found := find(child, segments, depth + 1, facts)) is not None:
-        return found
+    if child is not None and (entry := find(child, segments, depth + 1, facts)) is not None:
+        return entry
     if segment:
         if node.mixed is not None:
             for child in node.mixed.matching(segment):
-                if (found := find(child, segments, depth + 1, facts)) is not None:
-                    return found
+                if (entry := find(child, segments, depth + 1, facts)) is not None:
+                    return entry
         child = node.integer
         if child is not None and segment.isascii() and segment.isdigit():
-            if (found := find(child, segments, depth + 1, facts)) is not None:
-                return found
+            if (entry := find(child, segments, depth + 1, facts)) is not None:
+                return entry
         child = node.name
-        if child is not None and (found := find(child, segments, depth + 1, facts)) is not None:
-            return found
+        if child is not None and (entry := find(child, segments, depth + 1, facts)) is not None:
+            return entry
         for after, child in node.middle:
-            if depth + after < len(segments) and (found := find(child, segments, len(segments) - after, facts)) is not None:
-                return found
+            if depth + after < len(segments) and (entry := find(child, segments, len(segments) - after, facts)) is not None:
+                return entry
     return node.rest.first(facts) if node.rest is not None else None
 
 

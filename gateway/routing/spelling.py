@@ -25,7 +25,7 @@ import re
 from collections.abc import Callable
 
 from ..errors import InvalidTarget
-from .conditions import decoded
+from .conditions import decode
 
 RESPELLED = re.compile(r"[;\\]|//|/\.\.?(?:[/;]|$)|%(?:00|2[EeFf]|3[Bb]|5[Cc])")
 MOST = 20_000                   # segments of all readings together: 10 ms; an honest path needs some dozens
@@ -40,9 +40,9 @@ def readings(path: str) -> list[list[str]]:
     states = {(False, raw): None}                            # has it been decoded, and what is it now; a dict keeps the order
     waiting, size = [(False, raw)], len(raw)
     while waiting:
-        unescaped, segments = waiting.pop()
-        following = [(unescaped, fold(segments)) for fold in FOLDS]
-        if not unescaped:
+        is_decoded, segments = waiting.pop()
+        following = [(is_decoded, fold(segments)) for fold in FOLDS]
+        if not is_decoded:
             following.append((True, _decode(segments)))
         for state in following:
             if state not in states:
@@ -52,11 +52,11 @@ def readings(path: str) -> list[list[str]]:
                 if size > MOST:
                     raise InvalidTarget("the path can be read in too many ways")
     return [list(segments) for segments in dict.fromkeys(
-        segments if unescaped else _decode(segments) for unescaped, segments in states)]
+        segments if is_decoded else _decode(segments) for is_decoded, segments in states)]
 
 
 def _decode(segments: Segments) -> Segments:
-    return tuple(map(decoded, segments))
+    return tuple(map(decode, segments))
 
 
 def _split(segments: Segments, mark: str) -> Segments:
@@ -81,13 +81,13 @@ def _empty(segments: Segments) -> Segments:
 
 
 def _dots(segments: Segments) -> Segments:
-    kept: list[str] = []
+    rest: list[str] = []
     for segment in segments:
         if segment == "..":
-            del kept[-1:]
+            del rest[-1:]
         elif segment != ".":
-            kept.append(segment)
-    return (*kept, "") if segments[-1] in (".", "..") else tuple(kept)
+            rest.append(segment)
+    return (*rest, "") if segments[-1] in (".", "..") else tuple(rest)
 
 
 def _nul(segments: Segments) -> Segments:

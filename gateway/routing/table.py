@@ -75,9 +75,9 @@ class Table(Generic[T]):
         facts = None
         for table in self._tables(request.host) if self._by_host else self._any:
             if (leaf := table.static.get(path)) is not None:
-                found = leaf.by_method.get(method, leaf.others)
-                if found and not found[0].conditions:
-                    return found[0].target, {}
+                entries = leaf.by_method.get(method, leaf.others)
+                if entries and not entries[0].conditions:
+                    return entries[0].target, {}
             if facts is None:
                 if self._folds and RESPELLED.search(path):
                     return self._folded(request)
@@ -109,8 +109,8 @@ class Table(Generic[T]):
             return literal, segments
         if any(".." in segments for _, segments in choices):
             raise InvalidTarget("the path can be read as one of another route")
-        found = [(entry, segments) for entry, segments in choices if entry is not None]
-        entry, segments = min(found, key=lambda choice: (choice[0].route.respond is None, specificity(choice[0].route)))
+        candidates = [(entry, segments) for entry, segments in choices if entry is not None]
+        entry, segments = min(candidates, key=lambda choice: (choice[0].route.respond is None, specificity(choice[0].route)))
         if entry is not literal and (entry.route.strip_prefix or entry.route.rewrite or entry.route.files):
             raise InvalidTarget("the path can be read as one of another route, which takes it apart by its slashes")
         return entry, segments
@@ -118,10 +118,10 @@ class Table(Generic[T]):
     def reaches(self, path: str) -> bool:
         """Is there a route with a pattern for this path, whatever else it asks for?"""
         try:
-            spelled = readings(path) if self._folds and RESPELLED.search(path) else [segments_of(path)]
+            spellings = readings(path) if self._folds and RESPELLED.search(path) else [segments_of(path)]
         except InvalidTarget:                                # of an upstream's Location, for example
             return True
-        return any(True for segments in spelled for table in self._hosts for _ in table.reached(segments))
+        return any(True for segments in spellings for table in self._hosts for _ in table.leaves_for(segments))
 
     def _tables(self, authority: str) -> tuple[HostTable[T], ...]:
         """The tables of the hosts that match, the most specific first."""
@@ -131,7 +131,7 @@ class Table(Generic[T]):
     def _refusal(self, request: Request, segments: list[str]) -> GatewayError:
         """405 when something matches all but the method, else 404."""
         facts = Facts(request)
-        allow = {method for table in self._tables(request.host) for leaf in table.reached(segments) for entry in leaf.entries
+        allow = {method for table in self._tables(request.host) for leaf in table.leaves_for(segments) for entry in leaf.entries
                  if facts.hold(entry.conditions) for method in entry.route.methods or ()}
         if not allow:
             return NoRoute(f"no route for {request.method} {request.host}{request.path}")
@@ -139,19 +139,19 @@ class Table(Generic[T]):
 
     def explain(self, request: Request) -> Explanation:
         """What ``match`` decides and why: every route whose path matches, the most specific first, with its verdict."""
-        explained = self._explain(request)
-        if not self._folds or explained.route is None or not RESPELLED.search(request.path):
-            return explained
+        literal_answer = self._explain(request)
+        if not self._folds or literal_answer.route is None or not RESPELLED.search(request.path):
+            return literal_answer
         literal = [each._replace(verdict="takes the path as it came") if each.verdict == "answers" else each
-                   for each in explained.considered]
+                   for each in literal_answer.considered]
         try:
             entry, segments = self._agreed(request)
         except InvalidTarget as error:
             return Explanation(request, None, {}, literal, error, self._spelled(request))
-        if entry.route is explained.route:
-            return explained
-        considered = [Considered(entry.route, "answers"), *literal]
-        return Explanation(request, entry.route, entry.params(segments), considered, None, self._spelled(request))
+        if entry.route is literal_answer.route:
+            return literal_answer
+        verdicts = [Considered(entry.route, "answers"), *literal]
+        return Explanation(request, entry.route, entry.params(segments), verdicts, None, self._spelled(request))
 
     def _spelled(self, request: Request) -> list[str]:
         """A line for each reading of the path."""
@@ -165,26 +165,26 @@ class Table(Generic[T]):
     def _explain(self, request: Request) -> Explanation:
         """For the path as it came."""
         segments, facts = segments_of(request.path), Facts(request)
-        mine, considered = self._tables(request.host), []
+        mine, verdicts = self._tables(request.host), []
         winner: Candidate[T] | None = None
         for table in (*mine, *(table for table in self._hosts if table not in mine)):
-            for leaf in table.reached(segments):
+            for leaf in table.leaves_for(segments):
                 for entry in leaf.candidates(request.method):
                     verdict = _mismatch(entry, table in mine, request, facts)
                     if not verdict and winner is None:
                         winner, verdict = entry, "answers"
                     elif not verdict and winner is not None:
                         verdict = f"matches too, but {_less_specific(entry, winner, request.method)}"
-                    considered.append(Considered(entry.route, verdict))
+                    verdicts.append(Considered(entry.route, verdict))
         if winner is not None:
-            return Explanation(request, winner.route, winner.params(segments), considered, None)
-        return Explanation(request, None, {}, considered or list(self._near(request)), self._refusal(request, segments))
+            return Explanation(request, winner.route, winner.params(segments), verdicts, None)
+        return Explanation(request, None, {}, verdicts or list(self._near(request)), self._refusal(request, segments))
 
     def _near(self, request: Request) -> Iterator[Considered]:
         """Routes that miss the path by the slash at its end."""
         path = request.path[:-1] if request.path.endswith("/") else request.path + "/"
         for table in self._tables(request.host):
-            for leaf in table.reached(segments_of(path)):
+            for leaf in table.leaves_for(segments_of(path)):
                 for entry in leaf.entries:
                     yield Considered(entry.route, f'would take "{path}"')
 
@@ -233,8 +233,8 @@ class Explanation(NamedTuple):
 
     def __str__(self) -> str:
         if self.route is not None:
-            found = "".join(f", {name} = {quoted(value)}" for name, value in self.params.items())
-            lines = [f'route "{self.route.name}"{found}']
+            parameters = "".join(f", {name} = {quoted(value)}" for name, value in self.params.items())
+            lines = [f'route "{self.route.name}"{parameters}']
         else:
             lines = [f"no route: {self.error.status if self.error else 404} {self.error}"]
         lines += [f"  {line}" for line in self.spelled[:SHOWN]]
@@ -253,11 +253,11 @@ def _mismatch(entry: Candidate[T], host_matches: bool, request: Request, facts: 
     if methods is not None and method not in methods and not (method == "HEAD" and "GET" in methods):
         reasons.append(f"the method is {method}, not {' or '.join(methods)}")
     for condition in entry.conditions:
-        found = facts.value(condition.kind, condition.name)
-        if found is None:
+        value = facts.value(condition.kind, condition.name)
+        if value is None:
             reasons.append(f"{condition} is missing")
-        elif condition.value is not None and found != condition.value:
-            reasons.append(f'{condition} is "{as_text(found)}", not "{as_text(condition.value)}"')
+        elif condition.value is not None and value != condition.value:
+            reasons.append(f'{condition} is "{as_text(value)}", not "{as_text(condition.value)}"')
     return "; ".join(reasons)
 
 

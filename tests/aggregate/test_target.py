@@ -815,5 +815,5 @@ def test_what_one_part_forbids_to_share_holds_for_the_whole(fields, shared):
         return Response(200, [("Content-Type", "application/json"), *(fields if upstream == "a" else ())], b"1")
 
     declared = parts(a="a:/", b="b:/")
-    assert Aggregate(declared, send, told, kept=True)(request()).header("Vary") == ("" if shared else "*")
+    assert Aggregate(declared, send, told, cacheable=True)(request()).header("Vary") == ("" if shared else "*")
     assert Aggregate(declared, send, told)(request()).header("Vary") == ""
