@@ -8,7 +8,8 @@ whether there is another turn.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from random import uniform
 
 from ..config import UpstreamSettings as Settings
 from ..errors import ConfigError, GatewayError, UpstreamError, UpstreamTimeout
@@ -33,11 +34,12 @@ NO_INSTANCES: tuple[Instance, ...] = ()
 
 class Upstream:
     """``send`` makes a Call. Building one opens nothing, so that it may happen before a fork. ``decide`` is the policy for retries,
-    ``failures`` are the statuses that count as failures; ``clock``, ``resolver`` and ``open`` are the world outside. Raises
-    ConfigError and ValueError for settings that cannot be used."""
+    ``failures`` are the statuses that count as failures; ``clock``, ``resolver``, ``open`` and ``random`` are the world outside.
+    Raises ConfigError and ValueError for settings that cannot be used."""
 
     def __init__(self, name: str, settings: Settings, resolver: Resolver | None = None, clock: MonotonicClock = CLOCK, *,
-                 decide: Decide = decide, failures: Collection[int] = frozenset(), open: Open | None = None) -> None:
+                 decide: Decide = decide, failures: Collection[int] = frozenset(), open: Open | None = None,
+                 random: Callable[[float, float], float] = uniform) -> None:
         self.name = name
         self.clock = clock
         self.decide = decide
@@ -52,7 +54,7 @@ class Upstream:
         self.instances = [
             Instance(url,
                      Connector(address, self.resolver, settings.connect_timeout, context, settings.tls.server_name, clock, open),
-                     Pool(settings.max_connections, settings.idle_timeout, settings.max_connection_age, clock),
+                     Pool(settings.max_connections, settings.idle_timeout, settings.max_connection_age, clock, random),
                      settings.pool_timeout)
             for url, address in zip(settings.instances, addresses)]
         self.balancer = Balancer(self.instances, RULES[settings.balance])
