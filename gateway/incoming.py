@@ -30,7 +30,7 @@ from typing import Any
 from .deadline import Deadline
 from .errors import DuplicateHeader, InvalidHost, InvalidTarget, MethodNotAllowed
 from .http.fields import Kinds, one_cookie
-from .message import METHODS, Handler, Request, Response
+from .message import METHODS, Handler, Headers, Request, Response
 from .wsgi import body_of, edited_headers, edited_target, headers_of, target_of
 
 HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+(?::\d{0,5})?|\[[0-9A-Fa-f:.]{2,45}\](?::\d{0,5})?")
