@@ -36,6 +36,7 @@ MATCHING = frozenset({"path", "host", "methods", "header", "query", "cookie"})
 VARIABLE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{")
 TOML_PLACE = re.compile(r"(.*) \(at (line (\d+), column \d+|end of document)\)", re.DOTALL)
 NEEDS = {"respect": "ttl", "default": "optional", "key": "certificate"}      # settings that are mistakes without another
+LARGEST = 16 * 2 ** 20           # characters of the file, which may be no file of ours at all
 DEEPEST = 100                    # tables and lists in each other, the whole file counted
 LOOKED_BACK = 200                # lines in which the beginning of what is not TOML is looked for
 
@@ -53,7 +54,7 @@ def read_text(path: str | os.PathLike[str] | None, environ: Mapping[str, str]) -
     name = os.fspath(path or environ.get("GATEWAY_CONFIG") or DEFAULT_PATH)
     try:
         with open(name, encoding="utf-8-sig") as file:      # editors on Windows begin a file with a byte order mark
-            return file.read(), name
+            text = file.read(LARGEST + 1)
     except FileNotFoundError:
         raise ConfigError([f"there is no file {os.path.abspath(name)}: create it, or name another with --config or"
                            f" GATEWAY_CONFIG"], name) from None
@@ -61,6 +62,9 @@ def read_text(path: str | os.PathLike[str] | None, environ: Mapping[str, str]) -
         raise ConfigError([f"byte {error.start} is not UTF-8, the encoding of TOML"], name) from None
     except OSError as error:
         raise ConfigError([f"the file cannot be read: {error.strerror}"], name) from error
+    if len(text) > LARGEST:
+        raise ConfigError(["the file is larger than 16 MB: is it a configuration?"], name)
+    return text, name
 
 
 def load_text(text: str, environ: Mapping[str, str], source: str = "") -> Config:

@@ -679,7 +679,8 @@ def test_where_the_file_is(tmp_path, monkeypatch):
     (lambda path: None, "there is no file {path}: create it, or name another with --config or GATEWAY_CONFIG"),
     (lambda path: path.write_bytes(b'via = "\xff"'), "byte 7 is not UTF-8, the encoding of TOML"),
     (lambda path: path.mkdir(), "the file cannot be read: Is a directory"),
-], ids=["missing", "not UTF-8", "a folder"])
+    (lambda path: path.symlink_to("/dev/zero"), "the file is larger than 16 MB: is it a configuration?"),
+], ids=["missing", "not UTF-8", "a folder", "without end"])
 def test_files_that_cannot_be_read(tmp_path, make, expected):
     path = tmp_path / "gateway.toml"
     make(path)
