@@ -25,7 +25,8 @@ FEATURE = 2
 LEVELS = {
     "errors": 0,
     "backoff": 1, "board": 1, "breaker": 1, "config": 1, "deadline": 1, "http": 1, "loop": 1, "message": 1,
-    "move_aside": 1, "remote": 1, "routing": 1, "run_directory": 1, "tasks": 1, "template": 1, "values": 1, "wsgi": 1,
+    "move_aside": 1, "remote": 1, "request_copies": 1, "routing": 1, "run_directory": 1, "tasks": 1, "template": 1,
+    "values": 1, "wsgi": 1,
     "pipeline": 3,
     "admin": 4, "app": 4, "server": 4,
     "__init__": 5, "gunicorn_conf": 5, "demo": 6, "cli": 7,

@@ -21,6 +21,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from .. import request_copies
 from ..config import CacheSettings as Policy
 from ..errors import ClientDisconnected, ConnectFailed, ConnectTimeout, DeadlineExceeded, GatewayError, PoolExhausted
 from ..message import Handler, Request, Response
@@ -31,7 +32,7 @@ from .cache_status import Numbers, Report
 from .coalesce import ABANDONED, COMPANY, DOUBT, FAILED, FEW, FLYING, STORED, UNCACHEABLE, UNKNOWN, Flight, Flights
 from .conditional import is_range
 from .entry import Entry, Variants
-from .fetch_context import FetchContext, Store, detached
+from .fetch_context import FetchContext, Store
 from .key import select
 from .origin import Origin
 from .responses import Answers
@@ -204,8 +205,8 @@ class Fetch:
         if resting or miss.flight_key in self.flights.flying:
             return
         flight = self.flights.lead(miss.flight_key)
-        beside = FetchContext(detached(miss.request), None, miss.key, miss.lane, miss.entry, miss.reason, miss.personal,
-                              miss.variants, miss.shown)
+        request = request_copies.detach(miss.request)
+        beside = FetchContext(request, None, miss.key, miss.lane, miss.entry, miss.reason, miss.personal, miss.variants, miss.shown)
         beside.beside, beside.number = True, self.store.number
         spawn(self._refresh, beside, flight)
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import copy
 from hashlib import sha256
 from typing import Any, Protocol
 
-from ..deadline import Deadline
-from ..message import Headers, Request
-from ..wsgi import without_client
+from ..message import Request
 from . import rules
 from .entry import Entry, Variants
 from .key import SEPARATOR, lines_of, normal, select
@@ -92,21 +89,3 @@ class FetchContext:
             self.entry = found if found is None or not rules.withheld(found, self.shown) else None
             if self.entry is None:
                 self.reason = "uri-miss" if self.variants is None else "vary-miss"
-
-
-def resent(request: Request, dropped: frozenset[str], added: Headers) -> Request:
-    """The request with other header fields."""
-    sent = copy(request)
-    sent.headers = [field for field in request.headers if field[0].lower() not in dropped] + added
-    return sent
-
-
-def detached(request: Request) -> Request:
-    """The request as nobody's: its client may leave, and it has the whole time again. A HEAD asks for the whole, as a GET."""
-    sent = copy(request)
-    if sent.method == "HEAD":
-        sent.method = "GET"
-    sent.environ, sent.connection = without_client(request), None
-    sent.attempts, sent.notes = [], {}
-    sent.deadline = Deadline(request.deadline.seconds)
-    return sent

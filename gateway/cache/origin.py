@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import copy
 
+from .. import request_copies
 from ..config import CacheSettings as Policy
 from ..errors import BodyTooLarge, ClientDisconnected, DeadlineExceeded, GatewayError, UpstreamError
 from ..http.tee import Tee
@@ -19,7 +20,7 @@ from .admission import OF_ONE_USER, Admission
 from .coalesce import FAILED, Flight, Flights
 from .conditional import answer
 from .entry import Entry
-from .fetch_context import FetchContext, Store, resent
+from .fetch_context import FetchContext, Store
 from .invalidation import forget, own_address, purge, resolved, untouched
 from .request_directives import CONDITIONS
 from .responses import Answers
@@ -91,7 +92,7 @@ class Origin:
         if entry is None and (asked is None or miss.alone or asked.range is not None and not miss.fills):
             return miss.request
         validators = [] if entry is None or miss.request.method != "GET" else list(rules.validators(entry))
-        return resent(miss.request, TAKEN_OFF, validators)
+        return request_copies.edit(miss.request, TAKEN_OFF, validators)
 
     def _whole(self, miss: FetchContext, response: Response) -> bool:
         """Read what a range is to be cut out of; False when it is too large for that. What is not kept is passed on as it comes."""
