@@ -39,7 +39,7 @@ from .entry import Entry
 from .key import lines_of, selecting
 from .request_directives import AUTHORIZATION, COOKIE, RequestDirectives
 from .response_directives import OWN, ResponseDirectives, response_directives
-from .syntax import delta_seconds, directives, http_date, names, opaque
+from .syntax import date_of, delta_seconds, directives, http_date, names, opaque
 
 # RFC 9110 section 15.1, without 206: an answer that says nothing about its freshness may be kept for a guess
 HEURISTIC_STATUSES = frozenset({200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501})
@@ -58,7 +58,7 @@ HEURISTIC_PART, HEURISTIC_MOST = 0.1, 86400.0            # of the time since Las
 UNREACHABLE = 60.0                                       # seconds a stale answer serves while the upstream is gone (4.2.4)
 NGINX_TICK = 1.0                                         # nginx counts in whole seconds: it may keep an answer for one more
 NEVER = -1.0                                             # the window of stale-if-error=0: not even while the upstream is gone
-STRONG_DATE = 60.0                                       # seconds after which nothing is changed unseen any more (9110 8.8.2.2)
+STRONG_DATE = 60.0                                       # seconds between Last-Modified and Date of a strong one (9110 8.8.2.2)
 KEPT_STALE = 3600.0                                      # seconds a stale answer is kept to be validated
 
 LENGTH = re.compile(r"[0-9]{1,18}")
@@ -349,7 +349,10 @@ def confirms(entry: Entry, update: Headers) -> bool:
     if tag and entry.etag and opaque(tag) != opaque(entry.etag):
         return False
     if strengthens(tag, entry):
-        return modified is not None and modified == entry.last_modified and modified + STRONG_DATE <= entry.born
+        if modified is None or modified != entry.last_modified:
+            return False
+        made = date_of(entry.headers, entry.response_time)
+        return made is not None and made - modified >= STRONG_DATE
     if modified is None or tag and entry.etag:
         return bool(entry.etag) or not tag
     return modified == entry.last_modified

@@ -5,6 +5,7 @@
 ``dictionary``                targeted fields, a strict Structured Field (RFC 9213 section 2.1, RFC 8941 section 4.2.2)
 ``delta_seconds``             RFC 9111 section 1.2.2
 ``http_date``                 the three formats of RFC 9110 section 5.6.7, and nothing that only looks like them
+``date_of``                   the Date of a message (RFC 9110 section 6.6.1)
 ``entity_tags``               a list of entity tags, without their weakness (RFC 9110 sections 8.8.3 and 13.1.2)
 ============================  ===========================================================================================
 """
@@ -96,6 +97,11 @@ def http_date(text: str, now: float) -> float | None:
     if not 1 <= year <= 9999:
         return None
     return float(timegm((year, month, day, hour, minute, second)))
+
+
+def date_of(headers: Iterable[tuple[str, str]], now: float) -> float | None:
+    """When the origin made a message with these fields, by their Date."""
+    return next((http_date(value, now) for name, value in headers if name.lower() == "date"), None)
 
 
 def entity_tags(lines: Iterable[str]) -> list[str]:

@@ -6,7 +6,7 @@ from email.utils import formatdate
 
 import pytest
 
-from gateway.cache.conditional import answer
+from gateway.cache.conditional import answer, is_range
 from gateway.cache.entry import Entry
 from gateway.cache.request_directives import request_directives
 
@@ -15,8 +15,8 @@ BODY = b"0123456789"
 OLD, NEW = formatdate(NOW - 3000, usegmt=True), formatdate(NOW - 5, usegmt=True)
 
 
-def stored(etag='"v"', modified=NOW - 3000, status=200):
-    headers = [("Content-Type", "a/b"), ("Content-Length", "10"), ("Date", formatdate(NOW - 10, usegmt=True)), ("X-A", "1"),
+def stored(etag='"v"', modified=NOW - 3000, status=200, made=NOW - 10):
+    headers = [("Content-Type", "a/b"), ("Content-Length", "10"), ("Date", formatdate(made, usegmt=True)), ("X-A", "1"),
                ("Cache-Control", "max-age=60"), ("Content-Location", "/b"), ("Vary", "X")]
     if etag:
         headers.append(("ETag", etag))
@@ -54,6 +54,12 @@ def stored(etag='"v"', modified=NOW - 3000, status=200):
     ("RFC 9110 13.1.5", {}, [("Range", "bytes=0-1"), ("If-Range", OLD)], 206),
     ("RFC 9110 13.1.5", {}, [("Range", "bytes=0-1"), ("If-Range", NEW)], 200),                       # exactly the date
     ("RFC 9110 13.1.5", {}, [("Range", "bytes=0-1"), ("If-Range", "x")], 200),
+    # A date is strong by the Date beside it, whatever time it is here (8.8.2.2): the two are by one clock
+    ("RFC 9110 13.1.5", {"made": NOW - 2999}, [("Range", "bytes=0-1"), ("If-Range", OLD)], 206),
+    ("RFC 9110 13.1.5", {"made": NOW - 3000}, [("Range", "bytes=0-1"), ("If-Range", OLD)], 200),
+    ("RFC 9110 13.1.5", {"made": NOW - 3001}, [("Range", "bytes=0-1"), ("If-Range", OLD)], 200),
+    ("RFC 9110 13.1.5", {"made": NOW + 9000, "modified": NOW + 8000},
+     [("Range", "bytes=0-1"), ("If-Range", formatdate(NOW + 8000, usegmt=True))], 206),
 ])
 def test_status(section, entry, asked, status):
     assert answer(stored(**entry), request_directives(asked), NOW).status == status
@@ -61,8 +67,10 @@ def test_status(section, entry, asked, status):
 
 @pytest.mark.parametrize("text, body, content_range", [
     ("bytes=0-1", b"01", "bytes 0-1/10"), ("bytes=8-", b"89", "bytes 8-9/10"), ("bytes=-3", b"789", "bytes 7-9/10"),
-    ("bytes=-99", BODY, "bytes 0-9/10"), ("bytes=5-99", b"56789", "bytes 5-9/10"), ("Bytes = 0 - 0", b"0", "bytes 0-0/10"),
-    ("bytes=9-9", b"9", "bytes 9-9/10")])
+    ("bytes=-99", BODY, "bytes 0-9/10"), ("bytes=5-99", b"56789", "bytes 5-9/10"), ("Bytes=0-0", b"0", "bytes 0-0/10"),
+    ("bytes=9-9", b"9", "bytes 9-9/10"), ("bytes=0-1,", b"01", "bytes 0-1/10"), ("bytes=0-1,50-", b"01", "bytes 0-1/10"),
+    ("bytes=8-" + "9" * 19, b"89", "bytes 8-9/10"), ("bytes=-" + "9" * 900, BODY, "bytes 0-9/10"),
+    ("bytes=" + "0" * 900 + "9-", b"9", "bytes 9-9/10")])
 def test_a_part(text, body, content_range):
     response = answer(stored(), request_directives([("Range", text)]), NOW)
     fields = dict(response.headers)
@@ -70,14 +78,22 @@ def test_a_part(text, body, content_range):
     assert (fields["Content-Length"], fields["ETag"], fields["X-A"]) == (str(len(body)), '"v"', "1")
 
 
-@pytest.mark.parametrize("text", ["bytes=10-", "bytes=99-100", "bytes=-0"])
+@pytest.mark.parametrize("text, expected", [
+    ("bytes=0-1", True), ("bytes=5-", True), ("bytes=-5", True), ("bytes=-" + "9" * 900, True), ("bytes=0-" + "9" * 19, True),
+    ("bytes=0-1,3-4", False), ("bytes=3-2", False), ("items=0-1", False), ("bytes=-", False), ("bytes=-0", False)])
+def test_which_range_is_cut_out_of_a_stored_answer(text, expected):
+    assert is_range(text) is expected
+
+
+@pytest.mark.parametrize("text", ["bytes=10-", "bytes=99-100", "bytes=-0", "bytes=" + "9" * 19 + "-", "bytes=" + "9" * 900 + "-",
+                                  "bytes=10-,20-"])
 def test_a_part_that_is_not_there(text):
     response = answer(stored(), request_directives([("Range", text)]), NOW)
     assert (response.status, response.body, dict(response.headers)["Content-Range"]) == (416, b"", "bytes */10")
 
 
 @pytest.mark.parametrize("text", ["bytes=0-1,3-4", "items=0-1", "bytes=", "bytes=-", "bytes=3-2", "bytes=a-b", "0-1", "",
-                                  "bytes=" + "9" * 5000 + "-", "bytes=\u0661-2"])
+                                  "bytes=" + "9" * 5000 + "-", "bytes=\u0661-2", "Bytes = 0 - 0"])
 def test_a_range_to_be_ignored(text):
     response = answer(stored(), request_directives([("Range", text)]), NOW)
     assert (response.status, response.body) == (200, BODY)

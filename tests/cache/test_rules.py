@@ -386,6 +386,13 @@ def test_which_stored_answer_a_304_is_about(stored, told, expected):
         assert (new.etag, [value for name, value in answer.headers if name == "ETag"]) == (expected, [expected] if expected else [])
 
 
+@pytest.mark.parametrize("modified, expected", [(7940, True), (7941, False), (8000, False), (8001, False)])
+def test_a_date_is_strong_by_the_date_beside_it(modified, expected):
+    """RFC 9110 section 8.8.2.2: both are by the origin's clock, which may be hours ahead of ours."""
+    entry = arrived([(CC, "max-age=5"), ("Date", date(8000)), ("ETag", W), ("Last-Modified", date(modified))])
+    assert rules.confirms(entry, [("ETag", V), ("Last-Modified", date(modified))]) is expected
+
+
 def test_a_304_may_take_the_permission_away():
     made = arrived([(CC, "max-age=5"), ("ETag", '"v"')])
     new, answer = rules.freshened(made, Request("GET", "/a", []), [(CC, "no-store")], CacheSettings(), request_time=NOW,
