@@ -20,8 +20,7 @@ from urllib.parse import urlsplit
 from flask import render_template, request
 from werkzeug.exceptions import BadRequest, Forbidden, NotFound, UnsupportedMediaType
 
-from ..cache.entry import Entry, Variants
-from ..cache.flags import names_of
+from ..cache.entry import Entry, Variants, flag_names
 from ..cache.storage.nginx_generation import Generation
 from ..cache.storage.store import HttpStore
 from ..tasks import offload
@@ -106,7 +105,7 @@ def entry_of(entry: Entry, now: float) -> dict[str, Any]:
     """One entry for people. Times are seconds from now, below 0 for what was."""
     return {"status": entry.status, "url": entry.url, "bytes": len(entry.body), "age": round(now - entry.born, 1),
             "fresh_for": round(entry.expires - now, 1), "stale_while_revalidate": round(entry.stale_while_revalidate - now, 1),
-            "stale_if_error": round(entry.stale_if_error - now, 1), "flags": names_of(entry.flags), "tags": sorted(entry.tags),
+            "stale_if_error": round(entry.stale_if_error - now, 1), "flags": flag_names(entry.flags), "tags": sorted(entry.tags),
             "vary": [list(field) for field in entry.vary], "headers": [list(field) for field in entry.headers]}
 
 

@@ -16,7 +16,8 @@ Count = Callable[[], None]
 
 
 class Numbers:
-    """Counters of one route, made when they are first needed. ``counter`` is the registry's."""
+    """Counters of one route, each made when it is first needed. ``counter`` is the registry's. Labels are those of the decisions
+    (decide.py)."""
 
     def __init__(self, counter: Callable[..., Any], route: str) -> None:
         self.counter = counter
@@ -25,7 +26,7 @@ class Numbers:
         self.hit: Count = counter("gateway_cache_requests_total", OUTCOMES, {"route": route, "outcome": "hit"}).inc
         self.stored: Count = counter(
             "gateway_cache_stored_total", "Answers stored, or kept after a validation.", {"route": route}).inc
-        self._made: dict[tuple[str, str], Count] = {}
+        self._counts: dict[tuple[str, str], Count] = {}
 
     def outcome(self, outcome: str) -> None:
         self._count("gateway_cache_requests_total", OUTCOMES, "outcome", outcome)
@@ -37,15 +38,15 @@ class Numbers:
         self._count("gateway_cache_refreshes_total", "Refreshes in the background, by their result.", "result", result)
 
     def _count(self, name: str, help: str, label: str, value: str) -> None:
-        made = self._made.get((name, value))
-        if made is None:
-            made = self._made[name, value] = self.counter(name, help, {"route": self.route, label: value}).inc
-        made()
+        count = self._counts.get((name, value))
+        if count is None:
+            count = self._counts[name, value] = self.counter(name, help, {"route": self.route, label: value}).inc
+        count()
 
 
 def tier_numbers(registry: Any) -> Callable[[str, str, str], Callable[[float], None]]:
-    """What counts for a tier: ``made(name, tier, route)`` is the function that takes the number. ``route`` is empty for all."""
-    def made(name: str, tier: str, route: str) -> Callable[[float], None]:
+    """What counts for a tier: ``count(name, tier, route)`` is the function that takes the number. ``route`` is empty for all."""
+    def count(name: str, tier: str, route: str) -> Callable[[float], None]:
         kind, labels = ("route", {"route": route}) if route else ("tier", {"tier": tier})
         if name in ("bytes", "entries"):
             of = "route_" if route else ""
@@ -53,13 +54,13 @@ def tier_numbers(registry: Any) -> Callable[[str, str, str], Callable[[float], N
             return registry.gauge(f"gateway_cache_{of}{name}", help, labels).set
         help = f"What memory counts as {name} for a route." if route else f"What a tier of the cache counts as {name}."
         return registry.counter(f"gateway_cache_{kind}_{name}_total", help, labels).inc
-    return made
+    return count
 
 
 class Report:
-    """The Cache-Status of one route; ``explain`` adds the key, and why an answer was not stored.
+    """The Cache-Status of one route; ``explain`` adds the key, and why an answer is not stored.
 
-    ``hit`` and ``fwd`` exclude each other: an answer for which the upstream was asked is none of the former, whatever came back.
+    ``hit`` and ``fwd`` exclude each other: an answer for which a request went on is no hit, whatever came back.
     """
 
     def __init__(self, name: str, explain: bool = False) -> None:
@@ -69,7 +70,7 @@ class Report:
         self._hit_line = f"Cache-Status: {self._hit}".encode() + b"%d\r\n"
 
     def hit(self, entry: Entry, now: float, key: str, detail: str = "") -> str:
-        """A stored answer was served; its ttl is below 0 when it is stale."""
+        """A stored answer is served; its ttl is below 0 when it is stale."""
         text = f"{self._hit}{ttl(entry, now)}"
         if self.explain or detail:
             text += self.more(key, detail)
@@ -82,8 +83,8 @@ class Report:
         return self._hit_line % (entry.expires - now)
 
     def replaced(self, reason: str, status: int, entry: Entry, now: float, key: str, detail: str) -> str:
-        """A stale answer was served in place of what came back. Where that was no answer, the detail tells what it was:
-        without a fwd-status it would count as what was served."""
+        """A stale answer is served in place of what came back. Where that is no answer, the detail says what it is: without a
+        fwd-status it would count as what is served."""
         text = f"{self.name}; fwd={reason}" + (f"; fwd-status={status}" if status else "") + f"; ttl={ttl(entry, now)}"
         return text + (f"; key={quoted(key)}" if self.explain else "") + f"; detail={quoted(detail)}"
 

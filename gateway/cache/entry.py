@@ -1,9 +1,9 @@
-"""What the HTTP cache keeps: one Entry for each stored answer, and under one key the Variants of it that Vary tells apart.
+"""What the HTTP cache stores: one Entry for each answer, and under one key the Variants of it that Vary tells apart.
 
-Everything that decides about an answer later was read from its header once, when it was stored, and stands here as numbers:
-a lookup compares, it does not parse. All times are seconds of the cache's clock (clock.py), so that they mean the same to another
-worker and after a restart. Entries are shared between requests and never changed after they were stored, but that a soft
-purge lowers ``expires`` and ``digest`` is filled in.
+Everything that decides about an answer later is read from its header once, when it is stored, and is here as numbers: a lookup
+compares, it does not parse. All times are seconds of the cache's clock (clock.py), so that they mean the same to another worker and
+after a restart. Entries are shared between requests and do not change once they are stored, but that a soft purge lowers
+``expires`` and ``digest`` is filled in.
 
 Ages (RFC 9111 section 4.2.3) are kept as ``born``, the moment at which the answer had the age 0: its age is ``now - born``.
 """
@@ -16,7 +16,18 @@ from sys import getsizeof
 from ..http.fields import fields_of
 from ..http.prepared import Prepared, written_of
 from ..message import Headers, Response
-from .flags import names_of
+
+# The bits of Entry.flags: what an answer's own header says about its use (RFC 9111 section 5.2.2). Stored entries have them as one
+# number, and a lookup reads them with one operation
+MUST_REVALIDATE = 1          # must-revalidate, proxy-revalidate or s-maxage: never stale, not even instead of an error
+NO_CACHE = 2                 # every use needs a validation first
+IMMUTABLE = 4                # RFC 8246: while it is fresh, a reload is no reason to ask again
+HEURISTIC = 8                # its lifetime is a guess
+POLICY = 16                  # its lifetime is the route's, not the header's
+PUBLIC = 32                  # it says itself that it is for everybody, whoever asked for it
+GUESSED = HEURISTIC | POLICY     # the answer itself does not say that others may have it for so long
+FLAG_NAMES = {MUST_REVALIDATE: "must-revalidate", NO_CACHE: "no-cache", IMMUTABLE: "immutable", HEURISTIC: "heuristic",
+              POLICY: "policy", PUBLIC: "public"}
 
 MOST_VARIANTS = 32
 OVERHEAD = 600                                           # bytes an entry takes beside its texts and its body, about
@@ -29,7 +40,7 @@ class Entry:
     Content-Length.
     ``born`` is when its age was 0; it is fresh before ``expires``, may be served stale while it is refreshed before
     ``stale_while_revalidate``, and in place of an error before ``stale_if_error`` (all absolute; equal to ``expires`` where
-    there is no such window, the latter before it where it is forbidden). ``flags`` are those of flags.py. ``last_modified`` is the
+    there is no such window, the latter before it where it is forbidden). ``flags`` are the bits above. ``last_modified`` is the
     parsed date, None without a usable one.
     ``vary`` are the header fields of the request that selected this answer: (lower-case name, normalised value or None).
     ``tags`` and ``url`` (``scheme://host/path?query``) are for purging; ``stored_at`` is when it was stored or last validated.
@@ -107,7 +118,12 @@ class Entry:
 
     def __repr__(self) -> str:
         lifetime = f"born {self.born:.0f}, expires {self.expires:.0f}"
-        return f"Entry({self.status} {self.url}, {len(self.body)} bytes, {lifetime}, {names_of(self.flags) or 'no flags'})"
+        return f"Entry({self.status} {self.url}, {len(self.body)} bytes, {lifetime}, {flag_names(self.flags) or 'no flags'})"
+
+
+def flag_names(flags: int) -> str:
+    """The bits in words, for people."""
+    return ", ".join(name for bit, name in FLAG_NAMES.items() if flags & bit)
 
 
 def first_etag(headers: Headers) -> str | None:
@@ -128,10 +144,10 @@ class Variants(tuple[Entry, ...]):
         return sum(entry.size for entry in self)
 
     def with_entry(self, entry: Entry, instead: Entry | None = None) -> Variants:
-        """These and ``entry``, which replaces the one of the same request fields, and the one it was asked for ``instead`` of."""
-        gone = {entry.vary, entry.vary if instead is None else instead.vary}
-        kept = [other for other in self.entries if other.vary not in gone]
-        return Variants([entry, *kept[:MOST_VARIANTS - 1]])
+        """These and ``entry``, which replaces the one of the same request fields and the one that it is ``instead`` of."""
+        replaced = {entry.vary, entry.vary if instead is None else instead.vary}
+        others = [other for other in self.entries if other.vary not in replaced]
+        return Variants([entry, *others[:MOST_VARIANTS - 1]])
 
     def without(self, entry: Entry) -> Variants:
         return Variants([other for other in self.entries if other is not entry])

@@ -1,19 +1,20 @@
-"""Who asks the upstream for what the cache could not answer at once, and who waits for whose answer (coalesce.py).
+"""A request that goes on: who fetches what the cache cannot answer at once, and who waits for whose answer (coalesce.py).
 
 ::
 
-    a miss --> the upstream failed a moment ago, and what is stored covers that: that
-           --> nobody can share its answer:                   it asks for itself
-           --> nobody fetches this right now:                 it leads
-           --> somebody in this worker does:                  it waits, and gets the answer, or leads the next, or asks for itself
+    a miss --> the upstream has just failed, and what is stored covers that:       that
+           --> nobody can share its answer:                    it fetches for itself
+           --> nobody fetches this right now:                  it leads
+           --> somebody in this worker does:                   it follows, and gets the answer, or leads the next, or fetches for
+                                                               itself
 
-    a leader --> has the lease for all workers:               it asks (origin.py)
-             --> another worker has it:                       it waits for that one's answer, and asks when there is none
+    a leader --> has the lease for all workers:                it fetches (origin.py)
+             --> another worker has it:                        it waits for that one's answer, and fetches when there is none
 
-    a refresh -> has the lease, and nothing newer is there:   it asks
-             --> another worker has it, or is done with it:   it takes that one's answer, and asks for none itself
+    a refresh -> has the lease, and nothing newer is there:    it fetches
+             --> another worker has it, or is done with it:    it takes that one's answer, and fetches none itself
 
-Whoever waited looks again at what is stored when purges were heard meanwhile.
+After a wait a request looks again at what is stored, when there were purges meanwhile.
 """
 
 from __future__ import annotations
@@ -25,223 +26,227 @@ from .. import request_copies
 from ..config import CacheSettings as Policy
 from ..errors import ClientDisconnected, ConnectFailed, ConnectTimeout, DeadlineExceeded, GatewayError, PoolExhausted
 from ..message import Handler, Request, Response
-from ..tasks import Event, current_request, spawn
-from . import rules
+from ..tasks import current_request, spawn
 from .admission import Admission, Uses
 from .cache_status import Numbers, Report
-from .coalesce import ABANDONED, COMPANY, DOUBT, FAILED, FEW, FLYING, STORED, UNCACHEABLE, UNKNOWN, Flight, Flights
-from .conditional import is_range
+from .coalesce import Flight, Flights, Signal, State
+from .decide import HIT, Sharing, judge, sharing, wants_whole, withheld
 from .entry import Entry, Variants
 from .fetch_context import FetchContext, Store
 from .key import select
 from .origin import Origin
-from .responses import Answers
+from .predictor import Predictor
+from .responses import Responses
 
 UNREACHED = (ConnectFailed, ConnectTimeout, PoolExhausted)          # failures that have nothing to do with the request
-MOST_FLIGHTS = 2                                         # flights a request waits for before it asks alone
-LEASE = 10.0                                             # seconds; another worker is waited for at most half the time left, too
+MOST_FLIGHTS = 2                                         # flights a request follows before it fetches alone
 
 log = logging.getLogger("gateway")
 
 
 class Fetch:
+    """``flights`` are of one route alone, and bring clock, patience and waiting with them."""
+
     def __init__(self, next: Handler, policy: Policy, store: Store, report: Report, numbers: Numbers,
                  clock: Callable[[], float], url_of: Callable[[Request], str],
-                 ahead: Callable[[], float] = lambda: 0.0) -> None:
+                 ahead: Callable[[], float] = lambda: 0.0, flights: Flights | None = None) -> None:
+        self.policy = policy
         self.store = store
         self.numbers = numbers
         self.clock = clock
-        self.whole = policy.fetch_whole
-        self.flights = Flights()
+        self.flights = Flights() if flights is None else flights
+        self.patience = self.flights.patience
+        self.predictor = Predictor(self.flights.clock)
         self.uses = Uses(policy.min_uses)
-        self.answers = Answers(policy, report, numbers, clock)
-        self.exchange = Origin(next, policy, store, self.flights, Admission(store, self.flights, self.uses, numbers, clock),
-                               self.answers, url_of, ahead)
-        self.keep_posted = self.exchange.keep_posted
-        self.tell_edge = self.answers.tell_edge
+        self.responses = Responses(policy, report, numbers, clock)
+        admission = Admission(store, self.flights, self.predictor, self.uses, numbers, clock)
+        self.origin = Origin(next, policy, store, admission, self.responses, url_of, ahead)
+        self.keep_posted = self.origin.keep_posted
+        self.tell_edge = self.responses.tell_edge
 
-    def __call__(self, miss: FetchContext) -> Response:
-        if miss.asked is not None and miss.asked.only_if_cached:
-            return self.answers.nothing(miss.request, miss.key)
-        miss.number = self.store.number
-        if miss.request.method == "HEAD":
-            return self._resting(miss) or self.exchange.head(miss)
-        self.uses.count(miss.key)
-        miss.fills = self._fills(miss)
+    def __call__(self, context: FetchContext) -> Response:
+        context.number = self.store.number
+        if context.request.method == "HEAD":
+            return self._while_failing(context) or self.origin.head(context)
+        self.uses.count(context.key)
+        context.whole = self._fetches_whole(context)
         flights = failures = 0
         while flights < MOST_FLIGHTS:
-            if (resting := self._resting(miss)) is not None:
-                return resting
-            if not self._shares(miss):
+            if (stale := self._while_failing(context)) is not None:
+                return stale
+            if not self._shares(context):
                 break
-            flight = self.flights.flying.get(miss.flight_key)
+            flight = self.flights.flying.get(context.flight_key)
             if flight is None:
-                return self._lead(miss)
+                return self._lead(context)
             try:
-                state = self._follow(miss, flight)
+                state = self._follow(context, flight)
             except DeadlineExceeded as error:
-                miss.look_again(self.store)
-                return self.exchange.failed(miss, error, asked=False)
-            if state != ABANDONED:                       # it says nothing: one of those who wait leads
+                context.look_again(self.store)
+                return self.origin.fail(context, error, own=False)
+            if state is not State.ABANDONED:             # it says nothing: one of those who wait leads
                 flights += 1
-            if state == STORED and (response := self._shared(miss, flight.value)) is not None:
+            if state is State.STORED and (response := self._share(context, flight.value)) is not None:
                 return response
-            miss.look_again(self.store)
-            if state == FAILED:
+            context.look_again(self.store)
+            if state is State.FAILED:
                 failures += 1
                 if failures == 1 and not isinstance(flight.value, UNREACHED):
                     continue                             # the leader's own request may have provoked it: one other tries
-                return self.exchange.failed(miss, flight.value.with_traceback(None), asked=False)
-            if state == UNCACHEABLE:
+                return self.origin.fail(context, flight.value.with_traceback(None), own=False)
+            if state is State.UNCACHEABLE:
                 break
-            if state == FLYING and self.flights.flying.get(miss.flight_key) is flight:
-                return self._lead(miss)
-        miss.alone = True
-        return self.exchange(miss, None)
+            if state is State.FLYING and self.flights.flying.get(context.flight_key) is flight:
+                return self._lead(context)
+        context.alone = True
+        return self.origin(context, None)
 
-    def _resting(self, miss: FetchContext) -> Response | None:
+    def _while_failing(self, context: FetchContext) -> Response | None:
         """The stale answer, while the upstream is left alone after a failure."""
-        if miss.entry is not None and self.exchange.resting(miss):
-            return self.answers.stale(miss, miss.entry, "the upstream failed a moment ago")
+        if context.entry is not None and self.origin.failing(context):
+            return self.responses.stale(context, context.entry, "the upstream failed a moment ago")
         return None
 
-    def _fills(self, miss: FetchContext) -> bool:
-        """Does this request for a range fetch the whole? Not where it is known that the whole is not kept."""
-        asked = miss.asked
-        return bool(self.whole and asked is not None and asked.range is not None and miss.entry is None and is_range(asked.range)
-                    and self.uses.suffice(miss.key) and self.flights.worth_waiting(miss.lane))
+    def _fetches_whole(self, context: FetchContext) -> bool:
+        """Does this request for a range fetch the whole? Not where it is known that the whole is not stored."""
+        return (context.entry is None and wants_whole(self.policy, context.directives) and self.uses.suffice(context.key)
+                and self.predictor.worth_waiting(context.lane))
 
-    def _shares(self, miss: FetchContext) -> bool:
+    def _shares(self, context: FetchContext) -> bool:
         """May this request wait for others, and they for it?"""
-        if miss.entry is None:
-            if miss.asked is not None and miss.asked.range is not None and not miss.fills:
-                return False                             # a part is of no use to others
-            if not miss.personal and miss.request.header("Authorization"):
-                return False                             # nor, as a rule, what was made for one caller
-        return self.flights.worth_waiting(miss.lane)
+        found = sharing(context.request, context.directives, personal=context.personal, stored=context.entry is not None,
+                        whole=context.whole)
+        return found is Sharing.ALL and self.predictor.worth_waiting(context.lane)
 
     # Followers
 
-    def _follow(self, miss: FetchContext, flight: Flight) -> int:
-        """The state of the flight after waiting for it; UNCACHEABLE also when this request goes on as if it were."""
+    def _follow(self, context: FetchContext, flight: Flight) -> State:
+        """The state of the flight after waiting for it; UNCACHEABLE also when this request is to fetch beside the leader."""
         flight.crowd += 1
-        if self._unknown(miss):
-            state = flight.wait(miss.request.deadline, UNKNOWN)
-            if state != FLYING or flight.streaming:
+        deadline, patience = context.request.deadline, self.patience
+        if self._unknown(context):
+            state = flight.wait(deadline, patience.unknown)
+            if state is not State.FLYING or flight.streaming:
                 return state
-            return UNCACHEABLE if flight.crowd <= FEW else flight.wait(miss.request.deadline)
-        if self._doubtful(miss) and flight.company < COMPANY:
-            state = flight.wait(miss.request.deadline, DOUBT)
-            if state != FLYING or flight.streaming:      # of what is streamed it is known already
+            return State.UNCACHEABLE if flight.crowd <= patience.few else flight.wait(deadline)
+        if self._doubtful(context) and flight.company < patience.company:
+            state = flight.wait(deadline, patience.doubtful)
+            if state is not State.FLYING or flight.streaming:          # of what is streamed it is known already
                 return state
-            if flight.company < COMPANY:
+            if flight.company < patience.company:
                 flight.company += 1
-                return UNCACHEABLE
-        return flight.wait(miss.request.deadline)
+                return State.UNCACHEABLE
+        return flight.wait(deadline)
 
-    def _unknown(self, miss: FetchContext) -> bool:
-        return miss.variants is None and self.flights.unknown(miss.shown)
+    def _unknown(self, context: FetchContext) -> bool:
+        return context.variants is None and self.predictor.unknown(context.credentials)
 
-    def _doubtful(self, miss: FetchContext) -> bool:
-        return miss.variants is None and self.flights.doubtful(miss.shown)
+    def _doubtful(self, context: FetchContext) -> bool:
+        return context.variants is None and self.predictor.doubtful(context.credentials)
 
-    def _shared(self, miss: FetchContext, entry: Entry) -> Response | None:
-        """The answer another request brought, when this one may have it; else it goes on, among those of its own variant."""
-        miss.variants = Variants([entry])
-        if select(miss.variants, miss.request) is None or rules.withheld(entry, miss.shown):
+    def _share(self, context: FetchContext, entry: Entry) -> Response | None:
+        """The answer to another request, when this one may have it; else it goes on, among those of its own variant."""
+        context.variants = Variants([entry])
+        if select(context.variants, context.request) is None or withheld(entry, context.credentials) is not None:
             return None
-        return self.answers.collapsed(miss, entry)
+        return self.responses.collapsed(context, entry)
 
     # The leader
 
-    def _lead(self, miss: FetchContext) -> Response:
-        left = miss.request.deadline.left()
-        flight = self.flights.lead(miss.flight_key)
+    def _lead(self, context: FetchContext) -> Response:
+        left = context.request.deadline.left()
+        flight = self.flights.lead(context.flight_key)
         try:
-            flight.lease = self.store.lease(miss.lease, min(left, LEASE))
-            if flight.lease is None and (found := self._elsewhere(miss, flight)) is not None:
-                self.flights.land(flight, STORED, found)
-                return self.answers.collapsed(miss, found)
-            miss.look_again(self.store)
-            return self.exchange(miss, flight)
+            flight.lease = self.store.lease(context.lease, min(left, self.patience.lease))
+            if flight.lease is None and (found := self._elsewhere(context, flight)) is not None:
+                self.flights.land(flight, State.STORED, found)
+                return self.responses.collapsed(context, found)
+            context.look_again(self.store)
+            return self.origin(context, flight)
         except (ClientDisconnected, DeadlineExceeded):
             raise
         except GatewayError as error:
-            self.flights.land(flight, FAILED, error)
+            self.flights.land(flight, State.FAILED, error)
             raise
         finally:
             if not flight.streaming:
-                self.flights.land(flight, ABANDONED)
+                self.flights.land(flight, State.ABANDONED)
 
-    def _elsewhere(self, miss: FetchContext, flight: Flight) -> Entry | None:
-        """What another worker is fetching right now, once it is there and usable."""
-        patience = DOUBT if self._doubtful(miss) else min(miss.request.deadline.left() / 2, LEASE)
-        until, leased = self.flights.clock() + patience, self.store.leased(miss.lease)
-        first = min(patience, UNKNOWN) if self._unknown(miss) else patience
-        entry = self._newer(miss, first)
-        if entry is None and first < patience and flight.crowd > FEW:
-            entry = self._newer(miss, patience - first)
+    def _elsewhere(self, context: FetchContext, flight: Flight) -> Entry | None:
+        """What another worker is fetching right now, once it is there and usable. It is waited for at most half the time left."""
+        limit = self.patience.lease
+        patience = self.patience.doubtful if self._doubtful(context) else min(context.request.deadline.left() / 2, limit)
+        until, leased = self.flights.clock() + patience, self.store.leased(context.lease)
+        first = min(patience, self.patience.unknown) if self._unknown(context) else patience
+        entry = self._newer(context, first)
+        if entry is None and first < patience and flight.crowd > self.patience.few:
+            entry = self._newer(context, patience - first)
         if entry is not None:
             return entry
-        miss.look_again(self.store)
-        if leased and self.flights.clock() < until and miss.variants is None and not self.flights.hopeful(miss.shown):
-            self.flights.land(flight, UNCACHEABLE)       # who waits here has waited for one answer for nothing: that is enough
+        context.look_again(self.store)
+        if (leased and self.flights.clock() < until and context.variants is None
+                and not self.predictor.hopeful(context.credentials)):
+            self.flights.land(flight, State.UNCACHEABLE)     # who waits here has waited for one answer for nothing: that is enough
         return None
 
-    def _newer(self, miss: FetchContext, patience: float, wanted: Event | None = None) -> Entry | None:
+    def _newer(self, context: FetchContext, patience: float, wanted: Signal | None = None) -> Entry | None:
         """What another worker has got, or gets within ``patience`` seconds, when it is usable."""
-        found = self.store.wait(miss.key, patience, miss.lease, wanted)
-        entry = select(found, miss.request) if found is not None else None
-        if entry is None or entry is miss.entry or rules.withheld(entry, miss.shown):
+        found = self.store.wait(context.key, patience, context.lease, wanted)
+        entry = select(found, context.request) if found is not None else None
+        if entry is None or entry is context.entry or withheld(entry, context.credentials) is not None:
             return None
-        return entry if rules.judge(entry, None, self.clock()) == rules.FRESH else None
+        return entry if judge(entry, None, self.clock()) is HIT else None
 
     # In the background
 
-    def refresh(self, miss: FetchContext) -> None:
+    def refresh(self, context: FetchContext) -> None:
         """Fetch it anew beside this request, unless somebody does already or the upstream has just failed. Of all workers one does:
         the others wait for what it gets, and when that is nothing, the next request begins anew."""
-        resting = self.flights.resting(miss.lane, True) or self.flights.resting(miss.lane, False)
-        if resting or miss.flight_key in self.flights.flying:
+        failing = self.predictor.failing(context.lane, True) or self.predictor.failing(context.lane, False)
+        if failing or context.flight_key in self.flights.flying:
             return
-        flight = self.flights.lead(miss.flight_key)
-        request = request_copies.detach(miss.request)
-        beside = FetchContext(request, None, miss.key, miss.lane, miss.entry, miss.reason, miss.personal, miss.variants, miss.shown)
-        beside.beside, beside.number = True, self.store.number
+        flight = self.flights.lead(context.flight_key)
+        request = request_copies.detach(context.request)
+        beside = FetchContext(request, None, context.key, context.lane, context.entry, context.decision, context.personal,
+                              context.variants, context.credentials)
+        beside.refreshing, beside.number = True, self.store.number
         spawn(self._refresh, beside, flight)
 
-    def _refresh(self, miss: FetchContext, flight: Flight) -> None:
+    def _refresh(self, context: FetchContext, flight: Flight) -> None:
         current_request.set(None)                        # the view of this request is not that of the one that began it
         result = "failed"
         try:
-            flight.lease = self.store.lease(miss.lease, LEASE)
-            leased = flight.lease is None and self.store.leased(miss.lease)
-            found = self._newer(miss, LEASE if leased else 0.0, flight.wanted)
-            if leased or found is not None:
-                result = "elsewhere"
-                self.flights.land(flight, ABANDONED if found is None else STORED, found)
-                return
-            miss.look_again(self.store)
-            if miss.entry is None:                       # it was purged: who asks for it next leads
-                result = "purged"
-                return
-            response = self.exchange(miss, flight)
-            if not isinstance(response.body, bytes):
-                try:
-                    for _ in response.body:
-                        pass
-                finally:
-                    response.body.close()
-            result = "done" if response.status < 500 else "failed"
+            result = self._refreshed(context, flight)
         except GatewayError as error:
-            log.warning("a stored answer for %s could not be refreshed: %s %s", miss.request.path, error.code, error.detail)
+            log.warning("a stored answer for %s could not be refreshed: %s %s", context.request.path, error.code, error.detail)
         except Exception:
-            log.exception("a stored answer for %s could not be refreshed", miss.request.path)
+            log.exception("a stored answer for %s could not be refreshed", context.request.path)
         finally:
             if result == "failed":
-                self.flights.rest(miss.lane, True)
-            self.flights.land(flight, ABANDONED)
+                self.predictor.note_failure(context.lane, True)
+            self.flights.land(flight, State.ABANDONED)
             self.numbers.refreshed(result)
+
+    def _refreshed(self, context: FetchContext, flight: Flight) -> str:
+        """The result of a refresh: ``done`` here or ``elsewhere``, ``purged`` before it began, or ``failed``."""
+        limit = self.patience.lease
+        flight.lease = self.store.lease(context.lease, limit)
+        leased = flight.lease is None and self.store.leased(context.lease)
+        found = self._newer(context, limit if leased else 0.0, flight.wanted)
+        if leased or found is not None:
+            self.flights.land(flight, State.ABANDONED if found is None else State.STORED, found)
+            return "elsewhere"
+        context.look_again(self.store)
+        if context.entry is None:                        # who requests it next leads
+            return "purged"
+        response = self.origin(context, flight)
+        if not isinstance(response.body, bytes):
+            try:
+                for _ in response.body:
+                    pass
+            finally:
+                response.body.close()
+        return "done" if response.status < 500 else "failed"
 
     def __repr__(self) -> str:
         return f"Fetch({self.flights!r}, {self.uses!r})"

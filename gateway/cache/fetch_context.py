@@ -1,4 +1,4 @@
-"""A request that the cache could not answer at once, with what was found for it; and what is needed of the store."""
+"""A request that the cache cannot answer at once, with what is found for it; and what is needed of the store."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hashlib import sha256
 from typing import Any, Protocol
 
 from ..message import Request
-from . import rules
+from .decide import URI_MISS, VARY_MISS, Decision, withheld
 from .entry import Entry, Variants
 from .key import SEPARATOR, lines_of, normal, select
 from .purge.marks import Addresses
@@ -43,29 +43,28 @@ class Store(Protocol):
 
 
 class FetchContext:
-    """One request that goes on, with what was found for it. ``lane`` is the key for waiting: those that show who they are wait
-    only for each other. ``reason`` is the fwd of Cache-Status. ``shown`` is what it shows of its user (request_directives.py)."""
+    """One request that goes on, with what was found for it. ``lane`` is the key for waiting: requests with credentials wait only
+    for each other. ``decision`` is why it goes on. ``credentials`` are those that the key does not tell apart."""
 
-    __slots__ = ("request", "asked", "key", "lane", "entry", "reason", "personal", "variants", "shown", "number", "held", "alone",
-                 "beside", "fills")
+    __slots__ = ("request", "directives", "key", "lane", "entry", "decision", "personal", "variants", "credentials", "number",
+                 "in_memory", "alone", "refreshing", "whole")
 
-    def __init__(self, request: Request, asked: RequestDirectives | None, key: str, lane: Any, entry: Entry | None, reason: str,
-                 personal: bool, variants: Variants | None = None, shown: int = 0) -> None:
+    def __init__(self, request: Request, directives: RequestDirectives | None, key: str, lane: Any, entry: Entry | None,
+                 decision: Decision, personal: bool, variants: Variants | None = None, credentials: int = 0) -> None:
         self.request = request
-        self.asked = asked
+        self.directives = directives
         self.key = key
         self.lane = lane
         self.entry = entry
-        self.reason = reason
+        self.decision = decision
         self.personal = personal
         self.variants = variants
-        self.shown = shown
+        self.credentials = credentials
         self.number = 0                                  # the store's when it was last looked up
-        self.held = False                                # did memory have its key when it went on?
+        self.in_memory = False                           # did memory have its key when it went on?
         self.alone = False                               # it waits for nobody, and nobody for it
-        self.beside = False                              # it refreshes what is stored, and no client waits
-
-        self.fills = False                               # it asks for a range, and fetches the whole for all
+        self.refreshing = False                          # it refreshes what is stored, and no client waits
+        self.whole = False                               # it is for a range, and fetches the whole for all
 
     @property
     def flight_key(self) -> Any:
@@ -81,11 +80,11 @@ class FetchContext:
         return self.key if key is self.key else f"{self.key}{SEPARATOR}{sha256(repr(key).encode()).hexdigest()}"
 
     def look_again(self, store: Store) -> None:
-        """It waited: what was found before may have been purged meanwhile."""
+        """After a wait: what was found before it may be purged by now."""
         if self.number != store.number:
             self.number = store.number
             self.variants = store.held(self.key)
             found = select(self.variants, self.request) if self.variants is not None else None
-            self.entry = found if found is None or not rules.withheld(found, self.shown) else None
+            self.entry = found if found is None or withheld(found, self.credentials) is None else None
             if self.entry is None:
-                self.reason = "uri-miss" if self.variants is None else "vary-miss"
+                self.decision = URI_MISS if self.variants is None else VARY_MISS

@@ -1,7 +1,7 @@
 """One request that goes on to the upstream, and what its answer means for what is stored.
 
 On its way up the client's own conditions and range are taken off, so that a whole answer comes back that others can have too, and
-our validators put on where something is stored. On the way back the answer is stored as the rules say, a 304 freshens what was
+our validators put on where something is stored. On the way back the answer is stored as the rules say, a 304 freshens what is
 stored, and an error may be covered by a stale answer.
 """
 
@@ -15,93 +15,96 @@ from ..config import CacheSettings as Policy
 from ..errors import BodyTooLarge, ClientDisconnected, DeadlineExceeded, GatewayError, UpstreamError
 from ..http.tee import Tee
 from ..message import Handler, Request, Response
-from . import flags, rules
-from .admission import OF_ONE_USER, Admission
-from .coalesce import FAILED, Flight, Flights
+from . import rules
+from .admission import Admission
+from .coalesce import Flight, State
 from .conditional import answer
-from .entry import Entry
+from .decide import NotStored, may_replace_error
+from .entry import GUESSED, Entry
 from .fetch_context import FetchContext, Store
 from .invalidation import forget, own_address, purge, resolved, untouched
 from .request_directives import CONDITIONS
-from .responses import Answers
+from .responses import Responses
 
-TAKEN_OFF = CONDITIONS | {"range", "if-range"}
+CLIENTS_OWN = CONDITIONS | {"range", "if-range"}         # fields that are taken off
 SMALL = 65536                                            # bytes
 
 
 class Origin:
     """``next`` is the rest of the pipeline, ``url_of`` gives the address by which what a request gets is purged."""
 
-    def __init__(self, next: Handler, policy: Policy, store: Store, flights: Flights, keeper: Admission, answers: Answers,
+    def __init__(self, next: Handler, policy: Policy, store: Store, admission: Admission, responses: Responses,
                  url_of: Callable[[Request], str], ahead: Callable[[], float] = lambda: 0.0) -> None:
         self.next = next
         self.policy = policy
         self.store = store
-        self.flights = flights
-        self.keeper = keeper
-        self.answers = answers
-        self.report = answers.report
-        self.clock = answers.clock
+        self.admission = admission
+        self.flights = admission.flights
+        self.predictor = admission.predictor
+        self.responses = responses
+        self.report = responses.report
+        self.clock = responses.clock
         self.url_of = url_of
         self.ahead = ahead
 
-    def __call__(self, miss: FetchContext, flight: Flight | None, again: bool = False) -> Response:
-        """Go on to the upstream, and see what comes back. ``flight`` is what this request leads, None when it asks for itself;
+    def __call__(self, context: FetchContext, flight: Flight | None, again: bool = False) -> Response:
+        """Go on to the upstream, and see what comes back. ``flight`` is what this request leads, None when it fetches for itself;
         ``again``: it has gone on before, and is counted."""
-        begun = self._begin(miss, again)
+        request_time = self._begin(context, again)
         try:
-            response = self.next(self._outgoing(miss))
-            if (covered := self._covered(miss, response)) is not None:
-                return covered
-            if miss.fills and not self._whole(miss, response):
-                miss.fills = False                       # the next goes on with its range at once
-                self.keeper.refuse(miss, "size", flight)
-                return self(miss, None, again=True)
+            response = self.next(self._upstream_request(context))
+            if (stale := self._cover_response(context, response)) is not None:
+                return stale
+            if context.whole and not self._read_whole(context, response):
+                context.whole = False                    # the next goes on with its range at once
+                self.admission.refuse(context, NotStored.SIZE, flight)
+                return self(context, None, again=True)
             if small(response):
-                self.keeper.heard(miss, self._made(miss, response, begun), flight, response.status)
+                self.admission.announce(context, self._entry(context, response, request_time), flight, response.status)
                 response.read(SMALL)
         except GatewayError as error:
-            self._doubt(miss, error)
+            self._purge_posted(context, error)
             if isinstance(error, ClientDisconnected):
                 raise
             if not isinstance(error, DeadlineExceeded):
-                self.flights.land(flight, FAILED, error)
-            return self.failed(miss, error, asked=True)
-        entry = miss.entry
-        if entry is not None and response.status == 304 and miss.request.method == "GET":
-            return self._validated(miss, entry, response, begun, flight)
-        return self._arrived(miss, response, begun, flight)
+                self.flights.land(flight, State.FAILED, error)
+            return self.fail(context, error, own=True)
+        entry = context.entry
+        if entry is not None and response.status == 304 and context.request.method == "GET":
+            return self._freshen(context, entry, response, request_time, flight)
+        return self._receive(context, response, request_time, flight)
 
-    def _doubt(self, miss: FetchContext, error: GatewayError) -> None:
-        """A POST of which nobody knows what it did: it was a question if another like it is stored."""
-        if miss.request.method == "POST" and miss.entry is None and not untouched(miss.request, error):
-            purge(self.store, [own_address(miss.request)])
+    def _purge_posted(self, context: FetchContext, error: GatewayError) -> None:
+        """Nobody knows what a POST that failed has done; it was a question if another like it is stored."""
+        if context.request.method == "POST" and context.entry is None and not untouched(context.request, error):
+            purge(self.store, [own_address(context.request)])
 
-    def _begin(self, miss: FetchContext, again: bool = False) -> float:
+    def _begin(self, context: FetchContext, again: bool = False) -> float:
         """It goes on now: when that is, and what the store is like. Whether the answer is for others is known with its head."""
-        miss.request.head_first = True
-        miss.number = self.store.number
-        miss.held = self.store.held(miss.key) is not None
-        if not (miss.beside or again):                   # refreshes have numbers of their own
-            self.answers.note(miss, miss.reason)
+        context.request.head_first = True
+        context.number = self.store.number
+        context.in_memory = self.store.held(context.key) is not None
+        if not (context.refreshing or again):            # refreshes have numbers of their own
+            self.responses.note(context, context.decision)
         return self.clock()
 
-    def _outgoing(self, miss: FetchContext) -> Request:
+    def _upstream_request(self, context: FetchContext) -> Request:
         """The request as it goes on: with our validators, and without what only this client has."""
-        asked, entry = miss.asked, miss.entry
-        if entry is None and (asked is None or miss.alone or asked.range is not None and not miss.fills):
-            return miss.request
-        validators = [] if entry is None or miss.request.method != "GET" else list(rules.validators(entry))
-        return request_copies.edit(miss.request, TAKEN_OFF, validators)
+        directives, entry = context.directives, context.entry
+        if entry is None and (directives is None or context.alone or directives.range is not None and not context.whole):
+            return context.request
+        validators = [] if entry is None or context.request.method != "GET" else list(rules.validators(entry))
+        return request_copies.edit(context.request, CLIENTS_OWN, validators)
 
-    def _whole(self, miss: FetchContext, response: Response) -> bool:
-        """Read what a range is to be cut out of; False when it is too large for that. What is not kept is passed on as it comes."""
-        announced = response.header("Content-Length")
-        size = len(response.body) if isinstance(response.body, bytes) else int(announced) if announced.isdigit() else 0
+    def _read_whole(self, context: FetchContext, response: Response) -> bool:
+        """Read what a range is to be cut out of; False when it is too large for that. What is not stored is not read."""
+        length = response.header("Content-Length")
+        size = len(response.body) if isinstance(response.body, bytes) else int(length) if length.isdigit() else 0
         if size > self.policy.max_object:
             close(response)
             return False
-        if response.status != 200 or isinstance(response.body, bytes) or isinstance(self._made(miss, response, self.clock()), str):
+        if response.status != 200 or isinstance(response.body, bytes) or isinstance(
+                self._entry(context, response, self.clock()), NotStored):
             return True
         try:
             response.read(self.policy.max_object)
@@ -109,150 +112,152 @@ class Origin:
             return False
         return True
 
-    def _validated(self, miss: FetchContext, entry: Entry, response: Response, begun: float, flight: Flight | None) -> Response:
+    def _freshen(self, context: FetchContext, entry: Entry, response: Response, request_time: float,
+                 flight: Flight | None) -> Response:
         """304: what is stored is right, and newer from now on."""
         close(response)
         if not rules.confirms(entry, response.headers):                  # it is about something that is not stored
-            miss.entry = None
-            return self(miss, flight, again=True)
-        made, whole = rules.freshened(entry, miss.request, response.headers, self.policy, request_time=begun,
-                                      response_time=self.clock(), personal=miss.personal, ahead=self.ahead())
-        if isinstance(made, str):
-            self.keeper.refuse(miss, made, flight)
-            whole.headers.append(("Cache-Status", self.report.forwarded(miss.reason, 304, miss.key, detail=made)))
+            context.entry = None
+            return self(context, flight, again=True)
+        fresh, whole = rules.freshen(entry, context.request, response.headers, self.policy, request_time=request_time,
+                                     response_time=self.clock(), personal=context.personal, ahead=self.ahead())
+        fwd = context.decision.fwd
+        if isinstance(fresh, NotStored):
+            self.admission.refuse(context, fresh, flight)
+            whole.headers.append(("Cache-Status", self.report.forwarded(fwd, 304, context.key, detail=fresh)))
             return whole
-        kept = self.keeper.keep(miss, made, begun, flight)
-        if isinstance(kept, str):
-            return self.answers.stored(miss, made, self.report.forwarded(miss.reason, 304, miss.key, detail=kept), aged=False)
-        return self.answers.stored(miss, kept, self.report.forwarded(miss.reason, 304, miss.key, stored=True), aged=False)
+        result = self.admission.admit(context, fresh, request_time, flight)
+        if isinstance(result, NotStored):
+            text = self.report.forwarded(fwd, 304, context.key, detail=result)
+            return self.responses.stored(context, fresh, text, aged=False)
+        return self.responses.stored(context, result, self.report.forwarded(fwd, 304, context.key, stored=True), aged=False)
 
-    def _arrived(self, miss: FetchContext, response: Response, begun: float, flight: Flight | None) -> Response:
+    def _receive(self, context: FetchContext, response: Response, request_time: float, flight: Flight | None) -> Response:
         """A new answer: stored where it may be, and passed on."""
         body = response.body
-        made = self._made(miss, response, begun)
-        if isinstance(made, str):
-            self.keeper.refuse(miss, made, flight, response.status)
-            if miss.request.method == "POST" and made not in OF_ONE_USER:        # it was no question, then
-                forget(self.store, miss.request, response)
-            return self.answers.fetched(miss, response, None, made)
+        entry = self._entry(context, response, request_time)
+        if isinstance(entry, NotStored):
+            self.admission.refuse(context, entry, flight, response.status)
+            if context.request.method == "POST" and not entry.personal:          # it was no question, then
+                forget(self.store, context.request, response)
+            return self.responses.fetched(context, response, entry)
         if isinstance(body, bytes):
-            kept = self.keeper.keep(miss, made, begun, flight)
-            if miss.asked is not None:
-                answered = answer(made, miss.asked, self.clock())
-                if answered.status != made.status:
-                    answered.headers += [field for field in response.headers if field[0].lower() == "age"]
-                    response = answered
-            return self._said(miss, response, kept)
-        self.keeper.heard(miss, made, flight, response.status)
+            result = self.admission.admit(context, entry, request_time, flight)
+            if context.directives is not None:
+                conditional = answer(entry, context.directives, self.clock())
+                if conditional.status != entry.status:
+                    conditional.headers += [field for field in response.headers if field[0].lower() == "age"]
+                    response = conditional
+            return self.responses.fetched(context, response, result)
+        self.admission.announce(context, entry, flight, response.status)
         if flight is not None:
             flight.stream()
         response.body = Tee(body, self.policy.max_object,
-                            lambda whole, reason: self._complete(miss, made, begun, flight, whole, reason))
-        return self._said(miss, response, made if self.keeper.worth_keeping(miss) else "uses")
+                            lambda whole, reason: self._complete(context, entry, request_time, flight, whole, reason))
+        return self.responses.fetched(context, response, entry if self.admission.worth_storing(context) else NotStored.USES)
 
-    def _made(self, miss: FetchContext, response: Response, begun: float) -> Entry | str:
+    def _entry(self, context: FetchContext, response: Response, request_time: float) -> Entry | NotStored:
         """What would be stored of it, or why nothing is."""
         body = response.body
         size = len(body) if isinstance(body, bytes) and response.status not in (204, 304) else None
-        return rules.entry_of(miss.request, response, self.policy, request_time=begun, response_time=self.clock(),
-                              url=self.url_of(miss.request), personal=miss.personal, size=size, ahead=self.ahead())
+        return rules.entry_of(context.request, response, self.policy, request_time=request_time, response_time=self.clock(),
+                              url=self.url_of(context.request), personal=context.personal, size=size, ahead=self.ahead())
 
-    def _said(self, miss: FetchContext, response: Response, kept: Entry | str) -> Response:
-        return self.answers.fetched(miss, response, *((None, kept) if isinstance(kept, str) else (kept, "")))
-
-    def _complete(self, miss: FetchContext, entry: Entry, begun: float, flight: Flight | None, body: bytes | None,
+    def _complete(self, context: FetchContext, entry: Entry, request_time: float, flight: Flight | None, body: bytes | None,
                   reason: str) -> None:
-        """The end of a stream that was stored on its way."""
-        announced = next((value for name, value in entry.headers if name.lower() == "content-length"), None)
+        """The end of a stream that is stored on its way."""
+        length = next((value for name, value in entry.headers if name.lower() == "content-length"), None)
         if reason == "size":
-            self.keeper.refuse(miss, reason, flight)
-        elif body is None or announced is not None and int(announced) != len(body):
-            self.keeper.cut(miss, flight)
+            self.admission.refuse(context, NotStored.SIZE, flight)
+        elif body is None or length is not None and int(length) != len(body):
+            self.admission.cut(context, flight)
         else:
             entry.body = body
-            if announced is None and entry.status != 204:
+            if length is None and entry.status != 204:
                 entry.headers.append(("Content-Length", str(len(body))))
-            self.keeper.keep(miss, entry, begun, flight)
+            self.admission.admit(context, entry, request_time, flight)
 
-    # Failing
+    # Errors
 
-    def covers(self, miss: FetchContext, *, reached: bool) -> bool:
+    def covers(self, context: FetchContext, *, reached: bool) -> bool:
         """May what is stored stand in for an error?"""
-        window = miss.asked.stale_if_error if miss.asked is not None else None
-        entry = None if miss.beside else miss.entry
-        return entry is not None and rules.may_replace_error(entry, self.clock(), reached=reached, window=window)
+        window = context.directives.stale_if_error if context.directives is not None else None
+        entry = None if context.refreshing else context.entry
+        return entry is not None and may_replace_error(entry, self.clock(), reached=reached, window=window)
 
-    def resting(self, miss: FetchContext) -> bool:
-        """Did the upstream fail just now, in a way that the stale answer may cover?"""
-        return any(self.flights.resting(miss.lane, reached) and self.covers(miss, reached=reached) for reached in (True, False))
+    def failing(self, context: FetchContext) -> bool:
+        """Has the upstream just failed, in a way that the stale answer may cover?"""
+        return any(self.predictor.failing(context.lane, reached) and self.covers(context, reached=reached)
+                   for reached in (True, False))
 
-    def failed(self, miss: FetchContext, error: GatewayError, *, asked: bool) -> Response:
-        """The stale answer in place of an error where it may be; else the error. ``asked``: this request met it itself."""
+    def fail(self, context: FetchContext, error: GatewayError, *, own: bool) -> Response:
+        """The stale answer in place of an error where it may be; else raises the error. ``own``: it is that of this request, not of
+        one that it followed."""
         reached = not isinstance(error, (UpstreamError, DeadlineExceeded))
-        if miss.entry is None or error.status < 500 or not self.covers(miss, reached=reached):
+        if context.entry is None or error.status < 500 or not self.covers(context, reached=reached):
             raise error
-        self.flights.rest(miss.lane, reached)
-        if asked:
-            return self.answers.replaced(miss, miss.entry, 0, error.code)
-        return self.answers.stale(miss, miss.entry, error.code)
+        self.predictor.note_failure(context.lane, reached)
+        if own:
+            return self.responses.replaced(context, context.entry, 0, error.code)
+        return self.responses.stale(context, context.entry, error.code)
 
-    def _covered(self, miss: FetchContext, response: Response) -> Response | None:
-        """The stale answer in place of one that says the upstream failed. Those who wait have their own, or ask for themselves."""
-        entry = miss.entry
-        if entry is None or response.status not in rules.ERRORS or not self.covers(miss, reached=True):
+    def _cover_response(self, context: FetchContext, response: Response) -> Response | None:
+        """The stale answer in place of one that says the upstream failed. Followers have their own, or fetch for themselves."""
+        entry = context.entry
+        if entry is None or response.status not in rules.ERRORS or not self.covers(context, reached=True):
             return None
         close(response)
-        self.flights.rest(miss.lane, True)
-        return self.answers.replaced(miss, entry, response.status, "the upstream failed")
+        self.predictor.note_failure(context.lane, True)
+        return self.responses.replaced(context, entry, response.status, "the upstream failed")
 
     # Other methods
 
-    def head(self, miss: FetchContext) -> Response:
-        """HEAD that the cache could not answer. What it tells about the stored answer counts (section 4.3.5)."""
-        begun, entry = self._begin(miss), miss.entry
+    def head(self, context: FetchContext) -> Response:
+        """HEAD that the cache cannot answer. What it tells about the stored answer counts (section 4.3.5)."""
+        request_time, entry = self._begin(context), context.entry
         try:
-            response = self.next(miss.request)
+            response = self.next(context.request)
         except ClientDisconnected:
             raise
         except GatewayError as error:
-            return self.failed(miss, error, asked=True)
-        if (covered := self._covered(miss, response)) is not None:
-            return covered
+            return self.fail(context, error, own=True)
+        if (stale := self._cover_response(context, response)) is not None:
+            return stale
         if entry is not None and response.status == 200:
             if rules.same_answer(entry, response.headers):
-                asker = copy(miss.request)
-                asker.method = "GET"
-                made, _ = rules.freshened(entry, asker, response.headers, self.policy, request_time=begun,
-                                          response_time=self.clock(), personal=miss.personal, ahead=self.ahead())
-                if not isinstance(made, str):
-                    self.keeper.keep(miss, made, begun, None)
+                get = copy(context.request)
+                get.method = "GET"
+                fresh, _ = rules.freshen(entry, get, response.headers, self.policy, request_time=request_time,
+                                         response_time=self.clock(), personal=context.personal, ahead=self.ahead())
+                if not isinstance(fresh, NotStored):
+                    self.admission.admit(context, fresh, request_time, None)
             else:
-                self.keeper.refuse(miss, "changed", None)
-        return self.answers.fetched(miss, response, None, "HEAD")
+                self.admission.refuse(context, NotStored.CHANGED, None)
+        return self.responses.fetched(context, response, NotStored.HEAD)
 
-    def keep_posted(self, miss: FetchContext, response: Response) -> None:
-        """An answer to POST that says it is what a GET of the same address would give (RFC 9110 section 9.3.3)."""
+    def keep_posted(self, context: FetchContext, response: Response) -> None:
+        """Store an answer to POST that says it is what a GET of the same address would give (RFC 9110 section 9.3.3)."""
         body = response.body
         location = next((value for name, value in response.headers if name.lower() == "content-location"), None)
-        url = self.url_of(miss.request)
+        url = self.url_of(context.request)
         if location is None or response.status != 200 or not isinstance(body, bytes) or resolved(url, location) != url:
             return
-        asker, now = copy(miss.request), self.clock()
-        asker.method = "GET"
-        made = rules.entry_of(asker, response, self.policy, request_time=now, response_time=now, url=url, personal=miss.personal,
-                              size=len(body), ahead=self.ahead())
-        if not isinstance(made, str) and now < made.expires and not made.flags & flags.GUESSED:
-            miss.number = self.store.number
-            self.keeper.keep(miss, made, now, None)
+        get, now = copy(context.request), self.clock()
+        get.method = "GET"
+        entry = rules.entry_of(get, response, self.policy, request_time=now, response_time=now, url=url, personal=context.personal,
+                               size=len(body), ahead=self.ahead())
+        if not isinstance(entry, NotStored) and now < entry.expires and not entry.flags & GUESSED:
+            context.number = self.store.number
+            self.admission.admit(context, entry, now, None)
 
     def __repr__(self) -> str:
-        return f"Origin({self.keeper!r})"
+        return f"Origin({self.admission!r})"
 
 
 def small(response: Response) -> bool:
     """Is a body on its way that is announced as small? It is read before it is passed on: cut short, it is an error."""
-    announced = "" if isinstance(response.body, bytes) else response.header("Content-Length")
-    return announced.isdigit() and int(announced) <= SMALL
+    length = "" if isinstance(response.body, bytes) else response.header("Content-Length")
+    return length.isdigit() and int(length) <= SMALL
 
 
 def close(response: Response) -> None:

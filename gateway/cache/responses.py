@@ -1,4 +1,4 @@
-"""The answers of the cache: what is stored made into a response, and what the upstream said dressed up for the client."""
+"""Responses of the cache: of what is stored, and of what came from the upstream. Each says in Cache-Status how it came about."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from ..message import Headers, Request, Response
 from . import rules
 from .cache_status import Numbers, Report
 from .conditional import answer
+from .decide import Decision, NotStored
 from .entry import Entry
 from .fetch_context import FetchContext
+from .response_directives import OWN
 
 WINDOW = re.compile("stale-(while-revalidate|if-error)=([0-9]{1,18})", re.IGNORECASE)
-NOT_KEPT = re.compile("no-store|no-cache|private", re.IGNORECASE)
+NOT_STORED_THERE = re.compile("no-store|no-cache|private", re.IGNORECASE)
 
 
-class Answers:
-    """Each says in Cache-Status how it came about, and is counted."""
+class Responses:
+    """Makes them for one route, and counts them."""
 
     def __init__(self, policy: Policy, report: Report, numbers: Numbers, clock: Callable[[], float]) -> None:
         self.policy = policy
@@ -26,30 +28,31 @@ class Answers:
         self.numbers = numbers
         self.clock = clock
 
-    def note(self, miss: FetchContext, outcome: str) -> None:
-        """For the numbers, and for the log line of the request."""
-        self.numbers.outcome(outcome)
-        miss.request.notes["cache"] = outcome
+    def note(self, context: FetchContext, decision: Decision) -> None:
+        """Count it, and note it for the log line of the request."""
+        self.numbers.outcome(decision.label)
+        context.request.notes["cache"] = decision.label
 
-    def collapsed(self, miss: FetchContext, entry: Entry) -> Response:
-        """What another request brought."""
-        self.note(miss, "collapsed")
-        return self.stored(miss, entry, self.report.forwarded(miss.reason, 0, miss.key, collapsed=True))
+    def collapsed(self, context: FetchContext, entry: Entry) -> Response:
+        """The answer to another request."""
+        self.note(context, Decision.COLLAPSED)
+        return self.stored(context, entry, self.report.forwarded(context.decision.fwd, 0, context.key, collapsed=True))
 
-    def stale(self, miss: FetchContext, entry: Entry, detail: str) -> Response:
-        """It stands in for an error, and this request was not sent on to get that."""
-        self.note(miss, "stale-if-error")
-        return self.stored(miss, entry, self.report.hit(entry, self.clock(), miss.key, detail))
+    def stale(self, context: FetchContext, entry: Entry, detail: str) -> Response:
+        """It stands in for an error, which another request got."""
+        self.note(context, Decision.STALE_IF_ERROR)
+        return self.stored(context, entry, self.report.hit(entry, self.clock(), context.key, detail))
 
-    def replaced(self, miss: FetchContext, entry: Entry, status: int, detail: str) -> Response:
-        """It stands in for what came back: an error with that ``status``, or with 0 no answer at all."""
-        self.note(miss, "stale-if-error")
-        return self.stored(miss, entry, self.report.replaced(miss.reason, status, entry, self.clock(), miss.key, detail))
+    def replaced(self, context: FetchContext, entry: Entry, status: int, detail: str) -> Response:
+        """It stands in for what this request got: an error with that ``status``, or with 0 no answer at all."""
+        self.note(context, Decision.STALE_IF_ERROR)
+        text = self.report.replaced(context.decision.fwd, status, entry, self.clock(), context.key, detail)
+        return self.stored(context, entry, text)
 
-    def stored(self, miss: FetchContext, entry: Entry, status: str, aged: bool = True) -> Response:
+    def stored(self, context: FetchContext, entry: Entry, status: str, aged: bool = True) -> Response:
         """A stored answer for this request, with its age unless it is new. ``status`` is its Cache-Status."""
         now = self.clock()
-        response = answer(entry, miss.asked, now)
+        response = answer(entry, context.directives, now)
         if self.policy.offload:
             response.whole = entry
         if aged or now - entry.born >= 1.0:
@@ -58,19 +61,21 @@ class Answers:
         self.tell_edge(response.headers, entry, now)
         return response
 
-    def fetched(self, miss: FetchContext, response: Response, entry: Entry | None, refusal: str) -> Response:
-        """An answer of the upstream: the ``entry`` that is kept of it, or why none is."""
-        response.headers = [field for field in response.headers if field[0].lower() != rules.OWN]
-        text = self.report.forwarded(miss.reason, response.status, miss.key, stored=entry is not None, detail=refusal)
+    def fetched(self, context: FetchContext, response: Response, result: Entry | NotStored) -> Response:
+        """An answer of the upstream: what is stored of it, or why nothing is."""
+        response.headers = [field for field in response.headers if field[0].lower() != OWN]
+        entry, refusal = (None, str(result)) if isinstance(result, NotStored) else (result, "")
+        text = self.report.forwarded(context.decision.fwd, response.status, context.key, stored=entry is not None, detail=refusal)
         response.headers.append(("Cache-Status", text))
         self.tell_edge(response.headers, entry, self.clock())
         return response
 
     def nothing(self, request: Request, key: str) -> Response:
         """504: only what is stored was wanted (section 5.2.1.7). It neither hit nor went on, and Cache-Status says neither."""
-        self.numbers.outcome("only-if-cached")
-        request.notes["cache"] = "only-if-cached"
-        status = f"{self.report.name}{self.report.more(key, 'only-if-cached')}"
+        label = Decision.ONLY_IF_CACHED.label
+        self.numbers.outcome(label)
+        request.notes["cache"] = label
+        status = f"{self.report.name}{self.report.more(key, label)}"
         return Response(504, [("Cache-Control", "no-store"), ("Content-Length", "0"), ("Cache-Status", status)], b"")
 
     def tell_edge(self, headers: Headers, entry: Entry | None, now: float) -> None:
@@ -84,12 +89,12 @@ class Answers:
             control = ",".join([value for name, value in headers if name.lower() == "cache-control"])
             refresh, error = windows(control)
             seconds = rules.edge_seconds(entry, self.policy, edge, now, refresh, error)
-            if error and not NOT_KEPT.search(control):       # before 1.23 nginx heeds the windows only behind them
+            if error and not NOT_STORED_THERE.search(control):       # before 1.23 nginx heeds the windows only behind them
                 place = len(headers)
         headers.insert(place, ("X-Accel-Expires", str(int(seconds))))
 
     def __repr__(self) -> str:
-        return f"Answers({self.report.name})"
+        return f"Responses({self.report.name})"
 
 
 def windows(control: str) -> tuple[int, int]:

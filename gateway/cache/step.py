@@ -10,11 +10,11 @@ validated                      stale-if-error it stands in for an error
 nothing                        the request goes on; the others wait (coalesce.py), and share the answer when it may be shared
 =============================  ==============================================================================================
 
-Out of the cache's business (``bypass``): other methods, a GET with a body, conditions that only the origin may judge (of a POST
-also If-None-Match), fields that frameworks take for another method or address; and who shows who he is, where what is stored is for
-strangers. What an unsafe method changed is purged (invalidation.py).
+Past the cache (``bypass``) go other methods, a GET with a body, conditions that only the origin may judge (of a POST also
+If-None-Match), fields that frameworks take for another method or address; and a request with credentials where what is stored is
+for strangers. What an unsafe method changes is purged (invalidation.py).
 
-Here is what every request meets; fetch.py is what only a miss does.
+decide.py decides, and here is what every request meets; fetch.py is what only a miss does.
 """
 
 from __future__ import annotations
@@ -26,28 +26,30 @@ from typing import Any
 
 from ..config import CacheSettings as Policy
 from ..message import Handler, Request, Response
-from . import explain, flags, rules
+from . import explain
 from .cache_status import Numbers, Report
 from .clock import ahead, now
+from .coalesce import Flights
 from .conditional import answer
+from .decide import (HIT, LARGEST_KEY_BODY, STALE_WHILE_REVALIDATE, Decision, bypass, detail_of, due_early, for_origin,
+                     unless_stored, use)
 from .entry import Entry, Variants
 from .fetch import Fetch
 from .fetch_context import FetchContext, Store
 from .invalidation import SAFE, changed_by
-from .key import SEPARATOR, KeyOf, caller, select
-from .request_directives import ASKS, AUTHORIZATION, COOKIE, RequestDirectives, request_directives, seen
-
-LARGEST_KEY_BODY = 65536                                 # bytes of a POST that is told apart by its body
+from .key import SEPARATOR, KeyOf, caller
+from .request_directives import AUTHORIZATION, COOKIE, DIRECTS, RequestDirectives, kinds_of, request_directives
+from .response_directives import OWN
 
 
 class CacheStep:
     """``scope`` tells routes apart that answer the same addresses, ``counter`` makes the numbers (those of a registry),
     ``name`` is this gateway's in Cache-Status. ``clock`` is that of the store, ``ahead`` by how much the machine's
-    own is ahead of it, ``draw`` gives numbers from [0, 1)."""
+    own is ahead of it, ``draw`` gives numbers from [0, 1). ``flights`` are of this route alone."""
 
     def __init__(self, next: Handler, policy: Policy, store: Store, *, counter: Callable[..., Any], route: str = "",
                  scope: str = "", name: str = "wicketgate", clock: Callable[[], float] = now, ahead: Callable[[], float] = ahead,
-                 draw: Callable[[], float] = random) -> None:
+                 draw: Callable[[], float] = random, flights: Flights | None = None) -> None:
         self.next = next
         self.policy = policy
         self.store = store
@@ -59,149 +61,131 @@ class CacheStep:
         self.owner = self.numbers.owner = store.owner(route) if route else None
         if self.key_of.query is not None:
             store.addresses.counts_query((policy.key.query, policy.key.ignore_query), self.key_of.query)
-        self.fetch = Fetch(next, policy, store, self.report, self.numbers, clock, self.key_of.url, ahead)
-        self._proofs = AUTHORIZATION | (COOKIE if policy.key.cookies is None else 0)
-        self._posts = "POST" in policy.methods
-        self._heeding = policy.client_directives
-        self._hit = self.numbers.hit
-        self._dress = policy.edge is not None
+        self.fetch = Fetch(next, policy, store, self.report, self.numbers, clock, self.key_of.url, ahead, flights)
+        self.methods = frozenset({"GET", "HEAD", "POST"} if "POST" in policy.methods else {"GET", "HEAD"})
+        self._credentials = AUTHORIZATION | (COOKIE if policy.key.cookies is None else 0)
+        self._obeys = policy.client_directives
+        self._count_hit = self.numbers.hit
+        self._edge = policy.edge is not None
         self._offload = policy.offload
 
     def __call__(self, request: Request) -> Response:
-        method = request.method
-        if method != "GET" and method != "HEAD" and not (method == "POST" and self._posts):
-            return self._other(request)
-        kinds = seen(request.headers)
-        asked = self.asked(request) if kinds & ASKS else None
-        shown = kinds & self._proofs and self.shown(kinds, request)
-        if asked is None:
-            key = self.key_of(request)
-        elif asked.bypass:
-            return self._bypass(request, asked, "request" if asked.bypass == "no-store" else "bypass", asked.bypass)
-        else:
-            key = self.key(request, asked)
-        if method == "POST" or request.body is not None:
-            told_apart = self._by_body(request)
-            if told_apart is None:
-                return self._bypass(request, asked, "bypass", "body")
-            key += told_apart
+        kinds = kinds_of(request.headers)
+        directives = self.directives(request) if kinds & DIRECTS else None
+        if directives is not None or request.method != "GET" or request.body is not None:
+            reason = bypass(request, directives, self.methods)
+            if reason is not None:
+                return self._bypass(request, directives, reason)
+        credentials = kinds & self._credentials and self.credentials(kinds, request)
+        key = self.key_of(request) if directives is None and request.method == "GET" else self.key(request, directives)
         variants = self.store.get(key, self.owner)
-        if variants is None:
-            return self.fetch(self._miss(request, asked, shown, key, None, "uri-miss"))
-        entry = variants[0] if len(variants) == 1 and not variants[0].vary else select(variants, request)
-        if entry is None:
-            return self.fetch(self._miss(request, asked, shown, key, None, "vary-miss", variants))
-        if shown and (own := rules.withheld(entry, shown)):
-            return self._past(request, asked, key, own)
         now = self.clock()
-        verdict = rules.judge(entry, asked, now)
-        if verdict == rules.FRESH:
-            if self.policy.early_refresh and rules.due_early(entry, now, 1.0, 1.0 - self.draw()):
-                self.fetch.refresh(self._miss(request, asked, shown, key, entry, "stale", variants))
-            self._hit()
-            request.notes["cache"] = "hit"
-        elif verdict == rules.VALIDATE:
-            reason = "stale" if now >= entry.expires or entry.flags & flags.NO_CACHE else "request"
-            return self.fetch(self._miss(request, asked, shown, key, entry, reason, variants))
-        else:
-            outcome = "max-stale"
-            if verdict == rules.REFRESH:
-                self.fetch.refresh(self._miss(request, asked, shown, key, entry, "stale", variants))
-                outcome = "stale-while-revalidate"
-            self.numbers.outcome(outcome)
-            request.notes["cache"] = outcome
-        return self._serve(request, asked, entry, now, key)
+        decision, entry = use(variants, request, directives, credentials, now)
+        if decision is not HIT or entry is None:
+            return self._act(decision, request, directives, credentials, key, variants, entry, now)
+        if self.policy.early_refresh and due_early(entry, now, 1.0, 1.0 - self.draw()):
+            self.fetch.refresh(self._context(Decision.STALE, request, directives, credentials, key, variants, entry))
+        self._count_hit()
+        request.notes["cache"] = "hit"
+        return self._serve(request, directives, entry, now, key)
 
-    def _by_body(self, request: Request) -> str | None:
-        """What of a POST's body is in the key; None for one that is not looked at, and for that of another method."""
-        body = request.body
-        if request.method != "POST":
-            return None
-        if body is None:
-            return f"{SEPARATOR}POST"
-        if body.length is None or body.length > LARGEST_KEY_BODY:
-            return None
-        digest = sha256(body.buffer(LARGEST_KEY_BODY))
-        for name in ("content-type", "content-encoding"):    # the same bytes mean something else as another type
-            digest.update(f"\n{name}:{request.header(name)}".encode("latin-1"))
-        return f"{SEPARATOR}POST {digest.hexdigest()}"
+    def _act(self, decision: Decision, request: Request, directives: RequestDirectives | None, credentials: int, key: str,
+             variants: Variants | None, entry: Entry | None, now: float) -> Response:
+        """Do what was decided, unless that is a hit."""
+        if unless_stored(decision, directives) is Decision.ONLY_IF_CACHED:
+            return self.fetch.responses.nothing(request, key)
+        if decision.passes:                              # its user may have an answer of his own, which must not take the place
+            self._note(request, decision)                # of the stored one
+            return self._passed(self.next(request), decision, decision.label)
+        context = self._context(decision, request, directives, credentials, key, variants, entry)
+        if entry is None or not decision.serves:
+            return self.fetch(context)
+        if decision is STALE_WHILE_REVALIDATE:
+            context.decision = Decision.STALE
+            self.fetch.refresh(context)
+        self._note(request, decision)
+        return self._serve(request, directives, entry, now, key)
 
-    def _miss(self, request: Request, asked: RequestDirectives | None, shown: int, key: str, entry: Entry | None, reason: str,
-              variants: Variants | None = None) -> FetchContext:
+    def _context(self, decision: Decision, request: Request, directives: RequestDirectives | None, credentials: int, key: str,
+                 variants: Variants | None, entry: Entry | None) -> FetchContext:
         personal = self.policy.vary_by_caller and bool(caller(request))
-        return FetchContext(request, asked, key, (key, shown) if shown else key, entry, reason, personal, variants, shown)
+        lane = (key, credentials) if credentials else key
+        return FetchContext(request, directives, key, lane, entry, decision, personal, variants, credentials)
 
-    def asked(self, request: Request) -> RequestDirectives | None:
-        """What it asks of a cache. nginx in front with ``edge`` knows no key with what a proxy says: there that goes past."""
-        return request_directives(request.headers, self._heeding, request.method, request.trusted and not self._dress)
+    def directives(self, request: Request) -> RequestDirectives | None:
+        """What it says to a cache. With ``edge`` nginx in front has no key with a proxy's fields: there it goes past."""
+        return request_directives(request.headers, self._obeys, request.method, request.trusted and not self._edge)
 
-    def key(self, request: Request, asked: RequestDirectives | None) -> str:
-        return self.key_of(request) + (asked.told if asked is not None else "")
+    def key(self, request: Request, directives: RequestDirectives | None) -> str:
+        key = self.key_of(request) + (directives.proxy_fields if directives is not None else "")
+        return key + body_key(request) if request.method == "POST" and "POST" in self.methods else key
 
-    def shown(self, kinds: int, request: Request) -> int:
-        """What it carries of one user that the key does not tell apart: COOKIE, AUTHORIZATION; 0 for a stranger."""
-        return 0 if self.policy.vary_by_caller and caller(request) else kinds & self._proofs
+    def lookup_key(self, request: Request) -> str | None:
+        """The key under which what is stored is looked up for a request; None for one that goes past."""
+        directives = self.directives(request)
+        return self.key(request, directives) if bypass(request, directives, self.methods) is None else None
 
-    def _serve(self, request: Request, asked: RequestDirectives | None, entry: Entry, now: float, key: str) -> Response:
+    def credentials(self, kinds: int, request: Request) -> int:
+        """The credentials that it carries and the key does not tell apart: COOKIE, AUTHORIZATION; 0 for a stranger."""
+        return 0 if self.policy.vary_by_caller and caller(request) else kinds & self._credentials
+
+    def _serve(self, request: Request, directives: RequestDirectives | None, entry: Entry, now: float, key: str) -> Response:
         """The stored answer, with its age."""
-        response = entry.response() if asked is None else answer(entry, asked, now)
+        response = entry.response() if directives is None else answer(entry, directives, now)
         if self._offload:
             response.whole = entry
         response.append(b"Age: %d\r\n%b" % (now - entry.born if now > entry.born else 0, self.report.hit_line(entry, now, key)))
-        if self._dress:
+        if self._edge:
             self.fetch.tell_edge(response.headers, entry, now)
         return response
 
-    def _bypass(self, request: Request, asked: RequestDirectives | None, reason: str, detail: str) -> Response:
-        if asked is not None and asked.only_if_cached:
-            return self.fetch.answers.nothing(request, "")
-        self.numbers.outcome(reason)
-        request.notes["cache"] = reason
+    def _bypass(self, request: Request, directives: RequestDirectives | None, reason: Decision) -> Response:
+        """The cache has nothing to do with it, but some methods change what is stored."""
+        if unless_stored(reason, directives) is Decision.ONLY_IF_CACHED:
+            return self.fetch.responses.nothing(request, "")
+        self._note(request, reason)
         response = self.next(request) if request.method in SAFE else changed_by(self.next, self.store, request)
-        return self._passed(response, reason, detail)
+        if reason is Decision.METHOD and request.method == "POST" and (directives is None or for_origin(directives) is None):
+            key = self.key(request, directives)
+            self.fetch.keep_posted(self._context(reason, request, None, 0, key, None, None), response)
+        return self._passed(response, reason, detail_of(reason, request, directives))
 
-    def _past(self, request: Request, asked: RequestDirectives | None, key: str, own: str) -> Response:
-        """What is stored is for strangers, and this user may have an answer of his own, which must not take its place."""
-        if asked is not None and asked.only_if_cached:
-            return self.fetch.answers.nothing(request, key)
-        self.numbers.outcome(own)
-        request.notes["cache"] = own
-        return self._passed(self.next(request), "bypass", own)
+    def _note(self, request: Request, decision: Decision) -> None:
+        self.numbers.outcome(decision.label)
+        request.notes["cache"] = decision.label
 
-    def _other(self, request: Request) -> Response:
-        """A method that is not served from the cache. Some of them change what is in it."""
-        self.numbers.outcome("method")
-        request.notes["cache"] = "method"
-        if request.method in SAFE:
-            response = self.next(request)
-        else:
-            response = changed_by(self.next, self.store, request)
-            if request.method == "POST" and not ((asked := self.asked(request)) and asked.bypass):
-                self.fetch.keep_posted(self._miss(request, None, 0, self.key(request, asked), None, "method"), response)
-        return self._passed(response, "method", request.method)
-
-    def _passed(self, response: Response, reason: str, detail: str) -> Response:
-        response.headers = [field for field in response.headers if field[0].lower() != rules.OWN]
-        response.headers.append(("Cache-Status", self.report.forwarded(reason, response.status, "", detail=detail)))
+    def _passed(self, response: Response, decision: Decision, detail: str) -> Response:
+        response.headers = [field for field in response.headers if field[0].lower() != OWN]
+        response.headers.append(("Cache-Status", self.report.forwarded(decision.fwd, response.status, "", detail=detail)))
         self.fetch.tell_edge(response.headers, None, 0.0)
         return response
 
     def explain(self, request: Request, stored: Variants | None = None) -> list[str]:
         """What happens to ``request``, a line for each reason; with what is ``stored`` under its key, what that means for it."""
-        kinds = seen(request.headers)
-        asked = self.asked(request)
-        shown = self.shown(kinds, request)
+        directives = self.directives(request)
+        credentials = self.credentials(kinds_of(request.headers), request)
         if stored is not None:
-            return list(explain.of_stored(stored, request, asked, shown, self.clock()))
-        return list(explain.of_request(request, asked, shown, self.policy, self.key_of, self.key(request, asked)))
+            return list(explain.of_stored(stored, request, directives, credentials, self.clock()))
+        key = self.key(request, directives)
+        return list(explain.of_request(request, directives, credentials, self.policy, self.methods, self.key_of, key))
 
     def __repr__(self) -> str:
         policy = self.policy
-        said = [f"by {self.key_of!r}"]
+        words = [f"by {self.key_of!r}"]
         for name in ("ttl", "negative_ttl", "stale_while_revalidate", "stale_if_error", "edge"):
             if (seconds := getattr(policy, name)) is not None:
-                said.append(f"{name} {seconds:g} s")
-        said.append({"headers": "headers first", "policy": "policy alone", "stricter": "the stricter of headers and policy"}
-                    [policy.respect])
-        said += [f"tags {', '.join(policy.tags)}"] if policy.tags else []
-        return f"cache: {', '.join(said)}, bodies up to {policy.max_object} bytes"
+                words.append(f"{name} {seconds:g} s")
+        words.append({"headers": "headers first", "policy": "policy alone", "stricter": "the stricter of headers and policy"}
+                     [policy.respect])
+        words += [f"tags {', '.join(policy.tags)}"] if policy.tags else []
+        return f"cache: {', '.join(words)}, bodies up to {policy.max_object} bytes"
+
+
+def body_key(request: Request) -> str:
+    """What of a POST's body is in the key: a digest, together with what the bytes mean."""
+    if request.body is None:
+        return f"{SEPARATOR}POST"
+    digest = sha256(request.body.buffer(LARGEST_KEY_BODY))
+    for name in ("content-type", "content-encoding"):
+        digest.update(f"\n{name}:{request.header(name)}".encode("latin-1"))
+    return f"{SEPARATOR}POST {digest.hexdigest()}"

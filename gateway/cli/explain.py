@@ -25,9 +25,9 @@ def cache_lines(config: Config, pipeline: Pipeline, route: Route, request: Reque
         if isinstance(step, EditHeaders) and step.request is not None:
             request.headers = step.request(request.headers)
         if isinstance(step, CacheStep):
-            lines = step.explain(request)
-            if lines[0].startswith("key: "):
-                variants, where = stored_variants(config, pipeline, step.key(request, step.asked(request)))
+            lines, key = step.explain(request), step.lookup_key(request)
+            if key is not None:
+                variants, where = stored_variants(config, pipeline, key)
                 lines += [f"stored: {where}", *(step.explain(request, variants) if variants else ())]
             return ["cache, for this request:", *(f"  {line}" for line in lines)]
     return []
@@ -39,12 +39,12 @@ def stored_variants(config: Config, pipeline: Pipeline, key: str) -> tuple[Varia
     from urllib.parse import quote
 
     from ..cache.entry import Variants
-    from ..cache.explain import entry_of
+    from ..cache.explain import entry_of_admin
     where = "gateway.admin is not set"
     if config.gateway.admin:
         try:
             status, answer = call_admin(config, "GET", f"/cache?key={quote(key, safe='')}")
-            variants = Variants(entry_of(each, time()) for each in answer["entries"]) if status == 200 else None
+            variants = Variants(entry_of_admin(each, time()) for each in answer["entries"]) if status == 200 else None
             return variants, f"{'' if variants else 'nothing '}in the worker that answers at {config.gateway.admin}"
         except click.ClickException as error:
             where = error.message

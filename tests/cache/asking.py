@@ -6,6 +6,7 @@ import time
 
 import gevent
 
+from gateway.cache.coalesce import Flights, Patience
 from gateway.cache.step import CacheStep
 from gateway.cache.storage.memory import MemoryTier
 from gateway.cache.storage.store import HttpStore
@@ -69,9 +70,10 @@ class World:
             return answer(request)
         return Response(answer.status, list(answer.headers), answer.body)
 
-    def cache(self, policy=None, **more):
+    def cache(self, policy=None, patience=None, **more):
+        """A step with this policy; ``patience`` are values of Patience."""
         self.step = CacheStep(self.upstream, Policy.model_validate(policy or {}), self.store, counter=self.registry.counter,
-                              route="r", clock=self.clock, **more)
+                              route="r", clock=self.clock, flights=Flights(patience=Patience(**patience or {})), **more)
         return self.step
 
     def ask(self, *headers, target="/a", method="GET", body=None, host="shop.test", deadline=5.0, trusted=False):

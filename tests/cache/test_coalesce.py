@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from sys import getrefcount
-
 import gevent
 import pytest
 
-from gateway.cache import coalesce
-from gateway.cache.admission import Uses
-from gateway.cache.coalesce import ABANDONED, FAILED, FLYING, STORED, UNCACHEABLE, Flights
+from gateway.cache.coalesce import Flights, Patience, State
 from gateway.deadline import Deadline
 from gateway.errors import DeadlineExceeded
 
 
-@pytest.mark.parametrize("state", [STORED, UNCACHEABLE, FAILED, ABANDONED])
+@pytest.mark.parametrize("state", [State.STORED, State.UNCACHEABLE, State.FAILED, State.ABANDONED])
 def test_followers_get_what_the_leader_lands_with(state):
     flights = Flights()
     flight = flights.lead("k")
@@ -29,16 +25,16 @@ def test_followers_get_what_the_leader_lands_with(state):
 def test_only_the_first_landing_counts():
     flights = Flights()
     flight = flights.lead("k")
-    flights.land(flight, STORED, 1)
+    flights.land(flight, State.STORED, 1)
     other = flights.lead("k")
-    flights.land(flight, ABANDONED)
-    assert (flight.state, flight.value, flights.flying) == (STORED, 1, {"k": other})
+    flights.land(flight, State.ABANDONED)
+    assert (flight.state, flight.value, flights.flying) == (State.STORED, 1, {"k": other})
 
 
 def test_a_flight_takes_the_place_of_one_that_takes_too_long():
     flights = Flights()
     slow, quick = flights.lead("k"), flights.lead("k")
-    flights.land(slow, STORED, 1)
+    flights.land(slow, State.STORED, 1)
     assert flights.flying == {"k": quick}
 
 
@@ -51,30 +47,84 @@ def test_nobody_waits_longer_than_its_own_deadline():
         flight.wait(deadline)
 
 
-def test_patience_with_a_streamed_answer_ends(monkeypatch):
-    monkeypatch.setattr(coalesce, "PATIENCE", 0.001)
-    flight = Flights().lead("k")
+class Waiting:
+    """A clock that stands still but for the waits of a Signal; ``waits`` are their seconds, and each calls ``during()``."""
+
+    def __init__(self, during=lambda: None):
+        self.now = 0.0
+        self.waits = []
+        self.during = during
+        self.turns = 0
+
+    def clock(self):
+        return self.now
+
+    def signal(self):
+        waiting = self
+
+        class Signal:
+            ready = False
+
+            def set(self):
+                self.ready = True
+
+            def wait(self, timeout):
+                waiting.waits.append(timeout)
+                waiting.during()
+                waiting.now += 0.0 if self.ready else timeout
+                return self.ready
+        return Signal()
+
+    def catch_up(self):
+        self.turns += 1
+
+    def flights(self, **patience):
+        return Flights(self.clock, self.signal, self.catch_up, Patience(**patience))
+
+    def deadline(self, seconds):
+        return Deadline(seconds, self.clock)
+
+
+def test_patience_with_a_streamed_answer_ends():
+    waiting = Waiting()
+    flight = waiting.flights(streamed=2.0).lead("k")
     flight.stream()
-    assert flight.wait(Deadline(5)) == FLYING
+    assert flight.wait(waiting.deadline(5)) is State.FLYING
+    assert (waiting.waits, waiting.now, waiting.turns) == ([2.0], 2.0, 1)
 
 
-def test_patience_begins_with_the_head_also_for_who_waited_before(monkeypatch):
+def test_patience_begins_with_the_head_also_for_who_waited_before():
     """The follower looks at it at its next round, and then waits for what is left."""
-    monkeypatch.setattr(coalesce, "PATIENCE", 0.05)
-    waited = []
-    flight = Flights().lead("k")
+    def head():
+        if not flight.streaming:
+            waiting.now += 0.5
+            flight.stream()
+            waiting.now += 0.25
 
-    class Landed:
-        def wait(self, seconds):
-            waited.append(seconds)
-            if not flight.streaming:
-                gevent.sleep(seconds / 2)
-                flight.stream()
-            gevent.sleep(seconds / 2)
+    waiting = Waiting(head)
+    flight = waiting.flights(streamed=2.0).lead("k")
+    assert flight.wait(waiting.deadline(9)) is State.FLYING
+    assert waiting.waits == [2.0] and waiting.now == 2.75           # the head came at 0.5, and 2.5 is over after the first round
 
-    flight._landed = Landed()
-    assert flight.wait(Deadline(5)) == FLYING
-    assert len(waited) >= 2 and waited[0] == 0.05 and waited[1] <= 0.05
+
+@pytest.mark.parametrize("patience, deadline, waits", [
+    (0.5, 5, [0.5]), (3.0, 5, [2.0, 1.0]), (0.0, 5, []), (-1.0, 5, []), (3.0, 2.5, [2.0, 0.5])])
+def test_a_wait_is_bounded_by_patience_and_deadline(patience, deadline, waits):
+    waiting = Waiting()
+    flight = waiting.flights(streamed=2.0).lead("k")
+    if deadline < patience:
+        with pytest.raises(DeadlineExceeded):
+            flight.wait(waiting.deadline(deadline), patience)
+    else:
+        assert flight.wait(waiting.deadline(deadline), patience) is State.FLYING
+    assert waiting.waits == waits and waiting.turns == len(waits)
+
+
+def test_a_flight_that_lands_ends_the_wait_at_once():
+    waiting = Waiting(lambda: flights.land(flight, State.STORED, 1))
+    flights = waiting.flights()
+    flight = flights.lead("k")
+    assert flight.wait(waiting.deadline(5)) is State.STORED and (waiting.now, waiting.turns) == (0.0, 0)
 
 
 def test_the_lease_lasts_no_longer_than_the_patience_with_a_streamed_answer():
@@ -83,23 +133,7 @@ def test_the_lease_lasts_no_longer_than_the_patience_with_a_streamed_answer():
     flight.stream()                                      # without a lease there is nothing to do
     flight.lease = type("Lease", (), {"extend": lambda self, seconds: extended.append(seconds)})()
     flight.stream()
-    assert extended == [coalesce.PATIENCE]
-
-
-def test_doubt_is_over_before_the_flight():
-    assert Flights().lead("k").wait(Deadline(5), 0.001) == FLYING
-
-
-def test_uncacheable_keys_are_not_waited_for_until_it_is_forgotten():
-    now = [0.0]
-    flights = Flights(lambda: now[0])
-    flights.learn("k", False)
-    assert (flights.worth_waiting("k"), flights.worth_waiting("other")) == (False, True)
-    now[0] = coalesce.UNCACHEABLE_FOR
-    assert flights.worth_waiting("k")
-    flights.learn("k", False)
-    flights.learn("k", True)
-    assert flights.worth_waiting("k")
+    assert extended == [Patience().streamed]
 
 
 def test_a_lease_is_given_back_once_when_the_flight_lands():
@@ -107,64 +141,6 @@ def test_a_lease_is_given_back_once_when_the_flight_lands():
     flights = Flights()
     flight = flights.lead("k")
     flight.lease = type("Lease", (), {"release": lambda self, stored: released.append(stored)})()
-    flights.land(flight, STORED)
-    flights.land(flight, ABANDONED)
+    flights.land(flight, State.STORED)
+    flights.land(flight, State.ABANDONED)
     assert released == [True]
-
-
-def test_rest_after_a_failure():
-    now = [0.0]
-    flights = Flights(lambda: now[0])
-    flights.rest("k", True)
-    assert flights.resting("k", True) and not flights.resting("other", True) and not flights.resting("k", False)
-    now[0] = coalesce.RESTING_FOR
-    assert not flights.resting("k", True)
-    flights.rest("k", False)
-    flights.learn("k", True)
-    assert not flights.resting("k", False)
-
-
-def test_what_is_remembered_is_bounded(monkeypatch):
-    monkeypatch.setattr(coalesce, "MOST_REMEMBERED", 2)
-    flights = Flights()
-    for key in "abc":
-        flights.rest(key, True)
-    assert [flights.resting(key, True) for key in "abc"] == [False, True, True]
-
-
-def test_long_keys_are_not_held():
-    key = "http://shop.test/?" + "x" * 8000
-    flights, uses, before = Flights(), Uses(2), getrefcount(key)
-    flights.learn(key, False)
-    flights.learn((key, 2), False)
-    flights.rest(key, True)
-    uses.count(key)
-    uses.count(key)
-    assert getrefcount(key) == before
-    assert uses.suffice(key) and flights.resting(key, True)
-    assert not flights.worth_waiting(key) and not flights.worth_waiting((key, 2)) and flights.worth_waiting((key, 4))
-
-
-@pytest.mark.parametrize("outcomes, hopeful, doubtful", [
-    ([], False, False),
-    ([False], False, True),
-    ([True], True, False),
-    ([True, False], True, False),
-    ([False] * coalesce.RECENT + [True], True, False),
-    ([True] + [False] * (coalesce.RECENT - 1), True, False),
-    ([True] + [False] * coalesce.RECENT, False, True)])
-def test_what_new_keys_were_like(outcomes, hopeful, doubtful):
-    flights = Flights()
-    for key, outcome in enumerate(outcomes):
-        flights.learn(key, outcome, "kind")
-    assert (flights.hopeful("kind"), flights.doubtful("kind")) == (hopeful, doubtful)
-    assert (flights.hopeful("other"), flights.doubtful("other")) == (False, False)
-
-
-def test_an_uncacheable_key_counts_once_and_a_known_one_not_at_all():
-    flights = Flights()
-    flights.learn("hot", True, "kind")
-    for _ in range(coalesce.RECENT):
-        flights.learn("a", False, "kind")
-        flights.learn("b", False)
-    assert flights.hopeful("kind")

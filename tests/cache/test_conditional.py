@@ -113,20 +113,3 @@ def test_the_stored_list_is_nobody_elses():
     for asked in ([], [("If-None-Match", '"v"')], [("Range", "bytes=0-1")], [("Range", "bytes=99-")]):
         answer(entry, request_directives(asked), NOW).headers.append(("X", "1"))
     assert entry.headers == before
-
-
-@pytest.mark.parametrize("headers, heeding, expected", [
-    ([("Accept", "x")], True, None),
-    ([("If-Match", '"v"')], True, "if-match"),
-    ([("If-Unmodified-Since", OLD)], True, "if-unmodified-since"),
-    ([("Upgrade", "websocket")], True, "upgrade"),
-    ([("X-HTTP-Method-Override", "DELETE")], True, "x-http-method-override"),
-    ([("X-Original-URL", "/admin")], True, "x-original-url"),
-    ([("Front-End-Https", "on")], True, "front-end-https"), ([("X-Forwarded-Proto", "https")], True, None),
-    ([("Cache-Control", "no-store")], True, "no-store"),
-    ([("Cache-Control", "no-store")], False, ""),
-    ([("Cache-Control", "max-age=0")], True, ""),
-])
-def test_what_the_cache_stays_out_of(headers, heeding, expected):
-    asked = request_directives(headers, heeding)
-    assert (None if asked is None else asked.bypass) == expected

@@ -133,7 +133,7 @@ def test_an_answer_for_everybody_that_became_personal(world):
     world.answer = broken
     assert texts(world, None) == ["stranger"]
     world.offset = 21.0
-    world.step.fetch.flights.clock = lambda: time.monotonic() + 60
+    world.step.fetch.predictor.clock = lambda: time.monotonic() + 60
     world.answer = greeting("max-age=10")
     assert texts(world, ANN, None, BOB, None) == ["sid=ann", "stranger", "sid=bob", "stranger"]
 

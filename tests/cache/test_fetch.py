@@ -11,9 +11,9 @@ from asking import SAFETY, Stream, World, at_once, ok, status_of
 from gevent.event import Event
 from stored import entry_of, until
 
-from gateway.cache.coalesce import Flight
+from gateway.cache.coalesce import Flight, Patience
+from gateway.cache.decide import Decision, NotStored
 from gateway.cache.entry import Variants
-from gateway.cache.fetch import LEASE
 from gateway.cache.fetch_context import FetchContext
 from gateway.cache.request_directives import COOKIE
 from gateway.cache.step import CacheStep
@@ -235,7 +235,7 @@ def test_followers_of_a_streamed_answer_get_it_whole(world):
 
 
 def test_a_client_that_does_not_read_holds_nobody_up(world, monkeypatch):
-    monkeypatch.setattr("gateway.cache.coalesce.PATIENCE", 0.01)
+    world.cache(patience={"streamed": 0.01})
     world.answer = lambda request: ok(body=Stream(b"hel", b"lo"))
     slow = world.step(Request("GET", "/a", [], host="shop.test"))        # its body is not taken
     assert world.ask().text == b"hello"
@@ -300,7 +300,7 @@ def test_requests_with_authorization_do_not_wait_for_each_other(world):
 def test_parts_and_client_conditions_do_not_make_a_key_uncacheable(world):
     world.answer = ok(status=206, body=b"h")
     world.ask(("Range", "bytes=0-0"))
-    assert world.step.fetch.flights.worth_waiting("http://shop.test/a")
+    assert world.step.fetch.predictor.worth_waiting("http://shop.test/a")
 
 
 # -- Not for several
@@ -314,7 +314,7 @@ def meeting(world, count):
 
 
 def test_a_new_key_of_a_route_without_sharable_answers_is_fetched_side_by_side(world, monkeypatch):
-    monkeypatch.setattr("gateway.cache.fetch.DOUBT", 0.01)
+    world.cache(patience={"doubtful": 0.01})
     world.answer = ok("no-store")
     world.ask(target="/known")
     world.answer = meeting(world, 1 + 20)
@@ -323,13 +323,13 @@ def test_a_new_key_of_a_route_without_sharable_answers_is_fetched_side_by_side(w
 
 def test_a_few_do_not_wait_long_on_a_route_that_is_new(world, monkeypatch):
     """The first answer comes when all have asked."""
-    monkeypatch.setattr("gateway.cache.fetch.UNKNOWN", 0.01)
+    world.cache(patience={"unknown": 0.01})
     world.answer = meeting(world, 20)
     assert [answer.text for answer in at_once(world, 20)] == [b"hello"] * 20
 
 
 def test_a_crowd_waits_on_a_route_that_is_new(world, monkeypatch):
-    monkeypatch.setattr("gateway.cache.fetch.UNKNOWN", 0.01)
+    world.cache(patience={"unknown": 0.01})
     waited = []
 
     def slow(request):
@@ -344,7 +344,7 @@ def test_a_crowd_waits_on_a_route_that_is_new(world, monkeypatch):
 
 
 def test_one_sharable_answer_gives_hope(world, monkeypatch):
-    monkeypatch.setattr("gateway.cache.fetch.DOUBT", 0.01)
+    world.cache(patience={"doubtful": 0.01})
     world.answer = ok("no-store")
     world.ask(target="/known")
     world.answer = ok()
@@ -361,8 +361,7 @@ def test_one_sharable_answer_gives_hope(world, monkeypatch):
 @pytest.mark.parametrize("company", [0, 1, 2, 5])
 def test_doubt_costs_no_more_than_some_company(world, monkeypatch, company):
     """The answer turns out to be for all."""
-    monkeypatch.setattr("gateway.cache.fetch.DOUBT", 0.01)
-    monkeypatch.setattr("gateway.cache.fetch.COMPANY", company)
+    world.cache(patience={"doubtful": 0.01, "company": company})
     world.answer = ok("no-store")
     world.ask(target="/known")
 
@@ -390,8 +389,8 @@ def test_a_quick_answer_leaves_no_time_for_doubt(world):
 def test_who_shows_himself_casts_no_doubt_on_strangers(world):
     world.answer = ok("private")
     world.ask(("Cookie", "sid=1"), target="/own")
-    flights = world.step.fetch.flights
-    assert flights.doubtful(COOKIE) and not flights.doubtful(0)
+    predictor = world.step.fetch.predictor
+    assert predictor.doubtful(COOKIE) and not predictor.doubtful(0)
 
 
 def test_what_a_known_key_turns_into_says_nothing_about_new_ones(world):
@@ -399,8 +398,8 @@ def test_what_a_known_key_turns_into_says_nothing_about_new_ones(world):
     world.cache()                                        # another worker, which finds it stored
     world.answer = ok("no-store")
     world.ask(("Cache-Control", "no-cache"))
-    flights = world.step.fetch.flights
-    assert not flights.worth_waiting("http://shop.test/a") and not flights.doubtful(0)
+    predictor = world.step.fetch.predictor
+    assert not predictor.worth_waiting("http://shop.test/a") and not predictor.doubtful(0)
 
 
 def test_an_uncacheable_answer_sets_the_others_free_with_its_head(world):
@@ -428,8 +427,8 @@ def test_an_uncacheable_answer_sets_the_others_free_with_its_head(world):
 def test_an_error_says_nothing_about_the_next_answer(world, status, cc, learned):
     world.answer = ok(cc, status=status)
     world.ask()
-    flights = world.step.fetch.flights
-    assert flights.worth_waiting("http://shop.test/a") is not learned and flights.doubtful(0) is learned
+    predictor = world.step.fetch.predictor
+    assert predictor.worth_waiting("http://shop.test/a") is not learned and predictor.doubtful(0) is learned
 
 
 @pytest.mark.parametrize("status, left", [(400, True), (429, True), (431, True), (501, True), (403, False), (404, False),
@@ -667,8 +666,9 @@ def test_a_follower_whose_time_is_over_does_not_get_what_was_purged_while_it_wai
 def test_what_is_said_by_one_request_takes_nothing_from_the_others(world, reason, left):
     world.ask()
     [stored] = world.store.get(key := "http://shop.test/a")
-    miss = FetchContext(Request("GET", "/a", [], host="shop.test"), None, key, key, stored, "stale", False, Variants([stored]))
-    world.step.fetch.exchange.keeper.refuse(miss, reason, None)
+    miss = FetchContext(Request("GET", "/a", [], host="shop.test"), None, key, key, stored, Decision.STALE, False,
+                        Variants([stored]))
+    world.step.fetch.origin.admission.refuse(miss, NotStored(reason), None)
     assert (world.store.get(key) is not None) is left
 
 
@@ -874,14 +874,16 @@ def test_the_first_uncacheable_answer_costs_one_wait_in_all_workers_together(wor
 
 
 def test_a_few_do_not_wait_long_across_workers_either(world, workers, monkeypatch):
-    monkeypatch.setattr("gateway.cache.fetch.UNKNOWN", 0.01)
+    for worker in workers:
+        worker.cache(patience={"unknown": 0.01})
     for worker in workers:
         worker.answer = meeting(world, 18)
     assert {answer.text for answer in ask_all(workers, 6)} == {b"hello"}
 
 
 def test_doubt_is_short_across_workers_too(world, workers, monkeypatch):
-    monkeypatch.setattr("gateway.cache.fetch.DOUBT", 0.01)
+    for worker in workers:
+        worker.cache(patience={"doubtful": 0.01})
     waited = []
     for worker in workers:
         worker.answer = ok("no-store")
@@ -957,13 +959,14 @@ def test_users_do_not_hold_strangers_of_other_workers_up(world, workers):
 
 
 def test_a_client_that_does_not_read_holds_no_other_worker_up(workers, monkeypatch):
-    monkeypatch.setattr("gateway.cache.coalesce.PATIENCE", 0.05)
+    for worker in workers:
+        worker.cache(patience={"streamed": 0.05})
     one, other, _ = workers
     one.answer = other.answer = lambda request: ok(body=Stream(b"hel", b"lo"))
     slow = one.step(Request("GET", "/a", [], host="shop.test", deadline=Deadline(SAFETY)))       # its body is not taken
     began = time.monotonic()
     assert other.ask(deadline=SAFETY).text == b"hello"
-    assert time.monotonic() - began < LEASE / 2
+    assert time.monotonic() - began < Patience().lease / 2
     slow.body.close()
 
 
@@ -1013,7 +1016,7 @@ def test_one_worker_refreshes_for_all(world, workers):
 def test_a_refresh_looks_for_what_another_gets_in_no_hurry_until_a_request_waits_for_it(world, workers, monkeypatch, hurried):
     one, other, _ = workers
     go, waiting, pauses = Event(), leaving(workers), []
-    monkeypatch.setattr("gateway.cache.storage.store.POLL_BESIDE", 0.05 if not hurried else LEASE)
+    monkeypatch.setattr("gateway.cache.storage.store.POLL_BESIDE", 0.05 if not hurried else Patience().lease)
     monkeypatch.setattr("gateway.cache.storage.store.sleep", lambda seconds: (pauses.append(seconds), gevent.sleep(seconds)))
 
     def slow(request):
@@ -1106,7 +1109,7 @@ def test_the_name_of_a_lease_is_the_same_in_every_process():
     def named(lane, language=None):
         request = Request("GET", "/a", [("Accept-Language", language)] if language else [], host="shop.test")
         entry = entry_of(vary=(("accept-language", "en"),)) if language else entry_of()
-        return FetchContext(request, None, "k", lane, None, "vary-miss", False, Variants([entry])).lease
+        return FetchContext(request, None, "k", lane, None, Decision.VARY_MISS, False, Variants([entry])).lease
 
     assert named("k") == "k"
     assert named(("k", COOKIE)) == "k\n53415eb9f6b68c45e39bd5b137cefc6cf16966ee9e1da321096f6811498c07cc"

@@ -68,8 +68,8 @@ def test_a_small_answer_for_one_lets_the_others_go_with_its_head(world, serve, p
     assert [answer.text for answer in at_once(world, 20)] == [b"hello"] * 20 and upstream.asked == 20
 
 
-def test_a_streamed_answer_that_is_stored_for_one_lets_the_others_go_with_its_head(world, monkeypatch):
-    monkeypatch.setattr("gateway.cache.coalesce.PATIENCE", 1000.0)
+def test_a_streamed_answer_that_is_stored_for_one_lets_the_others_go_with_its_head(world):
+    world.cache(patience={"streamed": 1000.0})
 
     class Endless(Stream):
         def __iter__(self):

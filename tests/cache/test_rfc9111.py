@@ -1,9 +1,9 @@
 """The requirements of RFC 9111 and its neighbours for a shared cache, as exchanges through the whole step with a real store.
 
-What is a matter of one answer or one look alone stands in test_rules.py, test_key.py, test_fields.py and test_conditional.py, by
-its section too. Here is what takes several exchanges: each row is a sentence with MUST or SHOULD, the exchanges in their order,
-and what comes of them. Requirements for senders, for private caches, and about incomplete answers, which are never kept, have no
-row.
+What is a matter of one answer or one look alone stands in test_decide.py, test_rules.py, test_key.py, test_fields.py and
+test_conditional.py, by its section too. Here is what takes several exchanges: each row is a sentence with MUST or SHOULD, the
+exchanges in their order, and what comes of them. Requirements for senders, for private caches, and about incomplete answers, which
+are never kept, have no row.
 """
 
 from __future__ import annotations
@@ -278,7 +278,7 @@ def test_requirement(section, sentence, policy, steps):
         world = World()
         world.cache(policy)
         for number, step in enumerate(steps, 1):
-            world.step.fetch.flights.clock = lambda: step.at             # what was learned is remembered for its own time
+            world.step.fetch.predictor.clock = lambda: step.at             # what was learned is remembered for its own time
             response, sent = exchanged(world, step)
             got = response.status if isinstance(step.gets, int) else response.text
             assert got == step.gets, f"exchange {number}: {status_of(response)}"
