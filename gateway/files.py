@@ -36,9 +36,10 @@ from .deadline import Deadline
 from .errors import NO_ROOM, MethodNotAllowed, NoRoute, OutOfFiles
 from .http.codings import SUFFIXES, preferred_coding
 from .http.ranges import Bounds, ranges_of
+from .loop.native_threads import native_thread, run_in_thread
 from .loop.time_limit import TimeLimit
 from .message import Headers, Request, Response
-from .tasks import Event, Semaphore, current_request, native_thread, offload, spawn_apart
+from .tasks import Event, Semaphore, current_request, spawn_apart
 
 IMMUTABLE = "public, max-age=31536000, immutable"
 HASHED = re.compile(r"(.+)\.([0-9a-f]{16})(\.[^./]+)?", re.DOTALL)
@@ -68,7 +69,7 @@ class File:
         """The bytes from ``first`` to ``last``, both included."""
         seconds = None if self.deadline is None else self.deadline.seconds
         while first <= last:
-            piece = offload(self._piece, first, last, deadline=None if seconds is None else Deadline(seconds))
+            piece = run_in_thread(self._piece, first, last, deadline=None if seconds is None else Deadline(seconds))
             first += len(piece)
             yield piece
 
@@ -135,7 +136,7 @@ class Parts:
     def read(self) -> bytes:
         """All of it at once."""
         file = self._file
-        return offload(lambda: b"".join(each for piece in self._pieces
+        return run_in_thread(lambda: b"".join(each for piece in self._pieces
                                         for each in ([piece] if isinstance(piece, bytes) else file.read(*piece))),
                        deadline=file.deadline)
 
@@ -186,7 +187,7 @@ class Files:
 
     def _open(self, name: str, deadline: Deadline | None) -> File | None:
         try:
-            file: File | None = offload(self._open_all, name, deadline, deadline=deadline)
+            file: File | None = run_in_thread(self._open_all, name, deadline, deadline=deadline)
             if file is not None:
                 file.digest = self._digest(file, deadline)
                 for variant in file.variants.values():
@@ -241,7 +242,7 @@ class Files:
     def _hash(self, key: tuple[int, Stamp], file: File, hashing: Hashing) -> None:
         try:
             with self._turns:
-                hashing.digest = offload(file.hash)
+                hashing.digest = run_in_thread(file.hash)
             if len(self._digests) >= 10_000:
                 self._digests.clear()
             self._digests[key[1]] = hashing.digest

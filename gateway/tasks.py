@@ -22,25 +22,18 @@ from contextvars import Context, ContextVar, copy_context
 from typing import TYPE_CHECKING, Any
 
 import gevent
-import gevent.threadpool
-from gevent import monkey
 from gevent.event import Event
 from gevent.lock import Semaphore
 from gevent.queue import Empty, SimpleQueue
-from gevent.threadpool import ThreadPool
 
 from .deadline import Deadline
 from .errors import DeadlineExceeded, GatewayError, GatherTimeout
-from .loop.time_limit import TimeLimit, Turns, catch_up
+from .loop.time_limit import Turns, catch_up
 
 if TYPE_CHECKING:
     from .message import Request
 
-_thread_id = monkey.get_original("_thread", "get_ident")
-_allocate_lock = monkey.get_original("_thread", "allocate_lock")
-
 GRACE = 1.0                     # seconds after its deadline in which code may clean up, or answer after all
-TICKS = 10                      # of a LoopLimit
 PAUSE = 0.01                    # seconds: what is refused a hundred times a second costs the worker nothing
 
 current_request: ContextVar[Request | None] = ContextVar("current_request", default=None)
@@ -60,34 +53,6 @@ def spawn_apart(task: Callable[..., Any], *args: Any) -> gevent.Greenlet:
 
 
 Killed = gevent.GreenletExit                             # what is raised in a greenlet that is told to end
-
-
-class Interruption(gevent.GreenletExit):
-    """Thrown into a greenlet whose work is not needed any more. To the work it is like being killed."""
-
-
-class Interruptible:
-    """``with here: work()`` ends quietly, at the next wait of the work, when another greenlet calls ``here.interrupt()``.
-
-    The throwing runs in the hub, between the greenlets: what has left the block is never thrown at.
-    """
-
-    def __init__(self) -> None:
-        self._greenlet: Any = None
-
-    def __enter__(self) -> None:
-        self._greenlet = gevent.getcurrent()
-
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> bool:
-        self._greenlet = None
-        return isinstance(error, Interruption)
-
-    def interrupt(self) -> None:
-        gevent.get_hub().loop.run_callback(self._throw)
-
-    def _throw(self) -> None:
-        if self._greenlet is not None:
-            self._greenlet.throw(Interruption())
 
 
 def gather(*tasks: Callable[[], Any], timeout: float | None = None, limit: int | None = None,
@@ -123,142 +88,10 @@ def gather(*tasks: Callable[[], Any], timeout: float | None = None, limit: int |
     return [child.result if child.error is None else child.error for child in children]
 
 
-class LoopLimit:
-    """``with LoopLimit(0.05, Late()):`` raises that error in this greenlet when the block has not ended in time, as the loop sees
-    it: in TICKS. While the loop is busy with others none passes, however long that takes: what the block waits for may be there
-    already, and nobody has looked.
-    """
-
-    __slots__ = ("seconds", "error", "_greenlet", "_timer", "_left")
-
-    def __init__(self, seconds: float, error: Exception) -> None:
-        self.seconds = seconds
-        self.error = error
-        self._greenlet: Any = None
-        self._timer: Any = None
-        self._left = TICKS
-
-    def __enter__(self) -> None:
-        self._greenlet = gevent.getcurrent()
-        self._start()
-
-    def __exit__(self, *error: object) -> None:
-        if self._timer is not None:
-            self._timer.close()
-
-    def _start(self) -> None:
-        self._timer = gevent.get_hub().loop.timer(self.seconds / TICKS, priority=-1)         # what came meanwhile goes first
-        self._timer.start(self._ticked, update=True)
-
-    def _ticked(self) -> None:
-        """In the hub."""
-        self._timer.close()
-        self._timer = None
-        self._left -= 1
-        if self._left > 0:
-            self._start()
-        else:
-            self._greenlet.throw(self.error)
-
-    def __repr__(self) -> str:
-        return f"LoopLimit({self.seconds:g} s)"
-
-
 def give_way(deadline: Deadline) -> None:
     """If ``deadline`` is over, let everybody else run before that is said: see above."""
     if deadline.at <= deadline.clock():
         gevent.sleep(PAUSE)
-
-
-class NativeThreads:
-    """At most ``number`` native threads for one kind of wait, so that who waits for a disk does not wait for names, nor either for
-    what others do in the threads of gevent. They are the main loop's; any other uses those that gevent gives it."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self._pool: ThreadPool | None = None
-
-    def run(self, function: Callable[..., Any], *args: Any, deadline: Deadline | None = None) -> Any:
-        """``function(*args)``, waited for until ``deadline``, whose error is raised then; the thread goes on until it is done."""
-        if deadline is None:
-            return self.pool().apply(function, args)
-        with TimeLimit(deadline.left(), deadline.over()):
-            return self.pool().apply(function, args)
-
-    def pool(self) -> ThreadPool:
-        hub = gevent.get_hub()
-        if not hub.main_hub:
-            return hub.threadpool
-        if self._pool is None or self._pool.hub is not hub:
-            self._pool = ThreadPool(self.number, hub=hub)
-        return self._pool
-
-    def __repr__(self) -> str:
-        return f"NativeThreads({self.number})"
-
-
-disk = NativeThreads(10)
-names = NativeThreads(32)
-
-
-def offload(function: Callable[..., Any], *args: Any, deadline: Deadline | None = None) -> Any:
-    """``function(*args)`` in a native thread, waited for: for what blocks where gevent cannot help, such as a disk."""
-    return disk.run(function, *args, deadline=deadline)
-
-
-class Thread:
-    """A native thread of its own, for what may block and has to happen in order: whoever hangs in it keeps up nobody else. It
-    begins with the first ``run``."""
-
-    __slots__ = ("_pool", "_owner")
-
-    def __init__(self) -> None:
-        self._pool: gevent.threadpool.ThreadPool | None = None
-        self._owner = native_thread()                    # another has no loop that goes on
-
-    def run(self, function: Callable[..., Any], *args: Any) -> Any:
-        """``function(*args)`` when it is its turn, waited for. In another native thread than the owner's it runs at once, there."""
-        if native_thread() != self._owner:
-            return function(*args)
-        if self._pool is None:
-            self._pool = gevent.threadpool.ThreadPool(1)
-        result, error = self._pool.apply(settled, (function, args))
-        if error is not None:
-            raise error
-        return result
-
-    def stop(self, seconds: float) -> bool:
-        """End it when its work is done, within that time; whether it has ended. One that hangs is left behind."""
-        pool, self._pool = self._pool, None
-        if pool is None:
-            return True
-        with gevent.Timeout(seconds, False):
-            pool.kill()
-            return True
-        return False
-
-
-def settled(function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, Exception | None]:
-    """What a function returns, and what it raises: gevent writes to stderr what is raised in a native thread."""
-    try:
-        return function(*args), None
-    except Exception as error:
-        return None, error
-
-
-def native_thread() -> int:
-    """Which operating system thread this is, the same for all its greenlets."""
-    return _thread_id()
-
-
-def native_lock() -> Any:
-    """A lock between native threads. Hold it for some lines that do not wait: it stops the loop of whoever waits for it."""
-    return _allocate_lock()
-
-
-def event_loop() -> gevent.hub.Hub:
-    """The loop of this native thread. Sockets, and whatever else waits, belong to one and are useless under another."""
-    return gevent.get_hub()
 
 
 class Task:
@@ -422,5 +255,4 @@ class Guard:
         return f"Guard({self.deadline!r}{', over' if self._over else ''})"
 
 
-__all__ = ["Event", "Guard", "LoopLimit", "Overdue", "Semaphore", "Thread", "current_request", "event_loop", "gather",
-           "give_way", "names", "native_lock", "native_thread", "offload", "spawn", "spawn_apart"]
+__all__ = ["Event", "Guard", "Killed", "Overdue", "Semaphore", "current_request", "gather", "give_way", "spawn", "spawn_apart"]

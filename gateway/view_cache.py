@@ -45,8 +45,8 @@ from .cache.storage.redis_tier import RedisTier
 from .cache.storage.store import HttpStore
 from .cache.storage.tiers import Channel, Counts, Shared
 from .config import CacheStorage, Config
+from .loop.native_threads import native_lock, native_thread
 from .remote.redis_client import RedisClient
-from .tasks import native_lock, native_thread
 
 NEAR = 1.0                      # seconds that memory goes without asking the tier behind it
 MOST_GONE = 10_000

@@ -17,7 +17,7 @@ from gevent.event import Event
 from gateway.deadline import Deadline
 from gateway.errors import DeadlineExceeded, GatherTimeout
 from gateway.message import Attempt, Request
-from gateway.tasks import Guard, Interruptible, Overdue, current_request, gather, spawn
+from gateway.tasks import Guard, Overdue, current_request, gather, spawn
 
 SAFETY = 20.0
 ROOT = Path(__file__).parents[1]
@@ -447,30 +447,3 @@ def test_a_loop_of_gathers_after_the_deadline_lets_others_run(in_request):
         if ran:
             return
     pytest.fail("nobody else ran")
-
-
-def test_interruptible_work_ends_quietly_at_its_next_wait():
-    here, ended, reached = Interruptible(), [], []
-
-    def work():
-        with here:
-            try:
-                gevent.event.Event().wait(10)
-            finally:
-                ended.append(True)
-        reached.append(True)
-
-    running = gevent.spawn(work)
-    gevent.idle()
-    here.interrupt()
-    running.get(timeout=5)
-    assert ended and reached
-
-
-def test_what_has_left_the_block_is_not_interrupted():
-    here = Interruptible()
-    with here:
-        here.interrupt()                                 # comes too late: the block has ended when it is looked at
-    gevent.sleep(0.01)
-    here.interrupt()
-    gevent.sleep(0.01)

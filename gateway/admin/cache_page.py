@@ -23,7 +23,7 @@ from werkzeug.exceptions import BadRequest, Forbidden, NotFound, UnsupportedMedi
 from ..cache.entry import Entry, Variants, flag_names
 from ..cache.storage.nginx_generation import Generation
 from ..cache.storage.store import HttpStore
-from ..tasks import offload
+from ..loop.native_threads import run_in_thread
 from ..telemetry.exposition import Exposition
 from ..telemetry.metrics import Registry
 
@@ -37,7 +37,7 @@ def cache_page(store: HttpStore, registry: Registry, wants_html: Callable[[str],
     if key is not None:
         content: dict[str, Any] = {"key": key, "entries": entries_of(store, key)}
     else:
-        numbers = offload(numbers_of, registry)
+        numbers = run_in_thread(numbers_of, registry)
         content = {"pid": os.getpid(), "summary": headline(numbers, store), "tiers": tiers_of(store), "purges": purges_of(store),
                    "numbers": numbers, "hottest": hottest_of(store)}
     if wants_html(request.headers.get("Accept", "")):
@@ -89,7 +89,7 @@ def numbers_of(registry: Registry) -> dict[str, list[dict[str, Any]]]:
 
 def hottest_of(store: HttpStore) -> list[dict[str, Any]]:
     return [{"key": node.key, "hits": node.hits, "bytes": node.size, "entries": len(node.value.entries)}
-            for node in offload(store.memory.hottest, HOTTEST) if node.hits]
+            for node in run_in_thread(store.memory.hottest, HOTTEST) if node.hits]
 
 
 def entries_of(store: HttpStore, key: str) -> list[dict[str, Any]]:

@@ -35,7 +35,7 @@ from werkzeug.exceptions import Forbidden, HTTPException, InternalServerError, M
 
 from .. import run_directory
 from ..http.problem import prefers_html, render_http
-from ..tasks import offload
+from ..loop.native_threads import run_in_thread
 from ..telemetry import exposition
 from ..telemetry.metrics import registry
 from ..values import parse_instance
@@ -192,7 +192,7 @@ def readiness() -> tuple[Any, int]:
 def metrics() -> Response:
     """In a native thread: thousands of routes take a while, and requests are not to wait for it."""
     accept = "" if wants_html() else request.headers.get("Accept", "")
-    body, content_type = offload(exposition.render, registry, accept)
+    body, content_type = run_in_thread(exposition.render, registry, accept)
     if wants_html():
         return Response(render_template("admin_text.html.j2", title="Metrics", text=body.decode()))
     return Response(body, content_type=content_type)

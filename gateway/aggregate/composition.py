@@ -12,9 +12,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from .. import tasks
 from ..errors import BadRequest, DeadlineExceeded, GatewayError, PartFailed, UpstreamError
 from ..loop.greenlet_pool import Team
+from ..loop.interruption import Interruptible
 from ..message import Call, Headers, Request, Response
 from ..template import Inputs
 from .part import TRACE_FIELDS, PreparedPart
@@ -46,7 +46,7 @@ class Composition:
         self.cacheable = cacheable
         # Has a part an answer that must not be shared, and by which fields beside the client's does one choose its answer?
         self.private, self.varies = False, NOTHING
-        self._own = tasks.Interruptible()
+        self._own = Interruptible()
         self._others = Team()
         self._error: Exception | None = None
 

@@ -17,7 +17,7 @@ from gevent import get_hub
 from gevent.hub import Waiter
 from greenlet import greenlet
 
-from ..tasks import Interruption
+from .interruption import Interruption
 
 MOST = 256
 

@@ -15,6 +15,7 @@ from gevent import get_hub, getcurrent
 from gevent.hub import Waiter
 
 TURNS = 10                                               # more than it takes an answer to pass from greenlet to greenlet
+TICKS = 10                                               # of a LoopLimit
 AT_ONCE = 1e-9                                           # seconds: 0 would not repeat
 
 
@@ -77,6 +78,47 @@ class TimeLimit:
 
     def __repr__(self) -> str:
         return f"TimeLimit({self.seconds:g} s)"
+
+
+class LoopLimit:
+    """``with LoopLimit(0.05, Late()):`` raises that error in this greenlet when the block has not ended in time, as the loop sees
+    it: in TICKS. While the loop is busy with others none passes, however long that takes: what the block waits for may be there
+    already, and nobody has looked.
+    """
+
+    __slots__ = ("seconds", "error", "_greenlet", "_timer", "_left")
+
+    def __init__(self, seconds: float, error: Exception) -> None:
+        self.seconds = seconds
+        self.error = error
+        self._greenlet: Any = None
+        self._timer: Any = None
+        self._left = TICKS
+
+    def __enter__(self) -> None:
+        self._greenlet = getcurrent()
+        self._start()
+
+    def __exit__(self, *error: object) -> None:
+        if self._timer is not None:
+            self._timer.close()
+
+    def _start(self) -> None:
+        self._timer = get_hub().loop.timer(self.seconds / TICKS, priority=-1)         # what came meanwhile goes first
+        self._timer.start(self._ticked, update=True)
+
+    def _ticked(self) -> None:
+        """In the hub."""
+        self._timer.close()
+        self._timer = None
+        self._left -= 1
+        if self._left > 0:
+            self._start()
+        else:
+            self._greenlet.throw(self.error)
+
+    def __repr__(self) -> str:
+        return f"LoopLimit({self.seconds:g} s)"
 
 
 def catch_up() -> None:

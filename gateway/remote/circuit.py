@@ -6,7 +6,7 @@ someone who follows the server anyway (cache/purge/redis_stream.py) and calls ``
 
 Nothing is paused for what is not the server's fault: a refusal (Refused) concerns one operation only, such as a full memory; Busy
 is an operation that was never sent, because as many as may be were under way; and an operation's time runs as the loop sees it
-(tasks.LoopLimit).
+(LoopLimit).
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from time import monotonic
 from typing import TypeVar
 
 from ..breaker import Breaker, State
-from ..tasks import LoopLimit, Semaphore
+from ..loop.time_limit import LoopLimit
+from ..tasks import Semaphore
 
 log = logging.getLogger("gateway")
 T = TypeVar("T")

@@ -20,7 +20,8 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
 
-from ..tasks import LoopLimit, Semaphore, spawn_apart
+from ..loop.time_limit import LoopLimit
+from ..tasks import Semaphore, spawn_apart
 from .bounded_socket import LARGEST, bounded
 from .circuit import Busy, Slow
 

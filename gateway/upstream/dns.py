@@ -4,7 +4,7 @@
 - An answer is used for ``ttl`` seconds, a failure for one second. When a lookup fails and there was an answer before, the old
   one goes on being used: an upstream does not vanish because its name server does. Nor does anybody wait long for a new answer
   then.
-- Lookups have native threads of their own (tasks.py), so that nothing else waits for a name server.
+- Lookups have native threads of their own (loop/native_threads.py), so that nothing else waits for a name server.
 - One lookup at a time for a name, however many wait for it; it runs in a greenlet of its own, so that a caller that is killed
   takes nothing from the others.
 """
@@ -20,7 +20,7 @@ from gevent import monkey
 from gevent.event import AsyncResult
 
 from ..loop.monotonic_clock import CLOCK, MonotonicClock
-from ..tasks import names
+from ..loop.native_threads import dns_threads
 
 getaddrinfo = monkey.get_original("socket", "getaddrinfo")
 
@@ -132,5 +132,5 @@ def numeric_place(host: str, port: int) -> SocketAddress | None:
 
 
 def _system_lookup(host: str, port: int) -> list[Any]:
-    infos: list[Any] = names.run(getaddrinfo, host, port, 0, socket.SOCK_STREAM)
+    infos: list[Any] = dns_threads.run(getaddrinfo, host, port, 0, socket.SOCK_STREAM)
     return infos

@@ -23,8 +23,8 @@ from gateway.cache.storage.memcached_tier import MemcachedTier
 from gateway.cache.storage.redis_tier import RedisTier
 from gateway.cache.storage.tiers import Counts
 from gateway.config import CacheStorage, Config
+from gateway.loop.native_threads import run_in_thread
 from gateway.remote.redis_client import RedisClient
-from gateway.tasks import offload
 
 
 class Fault(NamedTuple):
@@ -256,7 +256,7 @@ def test_from_a_native_thread_others_hear_of_it_too(redis_server, worker):
     one.set("k", 1)
     assert there.get("k") == 1
     world.store.leases.close()
-    offload(one.delete, "k")
+    run_in_thread(one.delete, "k")
     until(lambda: there.gone)
     assert not errors(world)
     for each in (one, there):

@@ -21,9 +21,10 @@ from gateway.cache.storage.memory import MemoryTier
 from gateway.cache.storage.redis_tier import RedisTier
 from gateway.cache.storage.store import HttpStore
 from gateway.cache.storage.tiers import Counts
+from gateway.loop.time_limit import LoopLimit
 from gateway.remote.circuit import Slow
 from gateway.remote.redis_client import RedisClient
-from gateway.tasks import LoopLimit, current_request, spawn_apart
+from gateway.tasks import current_request, spawn_apart
 
 block = monkey.get_original("time", "sleep")             # stops the whole loop, as a busy worker's does
 

@@ -16,8 +16,8 @@ from gateway import files as assets
 from gateway.deadline import Deadline
 from gateway.errors import DeadlineExceeded, NoRoute, OutOfFiles
 from gateway.files import File, Files
+from gateway.loop.native_threads import SerialThread, disk_threads, dns_threads, run_in_thread
 from gateway.message import Request
-from gateway.tasks import disk, names, offload
 from gateway.upstream import dns
 from gateway.upstream.dns import Resolver, SocketAddress
 
@@ -45,8 +45,8 @@ def gate():
     if made.lock.locked():
         made.lock.release()
     gevent.joinall(stuck, timeout=20)
-    disk.pool().join()
-    names.pool().join()
+    disk_threads.pool().join()
+    dns_threads.pool().join()
     gevent.get_hub().threadpool.join()
 
 
@@ -62,13 +62,13 @@ def get(files: Files, seconds: float = 20.0):
 
 def fill(gate: Gate, kind: str) -> None:
     """More of them than there are threads."""
-    for _ in range(names.number + 5):
+    for _ in range(dns_threads.number + 5):
         if kind == "disk":
-            gate.spawn(offload, gate.wait)
+            gate.spawn(run_in_thread, gate.wait)
         elif kind == "gevent":
             gate.spawn(gevent.get_hub().threadpool.apply, gate.wait)
         else:
-            gate.spawn(names.run, gate.wait)
+            gate.spawn(dns_threads.run, gate.wait)
     gevent.idle()
 
 
@@ -122,7 +122,7 @@ def test_what_is_opened_for_nobody_is_closed(gate, files, monkeypatch, tmp_path)
     gate.spawn(lambda: pytest.raises(DeadlineExceeded, get, files, 0.02))
     gevent.sleep(0.1)
     gate.lock.release()
-    disk.pool().join()
+    disk_threads.pool().join()
     assert made                                          # the file, and those beside it that may be compressed
     for _ in range(6000):                                # until the thread's greenlet has had its turn
         if not is_open(str(place)):
@@ -143,7 +143,7 @@ def is_open(path: str) -> bool:
 
 
 def test_a_hash_is_taken_by_one_for_all_who_wait(files, monkeypatch):
-    counted, go, real = [], Event(), assets.offload
+    counted, go, real = [], Event(), assets.run_in_thread
 
     def slow(function, *args, **kwargs):
         if getattr(function, "__name__", "") == "hash":
@@ -151,7 +151,7 @@ def test_a_hash_is_taken_by_one_for_all_who_wait(files, monkeypatch):
             go.wait(20)
         return real(function, *args, **kwargs)
 
-    monkeypatch.setattr(assets, "offload", slow)
+    monkeypatch.setattr(assets, "run_in_thread", slow)
     waiting = [gevent.spawn(get, files) for _ in range(20)]
     while not counted:
         gevent.sleep(0.001)
@@ -201,3 +201,14 @@ def test_no_descriptor_left_is_503(files):
         for filler in fillers:
             os.close(filler)
     assert get(files).status == 200
+
+
+@pytest.mark.parametrize("run", [run_in_thread, SerialThread().run])
+def test_what_is_raised_in_a_thread_is_raised_where_it_is_waited_for_and_nowhere_else(run, capfd):
+    def fail(value):
+        raise LookupError(value)
+
+    with pytest.raises(LookupError, match="7"):
+        run(fail, 7)
+    assert run(abs, -7) == 7
+    assert capfd.readouterr().err == ""

@@ -43,8 +43,9 @@ from pathlib import Path
 from time import sleep
 from typing import IO, Any
 
+from ...loop.native_threads import SerialThread, native_thread, run_in_thread
 from ...move_aside import move_aside
-from ...tasks import Semaphore, Thread, native_thread, offload, settled, spawn, spawn_apart
+from ...tasks import Semaphore, spawn, spawn_apart
 from .. import clock
 from .marks import KINDS, LONGEST_PURGE, Purge, floor
 
@@ -77,7 +78,7 @@ class PurgeJournal:
         self._greenlet: Any = None
         self._shortening: Any = None
         self._owner = native_thread()                    # another has no loop that goes on
-        self._thread = Thread()
+        self._thread = SerialThread()
         self._hearing = Semaphore(1)
 
     def start(self, heard: Callable[[Purge], None]) -> None:
@@ -179,9 +180,9 @@ class PurgeJournal:
     def _shorten(self) -> None:
         """In a greenlet of its own."""
         try:
-            _, error = offload(settled, self._say_shorter, ())
-            if error is not None:
-                log.error("the list of purges cannot be shortened: %s", error)
+            run_in_thread(self._say_shorter)
+        except Exception as error:
+            log.error("the list of purges cannot be shortened: %s", error)
         finally:
             self._shortening = None
 

@@ -28,10 +28,11 @@ from collections.abc import Callable
 from time import monotonic, sleep
 from typing import Any
 
+from ...loop.native_threads import native_thread
 from ...remote.circuit import Slow
 from ...remote.redis_client import RedisClient
 from ...remote.redis_pool import connect, disconnect
-from ...tasks import native_thread, spawn
+from ...tasks import spawn
 from ..clock import now
 from .marks import KINDS, LONGEST_PURGE, Purge, floor
 

@@ -22,7 +22,8 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from ...tasks import native_thread, offload, spawn
+from ...loop.native_threads import native_thread, run_in_thread
+from ...tasks import spawn
 from ..clock import ahead, now
 from ..entry import Entry
 from ..purge.journal import private
@@ -60,7 +61,7 @@ class FileTier:
         self._sweeping = False
 
     def get(self, key: str) -> bytes | None:
-        data, error = offload(self._read, self._place(key))
+        data, error = run_in_thread(self._read, self._place(key))
         if error is not None:
             self._report(error)
         return data
@@ -69,7 +70,7 @@ class FileTier:
         if len(data) > self.limit * SHARE:
             self.delete(key)
             return False
-        error = offload(self._write, self._place(key), data, self.clock() + seconds)
+        error = run_in_thread(self._write, self._place(key), data, self.clock() + seconds)
         if error is not None:
             self._report(error)
             return False
@@ -83,7 +84,7 @@ class FileTier:
             spawn(self._swept)
 
     def delete(self, key: str) -> None:
-        offload(remove, self._place(key))
+        run_in_thread(remove, self._place(key))
 
     def write(self, operations: Sequence[Operation]) -> int:
         """``put`` and ``delete`` by name; how many are lost."""
@@ -94,7 +95,7 @@ class FileTier:
         None when the folder cannot take it."""
         if len(entry.body) > self.limit * SHARE:
             return None
-        made, error = offload(self._body, entry)
+        made, error = run_in_thread(self._body, entry)
         if error is not None:
             self._report(error)
             return None
@@ -169,7 +170,7 @@ class FileTier:
 
     def _swept(self) -> None:
         try:
-            gone, error = offload(self.sweep)
+            gone, error = run_in_thread(self.sweep)
         finally:
             self._sweeping = False
         self.evicted(gone)

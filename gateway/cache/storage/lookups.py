@@ -19,8 +19,9 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
+from ...loop.time_limit import LoopLimit
 from ...remote.circuit import Slow
-from ...tasks import Killed, LoopLimit, spawn_apart
+from ...tasks import Killed, spawn_apart
 
 MOST = 10_000                   # under way at once: a disk that hangs is not asked for ever more
 

@@ -26,7 +26,8 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
-from ...tasks import offload, settled, spawn_apart
+from ...loop.native_threads import run_in_thread
+from ...tasks import spawn_apart
 from ..clock import now
 from ..purge.marks import Purge
 
@@ -53,11 +54,12 @@ class Generation:
     def start(self, heard: Callable[[Purge], None]) -> None:
         """There is a generation from now on, else nginx keeps nothing."""
         self._began = now()
-        _, error = offload(settled, self._make_folder, ())
-        if error is not None:
+        try:
+            run_in_thread(self._make_folder)
+        except Exception as error:
             log.error("nginx keeps nothing: there is no folder for its generation: %s", error)
             return
-        if not offload(os.path.exists, self.link):       # nor where what it led to was tidied away
+        if not run_in_thread(os.path.exists, self.link):       # nor where what it led to was tidied away
             self.step()
 
     def _make_folder(self) -> None:
@@ -80,7 +82,7 @@ class Generation:
     def heard(self, purge: Purge) -> None:
         """A step, when all is known that was heard at the same time. What was purged before this worker began needs only that of
         others: this one has answered nothing without knowing it."""
-        if purge.at <= self._began and purge.at <= offload(self.since):
+        if purge.at <= self._began and purge.at <= run_in_thread(self.since):
             return
         self._next()
         self._settle()
@@ -112,10 +114,12 @@ class Generation:
 
     def step(self) -> bool:
         """In a native thread, as is whatever else touches the disk: that may hang."""
-        _, error = offload(settled, self._make, ())
-        if error is not None:
+        try:
+            run_in_thread(self._make)
+            self.reached = True
+        except Exception as error:
             log.error("purges do not reach nginx: %s", error)
-        self.reached = error is None
+            self.reached = False
         if self._sweep_at <= monotonic():
             self._sweep_at = monotonic() + SWEPT
             spawn_apart(self._tidy)
@@ -130,8 +134,9 @@ class Generation:
 
     def _tidy(self) -> None:
         """Beside the requests: there may be thousands, and a disk takes its time."""
-        _, error = offload(settled, self._sweep, ())
-        if error is not None:
+        try:
+            run_in_thread(self._sweep)
+        except Exception as error:
             log.error("old generations of nginx stay: %s", error)
 
     def _sweep(self) -> None:

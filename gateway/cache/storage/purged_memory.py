@@ -17,7 +17,8 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
-from ...tasks import Event, LoopLimit
+from ...loop.time_limit import LoopLimit
+from ...tasks import Event
 from ..purge.batch import PurgeBatch
 from ..purge.marks import NO_MARKS, Addresses, Marks, Purge, parsed_purge
 from .lookups import Lookup, Lookups

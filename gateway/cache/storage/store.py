@@ -29,7 +29,8 @@ from contextvars import ContextVar
 from functools import partial
 from time import monotonic, sleep
 
-from ...tasks import Event, offload, settled
+from ...loop.native_threads import run_in_thread
+from ...tasks import Event
 from .. import clock
 from ..entry import Variants
 from ..purge.marks import Purge
@@ -188,9 +189,7 @@ class HttpStore(PurgedMemory):
         """What a record holds. A large one is read beside the loop."""
         if len(data) < HEAVY:
             return codec.decode(key, data, shift, self.largest)
-        found, error = offload(settled, codec.decode, (key, data, shift, self.largest))
-        if error is not None:
-            raise error
+        found: Variants = run_in_thread(codec.decode, key, data, shift, self.largest)
         return found
 
     def put(self, key: str, variants: Variants, keep: float, begun: float, owner: Share | None = None) -> Variants | None:

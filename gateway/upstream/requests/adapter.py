@@ -42,8 +42,9 @@ from urllib3.util.retry import Retry
 from ...deadline import Deadline
 from ...errors import (BadRequest, ConnectFailed, ConnectTimeout, DeadlineExceeded, GatewayError, PoolExhausted, UpstreamClosed,
                        UpstreamProtocolError, UpstreamTimeout)
+from ...loop.native_threads import event_loop, native_thread
 from ...message import Body, Call, Headers, Request
-from ...tasks import current_request, event_loop, give_way, native_thread
+from ...tasks import current_request, give_way
 from ..client import Upstream
 from ..dns import LookupFailed
 from ..head import ConflictingLengths

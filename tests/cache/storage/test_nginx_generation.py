@@ -15,7 +15,7 @@ from gateway.cache.storage.nginx_generation import SWEPT, Generation
 from gateway.cache.storage.store import HttpStore
 from gateway.configfile.load import load_text
 from gateway.errors import ConfigError
-from gateway.tasks import disk
+from gateway.loop.native_threads import disk_threads
 from gateway.view_cache import http_store
 
 SAFETY = 60.0
@@ -59,7 +59,7 @@ def settle() -> None:
     """Let what runs in the background end."""
     for _ in range(20):
         gevent.sleep(0)
-    disk.pool().join()
+    disk_threads.pool().join()
 
 
 def test_it_begins_with_a_generation_and_another_worker_leaves_it(made):

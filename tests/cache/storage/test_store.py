@@ -736,13 +736,13 @@ def test_memory_of_views_is_bounded(app_of):
 
 
 def test_from_a_native_thread_it_is_memory_only(redis_server, app_of):
-    from gateway.tasks import offload
+    from gateway.loop.native_threads import run_in_thread
     server = redis_server()
     tiered = app_of(redis=server.url).tiered
-    offload(tiered.set, "k", 1)
+    run_in_thread(tiered.set, "k", 1)
     assert not server.client.keys("*view*") and tiered.memory.get("k") is not None
     tiered.set("shared", 2)
-    assert offload(tiered.get, "shared") == 2
+    assert run_in_thread(tiered.get, "shared") == 2
 
 
 def test_a_plain_application_may_use_it_too(redis_server):
