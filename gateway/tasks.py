@@ -177,20 +177,21 @@ class Limits:
 
 
 class Overdue(BaseException):
-    """The time was over GRACE seconds ago. Not an Exception: ``except Exception`` is not to take it for one more failed try."""
+    """The time was over some while ago. Not an Exception: ``except Exception`` is not to take it for one more failed try."""
 
 
 class Guard:
     """``with Guard(deadline):`` ends the block when the deadline has passed: it raises DeadlineExceeded where the block waits.
 
     States: running, over (DeadlineExceeded was raised inside, and may have been caught), ended. While the block is over and does
-    not end, Overdue is raised inside every GRACE seconds. What leaves the block is DeadlineExceeded in either case.
+    not end, Overdue is raised inside every ``grace`` seconds. What leaves the block is DeadlineExceeded in either case.
     """
 
-    __slots__ = ("deadline", "_greenlet", "_timer", "_over")
+    __slots__ = ("deadline", "_grace", "_greenlet", "_timer", "_over")
 
-    def __init__(self, deadline: Deadline) -> None:
+    def __init__(self, deadline: Deadline, grace: float = GRACE) -> None:
         self.deadline = deadline
+        self._grace = grace
         self._greenlet: Any = None
         self._timer: Any = None                          # None while the clock stands still
         self._over = False
@@ -245,7 +246,7 @@ class Guard:
             return
         error = Overdue() if self._over else self._exceeded()
         self._over = True
-        self._start(GRACE)
+        self._start(self._grace)
         self._greenlet.throw(error)
 
     def _exceeded(self) -> DeadlineExceeded:

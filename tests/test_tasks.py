@@ -353,11 +353,6 @@ def test_the_example_runs():
 
 # -- the guard of a deadline
 
-@pytest.fixture
-def soon(monkeypatch):
-    monkeypatch.setattr("gateway.tasks.GRACE", 0.02)
-
-
 def test_a_block_in_time_is_left_alone():
     with Guard(Deadline(SAFETY)):
         gevent.sleep(0)
@@ -373,16 +368,16 @@ def test_an_error_of_the_block_is_its_own():
         raise LookupError
 
 
-def test_what_catches_the_deadline_may_still_end_well(soon):
-    with Guard(Deadline(0.01)):
+def test_what_catches_the_deadline_may_still_end_well():
+    with Guard(Deadline(0.01), grace=0.02):
         with pytest.raises(DeadlineExceeded):
             Event().wait(SAFETY)
     gevent.sleep(0.06)                                   # nothing comes after the end
 
 
-def test_what_goes_on_is_told_again_and_again_by_no_exception(soon):
+def test_what_goes_on_is_told_again_and_again_by_no_exception():
     seen = []
-    with Guard(Deadline(0.01)):
+    with Guard(Deadline(0.01), grace=0.02):
         while len(seen) < 4:
             try:
                 Event().wait(SAFETY)
@@ -392,8 +387,8 @@ def test_what_goes_on_is_told_again_and_again_by_no_exception(soon):
     assert not issubclass(Overdue, Exception)
 
 
-def test_what_leaves_the_block_is_deadline_exceeded(soon):
-    with pytest.raises(DeadlineExceeded) as caught, Guard(Deadline(0.01)):
+def test_what_leaves_the_block_is_deadline_exceeded():
+    with pytest.raises(DeadlineExceeded) as caught, Guard(Deadline(0.01), grace=0.02):
         for _ in range(2):
             try:
                 Event().wait(SAFETY)
@@ -429,8 +424,8 @@ def test_uncounted_time_moves_the_deadline():
     assert deadline.left() == 6
 
 
-def test_uncounted_time_does_not_hold_up_the_end(soon):
-    with pytest.raises(DeadlineExceeded), Guard(Deadline(0.01)) as guard:
+def test_uncounted_time_does_not_hold_up_the_end():
+    with pytest.raises(DeadlineExceeded), Guard(Deadline(0.01), grace=0.02) as guard:
         try:
             Event().wait(SAFETY)
         except DeadlineExceeded:

@@ -145,8 +145,7 @@ def test_what_cannot_be_sent_is_the_views_error_and_its_body_is_closed(answer, e
 
 
 @pytest.mark.parametrize("swallow", [None, Exception])
-def test_a_view_does_not_outlive_its_time_whatever_it_catches(swallow, monkeypatch):
-    monkeypatch.setattr("gateway.tasks.GRACE", 0.02)
+def test_a_view_does_not_outlive_its_time_whatever_it_catches(swallow):
     caught = []
 
     def view():
