@@ -18,12 +18,14 @@ anything else as 500, with its traceback in the log. The deadline ends a target 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import import_module
 from typing import Any
 
 from .config import StepSettings
-from .message import Handler, Request, Response, Stream
+from .http.closing_stream import ClosingStream
+from .message import Handler, Request, Response
 from .tasks import Guard, current_request
 
 
@@ -114,37 +116,12 @@ def as_current(request: Request, handler: Handler, name: str) -> Response:
         if not isinstance(response, Response):
             raise TypeError(f"{name} gave {type(response).__name__} instead of a Response")
         if not isinstance(response.body, bytes):
-            response.body, token = CurrentBody(response.body, token), None
+            response.body = ClosingStream(response.body, response.body.close, partial(current_request.reset, token))
+            token = None
         return response
     finally:
         if token is not None:
             current_request.reset(token)
-
-
-class CurrentBody:
-    """A streamed body; its request stays the current one until it is closed."""
-
-    __slots__ = ("_stream", "_token")
-
-    def __init__(self, stream: Stream, token: Any) -> None:
-        self._stream = stream
-        self._token = token
-
-    @property
-    def ready(self) -> bool:
-        """Is the first piece of the body here?"""
-        return getattr(self._stream, "ready", True)
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._stream)
-
-    def close(self) -> None:
-        token, self._token = self._token, None
-        try:
-            self._stream.close()
-        finally:
-            if token is not None:
-                current_request.reset(token)
 
 
 def described(handler: Any, name: str) -> str:

@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from .config import Route
+from .http.closing_stream import ClosingStream
 from .http.fields import CONNECTION_FIELDS, PROXY_WORDS, Kinds
-from .loop.disconnect import Watched, unwatch, watch
+from .loop.disconnect import unwatch, watch
 from .message import Call, Headers, Interim, Request, Response
 
 REPLACED_FIELDS = frozenset({
@@ -81,7 +83,7 @@ class Forward:
         try:
             response = self.finish(self.send(self.call(request)), request)
             if not isinstance(response.body, bytes):
-                response.body = Watched(response.body, token)
+                response.body = ClosingStream(response.body, partial(unwatch, token), response.body.close)
                 streamed = True
             return response
         finally:

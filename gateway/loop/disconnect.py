@@ -19,13 +19,11 @@ from __future__ import annotations
 
 import itertools
 import select
-from collections.abc import Iterator
 from typing import Any
 
 from gevent import get_hub, getcurrent, monkey
 
 from ..errors import ClientDisconnected
-from ..message import Stream
 
 POLL = monkey.get_original("select", "poll")             # gevent's own waits; this one is only ever asked for what is known already
 GONE = select.POLLRDHUP | select.POLLHUP | select.POLLERR
@@ -84,25 +82,3 @@ class Sweeper:
 SWEEPER = Sweeper()
 watch = SWEEPER.watch
 unwatch = SWEEPER.unwatch
-
-
-class Watched:
-    """An answer's body while it is passed on; the client stays watched until it ends."""
-
-    __slots__ = ("_stream", "_token")
-
-    def __init__(self, stream: Stream, token: int) -> None:
-        self._stream = stream
-        self._token = token
-
-    @property
-    def ready(self) -> bool:
-        """Is the first piece of the body here?"""
-        return getattr(self._stream, "ready", True)
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._stream)
-
-    def close(self) -> None:
-        unwatch(self._token)
-        self._stream.close()
