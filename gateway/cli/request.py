@@ -19,7 +19,7 @@ from gunicorn.http.unreader import IterUnreader
 from ..incoming import Accept, Incoming
 from ..message import Request, Response
 from ..server import reader
-from ..server.connection import REFUSALS
+from ..server.request_handler import REFUSALS
 from ..wsgi import variables
 
 SETTINGS = {"limit_request_line": 8190, "limit_request_field_size": 8190, "limit_request_fields": 100, "http_parser": "python",

@@ -124,7 +124,7 @@ class Lane:
             return None
         return PlainRequest(method.decode(), target.decode(), host, headers, body, size, close)
 
-    def rendered(self, plain: PlainRequest, response: Response, body: bytes, leaving: bool) -> tuple[bytes, bool]:
+    def render(self, plain: PlainRequest, response: Response, body: bytes, leaving: bool) -> tuple[bytes, bool]:
         """The whole answer with ``body``, and whether the connection ends after it. Raises what compose() does, and ShortBody."""
         status, written = response.status, response.written
         if written is not None:
@@ -178,13 +178,12 @@ class LaneConnection(ClientConnection):
         self.client = client
 
     def take(self) -> tuple[Any, bytes]:
-        self.client.settle()
-        self.client.readable.unwatch()
+        self.client.release()
         sock, data = super().take()
-        return sock, data + self.client.take_ahead()
+        return sock, data + self.client.take_read_ahead()
 
     def abort(self) -> None:
-        self.client.forget()
+        self.client.discard()
         self.client.readable.unwatch()
         super().abort()
 

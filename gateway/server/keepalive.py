@@ -1,226 +1,33 @@
-"""The clients of a worker: their connections, and which of them wait for a request.
+"""Which clients of a worker wait for a request, and the end of those that wait too long.
 
-Only while it waits can a connection be dismissed: because it has waited ``keepalive`` seconds (which bound the arrival of a head
-too), or because the worker drains. Dismissing runs in the hub, between the greenlets, and looks first: a connection whose next
-request has begun to arrive is not idle any more, whether its greenlet has noticed or not.
+Only while it waits can a connection be dismissed: because it has waited ``keepalive`` seconds, because its place is needed, or
+because the worker drains. Dismissing runs in the hub, between the greenlets, and looks first: a connection whose next request has
+begun to arrive is not idle any more, whether its greenlet has noticed or not.
 """
 
 from __future__ import annotations
 
-import fcntl
-import select
-import socket
-import struct
-import termios
-from contextlib import suppress
+from collections.abc import Callable
 from time import monotonic
-from typing import Any
 
-import gevent
-from gevent import get_hub, getcurrent, monkey
-from gunicorn.http.unreader import SocketUnreader
+from gevent import get_hub
 
-from ..loop.readiness import Readable
-from ..loop.send_queue import LARGEST, send_queue
-from .reader import PIECE
-
-LINGER = 2.0                    # seconds a client that is still sending gets to read the answer before the connection is closed
-POLL = monkey.get_original("select", "poll")                 # never to wait, only to look
+from .client import Client
 
 
-class Dismissed(BaseException):
+class Dismissal(BaseException):
     """Thrown into the greenlet of a connection that waits for a request: it is to end now."""
 
 
-class ClientGone(ConnectionError):
-    """Nothing more can be sent to the client. ``left`` bytes were not taken of what was to be sent; ``stalled``: it took none for
-    too long, and was cut."""
+class WaitingClients(dict[Client, None]):
+    """The clients that wait for a request, the longest first. ``clock`` returns seconds and never goes back."""
 
-    def __init__(self, error: OSError, left: int) -> None:
-        super().__init__(str(error))
-        self.left = left
-        self.stalled = isinstance(error, Stalled)
-
-
-class Stalled(OSError):
-    """Nothing was taken of what is to be sent, for as long as is allowed."""
-
-
-class Client:
-    """One accepted connection. ``listener`` and ``addr`` are the addresses of its two ends. ``send_timeout`` is the longest time
-    in seconds for which it may take nothing of an answer."""
-
-    __slots__ = ("listener", "sock", "addr", "peer", "greenlet", "unreader", "ahead", "native", "readable", "since", "begun",
-                 "served", "proxied", "lingers", "lost", "send_timeout", "_outbox", "_posted", "_rest")
-
-    def __init__(self, listener: Any, sock: Any, addr: Any, send_timeout: float = 60.0) -> None:
-        self.listener = listener
-        self.sock = sock
-        self.addr = addr
-        self.peer: str = addr[0] if isinstance(addr, tuple) else ""      # a unix socket has no address
-        self.greenlet = getcurrent()
-        self.unreader = SocketUnreader(sock)
-        self.unreader.max_body_chunk = PIECE
-        self.ahead = b""                                     # what came behind the last request
-        self.native = getattr(sock, "_sock", None)                             # for reading and writing where nothing needs to wait
-        self.readable = Readable(sock.fileno())
-        self.since = 0.0                                     # when it began to wait
-        self.begun = False                                   # has something of the next head arrived?
-        self.served = 0                                      # requests
-        self.proxied: dict[str, Any] = {}                    # what the PROXY protocol said of the connection
-        self.lingers = False                                 # may the client still be sending?
-        self.lost = False                                    # could an answer not be sent? Then there is no other
-        self.send_timeout = send_timeout
-        self._outbox = send_queue()
-        self._posted = False                                 # has an answer not left yet?
-        self._rest: gevent.Greenlet | None = None            # what sends an answer that the client is slow to take
-
-    def wait(self) -> bytes:
-        """What the client sends next, b"" at the end."""
-        if self.native is None:
-            return self.sock.recv(PIECE)
-        while True:
-            self.readable.wait()
-            try:
-                return self.native.recv(PIECE)
-            except BlockingIOError:
-                continue
-
-    def post(self, data: bytes) -> None:
-        """Send a small answer at the end of this turn of the loop; wait only for the one before it. Raises what ``send`` does for a
-        large one."""
-        if self._posted or self._rest is not None:
-            self.settle()
-        if self.native is None or len(data) > LARGEST:
-            self.send(data)
-            return
-        self._posted = True
-        self._outbox.post(self._deliver, data)
-
-    def offer(self, data: bytes) -> None:
-        """Send what the client may go without, if it has taken all that came before. Never waits."""
-        if self._posted:
-            self._outbox.flush()
-        if self._rest is None and not self.lost and self.native is not None:
-            self._posted = True
-            self._outbox.post(self._deliver, data)
-
-    def settle(self) -> None:
-        """Return once what was posted has been sent, or cannot be: before somebody else writes, or the connection is closed."""
-        if self._posted:
-            self._outbox.flush()
-        rest, self._rest = self._rest, None
-        if rest is not None:
-            rest.join()
-
-    def _deliver(self, data: bytes) -> None:
-        self._posted = False
-        if self.lost:
-            return
-        assert self.native is not None
-        try:
-            sent = self.native.send(data)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            self._lose()
-            return
-        if sent < len(data):
-            self._rest = gevent.spawn(self._send_rest, data[sent:])
-
-    def _send_rest(self, data: bytes) -> None:
-        try:
-            self._send_all(memoryview(data))
-        except ClientGone:
-            self._lose()
-
-    def _lose(self) -> None:
-        """The client has gone, or does not take its answer: nothing else may be sent to it, as it would be taken for that."""
-        self.lost = True
-        with suppress(OSError):
-            self.sock.shutdown(socket.SHUT_RDWR)
-
-    def forget(self) -> None:
-        """The connection is reset: what has not left does not leave."""
-        self.lost = True
-        rest, self._rest = self._rest, None
-        if rest is not None:
-            rest.kill(block=False)
-
-    def take_ahead(self) -> bytes:
-        """What came behind the last request."""
-        data, self.ahead = self.ahead, b""
-        return data
-
-    def send(self, data: bytes | memoryview) -> None:
-        """Send all of it, however long that takes a client that goes on taking it. Raises ClientGone."""
-        if self.native is not None:
-            try:
-                sent = self.native.send(data)
-            except BlockingIOError:
-                sent = 0
-            except OSError as error:
-                raise ClientGone(error, len(data)) from error
-            if sent == len(data):
-                return
-            data = memoryview(data)[sent:]
-        self._send_all(memoryview(data))
-
-    def _send_all(self, left: memoryview) -> None:
-        """A socket is writable only once much of what it holds was taken: while it is not, what was taken says whether the client
-        goes on. gevent's sendall() would bound the whole."""
-        while left:
-            queued = self._queued()
-            try:
-                with gevent.Timeout(self.send_timeout, Stalled(f"nothing was taken for {self.send_timeout:g} s")):
-                    left = left[self._send_some(left):]
-            except OSError as error:
-                if not isinstance(error, Stalled) or self._queued() >= queued:
-                    raise ClientGone(error, len(left)) from error
-
-    def _send_some(self, data: memoryview) -> int:
-        while True:
-            try:
-                return int(self.sock.send(data))
-            except TimeoutError as error:
-                if error.errno is not None:                  # the connection's; the socket's own timeout is for reading
-                    raise
-
-    def _queued(self) -> int:
-        """Bytes that the client's side has not taken yet."""
-        return int(struct.unpack("i", fcntl.ioctl(self.sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))[0])
-
-    def quiet(self) -> bool:
-        """Is there nothing to read, not even an end?"""
-        poller = POLL()
-        poller.register(self.sock.fileno(), select.POLLIN)
-        return not poller.poll(0)
-
-    def close(self) -> None:
-        """End it. A client still sending is heard for a moment first, else the reset would destroy the answer (RFC 9112, 9.6)."""
-        self.readable.close()
-        try:
-            self.settle()
-            if self.lingers and self.sock.fileno() >= 0:
-                self.sock.shutdown(socket.SHUT_WR)
-                with gevent.Timeout(LINGER, False):
-                    left = 64 * PIECE
-                    while left > 0 and (data := self.sock.recv(PIECE)):
-                        left -= len(data)
-        except OSError:                                      # it has gone: then there is nothing to hear
-            pass
-        finally:
-            self.sock.close()
-
-    def __repr__(self) -> str:
-        return f"Client({self.addr}, {self.served} requests)"
-
-
-class Waiting(dict[Client, None]):
-    """The clients that wait for a request, the longest first."""
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        super().__init__()
+        self.clock = clock
 
     def enter(self, client: Client) -> None:
-        client.since = monotonic()
+        client.since = self.clock()
         self[client] = None
 
     def leave(self, client: Client) -> None:
@@ -229,20 +36,20 @@ class Waiting(dict[Client, None]):
     def dismiss_idle(self, fresh: bool = False) -> None:
         """End those of whose next request nothing has come. ``fresh``: also those that never had one."""
         for client in self:
-            if not client.begun and (client.served or fresh):
+            if not client.mid_head and (client.request_count or fresh):
                 get_hub().loop.run_callback(self._dismiss, client, client.since, False)
 
     def dismiss_longest(self) -> bool:
         """End the one that has been idle for longest; whether there is one."""
         for client in self:
-            if not client.begun and client.quiet():
+            if not client.mid_head and client.quiet():
                 get_hub().loop.run_callback(self._dismiss, client, client.since, False)
                 return True
         return False
 
     def dismiss_overdue(self, seconds: float) -> None:
-        """End those that have been waiting so long, for all of a head or the rest of it."""
-        before = monotonic() - seconds
+        """End those that have waited for ``seconds``, for all of a head or the rest of it."""
+        before = self.clock() - seconds
         for client in self:
             if client.since > before:
                 return
@@ -250,8 +57,8 @@ class Waiting(dict[Client, None]):
 
     def _dismiss(self, client: Client, since: float, overdue: bool) -> None:
         """In the hub: end the wait that began at ``since``, if it still goes on. One with half a head only when it is overdue."""
-        if client in self and client.since == since and (overdue if client.begun else client.quiet()):
-            client.greenlet.throw(Dismissed())
+        if client in self and client.since == since and (overdue if client.mid_head else client.quiet()):
+            client.greenlet.throw(Dismissal())
 
     def __repr__(self) -> str:
-        return f"Waiting({len(self)} clients)"
+        return f"WaitingClients({len(self)} clients)"

@@ -1,6 +1,6 @@
 """The Gunicorn worker: accepts connections, serves their requests one after the other, and leaves without losing any.
 
-Its connections are in connection.py.
+Its connections are those of a ConnectionHandler (connection.py).
 
 Leaving (TERM, HUP, TTOU, ``max_requests``)::
 
@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import os
 import signal
-import ssl
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -31,44 +30,34 @@ from typing import Any
 import gevent
 from gevent import get_hub
 from gevent.event import Event
-from gevent.pool import Pool
 from gevent.server import StreamServer
 from gunicorn.arbiter import Arbiter
-from gunicorn.sock import ssl_context
+from gunicorn.workers.ggevent import GeventWorker
 
 from .. import run_directory
 from ..errors import ConfigError
-from .connection import IO_TIMEOUT, ConnectionHandler
-from .fastlane import Lane, possible
-from .keepalive import Waiting
+from .connection import ConnectionHandler
 
-HURRIED = 1.0                   # seconds for the rest of a head, while new connections wait for a place
 # Seconds a connection gets for one more request when the worker drains: a busy one then ends with its answer, and the closing of an
 # idle one seldom meets a request on its way.
 PARTING = 0.5
 RETRY = 2.0                     # seconds before a worker that could not start gives way to the next try
 
 
-class GatewayWorker(ConnectionHandler):
-    """``worker_class = "gateway.server.worker.GatewayWorker"``. Runs any WSGI application."""
+class GatewayWorker(GeventWorker):
+    """``worker_class = "gateway.server.worker.GatewayWorker"``. Runs any WSGI application. ``clock`` returns seconds and never goes
+    back."""
 
     alive: bool                                              # Gunicorn's: False ends the main loop
     nr: int                                                  # Gunicorn's: requests served
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, clock: Callable[[], float] = monotonic, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.draining = False
-        self.parting = False                                 # draining, and idle connections are closed now
-        self.orphaned: Callable[[], None] | None = None      # called when the master has died
-        self._crowded = False
-        self.send_timeout = 60.0                             # the gateway's setting, once the application is known
-        self._told = False                                   # by a signal, not by max_requests
-        self._waiting = Waiting()                            # for a request, or for a handshake
-        self._heads = Waiting()                              # for the rest of a head
+        self.clock = clock
+        self.connections = ConnectionHandler(self, clock)
         self.application: Any = None                         # the gateway's, however it is wrapped; None for any other
-        self._lane: Lane | None = None                       # set once the application is known
-        self._tls: ssl.SSLContext | None = None
-        self._pool: Any = None
+        self.orphaned: Callable[[], None] | None = None      # called when the master has died
+        self._by_signal = False                              # it is to end because of a signal, not of max_requests
         self._changed: Any = None                            # an Event once it runs: there may be something to do
 
     @classmethod
@@ -79,7 +68,7 @@ class GatewayWorker(ConnectionHandler):
         if cfg.protocol != "http":
             raise RuntimeError(f"gateway.server.worker.GatewayWorker does not speak {cfg.protocol}: set protocol = \"http\"")
 
-    def _count(self) -> None:
+    def count_request(self) -> None:
         self.nr += 1
         if self.nr >= self.max_requests and self.alive:
             self.log.info("Worker %s has served its %d requests", self.pid, self.nr)
@@ -114,8 +103,8 @@ class GatewayWorker(ConnectionHandler):
                        "those that serve go on" if place.serves_without_me() else "nobody serves until the next one can",
                        exc_info=error)
         self._report("failed")
-        until = monotonic() + RETRY
-        while self.alive and monotonic() < until:
+        until = self.clock() + RETRY
+        while self.alive and self.clock() < until:
             gevent.sleep(0.1)
         if not self.alive:
             self._report("draining")                         # told to end: nobody is to take it for a broken deployment
@@ -132,7 +121,7 @@ class GatewayWorker(ConnectionHandler):
                 self._tick(1.0)
             if self._may_leave():
                 break
-            self.alive, self._told, self.nr = True, False, 0
+            self.alive, self._by_signal, self.nr = True, False, 0
             self._report("serving")
         self._drain(servers)
         signals.stop()
@@ -140,36 +129,24 @@ class GatewayWorker(ConnectionHandler):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)        # what is left to do is not to be interrupted by being told again
 
     def _listen(self) -> list[StreamServer]:
-        if self.cfg.is_ssl:
-            self._tls = ssl_context(self.cfg)
-        self._pool = Pool(self.worker_connections)
         if self.application is None and hasattr(self.wsgi, "receive"):
             self.application = self.wsgi                     # under other hooks than the gateway's
-        if self.application is not None:
-            settings = self.application.settings.gateway
-            self.head_timeout, self.body_timeout = settings.head_timeout, settings.body_timeout
-            self.send_timeout = settings.send_timeout
-        if self.application is not None and self.application.is_reached_directly(self.wsgi) and possible(self.cfg):
-            self._lane = Lane(self.cfg)
-            self.application.bypassed = self._leave_lane
+        self.connections.start(self.application)
         servers = []
         for sock in self.sockets:
             sock.setblocking(1)
-            server = StreamServer(sock, handle=partial(self.handle, sock.getsockname()), spawn=self._pool)
+            server = StreamServer(sock, handle=partial(self.connections.handle, sock.getsockname()), spawn=self.connections.pool)
             if self.cfg.workers > 1:
                 server.max_accept = 1
             server.start()
             servers.append(server)
         return servers
 
-    def _leave_lane(self) -> None:
-        self._lane = None
-
     def _tick(self, seconds: float) -> None:
         """Sleep until something changes, at most ``seconds``."""
         self.notify()
         self._mend()
-        self._dismiss_overdue()
+        self.connections.dismiss_overdue()
         self._changed.wait(seconds)
         self._changed.clear()
 
@@ -179,11 +156,6 @@ class GatewayWorker(ConnectionHandler):
             place.mend()
         if self.application is not None:
             self.application.mend()
-
-    def _dismiss_overdue(self) -> None:
-        self._waiting.dismiss_overdue(self.cfg.keepalive or IO_TIMEOUT)
-        full = self._crowded and self._pool is not None and self._pool.full()
-        self._heads.dismiss_overdue(min(self.head_timeout, HURRIED) if full else self.head_timeout)
 
     def notify(self) -> None:
         """The heartbeat. Without its master the worker ends too, but not before its requests."""
@@ -198,10 +170,10 @@ class GatewayWorker(ConnectionHandler):
             place = run_directory.current()
             if place is not None:
                 place.adopt()
-            self.alive, self._told = False, True
+            self.alive, self._by_signal = False, True
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        self._told = True
+        self._by_signal = True
         super().handle_exit(sig, frame)
 
     def handle_usr1(self, sig: int, frame: Any) -> None:
@@ -222,13 +194,13 @@ class GatewayWorker(ConnectionHandler):
         place = run_directory.current()
         if place is None:
             return True
-        self._report("leaving" if self._told else "retiring")
-        if not self._told:
+        self._report("leaving" if self._by_signal else "retiring")
+        if not self._by_signal:
             os.kill(self.ppid, signal.SIGCHLD)               # wakes the master, which starts the successor
         succession = run_directory.Succession(place.others())
-        until = monotonic() + self.cfg.graceful_timeout
-        while monotonic() < until:
-            verdict = succession.may_leave(place.others(), self._told, monotonic())
+        until = self.clock() + self.cfg.graceful_timeout
+        while self.clock() < until:
+            verdict = succession.may_leave(place.others(), self._by_signal, self.clock())
             if verdict is False:
                 self.log.error("Worker %s stays: its successor cannot start", self.pid)
             if verdict is not None:
@@ -244,27 +216,26 @@ class GatewayWorker(ConnectionHandler):
     # The end
 
     def _drain(self, servers: list[StreamServer]) -> None:
-        self.draining = True
+        self.connections.drain()
         self._report("draining")
         limit = self.cfg.graceful_timeout
-        until = monotonic() + limit - min(0.5, limit / 4)    # a master that is stopping kills when its own time is over
+        until = self.clock() + limit - min(0.5, limit / 4)    # a master that is stopping kills when its own time is over
         for server in servers:
             self._accept_queued(server)
             server.close()
-        if not self._emptied(min(PARTING, until - monotonic())):
-            self.parting = True
-            self._waiting.dismiss_idle(fresh=True)
-        while not self._emptied(min(1.0, until - monotonic())):
-            if monotonic() >= until:
+        if not self._join(min(PARTING, until - self.clock())):
+            self.connections.part()
+        while not self._join(min(1.0, until - self.clock())):
+            if self.clock() >= until:
                 self.log.warning("Worker graceful timeout (pid:%s)", self.pid)
-                self._pool.kill(timeout=0.2)
+                self.connections.kill()
                 return
 
-    def _emptied(self, seconds: float) -> bool:
-        """Wait for the last connection to end, at most ``seconds``."""
+    def _join(self, seconds: float) -> bool:
+        """Wait for the last connection to end, at most ``seconds``; whether it has."""
         self.notify()
-        self._dismiss_overdue()
-        return bool(self._pool.join(timeout=max(0.0, seconds)))
+        self.connections.dismiss_overdue()
+        return self.connections.join(seconds)
 
     def _accept_queued(self, server: StreamServer) -> None:
         """Take what the kernel has accepted already: after the last listener is closed it would be reset."""

@@ -141,7 +141,8 @@ def test_the_limits_of_time_are_settings(plain, tmp_path, sent, code):
 
 def test_the_default_limits_are_those_of_the_worker():
     from gateway.config import GatewaySettings
-    from gateway.server.connection import BODY_TIMEOUT, HEAD_TIMEOUT
+    from gateway.server.connection import HEAD_TIMEOUT
+    from gateway.server.request_handler import BODY_TIMEOUT
     from gateway.views import SILENCE
     settings = GatewaySettings()
     assert (settings.head_timeout, settings.body_timeout) == (HEAD_TIMEOUT, BODY_TIMEOUT) and settings.body_timeout == SILENCE

@@ -7,7 +7,9 @@ import re
 import socket
 import ssl
 import subprocess
+from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 
 import gevent
 import pytest
@@ -17,11 +19,15 @@ from gunicorn.config import Config
 from gunicorn.http.errors import ParseException
 
 from gateway.errors import UpstreamTruncated
-from gateway.server import keepalive as clients
+from gateway.message import Response as HttpResponse
+from gateway.server.client import Client
+from gateway.server.connection import ConnectionHandler
+from gateway.server.keepalive import WaitingClients
 from gateway.server.reader import reset
 from gateway.server.worker import GatewayWorker
 
 GET = b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"
+LANE = {"forwarder_headers": "", "secure_scheme_headers": {}}       # settings with which there is a fast lane
 
 
 class Log:
@@ -60,6 +66,15 @@ class Running:
     def __init__(self, port: int, worker: GatewayWorker, log: Log, sends: list[bytes]) -> None:
         self.port, self.worker, self.log, self.sends = port, worker, log, sends
 
+    @property
+    def connections(self) -> ConnectionHandler:
+        return self.worker.connections
+
+    def drain(self) -> None:
+        """From now on connections end when they are idle; those that are idle already are left alone."""
+        self.connections.drain()
+        self.connections.parting = True
+
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=10)
 
@@ -91,6 +106,25 @@ def undated(data: bytes) -> bytes:
     return re.sub(rb"Date: [^\r]+ GMT\r\n", b"", data)
 
 
+class Gateway:
+    """The gateway's application, as far as a worker needs it: ``receive`` is called for requests of the fast lane."""
+
+    settings = SimpleNamespace(gateway=SimpleNamespace(head_timeout=10.0, body_timeout=10.0, send_timeout=10.0))
+
+    def __init__(self, response: Callable[[], HttpResponse]) -> None:
+        self.response, self.refusals = response, []
+
+    def is_reached_directly(self, wsgi) -> bool:
+        return wsgi is self
+
+    def receive(self, plain, connection, peer) -> HttpResponse:
+        return self.response()
+
+    def refuse(self, error, peer) -> HttpResponse:
+        self.refusals.append(error)
+        return HttpResponse(error.status, [], b"refused")
+
+
 @pytest.fixture
 def run(serve):
     """``run(application, **settings)``: a worker serving connections in this process."""
@@ -103,11 +137,12 @@ def run(serve):
         log, sends = Log(), []
         worker = GatewayWorker(1, 0, [], None, 15, cfg, log)
         worker.wsgi = application
+        worker.connections.start(application if isinstance(application, Gateway) else None)
         workers.append(worker)
 
         def handle(sock, address):
             sock._sock = Recorded(sock._sock, sends)
-            worker.handle(("127.0.0.1", 80), sock, address)
+            worker.connections.handle(("127.0.0.1", 80), sock, address)
 
         return Running(serve(handle), worker, log, sends)
 
@@ -290,6 +325,23 @@ def test_an_answer_that_breaks_off_is_cut(run, headers, error, expected):
     assert data.partition(b"\r\n\r\n")[2] == expected and data.count(b"HTTP/1.1") == 1
     assert answer.closed == 1
     assert ("error" in running.log.levels()) is not isinstance(error, (UpstreamTruncated, gevent.GreenletExit))
+
+
+@pytest.mark.parametrize("error", [ValueError("broken"), OSError("of the application"), UpstreamTruncated("cut")])
+def test_a_streamed_answer_of_the_fast_lane_that_breaks_off_is_cut(run, error):
+    """As any other: also when the error looks like one of the client's connection."""
+    answer = Piecewise([b"abc"], error)
+    running = run(Gateway(lambda: HttpResponse(200, [], answer)), **LANE)
+    data = running.exchange(GET + GET)
+    assert data.partition(b"\r\n\r\n")[2] == b"3\r\nabc\r\n" and data.count(b"HTTP/1.1") == 1
+    assert answer.closed == 1
+    assert ("error" in running.log.levels()) is not isinstance(error, UpstreamTruncated)
+
+
+def test_a_failure_before_an_answer_of_the_fast_lane_is_refused_by_the_gateway(run):
+    application = Gateway(lambda: HttpResponse(200, [("Content-Length", "5")], b"four"))
+    assert run(application, **LANE).exchange(GET + GET).startswith(b"HTTP/1.1 500 Internal Server Error\r\n")
+    assert [error.status for error in application.refusals] == [500]
 
 
 def test_an_answer_that_ends_by_closing_is_cut_by_a_reset(run):
@@ -553,8 +605,6 @@ def test_tls(run, tmp_path):
                    cwd=tmp_path, check=True, capture_output=True)
     running = run(lambda environ, start_response: start_response("200 OK", []) and [environ["wsgi.url_scheme"].encode()],
                   certfile=str(tmp_path / "cert.pem"), keyfile=str(tmp_path / "key.pem"))
-    running.worker.sockets = []
-    running.worker._listen()
     context = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
     with context.wrap_socket(running.connect(), server_hostname="localhost") as client:
         client.sendall(GET)
@@ -579,7 +629,7 @@ def test_what_it_does_not_speak_is_refused_at_start(settings):
 def waiting(running: Running, count: int = 1) -> None:
     """Until so many connections wait for a request."""
     with gevent.Timeout(10):
-        while len(running.worker._waiting) != count:
+        while len(running.connections.waiting) != count:
             gevent.sleep(0.002)
 
 
@@ -597,9 +647,9 @@ def test_dismissed_connections_end_without_a_byte(run, served, sent, dismiss, en
         if sent:
             client.sendall(sent)
             with gevent.Timeout(10):
-                while not running.worker._heads:
+                while not running.connections.heads:
                     gevent.sleep(0.002)
-        for clients_ in (running.worker._waiting, running.worker._heads):
+        for clients_ in (running.connections.waiting, running.connections.heads):
             {"idle": clients_.dismiss_idle, "fresh": partial(clients_.dismiss_idle, fresh=True),
              "overdue": partial(clients_.dismiss_overdue, 0)}[dismiss]()
         if ended and sent:
@@ -620,8 +670,8 @@ def test_what_has_arrived_unnoticed_is_served(run):
         read_until(client, b"hi")
         waiting(running)
         client.sendall(GET)                                  # loopback: it is there when this returns; no greenlet has run since
-        running.worker.draining = running.worker.parting = True
-        running.worker._waiting.dismiss_idle()
+        running.drain()
+        running.connections.waiting.dismiss_idle()
         assert undated(read_all(client)) == b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi"
 
 
@@ -639,7 +689,7 @@ def test_what_has_arrived_before_the_draining_is_seen_is_served(run):
         client.sendall(GET)
         assert b"Connection: keep-alive" in read_until(client, b"hi")
         client.sendall(GET)
-        running.worker.draining = running.worker.parting = True
+        running.drain()
         go_on.set()
         assert undated(read_all(client)) == b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi"
 
@@ -656,7 +706,7 @@ def test_a_draining_worker_closes_after_the_answer(run):
     with running.connect() as client:
         client.sendall(GET + GET)
         begun.wait()
-        running.worker.draining = running.worker.parting = True
+        running.drain()
         go_on.set()
         assert undated(read_all(client)) == b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi"
 
@@ -666,12 +716,12 @@ def test_max_requests_ends_the_main_loop(run):
     running.exchange(GET)
     assert running.worker.alive
     running.exchange(GET)
-    assert not running.worker.alive and not running.worker.draining
+    assert not running.worker.alive and not running.connections.requests.draining
 
 
 def test_a_slow_body_is_not_waited_for_forever(run):
     running = run(reading)
-    running.worker.body_timeout = 0.05
+    running.connections.requests.body_timeout = 0.05
     with running.connect() as client:
         client.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\na")
         assert b"body_timeout" in read_all(client)
@@ -733,7 +783,7 @@ def test_early_hints(run):
 
 def test_what_is_offered_is_never_waited_for():
     one, other = socket.socketpair()
-    client = clients.Client(None, one, ("127.0.0.1", 5))
+    client = Client(None, one, ("127.0.0.1", 5))
     one.setblocking(False)
     client.offer(b"hint")
     gevent.sleep(0)
@@ -742,7 +792,7 @@ def test_what_is_offered_is_never_waited_for():
         client.offer(bytes(10_000))
         gevent.sleep(0)
     client.offer(b"hint")
-    assert not client._posted
+    assert not client._pending
     one.setblocking(True)
     taken = b""
     while client._rest is not None and not client._rest.dead or len(taken) % 10_000:
@@ -759,8 +809,8 @@ def test_what_is_offered_is_never_waited_for():
 
 
 def test_it_says_what_it_is():
-    assert repr(clients.Waiting()) == "Waiting(0 clients)"
+    assert repr(WaitingClients()) == "WaitingClients(0 clients)"
     with socket.socket() as sock:
-        client = clients.Client(None, sock, ("127.0.0.1", 5))
+        client = Client(None, sock, ("127.0.0.1", 5))
         client.readable.close()
     assert repr(client) == "Client(('127.0.0.1', 5), 0 requests)"

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from gateway.server.keepalive import Client, ClientGone, Stalled
+from gateway.server.client import Client, ClientGone, SendStalled
 
 
 class Scripted:
@@ -27,7 +27,7 @@ class Scripted:
         kind, size = step
         if kind == "waits":
             self.queued -= size
-            raise Stalled("in vain")
+            raise SendStalled("in vain")
         self.queued += size
         self.taken += size
         return size
