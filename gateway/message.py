@@ -27,13 +27,13 @@ class Body:
     whoever reads it, ``deadline`` starts anew.
     """
 
-    __slots__ = ("length", "_read", "started", "_kept", "_deadline", "_missing")
+    __slots__ = ("length", "_read", "started", "_data", "_deadline", "_missing")
 
     def __init__(self, read: Callable[[int], bytes], length: int | None, deadline: Deadline | None = None) -> None:
         self._read = read
         self.length = length
         self.started = False
-        self._kept: bytes | None = None
+        self._data: bytes | None = None
         self._deadline = deadline                            # None too once it was started anew
         self._missing = length
 
@@ -41,13 +41,13 @@ class Body:
     def of(cls, data: bytes) -> Body:
         """A body that is all here."""
         body = cls(bytes, len(data))                         # its reader is never asked
-        body._kept = data
+        body._data = data
         return body
 
     def read(self, size: int = 65536) -> bytes:
         self.started = True
-        if self._kept is not None:
-            piece, self._kept = self._kept[:size], self._kept[size:]
+        if self._data is not None:
+            piece, self._data = self._data[:size], self._data[size:]
             return piece
         return self._receive(size)
 
@@ -64,8 +64,8 @@ class Body:
     def buffer(self, limit: int, bound: Callable[[], AbstractContextManager[Any]] = nullcontext) -> bytes:
         """The whole body, which later reads give again. Raises BodyTooLarge above ``limit`` bytes; the body is then spent.
         ``bound()`` is around each wait for a piece."""
-        if self._kept is not None:
-            return self._kept
+        if self._data is not None:
+            return self._data
         if self.length is not None and self.length > limit:
             raise BodyTooLarge(f"{self.length} bytes, {limit} allowed")
         self.started = True
@@ -79,10 +79,10 @@ class Body:
             if size > limit:
                 raise BodyTooLarge(f"more than {limit} bytes")
             pieces.append(piece)
-        self._kept = b"".join(pieces)
+        self._data = b"".join(pieces)
         self.length = size
         self.started = False
-        return self._kept
+        return self._data
 
     def __repr__(self) -> str:
         return f"Body({'chunked' if self.length is None else f'{self.length} bytes'}{', started' if self.started else ''})"
@@ -123,11 +123,11 @@ class Request(Message):
     ``target`` is the request-target as sent (origin-form); ``path`` and ``query`` are its parts, not decoded, ``query`` None
     without a ``?``. ``scheme``, ``host`` and ``client`` are what is believed of the client's view: from a trusted proxy's
     headers, else from the connection. ``peer`` is the other end of the connection. ``params`` holds the decoded path parameters
-    of the matched ``route``, which is ``served``. From a trusted proxy come ``port``, the public one in digits (else empty), and
-    ``chain``, the field whose word for the client was taken, with all it says (else None). ``attempts`` collects one line per
-    upstream attempt for the log, ``notes`` whatever else steps want logged. ``version`` is that of HTTP in which it was received.
-    ``connection`` is the worker's handle on the client's connection, None under another server. ``environ`` is what a WSGI server
-    gave, for reading alone (wsgi.py); None of a request that the worker's fast lane has read.
+    of the matched ``route``, whose ``entry`` is that of the table. From a trusted proxy come ``port``, the public one in digits
+    (else empty), and ``chain``, the field whose word for the client was taken, with all it says (else None). ``attempts`` collects
+    one line per upstream attempt for the log, ``notes`` whatever else steps want logged. ``version`` is that of HTTP in which it
+    was received. ``connection`` is the worker's handle on the client's connection, None under another server. ``environ`` is what a
+    WSGI server gave, for reading alone (wsgi.py); None of a request that the worker's fast lane has read.
 
     Two wishes are for whichever target answers, and one that cannot fulfil them need not know them: ``head_first``, the answer is
     wanted as soon as its head is known, a body that is not here yet as a stream, however small; ``upgrade``, the protocol to which
@@ -135,7 +135,7 @@ class Request(Message):
     """
 
     __slots__ = ("method", "target", "path", "query", "body", "scheme", "host", "client", "peer", "trusted", "port",
-                 "chain", "id", "deadline", "served", "params", "attempts", "notes", "environ", "connection", "head_first",
+                 "chain", "id", "deadline", "entry", "params", "attempts", "notes", "environ", "connection", "head_first",
                  "upgrade", "version")
 
     def __init__(self, method: str, target: str, headers: Headers, body: Body | None = None, *, scheme: str = "http",
@@ -156,7 +156,7 @@ class Request(Message):
         self.chain: tuple[str, str] | None = None
         self.id = ""
         self.deadline = deadline or Deadline(10.0)
-        self.served: Served | None = None
+        self.entry: RouteEntry | None = None
         self.params: dict[str, str] = {}
         self.attempts: list[Attempt] = []
         self.notes: dict[str, Any] = {}
@@ -166,33 +166,34 @@ class Request(Message):
     @property
     def route(self) -> Any:
         """The Route that was matched, None before."""
-        return None if self.served is None else self.served.route
+        return None if self.entry is None else self.entry.route
 
     def __repr__(self) -> str:
         return f"Request({self.method} {self.scheme}://{self.host}{self.target})"
 
 
-class Served:
-    """A route that answers: with its ``handler``, its ``timeout`` in seconds if it has one of its own, what ``edit`` makes of the
-    fields of an error, whether its rules have edited the request's (``ruled``), and what it counts in (telemetry).
-    ``sent(request)`` are the fields with which a request goes on; of other names than those ``written`` (in lower case) they are as
-    they came. Few and small: with many routes, what a request looks at of its own is in no cache of the processor."""
+class RouteEntry:
+    """What the table of routes gives: the ``route``, the ``handler`` that is the stack of its steps, its ``timeout`` in seconds if
+    it has one of its own, what ``edit`` makes of the fields of an error, and what it counts in (telemetry). ``edits_request``: the
+    route's rules have edited the request's fields. ``onward(request)`` are the fields with which a request goes on; those of other
+    names than ``own_fields`` (in lower case) are as they came. Few and small: with many routes, what a request looks at of its own
+    is in no cache of the processor."""
 
-    __slots__ = ("route", "handler", "timeout", "edit", "ruled", "numbers", "sent", "written")
+    __slots__ = ("route", "handler", "timeout", "edit", "edits_request", "numbers", "onward", "own_fields")
 
-    def __init__(self, route: Any, handler: Handler, edit: Callable[[Headers], Headers] | None = None, ruled: bool = False,
-                 sent: Callable[[Request], Headers] | None = None, written: frozenset[str] = frozenset()) -> None:
+    def __init__(self, route: Any, handler: Handler, edit: Callable[[Headers], Headers] | None = None, edits_request: bool = False,
+                 onward: Callable[[Request], Headers] | None = None, own_fields: frozenset[str] = frozenset()) -> None:
         self.route = route
         self.handler = handler
         self.timeout: float | None = route.timeout
         self.edit = edit
-        self.ruled = ruled
+        self.edits_request = edits_request
         self.numbers: Any = None
-        self.sent = sent
-        self.written = written if sent is not None else frozenset()
+        self.onward = onward
+        self.own_fields = own_fields if onward is not None else frozenset()
 
     def __repr__(self) -> str:
-        return f"Served({self.route.name})"
+        return f"RouteEntry({self.route.name})"
 
 
 class Response(Message):
@@ -203,7 +204,7 @@ class Response(Message):
     None."""
 
     __slots__ = ("status", "reason", "body", "version", "takeover", "whole", "hop", "upgraded")
-    written: bytes | None = None                         # see Prepared
+    head_lines: bytes | None = None                         # see Prepared
 
     def __init__(self, status: int, headers: Headers, body: bytes | Stream = b"", reason: str | None = None) -> None:
         self.status = status

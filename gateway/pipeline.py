@@ -38,7 +38,7 @@ from .files import Files
 from .forward import WRITTEN, Forward, Forwarding
 from .headers import EditHeaders, edit_of, error_edit_of
 from .incoming import Accept
-from .message import Call, Handler, Headers, Request, Response, Served
+from .message import Call, Handler, Headers, Request, Response, RouteEntry
 from .nginx.accel_redirect import AccelRedirect
 from .respond import Respond
 from .rewrite_response import PublicAddresses
@@ -89,7 +89,7 @@ class Pipeline:
             "view": lambda route: self.view,
         }
         self.handlers = self.stacks()
-        self.table: Table[Served] = Table(((route, self.serve(route)) for route in self.routes), folds=folds)
+        self.table: Table[RouteEntry] = Table(((route, self.serve(route)) for route in self.routes), folds=folds)
         self.handle = Observe(Accept(self.handover(Match(self.table)), self.edit_of), log, registry, edit_of=self.edit_of)
 
     def stacks(self) -> dict[str, Handler]:
@@ -107,12 +107,12 @@ class Pipeline:
             raise ConfigError(mistakes) from cause
         return handlers
 
-    def serve(self, route: Route) -> Served:
+    def serve(self, route: Route) -> RouteEntry:
         """The route with its steps, and the fields with which its requests go on: those of a composition to its parts."""
         handler, target, edit = self.handlers[route.name], self.target(route), error_edit_of(route.response_headers)
         if isinstance(target, Forward):
-            return Served(route, handler, edit, False, lambda request: target.call(request).headers, target.written)
-        return Served(route, handler, edit, edit_of(route.request_headers) is not None, self.forwarding, WRITTEN)
+            return RouteEntry(route, handler, edit, False, lambda request: target.call(request).headers, target.written)
+        return RouteEntry(route, handler, edit, edit_of(route.request_headers) is not None, self.forwarding, WRITTEN)
 
     def edit_of(self, request: Request) -> Callable[[Headers], Headers] | None:
         """What the rules of a request's route make of an error's fields; None where no route answers it."""
@@ -217,15 +217,15 @@ class Pipeline:
 class Match:
     """Step: find the route and start its deadline; the route's own steps go on. Raises NoRoute and MethodNotAllowed."""
 
-    def __init__(self, table: Table[Served]) -> None:
+    def __init__(self, table: Table[RouteEntry]) -> None:
         self.table = table
 
     def __call__(self, request: Request) -> Response:
-        served, request.params = self.table.match(request)
-        request.served = served
-        if served.timeout is not None:
-            request.deadline.change(served.timeout)
-        return served.handler(request)
+        entry, request.params = self.table.match(request)
+        request.entry = entry
+        if entry.timeout is not None:
+            request.deadline.change(entry.timeout)
+        return entry.handler(request)
 
     def __repr__(self) -> str:
         return f"match: {self.table!r}"

@@ -9,7 +9,7 @@ import orjson
 
 from .config import RespondSettings as Settings
 from .http.date import date_line
-from .http.prepared import Prepared, written_of
+from .http.prepared import Prepared, head_lines_of
 from .message import REASONS, Request, Response
 
 BODILESS = frozenset({204, 304})
@@ -34,11 +34,11 @@ class Respond:
         self.body = body
         self.reason = REASONS.get(self.status, "")
         has_date = any(name.lower() == "date" for name, _ in headers)
-        self.written = None if has_date else written_of(self.status, headers, len(body))
+        self.head_lines = None if has_date else head_lines_of(self.status, headers, len(body))
 
     def __call__(self, request: Request) -> Response:
-        if self.written is not None:
-            return Prepared(self.status, self.reason, self.written + date_line(), self.body)
+        if self.head_lines is not None:
+            return Prepared(self.status, self.reason, self.head_lines + date_line(), self.body)
         return Response(self.status, self.headers.copy(), self.body)
 
     def __repr__(self) -> str:

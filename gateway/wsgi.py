@@ -91,7 +91,7 @@ def environ_of(request: Request, guard: Guard, silence: float) -> dict[str, Any]
         if environ.get("RAW_URI") != request.target:
             readdress(environ, request)
     environ.update(variables(request.headers))
-    if not request.trusted and (request.served is None or not request.served.ruled):     # else that was done before the rules
+    if not request.trusted and (request.entry is None or not request.entry.edits_request):     # else that was done before the rules
         for key in PROXY_KEYS:
             environ.pop(key, None)
     if request.trusted and (prefix := environ.get("HTTP_X_FORWARDED_PREFIX")) is not None:

@@ -31,5 +31,5 @@ def test_one_answers_headers_are_not_the_nexts():
 @pytest.mark.parametrize("headers, written", [({}, True), ({"Date": "today"}, False)])
 def test_the_head_is_written_before_where_it_can_be(headers, written):
     answer = Respond(Settings(text="x", headers=headers))(Request("GET", "/", []))
-    assert (answer.written is not None) is written
+    assert (answer.head_lines is not None) is written
     assert len(answer.header_list("Date")) == (written or "Date" in headers)

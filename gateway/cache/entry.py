@@ -14,7 +14,7 @@ from collections.abc import Collection
 from sys import getsizeof
 
 from ..http.fields import fields_of
-from ..http.prepared import Prepared, written_of
+from ..http.prepared import Prepared, head_lines_of
 from ..message import Headers, Response
 
 # The bits of Entry.flags: what an answer's own header says about its use (RFC 9111 section 5.2.2). Stored entries have them as one
@@ -102,7 +102,7 @@ class Entry:
         fields = self._fields
         if isinstance(fields, bytes):
             return getsizeof(fields)
-        packed = written_of(self.status, fields, len(self.body))
+        packed = head_lines_of(self.status, fields, len(self.body))
         if packed is None:
             return sum(140 + len(name) + len(value) for name, value in fields)
         if self._etag and self._etag == first_etag(fields):

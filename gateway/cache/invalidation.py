@@ -156,7 +156,7 @@ class Invalidate:
 
     def __call__(self, request: Request) -> Response:
         response = self.next(request) if request.method in SAFE else changed_by(self.next, self.store, request)
-        if response.written is None and [1 for name, _ in response.headers if OWN_FIELD[name]]:      # an upstream's
+        if response.head_lines is None and [1 for name, _ in response.headers if OWN_FIELD[name]]:      # an upstream's
             response.headers = [field for field in response.headers if not OWN_FIELD[field[0]]]
         return response
 

@@ -7,7 +7,8 @@ is a public port that a trusted proxy says and the address does not: upstreams a
 Where only some parameters or cookies count, what an upstream could take for one of them counts as well (``folded``): else a client
 would choose the answer that is kept for others by a spelling that only the upstream understands.
 
-What counts of a field that the gateway writes, edits or removes (``Served.written``) is how it goes on: whoever answers sees that.
+What counts of a field that the gateway writes, edits or removes (``RouteEntry.own_fields``) is how it goes on: whoever answers sees
+that.
 
 Vary (RFC 9111 section 4.1) compares the request's fields in a normal form: several lines are one list, white space around commas
 does not count, and of the Accept family nor do case and order.
@@ -161,13 +162,13 @@ def selecting(vary: Iterable[str], sent: dict[str, list[str]], known: Iterable[s
 
 def written(request: Request, name: str) -> bool:
     """May the field go on other than it came?"""
-    return request.served is not None and name in request.served.written
+    return request.entry is not None and name in request.entry.own_fields
 
 
 def lines_of(request: Request, name: str) -> list[str]:
     """The values of a field, its name in lower case, as whoever answers sees it."""
-    served = request.served
-    fields = served.sent(request) if served is not None and served.sent and name in served.written else request.headers
+    entry = request.entry
+    fields = entry.onward(request) if entry is not None and entry.onward and name in entry.own_fields else request.headers
     return [value for key, value in fields if key.lower() == name]
 
 

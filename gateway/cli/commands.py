@@ -149,7 +149,7 @@ def explain(path: str | None, headers: tuple[str, ...], peer: str | None, method
         click.echo(printable(str(explanation)))
         if explanation.route is None:
             sys.exit(1)
-        request.served, request.params = pipeline.table.match(request)
+        request.entry, request.params = pipeline.table.match(request)
         click.echo("steps, outermost first:")
         for line in pipeline.describe(explanation.route, parts=False):
             click.echo(f"  {printable(line)}")

@@ -1,9 +1,8 @@
 """The head of an answer, as far as it can be written before there is a request: once for a stored answer, or a route that always
 says the same, not for each client.
 
-``written_of`` writes it and ``Prepared`` carries it. What is different each time is appended as lines, too (``Prepared.written``).
-Whoever wants to see or to change the fields uses ``headers`` as with any other Response; what was written is then taken apart
-again, and whoever sends the answer writes it as he would have.
+``head_lines_of`` writes it and ``Prepared`` carries it. What is different each time is appended as lines, too. A step that reads or
+changes the fields uses ``headers``, as with any other Response: the lines are then parsed again, and written when they are sent.
 """
 
 from __future__ import annotations
@@ -25,37 +24,37 @@ class Prepared(Response):
     Content-Length of ``body``, and neither X-Request-Id nor fields of the connection. Lines may be appended to it that are safe to
     send."""
 
-    __slots__ = ("written", "_fields")
+    __slots__ = ("head_lines", "_fields")
 
-    def __init__(self, status: int, reason: str, written: bytes, body: bytes) -> None:
+    def __init__(self, status: int, reason: str, head_lines: bytes, body: bytes) -> None:
         self.status = status                                 # what super().__init__ does, for every request
         self.reason = reason
         self.body: bytes | Stream = body
         self.version = "1.1"
         self.hop = self.takeover = None
         self.whole = self.upgraded = None
-        self.written: bytes | None = written
+        self.head_lines: bytes | None = head_lines
 
     @property
     def headers(self) -> Headers:
-        if self.written is not None:
-            self._fields = fields_of(self.written)
-            self.written = None
+        if self.head_lines is not None:
+            self._fields = fields_of(self.head_lines)
+            self.head_lines = None
         return self._fields
 
     @headers.setter
     def headers(self, headers: Headers) -> None:
         self._fields = headers
-        self.written = None
+        self.head_lines = None
 
     def append(self, lines: bytes) -> None:
-        if self.written is not None:
-            self.written += lines
+        if self.head_lines is not None:
+            self.head_lines += lines
         else:
             self._fields += fields_of(lines)
 
 
-def written_of(status: int, headers: Headers, size: int) -> bytes | None:
+def head_lines_of(status: int, headers: Headers, size: int) -> bytes | None:
     """``headers``, written, for a body of ``size`` bytes. None where they need a second look when they are sent: what cannot be
     sent at all, what is the connection's own, another Content-Length than that."""
     special = [(SENDERS[name], value) for name, value in headers if SENDERS[name]]

@@ -126,12 +126,12 @@ class Lane:
 
     def render(self, plain: PlainRequest, response: Response, body: bytes, leaving: bool) -> tuple[bytes, bool]:
         """The whole answer with ``body``, and whether the connection ends after it. Raises what compose() does, and ShortBody."""
-        status, written = response.status, response.written
-        if written is not None:
+        status, lines = response.status, response.head_lines
+        if lines is not None:
             closing = plain.close or leaving
             if plain.method == "HEAD" or status in BODILESS:
                 body = b""
-            return b"%b%b%b%b" % (first_line(status, response.reason), written, CLOSE if closing else KEEP_ALIVE, body), closing
+            return b"%b%b%b%b" % (first_line(status, response.reason), lines, CLOSE if closing else KEEP_ALIVE, body), closing
         code, line = status_line(f"{status} {response.reason}")
         head, length, closing = compose(plain.version, code, line, response.headers)
         closing = closing or plain.close or leaving

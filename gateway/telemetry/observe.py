@@ -29,7 +29,7 @@ from typing import Any
 from ..errors import ClientDisconnected, GatewayError, InternalError
 from ..http.fields import Kinds
 from ..http.problem import render
-from ..message import Attempt, Handler, Headers, Request, Response, Served, Stream
+from ..message import Attempt, Handler, Headers, Request, Response, RouteEntry, Stream
 from .log import RequestLog, line_of
 from .metrics import Counter, Histogram, Registry
 
@@ -111,7 +111,7 @@ class Observe:
         except Exception:
             log.exception("no problem document for %r", error)
             response = Response(error.status, [("Content-Type", "text/plain"), ("Cache-Control", "no-store")], error.title.encode())
-        edit = request.served.edit if request.served is not None else self.edit_of(request)
+        edit = request.entry.edit if request.entry is not None else self.edit_of(request)
         if edit is not None:
             response.headers = edit(response.headers)
         return response
@@ -120,10 +120,10 @@ class Observe:
                error: GatewayError | None = None) -> None:
         """Count and log a request that is over."""
         seconds = perf_counter() - begun
-        served = request.served
-        numbers = self._none if served is None else served.numbers
+        entry = request.entry
+        numbers = self._none if entry is None else entry.numbers
         if numbers is None:
-            numbers = self._numbers(served)
+            numbers = self._numbers(entry)
         in_flight = self.in_flight
         in_flight.values[in_flight.index] -= 1.0
         numbers.count(request.method, status, sent, seconds, flag)
@@ -133,12 +133,12 @@ class Observe:
             self.log.write(line_of(request, now=time(), route=numbers.name, target=numbers.target, status=status, size=sent,
                                    seconds=seconds, flag=flag, error=error))
 
-    def _numbers(self, served: Served | None) -> RouteNumbers:
-        if served is None:
+    def _numbers(self, entry: RouteEntry | None) -> RouteNumbers:
+        if entry is None:
             self._none = RouteNumbers(self.registry, None)
             return self._none
-        served.numbers = RouteNumbers(self.registry, served.route)
-        return served.numbers
+        entry.numbers = RouteNumbers(self.registry, entry.route)
+        return entry.numbers
 
     def __repr__(self) -> str:
         return f"observe: id, metrics, log to {self.log.destination}, errors become answers"
@@ -340,7 +340,7 @@ def defect(caught: Exception, request: Request) -> InternalError:
 
 def set_id(response: Response, id: str) -> None:
     """Exactly one X-Request-Id, ours."""
-    if response.written is not None:
+    if response.head_lines is not None:
         response.append(b"X-Request-Id: %b\r\n" % id.encode())
         return
     headers = response.headers

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.config import HeaderRules
 from gateway.headers import EditHeaders, edit_of
-from gateway.http.prepared import Prepared, written_of
+from gateway.http.prepared import Prepared, head_lines_of
 from gateway.message import Request, Response
 from gateway.server.fastlane import Lane
 from gateway.telemetry.observe import set_id
@@ -20,7 +20,7 @@ DATE = ("Date", "Sat, 01 Jan 2000 00:00:00 GMT")
 
 
 def prepared(headers, status=200, reason="OK", body=b"ab"):
-    written = written_of(status, headers, len(body))
+    written = head_lines_of(status, headers, len(body))
     assert written is not None
     return Prepared(status, reason, written, body)
 
@@ -56,7 +56,7 @@ def test_its_fields_are_those_it_was_made_of(headers):
 def test_lines_are_appended_before_and_after_somebody_looked():
     response = prepared([LENGTH])
     response.append(b"Age: 1\r\nX: a: b\r\n")
-    assert response.header("age") == "1" and response.written is None
+    assert response.header("age") == "1" and response.head_lines is None
     response.append(b"Y: \r\n")
     assert response.headers == [LENGTH, ("Age", "1"), ("X", "a: b"), ("Y", "")]
     plain = Response(200, [LENGTH], b"ab")
@@ -93,7 +93,7 @@ def test_there_is_one_request_id(looked):
     (200, [("Transfer-Encoding", "chunked"), LENGTH], 2), (200, [("Upgrade", "x"), LENGTH], 2),
     (200, [("X-Request-ID", "x"), LENGTH], 2), (200, [("Trailer", "x"), LENGTH], 2)])
 def test_what_needs_a_second_look_is_not_written(status, headers, size):
-    assert written_of(status, headers, size) is None
+    assert head_lines_of(status, headers, size) is None
 
 
 @pytest.mark.parametrize("status, reason", [(200, "O\nK"), (200, "\u20ac"), (1000, "")])

@@ -12,7 +12,7 @@ from gateway.config import Route
 from gateway.deadline import Deadline
 from gateway.errors import (ClientDisconnected, ConnectFailed, DeadlineExceeded, MethodNotAllowed, NoRoute, UpstreamTimeout,
                             UpstreamTruncated)
-from gateway.message import Attempt, Request, Response, Served
+from gateway.message import Attempt, Request, Response, RouteEntry
 from gateway.telemetry import observe
 from gateway.telemetry.exposition import render
 from gateway.telemetry.metrics import Registry
@@ -69,7 +69,7 @@ def no_handler(request):
 
 def request(method="GET", route=ROUTE, headers=(), trusted=False):
     made = Request(method, "/users/7", list(headers), host="shop.test", peer="10.0.0.9", deadline=Deadline(1))
-    made.served = None if route is None else Served(route, no_handler)
+    made.entry = None if route is None else RouteEntry(route, no_handler)
     made.trusted = trusted
     return made
 
@@ -316,11 +316,11 @@ def test_forked_child_makes_ids_of_its_own():
 def test_what_strangers_choose_does_not_grow_the_metrics():
     status = [200]
     seen = Seen(lambda request: Response(status[0], []))
-    served = Served(ROUTE, no_handler)
+    entry = RouteEntry(ROUTE, no_handler)
 
     def ask(method="GET"):
         made = request(method)
-        made.served = served
+        made.entry = entry
         seen(made)
 
     for number in range(50):
@@ -330,7 +330,7 @@ def test_what_strangers_choose_does_not_grow_the_metrics():
     assert {line for line in seen.metrics() if line.startswith("gateway_requests_total")} == {
         'gateway_requests_total{method="OTHER",route="/users/{id}",status="200"} 50.0',
         'gateway_requests_total{method="GET",route="/users/{id}",status="OTHER"} 1.0'}
-    assert len(served.numbers._requests) == 1
+    assert len(entry.numbers._requests) == 1
 
 
 def attempted(*outcomes):
