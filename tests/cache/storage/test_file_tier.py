@@ -131,7 +131,7 @@ def test_writing_sweeps_by_itself(tmp_path):
     folder = Folder(tmp_path, limit=200_000)
     for number in range(1000):
         folder.tier.put(str(number), b"x" * 1000, 60)
-    until(lambda: not folder.tier._sweeping)
+        until(lambda: not folder.tier._sweeping)             # who writes is not faster than the thread that sweeps
     assert folder.bytes() <= 200_000 * (1 + 2 * SHARE)
     assert sum(folder.evicted) > 700 and folder.failures == []
 
