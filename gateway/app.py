@@ -179,10 +179,6 @@ class Gateway(Flask):
         """A worker's last connection was taken. ``made_room``: an idle one has been ended for the next."""
         (self.made_room if made_room else self.all_busy).inc()
 
-    def mend(self) -> None:
-        """Called every second: make the files again that are lost."""
-        registry.mend()
-
     def reopen_logs(self) -> None:
         """The request log's file was moved away (SIGUSR1)."""
         self.request_log.reopen()

@@ -1,13 +1,13 @@
 """What the processes of one instance (a Gunicorn master and its workers) know of each other.
 
-**In memory that they share** (``Board``): which worker is in which slot, and its state. **In files** of one private directory,
+**In memory that they share** (shared_memory.py): which worker is in which slot, and its state (``Board``), and the metrics of each
+slot, which outlive their worker, so that the next one in the slot counts on. **In files** of one private directory,
 ``<parent>/wicketgate-<uid>-<random>/``, mode 0700; the parent is ``GATEWAY_RUN_DIR`` or the system's temporary directory::
 
-    workers          a link to the shared memory, for whoever looks from outside
-    offered          the text of the configuration that the master has read
-    config           the text of the last configuration that was valid
-    problems         JSON list: what is wrong with the configuration file now
-    metrics.<slot>   written by telemetry; they outlive their worker, so that the next one in the slot counts on
+    workers    a link to the shared memory, for whoever looks from outside
+    offered    the text of the configuration that the master has read
+    config     the text of the last configuration that was valid
+    problems   JSON list: what is wrong with the configuration file now
 
 Slots are small integers the master gives out, the lowest free one first; a slot is free again when its worker was reaped, so
 the workers of an old and a new generation never share one. States of a worker::
@@ -41,10 +41,10 @@ from pathlib import Path
 
 from .board import STATES, Board, Worker
 from .move_aside import move_all_aside, move_aside
+from .shared_memory import SharedMemory
 
 ACCEPTING = frozenset({"serving", "leaving", "retiring"})
 MOST = 500                      # workers of an instance; a reload has twice as many for a while
-FAILED = 0.5                    # seconds after which a failed worker counts: one that was told to end says so until then
 
 log = logging.getLogger("gateway")
 
@@ -59,6 +59,7 @@ class RunDir:
         self._master = 0                                     # the pid of the process that makes the directory
         self._taken: set[int] = set()
         self._lock: int | None = None
+        self._memory: SharedMemory | None = None
         self._board: Board | None = None
         self._state = ""                                     # of this process, once it is a worker
         self._own: dict[str, str] = {}                       # the files that this process writes
@@ -71,7 +72,7 @@ class RunDir:
         """Make the directory, readable by its owner only, and hold its lock until every process that inherited it has ended.
         Raises OSError."""
         self._master = os.getpid()
-        self._board = Board.make()
+        self._use(SharedMemory.make())
         self._make()
         return self
 
@@ -100,9 +101,15 @@ class RunDir:
             os.close(self._lock)
         self._lock = lock
 
+    def _use(self, memory: SharedMemory) -> Board:
+        """Raises ValueError when it is none."""
+        self._board = Board(memory.board())
+        self._memory = memory
+        return self._board
+
     def _target(self) -> str:
-        assert self._board is not None
-        return f"/proc/{os.getpid()}/fd/{self._board.fd}"
+        assert self._memory is not None
+        return f"/proc/{os.getpid()}/fd/{self._memory.fd}"
 
     def _link(self, folder: Path) -> None:
         fresh = folder / f".workers.{os.getpid()}"
@@ -193,7 +200,7 @@ class RunDir:
         return slot
 
     def free_slot(self, slot: int) -> None:
-        """The worker in ``slot`` was reaped. Its metrics stay."""
+        """The worker in ``slot`` was reaped. Its numbers stay."""
         self._taken.discard(slot)
         self.board.clear(slot)
 
@@ -211,18 +218,25 @@ class RunDir:
 
     @property
     def board(self) -> Board:
-        """The shared memory; without an instance one is made."""
+        """What the workers do. Without an instance its memory is made. Raises OSError."""
         board = self._attached()
         if board is None:
-            board = self._board = Board.make()
+            board = self._use(SharedMemory.make())
             self._link(self.path)
         return board
 
+    @property
+    def memory(self) -> SharedMemory:
+        """That of the instance, made if there is none. Raises OSError."""
+        self.board
+        assert self._memory is not None
+        return self._memory
+
     def _attached(self) -> Board | None:
-        """The shared memory that was inherited, or that of the instance whose directory it is."""
+        """The board in the memory that was inherited, or in that of the instance whose directory it is."""
         if self._board is None:
             try:
-                self._board = Board.at(self.path / "workers")
+                return self._use(SharedMemory.at(self.path / "workers"))
             except (OSError, ValueError):                    # there is no instance, or it has ended
                 return None
         return self._board
@@ -324,31 +338,6 @@ class RunDir:
 
     def __repr__(self) -> str:
         return f"RunDir({self.path}, slot {self.slot})"
-
-
-class Succession:
-    """When may a worker that is to leave do so? ``others`` are those there are when it begins to ask.
-
-    Told to end, it goes as soon as nobody is starting: then its successors serve, or none were coming. Going by itself, it waits
-    for one that was not there before. A successor that failed, and was not itself told to end, is a broken deployment: it stays.
-    """
-
-    def __init__(self, others: dict[int, str]) -> None:
-        self._known = others.keys()
-        self._failed_at = 0.0
-
-    def may_leave(self, others: dict[int, str], told: bool, now: float) -> bool | None:
-        """True: leave. False: stay for good. None: not known yet. ``now`` is in seconds."""
-        states = set(others.values())
-        if told and not states & {"starting", "failed"}:
-            return True
-        if not told and any(pid not in self._known and state in ACCEPTING for pid, state in others.items()):
-            return True
-        if "failed" not in states or "starting" in states:
-            self._failed_at = 0.0
-            return None
-        self._failed_at = self._failed_at or now
-        return False if now > self._failed_at + FAILED else None
 
 
 _current: RunDir | None = None

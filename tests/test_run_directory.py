@@ -16,8 +16,7 @@ from gateway import run_directory as rundir
 from gateway.cache import clock
 from gateway.cache.purge.journal import PurgeJournal
 from gateway.cache.purge.marks import Purge
-from gateway.run_directory import FAILED, RunDir, Succession, Worker
-from gateway.telemetry.metrics import Registry
+from gateway.run_directory import RunDir, Worker
 
 
 @pytest.fixture
@@ -74,12 +73,20 @@ def test_a_slot_counts_as_starting_before_its_worker_speaks(place):
     assert place.states() == {slot: Worker(os.getpid(), "starting")}
 
 
-def test_metrics_outlive_their_worker(place):
+def test_the_memory_of_a_slot_outlives_its_worker(place):
     slot = place.take_slot()
-    metrics = place.path / f"metrics.{slot}"
-    metrics.write_bytes(b"numbers")
+    place.memory.slot(slot)[:7] = b"numbers"
     place.free_slot(slot)
-    assert place.take_slot() == slot and metrics.read_bytes() == b"numbers"
+    assert place.take_slot() == slot and RunDir(place.path).memory.read(slot, 0, 7) == b"numbers"
+
+
+@pytest.mark.parametrize("taken", [0, 1, 2])
+def test_the_board_knows_the_slots_that_were_used(place, taken):
+    for _ in range(taken):
+        place.take_slot()
+    for slot in range(taken):
+        place.free_slot(slot)
+    assert place.board.slots == taken
 
 
 def write(place: RunDir, slot: int, pid: int, state: str) -> None:
@@ -97,40 +104,6 @@ def test_ready_is_when_somebody_accepts(place, process, states, ready):
     assert [tuple(worker) for worker in place.states().values()] == list(zip(pids, states))
     assert RunDir(place.path, slot=0).others() == dict(zip(pids[1:], states[1:]))
     assert RunDir(place.path, slot=99).serves_without_me() is ready
-
-
-OLD, NEW = 1, 2
-
-
-@pytest.mark.parametrize("told, others, verdict", [
-    (True, {}, True),                                        # TERM to the only worker, or to all
-    (True, {OLD: "serving"}, True),                          # TTOU
-    (True, {OLD: "draining"}, True),
-    (True, {OLD: "serving", NEW: "starting"}, None),         # HUP
-    (True, {OLD: "leaving", NEW: "serving"}, True),
-    (True, {NEW: "serving", 3: "starting"}, None),           # not all are there yet
-    (True, {NEW: "failed"}, None),                           # it may have been told to end too
-    (False, {}, None),                                       # max_requests: the master has not started one yet
-    (False, {OLD: "serving"}, None),
-    (False, {OLD: "serving", NEW: "starting"}, None),
-    (False, {NEW: "serving"}, True),
-    (False, {NEW: "retiring"}, True),                        # has reached max_requests itself meanwhile, but serves
-    (False, {OLD: "retiring"}, None),
-    (False, {NEW: "draining"}, None),
-    (False, {NEW: "failed"}, None)])
-def test_who_may_leave(told, others, verdict):
-    assert Succession({OLD: "serving"}).may_leave(others, told, 100.0) is verdict
-
-
-@pytest.mark.parametrize("told", [True, False])
-def test_a_failed_successor_counts_after_a_moment(told):
-    failed, starting = {NEW: "failed"}, {NEW: "starting"}
-    succession = Succession({})
-    assert succession.may_leave(failed, told, 100.0) is None
-    assert succession.may_leave(failed, told, 100.0 + FAILED) is None
-    assert succession.may_leave(starting, told, 101.0) is None           # the next try: all begins anew
-    assert succession.may_leave(failed, told, 102.0) is None
-    assert succession.may_leave(failed, told, 102.1 + FAILED) is False
 
 
 def test_the_dead_do_not_count(place):
@@ -345,20 +318,17 @@ def test_what_is_no_file_makes_way_for_one(tmp_path, in_the_way):
     place = RunDir(tmp_path / "run").create()
     place.take_slot()
     place.offer_config("offered"), place.keep_config("kept"), place.report_config(["wrong"])
-    registry, journal = Registry(), PurgeJournal(place.path / "purges")
-    registry.start(place)
+    journal = PurgeJournal(place.path / "purges")
     clock.agree(agreed := place.path / ".purges.clock")
     journal.start(lambda purge: None)
     assert journal.write(Purge("everything", "", False, 1.0))
     names = {path.name for path in place.path.iterdir()}
-    assert names == {"workers", "offered", "config", "problems", "metrics.0", "metrics.0.keys",
-                     "purges", ".purges.clock", ".purges.bell"}
+    assert names == {"workers", "offered", "config", "problems", "purges", ".purges.clock", ".purges.bell"}
     for name in names:
         (place.path / name).unlink()
         in_the_way(place.path / name)
     assert place.offered_config() == "offered" and place.kept_config() is None
     place.mend()
-    registry.mend()
     clock.agree(agreed)
     journal._hang_bell()                                     # as it does all the time
     assert journal.write(Purge("everything", "", False, 2.0)) and [purge.at for purge in journal.read()][-1] == 2.0
@@ -366,10 +336,9 @@ def test_what_is_no_file_makes_way_for_one(tmp_path, in_the_way):
     for name in names:
         assert (place.path / name).is_file(), name
     assert place.usable and place.kept_config() == "kept" and RunDir(place.path).offered_config() == "offered"
-    assert not registry.lost() and 1 <= place.repairs <= len(names)
+    assert 1 <= place.repairs <= len(names)
     before = place.repairs
     place.mend()
     assert place.repairs == before                           # nothing is left to do
     journal.stop()
-    registry.detach()
     place.remove()

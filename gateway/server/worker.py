@@ -37,6 +37,7 @@ from gunicorn.workers.ggevent import GeventWorker
 from .. import run_directory
 from ..errors import ConfigError
 from .connection import ConnectionHandler
+from .succession import Succession
 
 # Seconds a connection gets for one more request when the worker drains: a busy one then ends with its answer, and the closing of an
 # idle one seldom meets a request on its way.
@@ -145,17 +146,12 @@ class GatewayWorker(GeventWorker):
     def _tick(self, seconds: float) -> None:
         """Sleep until something changes, at most ``seconds``."""
         self.notify()
-        self._mend()
-        self.connections.dismiss_overdue()
-        self._changed.wait(seconds)
-        self._changed.clear()
-
-    def _mend(self) -> None:
         place = run_directory.current()
         if place is not None:
             place.mend()
-        if self.application is not None:
-            self.application.mend()
+        self.connections.dismiss_overdue()
+        self._changed.wait(seconds)
+        self._changed.clear()
 
     def notify(self) -> None:
         """The heartbeat. Without its master the worker ends too, but not before its requests."""
@@ -197,7 +193,7 @@ class GatewayWorker(GeventWorker):
         self._report("leaving" if self._by_signal else "retiring")
         if not self._by_signal:
             os.kill(self.ppid, signal.SIGCHLD)               # wakes the master, which starts the successor
-        succession = run_directory.Succession(place.others())
+        succession = Succession(place.others())
         until = self.clock() + self.cfg.graceful_timeout
         while self.clock() < until:
             verdict = succession.may_leave(place.others(), self._by_signal, self.clock())

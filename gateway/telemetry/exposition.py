@@ -1,14 +1,12 @@
 """What ``/metrics`` shows: the numbers of all slots of the instance, summed, and what the run directory knows.
 
-Counters and histograms are summed over every slot's files, also those whose worker has ended; gauges over the slots with a live
-worker. Where two files disagree about what a name is (a worker of another version), the first one read decides and the other is
-left out. A file that cannot be read is left out and counted: a scrape never fails for it. May run in a native thread.
+Counters and histograms are summed over all slots, also those whose worker has ended; gauges over the slots with a live worker.
+Where two slots disagree about what a name is (a worker of another version), the first one read decides and the other is left out.
+A slot that cannot be read is left out and counted: a scrape never fails for it. May run in a native thread.
 """
 
 from __future__ import annotations
 
-import glob
-import os
 import platform
 from collections import Counter as Tally
 from collections.abc import Iterator
@@ -19,9 +17,9 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 
 from .metrics import Registry
-from .slotfile import CorruptSlotFile, Key, Labels, read
+from .slot_memory import CorruptSlot, Key, Labels, read
 
-NOT_YET = ("starting", "failed")        # has not taken its slot's file over: the gauges in it are those of the worker before
+NOT_YET = ("starting", "failed")        # has not taken its slot over: the gauges in it are those of the worker before
 
 Part = tuple[list[Key], "memoryview[float]", bool]
 
@@ -81,22 +79,18 @@ class Exposition:
             return [(keys, values, True)]
         live = {slot for slot, worker in place.states().items() if worker.state not in NOT_YET}
         parts: list[Part] = []
-        for path in sorted(glob.glob(os.path.join(glob.escape(str(place.path)), "metrics.*.keys"))):
-            path = path.removesuffix(".keys")
-            slot = path.rpartition(".")[2]
+        for slot in range(place.board.slots):
             try:
-                parts.append((*read(path), slot.isdigit() and int(slot) in live))
-            except (OSError, CorruptSlotFile):
+                parts.append((*read(place.memory, slot), slot in live))
+            except CorruptSlot:
                 self.unreadable += 1
-        if self.registry.lost():                             # no file holds the numbers of this process
-            parts.append((*self.registry.own(), True))
         return parts
 
     def facts(self) -> Iterator[Metric]:
         """What is known without counting."""
         yield gauge("gateway_build_info", "The version that runs.",
                     [({"version": own_version(), "python": platform.python_version()}, 1)])
-        yield gauge("gateway_metrics_unreadable", "Metrics files that could not be read for this answer.", [({}, self.unreadable)])
+        yield gauge("gateway_metrics_unreadable", "Slots whose metrics could not be read for this answer.", [({}, self.unreadable)])
         place = self.registry.place
         if place is not None:
             states = Tally(worker.state for worker in place.states().values())

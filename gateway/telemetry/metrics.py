@@ -1,9 +1,9 @@
 """The numbers for Prometheus: counters, gauges and histograms that cost a tenth of a microsecond, summed over all workers.
 
-A child (one name with one set of labels) is an index into an array of doubles (slotfile.py), so that counting is
+A child (one name with one set of labels) is an index into an array of doubles (slot_memory.py), so that counting is
 ``values[index] += n``. Children are made when the pipeline is built or when a label is first seen, never for each request. They
-may be made before the fork: until ``start`` they count in memory, and ``start``, called in each worker, moves them to the file of
-the worker's slot. A forked child that does not call it counts in memory of its own.
+may be made before the fork: until ``start`` they count in memory of the process, and ``start``, called in each worker, moves them
+to that of the worker's slot. A forked child that does not call it counts in memory of its own.
 
 Count on the thread of the event loop only: ``+=`` on the array is not atomic between native threads. What is exposed is in
 exposition.py.
@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .. import run_directory
-from .slotfile import Identity, Key, ProcessMemory, SlotFile, width
+from .slot_memory import Identity, Key, SlotMemory, width
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -27,7 +27,7 @@ log = logging.getLogger("gateway")
 
 
 class Sample:
-    """A place in the array. ``values`` and ``index`` are set by the registry, again whenever the array moves."""
+    """A place in the array. ``values`` and ``index`` are set by the registry, and again when it starts."""
 
     __slots__ = ("values", "index")
 
@@ -73,16 +73,17 @@ class Histogram(Sample):
 class Registry:
     """The children of this process. The same name and labels give the same child, another kind is a ValueError.
 
-    ``place`` is the run directory whose slot is counted in, None before ``start``.
+    ``place`` is the run directory whose slot is counted in, None before ``start`` and where its memory cannot be had. ``clock``
+    gives Unix time in seconds.
     """
 
-    def __init__(self) -> None:
-        self._numbers: ProcessMemory | SlotFile = ProcessMemory()
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._numbers = SlotMemory()
         self._inherited: dict[Identity, Key] = {}
         self._children: dict[Identity, Any] = {}
         self._families: dict[str, tuple[str, tuple[float, ...], str]] = {}
+        self._clock = clock
         self.place: run_directory.RunDir | None = None
-        self._lost = False                                   # could the file of the slot not be had?
 
     def counter(self, name: str, help: str, labels: Mapping[str, str] | None = None) -> Counter:
         """A number that only grows. Its name ends in ``_total``."""
@@ -112,64 +113,42 @@ class Registry:
         return child
 
     def _settle(self, identity: Identity, child: Sample) -> None:
-        """Give the child its numbers: those a worker before left for it, or new ones. All move along when the array moves."""
+        """Give the child its numbers: those a worker before left for it, or new ones."""
         kind, name, labels, bounds = identity
-        before = self._numbers.values
         try:
             key = self._inherited.get(identity) or self._numbers.add(kind, name, self._families[name][2], labels, bounds)
         except OSError as error:
-            log.error("%s%s is counted in vain, there is no room for it: %s", name, dict(labels), error)
+            log.error("%s%s is counted in vain: %s", name, dict(labels), error)
             child.values, child.index = memoryview(bytearray(8 * width(kind, bounds))).cast("d"), 0
             return
         child.values, child.index = self._numbers.values, key.at
-        if child.values is not before:
-            for other in self._children.values():
-                if other.values is before:
-                    other.values = child.values
 
     def start(self, place: run_directory.RunDir | None = None) -> None:
-        """Count in the file of this worker's slot from now on; without a run directory, in memory as before. Once is enough."""
+        """Count in the memory of this worker's slot from now on; without a run directory, as before. Once is enough."""
         place = place or run_directory.current()
         if place is None or self.place is not None:
             return
-        self.place = place
-        resets = self.counter("gateway_metrics_resets_total", "Metrics files that were broken and begun anew.")
-        self._open(resets)
-        self.gauge("gateway_worker_start_time_seconds", "When the worker of this slot started, in Unix time.",
-                   {"slot": str(place.slot)}).set(time.time())
-
-    def _open(self, resets: Counter) -> None:
-        """Count in the file of the slot; when there can be none, in memory as before, and ``mend`` tries again."""
-        assert self.place is not None
         try:
-            numbers = SlotFile(os.path.join(self.place.path, f"metrics.{self.place.slot}"))
-        except OSError as error:
-            if not self._lost:
-                log.error("the other workers cannot see the metrics of this one: %s", error)
-            self._lost = True
+            numbers = SlotMemory(place.memory.slot(place.slot))
+        except (OSError, ValueError) as error:
+            log.error("the other workers cannot see the metrics of this one: %s", error)
             return
-        self._lost = False
+        self.place = place
+        resets = self.counter("gateway_metrics_resets_total", "Metrics of slots that could not be read and were begun anew.")
         self._move(numbers, carry=True)
         if numbers.replaced:
-            log.error("%s begins anew: %s", numbers.path, numbers.replaced)
+            log.error("the metrics of slot %d begin anew: %s", place.slot, numbers.replaced)
             resets.inc()
-
-    def mend(self) -> None:
-        """Go on in a new file when that of the slot is lost."""
-        if self.lost():
-            self._open(self.counter("gateway_metrics_resets_total", ""))
-
-    def lost(self) -> bool:
-        """Can the other workers not see what this one counts?"""
-        return self.place is not None and self._numbers.lost()
+        self.gauge("gateway_worker_start_time_seconds", "When the worker of this slot started, in Unix time.",
+                   {"slot": str(place.slot)}).set(self._clock())
 
     def detach(self) -> None:
-        """Count in memory of this process from now on, from 0. For a child after a fork, which must not count in our file."""
+        """Count in memory of this process from now on, from 0. For a child after a fork, which must not count in our slot."""
         self.place = None
-        self._move(ProcessMemory(), carry=False)
+        self._move(SlotMemory(), carry=False)
 
-    def _move(self, numbers: ProcessMemory | SlotFile, carry: bool) -> None:
-        before, self._numbers = self._numbers, numbers
+    def _move(self, numbers: SlotMemory, carry: bool) -> None:
+        self._numbers = numbers
         self._inherited = {key.identity: key for key in numbers.keys}
         for identity, child in self._children.items():
             values, start = child.values, child.index
@@ -177,16 +156,6 @@ class Registry:
             if carry:
                 for offset in range(width(identity[0], identity[3])):
                     child.values[child.index + offset] += values[start + offset]
-        if carry:
-            self._carry_unused(before)
-        before.close()
-
-    def _carry_unused(self, before: ProcessMemory | SlotFile) -> None:
-        """What workers before have counted, and nothing here counts on."""
-        for key in before.keys:
-            if key.kind != "gauge" and key.identity not in self._children and key.identity not in self._inherited:
-                fresh = self._numbers.add(*key[:5])
-                self._numbers.values[fresh.at:fresh.end] = before.values[key.at:key.end]
 
     def own(self) -> tuple[list[Key], memoryview[float]]:
         """The keys and numbers of this process."""

@@ -175,12 +175,11 @@ def test_a_killed_worker_is_replaced_in_its_slot(plain):
     instance = plain(workers=2)
     place = instance.run_dirs()[0]
     before = place.states()
-    metrics = place.path / "metrics.1"
-    metrics.write_bytes(b"numbers")
+    place.memory.slot(1)[-7:] = b"numbers"
     os.kill(before[1].pid, signal.SIGKILL)
     until(lambda: len(instance.serving()) == 2 and place.states()[1].pid != before[1].pid)
     assert set(place.states()) == {0, 1} and place.states()[0] == before[0]
-    assert metrics.read_bytes() == b"numbers"
+    assert place.memory.read(1, place.memory.room - 7, 7) == b"numbers"
 
 
 def test_workers_without_a_master_finish_and_end(plain, tmp_path):

@@ -1,6 +1,7 @@
 """``/metrics``: sums over workers, right after workers have died, and readable by Prometheus in both formats."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -100,7 +101,7 @@ def test_counters_of_the_dead_stay_and_their_gauges_go(worker, tmp_path):
 @pytest.mark.parametrize("state, counts", [("serving", True), ("leaving", True), ("retiring", True), ("draining", True),
                                            ("starting", False), ("failed", False)])
 def test_gauges_count_while_their_worker_uses_them(worker, state, counts):
-    """One that is starting has not taken the file over: what is in it is of the worker before."""
+    """One that is starting has not taken the slot over: what is in it is of the worker before."""
     registry = worker(0, state)
     registry.gauge("in_flight", "").inc()
     assert samples(registry).get(("in_flight",)) == (1.0 if counts else None)
@@ -119,17 +120,19 @@ def test_workers_problems_and_version(worker, tmp_path):
     assert found["gateway_worker_start_time_seconds", ("slot", "1")] > 1.7e9
 
 
-def test_file_that_cannot_be_read_is_left_out_and_counted(worker, tmp_path):
+def test_slots_that_cannot_be_read_are_left_out_and_counted(worker, tmp_path):
     registry = worker(0)
     registry.counter("requests_total", "").inc()
-    (tmp_path / "metrics.7.keys").write_text("rubbish\n")
-    (tmp_path / "metrics.8.keys").write_bytes((tmp_path / "metrics.0.keys").read_bytes())
+    for slot, length in ((7, 5), (8, -1)):
+        place = RunDir(tmp_path, slot)
+        place.set_state("serving")
+        place.memory.slot(slot)[:8] = length.to_bytes(8, sys.byteorder, signed=True)
     found = samples(registry)
     assert found["requests_total",] == 1.0
     assert found["gateway_metrics_unreadable",] == 2.0
 
 
-def test_name_that_is_something_else_in_another_file_is_left_out(worker):
+def test_name_that_is_something_else_in_another_slot_is_left_out(worker):
     first, second = worker(0), worker(1)
     first.histogram("seconds", "", buckets=(1.0,)).observe(0.5)
     second.histogram("seconds", "", buckets=(2.0,)).observe(0.5)

@@ -1,34 +1,27 @@
 """Counters, gauges and histograms: before a slot is taken, in it, and after a fork."""
 
 import os
-import resource
+import shutil
 import subprocess
 import sys
 
 import pytest
 
+from gateway.run_directory import RunDir
 from gateway.telemetry.metrics import Registry
-from gateway.telemetry.slotfile import SlotFile, read
-
-
-class Place:
-    """What a registry needs of a run directory."""
-
-    def __init__(self, path, slot=0):
-        self.path = path
-        self.slot = slot
+from gateway.telemetry.slot_memory import LENGTH, SlotMemory, read
 
 
 def numbers_of(path, slot=0):
-    """Name and labels to the numbers in a slot's file."""
-    keys, values = read(os.path.join(path, f"metrics.{slot}"))
+    """Name and labels to the numbers in a slot."""
+    keys, values = read(RunDir(path).memory, slot)
     return {(key.name, *key.labels): values[key.at:key.end].tolist() for key in keys}
 
 
 @pytest.fixture
 def started(tmp_path):
     registry = Registry()
-    registry.start(Place(tmp_path))
+    registry.start(RunDir(tmp_path))
     yield registry
     registry.detach()
 
@@ -80,7 +73,7 @@ def test_a_name_is_one_thing(started, again):
         again(started)
 
 
-def test_what_was_counted_before_the_start_moves_to_the_file(tmp_path):
+def test_what_was_counted_before_the_start_moves_to_the_slot(tmp_path):
     registry = Registry()
     counter, gauge = registry.counter("a_total", "", {"x": "1"}), registry.gauge("b", "")
     histogram = registry.histogram("c", "", buckets=(1.0,))
@@ -88,7 +81,7 @@ def test_what_was_counted_before_the_start_moves_to_the_file(tmp_path):
     gauge.set(5)
     histogram.observe(0.5)
     assert os.listdir(tmp_path) == [], "nothing is opened before the start"
-    registry.start(Place(tmp_path))
+    registry.start(RunDir(tmp_path))
     counter.inc()
     gauge.inc()
     histogram.observe(2.0)
@@ -102,14 +95,14 @@ def test_what_was_counted_before_the_start_moves_to_the_file(tmp_path):
 def test_second_start_changes_nothing(started, tmp_path):
     counter = started.counter("a_total", "")
     counter.inc()
-    started.start(Place(tmp_path))
+    started.start(RunDir(tmp_path))
     assert numbers_of(tmp_path)["a_total",] == [1.0]
 
 
 def test_next_worker_of_the_slot_goes_on(tmp_path):
     for total in (1.0, 2.0, 3.0):
         registry = Registry()
-        registry.start(Place(tmp_path))
+        registry.start(RunDir(tmp_path))
         registry.counter("a_total", "", {"status": "200"}).inc()
         registry.gauge("in_flight", "").inc()
         found = numbers_of(tmp_path)
@@ -122,12 +115,12 @@ def test_counts_before_the_start_are_added_to_those_inherited(tmp_path):
     for total in (2.0, 4.0):
         registry = Registry()
         registry.counter("a_total", "").inc(2)
-        registry.start(Place(tmp_path))
+        registry.start(RunDir(tmp_path))
         assert numbers_of(tmp_path)["a_total",] == [total]
         registry.detach()
 
 
-def test_children_made_while_the_array_grows_all_count(started, tmp_path):
+def test_children_are_apart(started, tmp_path):
     children = [started.counter("n_total", "", {"n": str(n)}) for n in range(9000)]
     for number, child in enumerate(children):
         child.inc(number)
@@ -135,100 +128,80 @@ def test_children_made_while_the_array_grows_all_count(started, tmp_path):
     assert [found["n_total", ("n", str(n))] for n in range(9000)] == [[float(n)] for n in range(9000)]
 
 
-def test_broken_files_are_counted_and_begun_anew(tmp_path, caplog):
-    SlotFile(str(tmp_path / "metrics.0")).close()
-    (tmp_path / "metrics.0.keys").write_bytes(b"rubbish\n")
+def test_a_slot_that_cannot_be_read_is_counted_and_begun_anew(tmp_path, caplog):
+    place = RunDir(tmp_path)
+    memory = place.memory.slot(0)
+    SlotMemory(memory)
+    memory[LENGTH:LENGTH + 7] = b"rubbish"
     registry = Registry()
-    registry.start(Place(tmp_path))
+    registry.start(place)
     assert numbers_of(tmp_path)["gateway_metrics_resets_total",] == [1.0]
-    assert "begins anew" in caplog.text
+    assert "begin anew" in caplog.text
     registry.detach()
 
 
-def test_without_a_place_for_the_files_counting_goes_on(tmp_path, caplog):
+def test_without_memory_of_the_instance_counting_goes_on(tmp_path, caplog):
     registry = Registry()
     counter = registry.counter("a_total", "")
-    registry.start(Place(tmp_path / "absent"))
+    registry.start(RunDir(tmp_path / "absent"))
     counter.inc()
     assert value(counter) == 1.0
     assert "cannot see the metrics" in caplog.text
 
 
-def test_child_without_room_counts_in_vain_and_hurts_nobody(started, tmp_path, caplog):
-    """The kernel's limit on the size of files stands for the full disk."""
-    before = started.counter("a_total", "")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "metrics.0.keys").stat().st_size, hard))
-    try:
-        lost = started.histogram("lost", "", {"route": "/x"}, buckets=(1.0,))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+def test_a_child_without_room_counts_in_vain_and_hurts_nobody(tmp_path, caplog):
+    registry = Registry()
+    registry._numbers = SlotMemory(memoryview(bytearray(600)))       # room for about three keys
+    before = registry.counter("a_total", "")
+    lost = registry.histogram("lost", "x" * 500, {"route": "/x"}, buckets=(1.0,))
     lost.observe(0.5)
     lost.observe(2.0)
     before.inc()
-    started.counter("b_total", "").inc()
-    found = numbers_of(tmp_path)
-    assert found["a_total",] == found["b_total",] == [1.0]
-    assert not any(name == "lost" for name, *_ in found)
+    registry.counter("b_total", "").inc()
+    keys, values = registry.own()
+    assert {key.name: values[key.at] for key in keys} == {"a_total": 1.0, "b_total": 1.0}
     assert "counted in vain" in caplog.text
 
 
 FORK = """
 import os, sys
-from types import SimpleNamespace
+from gateway.run_directory import RunDir
 from gateway.telemetry.metrics import registry
 counter = registry.counter("a_total", "")
-registry.start(SimpleNamespace(path=sys.argv[1], slot=0))
+registry.start(RunDir(sys.argv[1]))
 counter.inc(5)
 if not os.fork():
     counter.inc()
     os._exit(int(counter.values[counter.index]))
-print(os.waitstatus_to_exitcode(os.wait()[1]))
+print(os.waitstatus_to_exitcode(os.wait()[1]), counter.values[counter.index])
 """
 
 
 def test_forked_child_counts_for_itself(tmp_path):
     """It neither counts in our file nor goes on with our numbers."""
-    assert subprocess.check_output([sys.executable, "-c", FORK, str(tmp_path)]) == b"1\n"
-    assert numbers_of(tmp_path)["a_total",] == [5.0]
+    assert subprocess.check_output([sys.executable, "-c", FORK, str(tmp_path)]) == b"1 5.0\n"
 
 
 def test_repr(started):
-    assert repr(started).startswith("Registry(2 children in SlotFile(")
+    assert repr(started).startswith("Registry(2 children in SlotMemory(")
 
 
-@pytest.mark.parametrize("lost", [("metrics.0",), ("metrics.0.keys",), ("metrics.0", "metrics.0.keys")])
-def test_a_lost_file_is_made_again_with_all_numbers(tmp_path, lost):
-    """Also what workers before have counted, and this one has not; gauges are of the living."""
-    before = Registry()
-    before.start(Place(tmp_path))
-    before.counter("old_total", "Of the worker before.", {"a": "b"}).inc(3)
+def test_the_start_time_is_of_the_clock(tmp_path):
+    registry = Registry(clock=lambda: 1234.5)
+    registry.start(RunDir(tmp_path))
+    assert numbers_of(tmp_path)["gateway_worker_start_time_seconds", ("slot", "0")] == [1234.5]
+    registry.detach()
+
+
+def test_the_numbers_survive_their_directory(tmp_path):
+    place = RunDir(tmp_path / "run").create()
     registry = Registry()
-    registry.start(Place(tmp_path))
-    counter, gauge = registry.counter("new_total", ""), registry.gauge("now", "")
-    counter.inc(2), gauge.set(7)
-    for name in lost:
-        (tmp_path / name).unlink()
-    registry.mend()
-    counter.inc()
-    keys, values = read(str(tmp_path / "metrics.0"))
-    found = {key.name: values[key.at] for key in keys}
-    assert (found["old_total"], found["new_total"], found["now"]) == (3.0, 3.0, 7.0)
-    numbers = registry._numbers
-    registry.mend()
-    assert registry._numbers is numbers                      # nothing is lost
-    assert registry.counter("old_total", "", {"a": "b"}) is not None and not registry.lost()
-
-
-def test_a_place_that_comes_later_is_taken(tmp_path):
-    registry = Registry()
+    registry.start(place)
     counter = registry.counter("a_total", "")
-    registry.start(Place(tmp_path / "absent"))
     counter.inc()
-    registry.mend()
-    assert registry.lost()
-    (tmp_path / "absent").mkdir()
-    registry.mend()
+    shutil.rmtree(place.path)
     counter.inc()
-    keys, values = read(str(tmp_path / "absent" / "metrics.0"))
-    assert {key.name: values[key.at] for key in keys}["a_total"] == 2.0
+    place.mend()
+    assert numbers_of(place.path)["a_total",] == [2.0]
+    registry.detach()
+    place.remove()

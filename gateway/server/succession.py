@@ -1,0 +1,32 @@
+"""When a worker that is to end may leave, without a gap in the service and without leaving it to a broken successor. Pure."""
+
+from __future__ import annotations
+
+from ..run_directory import ACCEPTING
+
+FAILED = 0.5                    # seconds after which a failed worker counts: one that is to end by itself says so until then
+
+
+class Succession:
+    """When may a worker that is to leave do so? ``others`` are those there are when it begins to ask.
+
+    Told to end, it goes as soon as nobody is starting: then its successors serve, or none were coming. Going by itself, it waits
+    for one that was not there before. A successor that failed, and was not itself told to end, is a broken deployment: it stays.
+    """
+
+    def __init__(self, others: dict[int, str]) -> None:
+        self._known = others.keys()
+        self._failed_at = 0.0
+
+    def may_leave(self, others: dict[int, str], told: bool, now: float) -> bool | None:
+        """True: leave. False: stay for good. None: not known yet. ``now`` is in seconds."""
+        states = set(others.values())
+        if told and not states & {"starting", "failed"}:
+            return True
+        if not told and any(pid not in self._known and state in ACCEPTING for pid, state in others.items()):
+            return True
+        if "failed" not in states or "starting" in states:
+            self._failed_at = 0.0
+            return None
+        self._failed_at = self._failed_at or now
+        return False if now > self._failed_at + FAILED else None
