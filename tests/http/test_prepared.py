@@ -27,7 +27,7 @@ def prepared(headers, status=200, reason="OK", body=b"ab"):
 
 def sent(response, method="GET", asked=b"", leaving=False):
     plain = LANE.read(b"%b / HTTP/1.1\r\nHost: a\r\n%b\r\n" % (method.encode(), asked))
-    return LANE.rendered(plain, response, response.body, leaving)
+    return LANE.render(plain, response, response.body, leaving)
 
 
 FIELDS = st.lists(st.tuples(st.sampled_from(["Server", "x-a", "Set-Cookie", "ETag", "Age", "Via"]),
