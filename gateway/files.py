@@ -137,8 +137,8 @@ class Parts:
         """All of it at once."""
         file = self._file
         return run_in_thread(lambda: b"".join(each for piece in self._pieces
-                                        for each in ([piece] if isinstance(piece, bytes) else file.read(*piece))),
-                       deadline=file.deadline)
+                                              for each in ([piece] if isinstance(piece, bytes) else file.read(*piece))),
+                             deadline=file.deadline)
 
     def close(self) -> None:
         self._file.close()
