@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from ..errors import BadRequest, DeadlineExceeded, GatewayError, PartFailed, UpstreamError
-from ..loop.greenlet_pool import Team
+from ..loop.greenlet_pool import TaskGroup
 from ..loop.interruption import Interruptible
 from ..message import Call, Headers, Request, Response
 from ..template import Inputs
@@ -47,7 +47,7 @@ class Composition:
         # Has a part an answer that must not be shared, and by which fields beside the client's does one choose its answer?
         self.private, self.varies = False, NOTHING
         self._own = Interruptible()
-        self._others = Team()
+        self._others = TaskGroup()
         self._error: Exception | None = None
 
     def all(self, ready: list[PreparedPart]) -> None:

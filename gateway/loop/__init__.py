@@ -1,1 +1,1 @@
-"""The event loop: parked greenlets, waiting for sockets, sending together, clients that have gone."""
+"""The event loop: pooled greenlets, native threads, readiness of sockets, sends of one turn, time limits, clients that go away."""

@@ -1,4 +1,4 @@
-"""Has the client gone away? Whoever works for it then gets ClientDisconnected where it waits, and can stop the upstream's work.
+"""Clients that go away: whoever works for one gets ClientDisconnected where it waits, and can stop the upstream's work.
 
 ::
 
@@ -8,9 +8,8 @@
     finally:
         unwatch(token)
 
-Watching costs a dict entry; nothing is asked of the kernel for requests that are over soon. One timer of the process looks, every
-half second, at the sockets watched for longer than that, with one poll(2) for all of them. It runs only while something is
-watched. A client that has closed its sending side counts as gone, as in nginx.
+Watching costs a dict entry, and requests that are over soon cost no system call. One timer of the process looks, every half second,
+at the sockets watched for longer than that, with one poll(2) for all of them. It runs only while something is watched. A client that has closed its sending side counts as gone, as in nginx.
 
 The timer and the throwing run in the hub, between the greenlets: a token taken back before is never thrown at, and no token twice.
 """
@@ -25,7 +24,7 @@ from gevent import get_hub, getcurrent, monkey
 
 from ..errors import ClientDisconnected
 
-POLL = monkey.get_original("select", "poll")             # gevent's own waits; this one is only ever asked for what is known already
+POLL = monkey.get_original("select", "poll")             # gevent's own waits; this one only asks for what is known already
 GONE = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 
 
@@ -34,7 +33,7 @@ class Sweeper:
 
     def __init__(self, interval: float = 0.5) -> None:
         self.interval = interval
-        self._watched: dict[int, tuple[Any, Any, int]] = {}              # token: socket, greenlet, round in which it came
+        self._watches: dict[int, tuple[Any, Any, int]] = {}              # token: socket, greenlet, round in which it came
         self._tokens = itertools.count(1)
         self._round = 0
         self._timer: Any = None
@@ -42,7 +41,7 @@ class Sweeper:
     def watch(self, sock: Any) -> int:
         """Throw ClientDisconnected into the calling greenlet when the peer of ``sock`` goes away, until ``unwatch``."""
         token = next(self._tokens)
-        self._watched[token] = (sock, getcurrent(), self._round)
+        self._watches[token] = (sock, getcurrent(), self._round)
         if self._timer is None:
             self._timer = get_hub().loop.timer(self.interval, self.interval, ref=False)
             self._timer.start(self._sweep)
@@ -50,17 +49,17 @@ class Sweeper:
 
     def unwatch(self, token: int) -> None:
         """Stop watching. Harmless when the token is no longer watched."""
-        self._watched.pop(token, None)
+        self._watches.pop(token, None)
 
     def _sweep(self) -> None:
-        if not self._watched:
+        if not self._watches:
             self._timer.stop()
             self._timer.close()
             self._timer = None
             return
         poller = POLL()
         tokens: dict[int, list[int]] = {}                                # several greenlets may work for one client
-        for token, (sock, _, since) in self._watched.items():
+        for token, (sock, _, since) in self._watches.items():
             if since < self._round and (fd := sock.fileno()) >= 0:
                 poller.register(fd, GONE)
                 tokens.setdefault(fd, []).append(token)
@@ -71,12 +70,12 @@ class Sweeper:
                     get_hub().loop.run_callback(self._throw, token)
 
     def _throw(self, token: int) -> None:
-        _, greenlet, _ = self._watched.pop(token, (None, None, 0))
+        _, greenlet, _ = self._watches.pop(token, (None, None, 0))
         if greenlet is not None and not greenlet.dead:
             greenlet.throw(ClientDisconnected("the client closed the connection"))
 
     def __repr__(self) -> str:
-        return f"Sweeper({len(self._watched)} watched, every {self.interval:g} s)"
+        return f"Sweeper({len(self._watches)} watched, every {self.interval:g} s)"
 
 
 SWEEPER = Sweeper()

@@ -1,10 +1,10 @@
-"""Greenlets that are parked between two jobs, for short work of the gateway's own: a sixth of what making one costs.
+"""Greenlets that are parked between two tasks, for short work of the gateway's own: a sixth of what making one costs.
 
-Not for code of users: what it keeps for each greenlet (``threading.local``) would be there in the next job. A job runs in a copy of
-its maker's context, like everything that belongs to a request (tasks.py).
+Not for code of users: what it keeps for each greenlet (``threading.local``) would be there in the next task. A task runs in a copy
+of its maker's context, like everything that belongs to a request (tasks.py).
 
-A hand is parked, told (its job is set, its turn comes), or at work. It is thrown at in the hub only, between the greenlets, and
-only at work; one that was told and has not begun skips its job. At most MOST are parked.
+States of a greenlet: parked, scheduled (it has a task, and its turn comes), running. An Interruption is thrown into it in the hub
+only, between the greenlets, and only while it runs; one that is scheduled skips a task that is cancelled.
 """
 
 from __future__ import annotations
@@ -23,70 +23,74 @@ MOST = 256
 
 
 class GreenletPool:
-    """The hands of one event loop."""
+    """The greenlets of one event loop; at most ``most`` are parked."""
 
-    def __init__(self, hub: Any) -> None:
+    def __init__(self, hub: Any, most: int = MOST) -> None:
         self.hub = hub
-        self.parked: list[ParkedGreenlet] = []
+        self.most = most
+        self.parked: list[PooledGreenlet] = []
 
-    def hand(self) -> ParkedGreenlet:
-        return self.parked.pop() if self.parked else ParkedGreenlet(self)
+    def take(self) -> PooledGreenlet:
+        return self.parked.pop() if self.parked else PooledGreenlet(self)
 
     def __repr__(self) -> str:
         return f"GreenletPool({len(self.parked)} parked)"
 
 
-class ParkedGreenlet:
-    __slots__ = ("crew", "team", "task", "context", "at_work", "cancelled", "greenlet")
+class PooledGreenlet:
+    """Runs one task after the other. ``group`` is what its task belongs to, None while it is parked."""
 
-    def __init__(self, crew: GreenletPool) -> None:
-        self.crew = crew
-        self.team: Team | None = None
+    __slots__ = ("pool", "group", "task", "context", "running", "cancelled", "greenlet")
+
+    def __init__(self, pool: GreenletPool) -> None:
+        self.pool = pool
+        self.group: TaskGroup | None = None
         self.task: Callable[[], Any] | None = None
         self.context: Context | None = None
-        self.at_work = False
+        self.running = False
         self.cancelled = False
-        self.greenlet = greenlet(self._live, crew.hub)
+        self.greenlet = greenlet(self._loop, pool.hub)
 
-    def _live(self, *_: Any) -> None:
-        hub, parked = self.crew.hub, self.crew.parked
+    def _loop(self, *_: Any) -> None:
+        pool = self.pool
         while True:
-            self._work()
-            if len(parked) >= MOST:
+            self._run()
+            if len(pool.parked) >= pool.most:
                 return
-            parked.append(self)
-            hub.switch()
+            pool.parked.append(self)
+            pool.hub.switch()
 
-    def _work(self) -> None:
-        task, context, team = self.task, self.context, self.team
-        assert task is not None and context is not None and team is not None
+    def _run(self) -> None:
+        task, context, group = self.task, self.context, self.group
+        assert task is not None and context is not None and group is not None
         try:
             if not self.cancelled:
-                self.at_work = True
+                self.running = True
                 context.run(task)
         except Interruption:
             pass
-        except BaseException as error:                   # a job sees to its own errors: this is a defect, or the end of the process
-            self.crew.hub.handle_error(task, type(error), error, error.__traceback__)
+        except BaseException as error:                   # a task handles its errors: a defect, or the end of the process
+            self.pool.hub.handle_error(task, type(error), error, error.__traceback__)
         finally:
-            self.at_work = self.cancelled = False
-            self.task = self.context = self.team = None
-        team.ended(self)
+            self.running = self.cancelled = False
+            self.task = self.context = self.group = None
+        group.remove(self)
 
-    def throw(self, team: Team) -> None:
-        """In the hub: end the job for ``team``, if it still goes on."""
-        if self.team is team and self.at_work:
+    def interrupt(self, group: TaskGroup) -> None:
+        """In the hub: end the task of ``group``, if it still runs."""
+        if self.group is group and self.running:
             self.greenlet.throw(Interruption())
 
 
-class Team:
-    """Jobs of one purpose: ``start`` them, ``wait`` until none is left, ``cancel`` them all."""
+class TaskGroup:
+    """Tasks of one purpose: ``start`` them, ``wait`` until none is left, ``cancel`` them all. ``pool`` is that of the caller's
+    event loop where none is given."""
 
-    __slots__ = ("_crew", "_hands", "_waiter", "_cancelled")
+    __slots__ = ("_pool", "_greenlets", "_waiter", "_cancelled")
 
-    def __init__(self) -> None:
-        self._crew: GreenletPool | None = None
-        self._hands: set[ParkedGreenlet] = set()
+    def __init__(self, pool: GreenletPool | None = None) -> None:
+        self._pool = pool
+        self._greenlets: set[PooledGreenlet] = set()
         self._waiter: Any = None
         self._cancelled = False
 
@@ -94,43 +98,44 @@ class Team:
         """Run ``task()`` beside the caller, from the next turn of the loop on; nothing any more after ``cancel``."""
         if self._cancelled:
             return
-        crew = self._crew
-        if crew is None:
-            crew = self._crew = greenlet_pool_of(get_hub())
-        hand = crew.hand()
-        hand.team, hand.task, hand.context = self, task, copy_context()
-        self._hands.add(hand)
-        crew.hub.loop.run_callback(hand.greenlet.switch)
+        pool = self._pool
+        if pool is None:
+            pool = self._pool = greenlet_pool_of(get_hub())
+        pooled = pool.take()
+        pooled.group, pooled.task, pooled.context = self, task, copy_context()
+        self._greenlets.add(pooled)
+        pool.hub.loop.run_callback(pooled.greenlet.switch)
 
     def wait(self) -> None:
-        """Until all have ended, also those started meanwhile."""
-        while self._hands:
-            self._waiter = Waiter(self._crew.hub if self._crew is not None else None)
+        """Until all have ended, also those that start meanwhile."""
+        while self._greenlets:
+            self._waiter = Waiter(self._pool.hub if self._pool is not None else None)
             try:
                 self._waiter.get()
             finally:
                 self._waiter = None
 
     def cancel(self) -> None:
-        """End those at work at their next wait; what has not begun does not begin."""
+        """End those that run at their next wait; what has not begun does not begin."""
         self._cancelled = True
-        for hand in self._hands:
-            if hand.at_work:
-                hand.crew.hub.loop.run_callback(hand.throw, self)
+        for pooled in self._greenlets:
+            if pooled.running:
+                pooled.pool.hub.loop.run_callback(pooled.interrupt, self)
             else:
-                hand.cancelled = True
+                pooled.cancelled = True
 
-    def ended(self, hand: ParkedGreenlet) -> None:
-        self._hands.discard(hand)
-        if not self._hands and self._waiter is not None:
-            hand.crew.hub.loop.run_callback(self._waiter.switch, None)
+    def remove(self, pooled: PooledGreenlet) -> None:
+        """Its task has ended."""
+        self._greenlets.discard(pooled)
+        if not self._greenlets and self._waiter is not None:
+            pooled.pool.hub.loop.run_callback(self._waiter.switch, None)
 
     def __repr__(self) -> str:
-        return f"Team({len(self._hands)} at work)"
+        return f"TaskGroup({len(self._greenlets)} tasks)"
 
 
 def greenlet_pool_of(hub: Any) -> GreenletPool:
-    found = getattr(hub, "wicketgate_crew", None)
-    if found is None:
-        found = hub.wicketgate_crew = GreenletPool(hub)
-    return found
+    pool = getattr(hub, "wicketgate_greenlet_pool", None)
+    if pool is None:
+        pool = hub.wicketgate_greenlet_pool = GreenletPool(hub)
+    return pool

@@ -34,7 +34,7 @@ class Readable:
     The loop holds on to it, so it must not refer to the connection it is for, which must ``close`` it when it is no longer used.
     """
 
-    __slots__ = ("hub", "watched", "reader", "at_rest", "_clock", "_watcher", "_alarm", "_rings")
+    __slots__ = ("hub", "watched", "reader", "at_rest", "_clock", "_watcher", "_alarm", "_alarm_at")
 
     def __init__(self, descriptor: int, clock: MonotonicClock = CLOCK) -> None:
         self.hub = get_hub()
@@ -44,7 +44,7 @@ class Readable:
         self.at_rest: Callable[[], Callable[[], None] | None] | None = None
         self._watcher = self.hub.loop.io(descriptor, 1)
         self._alarm: Any = None
-        self._rings = inf                                # when the alarm does, on the clock
+        self._alarm_at = inf                                # on the clock
 
     def watch(self) -> None:
         if not self.watched:
@@ -62,7 +62,7 @@ class Readable:
         if not self.watched:
             self.watched = True
             self._watcher.start(self._ready)
-        if until < self._rings:
+        if until < self._alarm_at:
             self._set_alarm(until)
         self.reader = getcurrent()
         try:
@@ -74,7 +74,7 @@ class Readable:
     def wake(self) -> None:
         """Let whoever waits look around. From any greenlet."""
         if self.reader is not None:
-            self.hub.loop.run_callback(self._tell, WOKEN)
+            self.hub.loop.run_callback(self._resume, WOKEN)
 
     def close(self) -> None:
         """It is not used any more."""
@@ -86,7 +86,7 @@ class Readable:
     def _set_alarm(self, at: float) -> None:
         if self._alarm is not None:
             self._alarm.close()
-        self._rings = at
+        self._alarm_at = at
         self._alarm = self.hub.loop.timer(max(0.0, at - self._clock.now()), ref=False, priority=-1)
         self._alarm.start(self._ring, update=True)
 
@@ -97,19 +97,19 @@ class Readable:
         if reader is None:
             self.watched = False
             self._watcher.stop()
-            if self.at_rest is not None and (stirred := self.at_rest()) is not None:
-                stirred()
+            if self.at_rest is not None and (notify := self.at_rest()) is not None:
+                notify()
         else:
             reader.switch(READY)
 
     def _ring(self) -> None:
         self._alarm.close()
-        self._alarm = Turns(self._rung)
+        self._alarm = Turns(self._after_turns)
 
-    def _rung(self) -> None:
-        self._rings = inf
-        self._tell(RANG)
+    def _after_turns(self) -> None:
+        self._alarm_at = inf
+        self._resume(RANG)
 
-    def _tell(self, event: int) -> None:
+    def _resume(self, event: int) -> None:
         if self.reader is not None:
             self.reader.switch(event)

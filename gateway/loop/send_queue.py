@@ -2,7 +2,7 @@
 
 A send wakes whoever waits at the other end of the connection, which on one machine takes longer than the sending; of many in a row
 all but the first find it awake. So small heads and answers are posted: a tenth of what a proxied request costs. They wait until
-all that is ready was looked at, or MOST are waiting: as long as it would take to serve them in the other order.
+all that is ready was looked at, or MOST of them wait: as long as it would take to serve them in the other order.
 """
 
 from __future__ import annotations
@@ -21,34 +21,35 @@ Deliver = Callable[[bytes], None]
 class SendQueue:
     """``post(deliver, data)`` calls ``deliver(data)`` soon. It must not wait nor raise; it may run in the hub."""
 
-    __slots__ = ("_loop", "_posted")
+    __slots__ = ("_loop", "_most", "_posts")
 
-    def __init__(self, loop: Any) -> None:
+    def __init__(self, loop: Any, most: int = MOST) -> None:
         self._loop = loop
-        self._posted: list[tuple[Deliver, bytes]] = []
+        self._most = most
+        self._posts: list[tuple[Deliver, bytes]] = []
 
     def post(self, deliver: Deliver, data: bytes) -> None:
-        posted = self._posted
-        posted.append((deliver, data))
-        if len(posted) == 1:
+        posts = self._posts
+        posts.append((deliver, data))
+        if len(posts) == 1:
             self._loop.run_callback(self.flush)
-        elif len(posted) >= MOST:
+        elif len(posts) >= self._most:
             self.flush()
 
     def flush(self) -> None:
         """Now: before somebody else writes to one of the connections, or closes it."""
-        posted, self._posted = self._posted, []
-        for deliver, data in posted:
+        posts, self._posts = self._posts, []
+        for deliver, data in posts:
             deliver(data)
 
     def __repr__(self) -> str:
-        return f"SendQueue({len(self._posted)} posted)"
+        return f"SendQueue({len(self._posts)} posts)"
 
 
 def send_queue() -> SendQueue:
     """That of this thread's event loop."""
     hub = get_hub()
-    found = getattr(hub, "wicketgate_outbox", None)
-    if found is None:
-        found = hub.wicketgate_outbox = SendQueue(hub.loop)
-    return found
+    queue = getattr(hub, "wicketgate_send_queue", None)
+    if queue is None:
+        queue = hub.wicketgate_send_queue = SendQueue(hub.loop)
+    return queue

@@ -189,5 +189,5 @@ def test_one_for_the_process(pair):
     assert first != second and SWEEPER._timer is not None
     for token in (first, second, second):
         unwatch(token)
-    assert not SWEEPER._watched
+    assert not SWEEPER._watches
     gc.collect()
