@@ -173,7 +173,7 @@ class Gateway(Flask):
 
     def refuse(self, error: GatewayError, peer: str) -> Response:
         """The answer to what the worker could not read as a request, or could not send as an answer."""
-        return self.pipeline.handle.refused(Request("-", "-", [], peer=peer), error)
+        return self.pipeline.handle.refuse(Request("-", "-", [], peer=peer), error)
 
     def count_crowded(self, made_room: bool) -> None:
         """A worker's last connection was taken. ``made_room``: an idle one has been ended for the next."""

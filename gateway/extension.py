@@ -39,13 +39,13 @@ class OwnStep:
     def __init__(self, next: Handler, settings: StepSettings) -> None:
         self.next = next
         self.name = settings.use
-        self.handler = made(loaded("steps", settings.use), next, settings.model_extra or {}, settings.use)
+        self.handler = make_handler(load("steps", settings.use), next, settings.model_extra or {}, settings.use)
 
     def __call__(self, request: Request) -> Response:
-        return as_current(request, self.handler, self.name)
+        return run_as_current(request, self.handler, self.name)
 
     def __repr__(self) -> str:
-        return f"step {described(self.handler, self.name)}"
+        return f"step {describe(self.handler, self.name)}"
 
 
 class OwnTarget:
@@ -53,7 +53,7 @@ class OwnTarget:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.handler = loaded("handler", name)
+        self.handler = load("handler", name)
         if not callable(self.handler):
             raise OwnPartError(f"handler: {name} cannot be called")
         if problem := misfit(self.handler, (None,), {}):
@@ -61,13 +61,13 @@ class OwnTarget:
 
     def __call__(self, request: Request) -> Response:
         with Guard(request.deadline):
-            return as_current(request, self.handler, self.name)
+            return run_as_current(request, self.handler, self.name)
 
     def __repr__(self) -> str:
-        return f"handler {described(self.handler, self.name)}"
+        return f"handler {describe(self.handler, self.name)}"
 
 
-def loaded(setting: str, reference: str) -> Any:
+def load(setting: str, reference: str) -> Any:
     """What ``package.module:name`` stands for. Raises OwnPartError, whose cause is what the module raised."""
     module, _, name = reference.partition(":")
     try:
@@ -81,7 +81,7 @@ def loaded(setting: str, reference: str) -> Any:
     return found
 
 
-def made(step: Any, next: Handler, settings: Mapping[str, Any], reference: str) -> Handler:
+def make_handler(step: Any, next: Handler, settings: Mapping[str, Any], reference: str) -> Handler:
     """The handler that a step gives. Raises OwnPartError."""
     if not callable(step):
         raise OwnPartError(f"steps: {reference} is neither a class nor a function")
@@ -107,7 +107,7 @@ def misfit(function: Callable[..., Any], arguments: tuple[Any, ...], named: Mapp
     return ""
 
 
-def as_current(request: Request, handler: Handler, name: str) -> Response:
+def run_as_current(request: Request, handler: Handler, name: str) -> Response:
     """What a user's handler answers, the request being the current one until the end of a streamed body. Raises TypeError for what
     is no Response: later nobody could tell whose fault that is."""
     token: Any = current_request.set(request)
@@ -124,7 +124,7 @@ def as_current(request: Request, handler: Handler, name: str) -> Response:
             current_request.reset(token)
 
 
-def described(handler: Any, name: str) -> str:
+def describe(handler: Any, name: str) -> str:
     """Its name, with what it says about itself."""
     own = type(handler).__repr__
-    return name if own in (object.__repr__, type(described).__repr__) else f"{name}: {handler!r}"
+    return name if own in (object.__repr__, type(describe).__repr__) else f"{name}: {handler!r}"

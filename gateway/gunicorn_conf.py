@@ -111,13 +111,13 @@ class MasterState:
         """Listen on ``address`` for the admin listener, in place of the one before. Raises OSError, and then keeps that one."""
         if address == self.address and ADMIN_FD not in os.environ:
             return
-        opened = inherited(address) or (listen(address) if address else None)
+        opened = inherit_listener(address) or (listen(address) if address else None)
         if self.admin is not None:
             self.admin.close()
         self.admin, self.address = opened, address
 
 
-def inherited(address: str | None) -> socket.socket | None:
+def inherit_listener(address: str | None) -> socket.socket | None:
     """The admin listener of the master that USR2 was sent to, if it is for ``address``."""
     number, _, theirs = os.environ.pop(ADMIN_FD, "").partition(" ")
     if not number.isdigit() or "GUNICORN_PID" not in os.environ:         # not by USR2: nobody has handed it on

@@ -70,16 +70,16 @@ def gather(*tasks: Callable[[], Any], timeout: float | None = None, limit: int |
     children = [Task(task) for task in tasks]
     waiting = children[::-1]
     running: set[gevent.Greenlet] = set()
-    ended: SimpleQueue[Task] = SimpleQueue()
+    results: SimpleQueue[Task] = SimpleQueue()
     try:
         while waiting or running:
             left = limits.left(bool(waiting))
             while waiting and (limit is None or len(running) < limit):
-                running.add(waiting.pop().start(ended))
+                running.add(waiting.pop().start(results))
             try:
-                child = ended.get(timeout=left)
+                child = results.get(timeout=left)
             except Empty:
-                child = limits.last(ended)
+                child = limits.late_result(results)
             running.discard(child.greenlet)
             if child.error is not None and not (return_exceptions and child.may_be_returned):
                 child.fail()
@@ -106,9 +106,9 @@ class Task:
         self.result: Any = None
         self.error: BaseException | None = None
 
-    def start(self, ended: SimpleQueue[Task]) -> gevent.Greenlet:
+    def start(self, results: SimpleQueue[Task]) -> gevent.Greenlet:
         self.greenlet = gevent.spawn(self._run)
-        self.greenlet.link(lambda _: ended.put(self))
+        self.greenlet.link(lambda _: results.put(self))
         return self.greenlet
 
     def _run(self) -> None:
@@ -149,24 +149,24 @@ class Limits:
         self.own = self.until is not whole
 
     def left(self, starting: bool) -> float | None:
-        """Seconds left; None without a limit. Raises what ``passed`` returns when there are none and something is to start."""
+        """Seconds left; None without a limit. Raises what ``error`` returns when there are none and something is to start."""
         if self.until is None:
             return None
         left = self.until.at - self.until.clock()
         if left <= 0 and starting:
             give_way(self.until)
-            raise self.passed()
+            raise self.error()
         return max(left, 0.0)
 
-    def last(self, ended: SimpleQueue[Task]) -> Task:
-        """A task that has ended while the loop was busy. Raises what ``passed`` returns when there is none."""
+    def late_result(self, results: SimpleQueue[Task]) -> Task:
+        """A task that has ended while the loop was busy. Raises what ``error`` returns when there is none."""
         catch_up()
         try:
-            return ended.get_nowait()
+            return results.get_nowait()
         except Empty:
-            raise self.passed() from None
+            raise self.error() from None
 
-    def passed(self) -> GatewayError:
+    def error(self) -> GatewayError:
         seconds = self.until.seconds if self.until is not None else 0.0
         if self.own:
             return GatherTimeout(f"not all tasks were done after {seconds:g} s")
@@ -208,36 +208,36 @@ class Guard:
         if isinstance(error, Overdue):
             raise self._exceeded() from error
 
-    def uncounted(self, wait: Callable[..., Any], *args: Any) -> Any:
+    def suspend_while(self, wait: Callable[..., Any], *args: Any) -> Any:
         """``wait(*args)``; the time it takes is added to the deadline, unless that is over or was moved meanwhile."""
         if self._timer is None or self._over:
             return wait(*args)
         self._stop()
-        begun, before = self.deadline.clock(), self.deadline.at
+        start, at = self.deadline.clock(), self.deadline.at
         try:
             return wait(*args)
         finally:
             now = self.deadline.clock()
-            if self.deadline.at == before:
-                self.deadline.at += now - begun
+            if self.deadline.at == at:
+                self.deadline.at += now - start
             if self._greenlet is not None:
                 self._start(max(0.0, self.deadline.at - now))
 
     def _start(self, seconds: float) -> None:
         self._timer = gevent.get_hub().loop.timer(seconds, priority=-1)        # a LimitTimer, written out: every request has one
-        self._timer.start(self._passed, update=True)
+        self._timer.start(self._on_timer, update=True)
 
     def _stop(self) -> None:
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.close()
 
-    def _passed(self) -> None:
+    def _on_timer(self) -> None:
         """In the hub: the timer has run out."""
         self._stop()
-        self._timer = Turns(self._look)
+        self._timer = Turns(self._check)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         """In the hub. The deadline may have been moved meanwhile."""
         self._stop()
         left = self.deadline.at - self.deadline.clock()

@@ -142,7 +142,7 @@ class RequestBodyFile(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        piece = self._guard.uncounted(self._read, len(buffer))
+        piece = self._guard.suspend_while(self._read, len(buffer))
         buffer[:len(piece)] = piece
         return len(piece)
 

@@ -415,12 +415,12 @@ def test_uncounted_time_moves_the_deadline():
 
     deadline = Deadline(10, lambda: now[0])
     with Guard(deadline) as guard:
-        assert guard.uncounted(wait, 60) == 60 and deadline.left() == 10
+        assert guard.suspend_while(wait, 60) == 60 and deadline.left() == 10
         now[0] += 3
         with pytest.raises(LookupError):
-            guard.uncounted(wait, 600)
+            guard.suspend_while(wait, 600)
         assert deadline.left() == 7
-    guard.uncounted(wait, 1)                             # after its end it counts nothing
+    guard.suspend_while(wait, 1)                             # after its end it counts nothing
     assert deadline.left() == 6
 
 
@@ -429,7 +429,7 @@ def test_uncounted_time_does_not_hold_up_the_end():
         try:
             Event().wait(SAFETY)
         except DeadlineExceeded:
-            guard.uncounted(Event().wait, SAFETY)
+            guard.suspend_while(Event().wait, SAFETY)
 
 
 def test_a_loop_of_gathers_after_the_deadline_lets_others_run(in_request):

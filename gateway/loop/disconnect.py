@@ -8,8 +8,9 @@
     finally:
         unwatch(token)
 
-Watching costs a dict entry, and requests that are over soon cost no system call. One timer of the process looks, every half second,
-at the sockets watched for longer than that, with one poll(2) for all of them. It runs only while something is watched. A client that has closed its sending side counts as gone, as in nginx.
+Watching costs a dict entry, and requests that are over soon cost no system call. One timer of the process looks, every half
+second, at the sockets watched for longer than that, with one poll(2) for all of them. It runs only while something is watched. A
+client that has closed its sending side counts as gone, as in nginx.
 
 The timer and the throwing run in the hub, between the greenlets: a token taken back before is never thrown at, and no token twice.
 """

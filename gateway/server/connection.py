@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Callable
-from time import monotonic
 from typing import Any
 
 import gevent
@@ -23,8 +21,9 @@ from gevent.pool import Pool
 from gunicorn.sock import ssl_context
 
 from ..errors import HeadTimeout
+from ..loop.monotonic_clock import CLOCK, MonotonicClock
 from .client import Client
-from .fastlane import Lane, possible
+from .fastlane import Lane, is_possible
 from .keepalive import Dismissal, WaitingClients
 from .reader import GunicornRequest
 from .request_handler import LaneExchange, RequestHandler, WsgiExchange
@@ -36,18 +35,18 @@ SEND_TIMEOUT = 60.0             # seconds for which a client may take nothing of
 
 
 class ConnectionHandler:
-    """The connections of ``worker``, at most its ``worker_connections``. ``clock`` returns seconds and never goes back.
+    """The connections of ``worker``, at most its ``worker_connections``.
 
     States: open, draining (requests are answered with ``Connection: close``), parting (idle connections are closed too).
     """
 
-    def __init__(self, worker: Any, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, worker: Any, clock: MonotonicClock = CLOCK) -> None:
         self.worker = worker
         self.cfg = worker.cfg
         self.log = worker.log
         self.clock = clock
         self.pool: Any = None
-        self.requests = RequestHandler(worker)
+        self.requests = RequestHandler(worker, clock)
         self.waiting = WaitingClients(clock)                 # for a request, or for a handshake
         self.heads = WaitingClients(clock)                   # for the rest of a head
         self.application: Any = None                         # the gateway's, however it is wrapped; None for any other
@@ -69,7 +68,7 @@ class ConnectionHandler:
         settings = application.settings.gateway
         self.head_timeout, self.requests.body_timeout = settings.head_timeout, settings.body_timeout
         self.send_timeout = settings.send_timeout
-        if application.is_reached_directly(self.worker.wsgi) and possible(self.cfg):
+        if application.is_reached_directly(self.worker.wsgi) and is_possible(self.cfg):
             self.lane = Lane(self.cfg)
             application.bypassed = self.close_lane
 
@@ -147,7 +146,7 @@ class ConnectionHandler:
             self._crowded = False
             return b""
         client.mid_head = False
-        client.since = self.clock()                          # as enter() and leave() do, for every request
+        client.since = self.clock.now()                          # as enter() and leave() do, for every request
         self.waiting[client] = None
         try:
             return client.wait()

@@ -12,9 +12,10 @@ or refused never depends on the lane:
 - no Transfer-Encoding, Expect, Upgrade, Trailer, TE, HTTP2-Settings;
 - no body; or, for POST, PUT and PATCH, one Content-Length in digits whose body has come together with the head.
 
-Lines that were met before are looked up, which is faster than a C parser whose bytes are to be decoded and judged.
+Header lines that came before are looked up in a table, which is faster than a parser in C whose bytes are still to be decoded and
+checked.
 
-**When there is a lane at all** (``possible``): the operator has set nothing that Gunicorn would do for each request (hooks, its
+**When there is a lane at all** (``is_possible``): the operator has set nothing that Gunicorn would do for each request (hooks, its
 access log, the PROXY protocol, trusted forwarder headers, relaxed parsing), and the application is the gateway's.
 """
 
@@ -45,17 +46,18 @@ OF_PROXIES = BELIEVED | {"via"}
 HOST, CONNECTION, LENGTH, AUTHORIZATION, TYPE, DOUBTFUL, COOKIE = 1, 2, 4, 8, 16, 32, 64
 
 
-class Judge(dict[str, int]):
+class FieldKinds(dict[str, int]):
     """What a field means for the lane, by its name in lower case. Those of a bit may stand once, DOUBTFUL ones not at all."""
 
     def __missing__(self, name: str) -> int:
         return DOUBTFUL if "_" in name else 0
 
 
-JUDGED = Judge({"host": HOST, "connection": CONNECTION, "content-length": LENGTH, "authorization": AUTHORIZATION,
-                "content-type": TYPE, "cookie": COOKIE, "transfer-encoding": DOUBTFUL, "expect": DOUBTFUL, "upgrade": DOUBTFUL,
-                "trailer": DOUBTFUL, "te": DOUBTFUL, "http2-settings": DOUBTFUL})
-JUDGED.update(dict.fromkeys((
+FIELD_KINDS = FieldKinds({
+    "host": HOST, "connection": CONNECTION, "content-length": LENGTH, "authorization": AUTHORIZATION, "content-type": TYPE,
+    "cookie": COOKIE, "transfer-encoding": DOUBTFUL, "expect": DOUBTFUL, "upgrade": DOUBTFUL, "trailer": DOUBTFUL, "te": DOUBTFUL,
+    "http2-settings": DOUBTFUL})
+FIELD_KINDS.update(dict.fromkeys((
     "accept", "accept-encoding", "accept-language", "user-agent", "referer", "origin", "x-forwarded-for",
     "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "x-request-id", "x-real-ip", "cache-control", "pragma",
     "if-none-match", "if-modified-since", "range", "traceparent", "tracestate"), 0))
@@ -67,7 +69,7 @@ STRICT = {"proxy_protocol": "off", "casefold_http_method": False, "strip_header_
 HOOKS = ("pre_request", "post_request")
 
 
-def possible(cfg: Config) -> bool:
+def is_possible(cfg: Config) -> bool:
     """Do the settings leave nothing for Gunicorn to do for each request?"""
     return (not os.environ.get("SCRIPT_NAME") and not cfg.is_ssl and not cfg.forwarder_headers
             and not cfg.secure_scheme_headers and all(getattr(cfg, name) == value for name, value in STRICT.items())
@@ -75,7 +77,7 @@ def possible(cfg: Config) -> bool:
 
 
 class Lane:
-    """``read(data)`` by the limits of ``cfg``; ``answer`` writes a response that is in memory."""
+    """``read(data)`` by the limits of ``cfg``; ``render`` makes the bytes of a response that is in memory."""
 
     def __init__(self, cfg: Config) -> None:
         self.longest = min(cfg.limit_request_line or 8190, cfg.limit_request_field_size or 8190)
@@ -93,48 +95,48 @@ class Lane:
         if first is None or len(lines) - 1 > self.fields:
             return None
         del lines[0]
-        known = [READ[line] for line in lines]
-        if None in known:
+        fields = [READ[line] for line in lines]
+        if None in fields:
             return None
-        length, host, close, seen = "", "", False, 0
-        for kind, value in [(JUDGED[name], field[1]) for field, name in known if JUDGED[name]]:     # type: ignore[misc]
-            if kind & seen or kind == DOUBTFUL:
+        length, host, close, present = "", "", False, 0
+        for kind, value in [(FIELD_KINDS[name], field[1]) for field, name in fields if FIELD_KINDS[name]]:     # type: ignore[misc]
+            if kind & present or kind == DOUBTFUL:
                 return None
-            seen |= kind
+            present |= kind
             if kind == HOST:
                 host = value
             elif kind == CONNECTION:
-                wish = value.lower()
-                if wish not in ("close", "keep-alive"):
+                option = value.lower()
+                if option not in ("close", "keep-alive"):
                     return None
-                close = wish == "close"
+                close = option == "close"
             elif kind == LENGTH:
                 length = value
         if not host:
             return None
         method, target = first.groups()
-        headers = [field for field, _ in known]              # type: ignore[misc]
+        headers = [field for field, _ in fields]              # type: ignore[misc]
         body, size = None, end + 4
         if method in WITH_BODY:
             if not length.isascii() or not length.isdigit() or len(length) > 9 or len(data) < size + int(length):
                 return None
             begin, size = size, size + int(length)
             body = Body.of(data[begin:size])
-        elif seen & LENGTH:
+        elif present & LENGTH:
             return None
         return PlainRequest(method.decode(), target.decode(), host, headers, body, size, close)
 
-    def render(self, plain: PlainRequest, response: Response, body: bytes, leaving: bool) -> tuple[bytes, bool]:
+    def render(self, plain: PlainRequest, response: Response, body: bytes, draining: bool) -> tuple[bytes, bool]:
         """The whole answer with ``body``, and whether the connection ends after it. Raises what compose() does, and ShortBody."""
         status, lines = response.status, response.head_lines
         if lines is not None:
-            closing = plain.close or leaving
+            closing = plain.close or draining
             if plain.method == "HEAD" or status in BODILESS:
                 body = b""
             return b"%b%b%b%b" % (first_line(status, response.reason), lines, CLOSE if closing else KEEP_ALIVE, body), closing
         code, line = status_line(f"{status} {response.reason}")
         head, length, closing = compose(plain.version, code, line, response.headers)
-        closing = closing or plain.close or leaving
+        closing = closing or plain.close or draining
         tail = CLOSE if closing else KEEP_ALIVE
         if plain.method == "HEAD" or status in BODILESS:
             return head + tail, closing
@@ -172,7 +174,7 @@ class LaneConnection(ClientConnection):
         self.peer = client.peer
         self.alive = True
         self.started = False
-        self.taken = False
+        self.taken_over = False
         self._unreader = client.unreader
         self.lane = lane
         self.client = client
@@ -204,7 +206,7 @@ class LaneConnection(ClientConnection):
         """Pass on an interim answer of an upstream (RFC 9110 section 15.2), but for the fields withheld and what Connection names.
         Many clients take it for the answer, and the answer for that of their next request: so only to browsers, which load a page
         with this mode, or to anyone; never to a proxy, which shows by what it sends. Nobody waits for the client here."""
-        if self.started or self.taken or not self.alive:
+        if self.started or self.taken_over or not self.alive:
             return
         sent = [(name.lower(), value) for name, value in self.headers]
         if any(name in OF_PROXIES for name, _ in sent) or not rules.anyone and ("sec-fetch-mode", "navigate") not in sent:

@@ -7,11 +7,9 @@ begun to arrive is not idle any more, whether its greenlet has noticed or not.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from time import monotonic
-
 from gevent import get_hub
 
+from ..loop.monotonic_clock import CLOCK, MonotonicClock
 from .client import Client
 
 
@@ -20,14 +18,14 @@ class Dismissal(BaseException):
 
 
 class WaitingClients(dict[Client, None]):
-    """The clients that wait for a request, the longest first. ``clock`` returns seconds and never goes back."""
+    """The clients that wait for a request, the longest first."""
 
-    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, clock: MonotonicClock = CLOCK) -> None:
         super().__init__()
         self.clock = clock
 
     def enter(self, client: Client) -> None:
-        client.since = self.clock()
+        client.since = self.clock.now()
         self[client] = None
 
     def leave(self, client: Client) -> None:
@@ -49,7 +47,7 @@ class WaitingClients(dict[Client, None]):
 
     def dismiss_overdue(self, seconds: float) -> None:
         """End those that have waited for ``seconds``, for all of a head or the rest of it."""
-        before = self.clock() - seconds
+        before = self.clock.now() - seconds
         for client in self:
             if client.since > before:
                 return

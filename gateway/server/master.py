@@ -42,7 +42,7 @@ def guard(server: Any, name: str) -> None:
     """Let an action of the master's loop raise only what ends it by intention."""
     act = getattr(server, name)
 
-    def guarded() -> None:
+    def run_guarded() -> None:
         try:
             act()
         except (HaltServer, StopIteration):
@@ -56,7 +56,7 @@ def guard(server: Any, name: str) -> None:
             server.log.error("The new master cannot be started", exc_info=error)
             os._exit(1)                                      # a copy of this master, which would end our workers as its own
 
-    setattr(server, name, guarded)
+    setattr(server, name, run_guarded)
 
 
 def count_out_leaving(server: Any, place: RunDir) -> None:
@@ -108,7 +108,7 @@ def keep_log_files(server: Any) -> None:
     they are: Gunicorn closes them first, and then every line that is logged raises."""
     logger = server.log
 
-    def checked(act: Callable[..., None]) -> Callable[..., None]:
+    def with_folders(act: Callable[..., None]) -> Callable[..., None]:
         def run(*args: Any) -> None:
             try:
                 for path in {server.cfg.errorlog, server.cfg.accesslog, server.cfg.pidfile} - {None, "-"}:
@@ -121,4 +121,4 @@ def keep_log_files(server: Any) -> None:
                 act(*args)
         return run
 
-    logger.reopen_files, logger.setup = checked(logger.reopen_files), checked(logger.setup)
+    logger.reopen_files, logger.setup = with_folders(logger.reopen_files), with_folders(logger.setup)

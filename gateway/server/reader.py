@@ -1,6 +1,6 @@
 """What a client's request is read from: its head, its body, its connection (RFC 9112, PEP 3333).
 
-worker.py accepts, waits and drains; this is what it uses for one request, and writer.py is what the answer goes to.
+connection.py accepts and waits; this is what one request is read by, and writer.py is what its answer goes to.
 
 ``GunicornRequest``     Gunicorn's own strict parser, which also keeps the header lines in the case they were sent in.
 ``BodyReader``  ``wsgi.input``: the body exactly, or MalformedBody or TruncatedBody; never a stump taken for the whole.
@@ -14,7 +14,6 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Iterator
-from time import monotonic
 from typing import Any
 
 from gunicorn.http import message
@@ -23,7 +22,7 @@ from gunicorn.http.errors import InvalidChunkSize, InvalidHeader, NoMoreData, Pa
 
 from ..errors import BodyTimeout, GatewayError, MalformedBody, TruncatedBody
 from ..http import chunked
-from ..loop.time_limit import TimeLimit
+from ..loop.monotonic_clock import CLOCK, MonotonicClock
 from ..message import Body, Headers, Interim
 
 PIECE = 65536                   # bytes: the most read at once, and the most of an unread body read away to keep a connection
@@ -95,12 +94,12 @@ class PlainRequest:
 
 def original_case(data: bytes, headers: Headers) -> Headers:
     """``headers``, parsed from the lines of ``data`` into upper case, with the names as they stand there. Some may be left out."""
-    kept: Headers = []
+    fields: Headers = []
     for line in data.split(b"\r\n"):
         name = line.partition(b":")[0].rstrip(b" \t").decode("latin-1")
-        if len(kept) < len(headers) and name.upper() == headers[len(kept)][0]:
-            kept.append((name, headers[len(kept)][1]))
-    return kept
+        if len(fields) < len(headers) and name.upper() == headers[len(fields)][0]:
+            fields.append((name, headers[len(fields)][1]))
+    return fields
 
 
 class ChunkedBody(chunked.Chunked):
@@ -116,45 +115,46 @@ class Pace:
     """How fast a body comes, counting only the time spent waiting for it. Too slow is an attack, or as bad as one: each such body
     holds a request open for as long as its sender likes."""
 
-    __slots__ = ("grace", "waited", "received")
+    __slots__ = ("grace", "seconds", "size")
 
     def __init__(self, silence: float) -> None:
         self.grace = silence * GRACE                         # seconds
-        self.waited = 0.0                                    # seconds
-        self.received = 0                                    # bytes
+        self.seconds = 0.0                                    # seconds
+        self.size = 0                                    # bytes
 
     def add(self, seconds: float, size: int) -> None:
         """``size`` bytes came after ``seconds`` of waiting. Raises BodyTimeout."""
-        self.waited += seconds
-        self.received += size
-        if self.waited > self.grace and self.received < self.waited * SLOWEST:
-            raise BodyTimeout(f"{self.received} bytes in {self.waited:.0f} s; at least {SLOWEST} a second are asked for")
+        self.seconds += seconds
+        self.size += size
+        if self.seconds > self.grace and self.size < self.seconds * SLOWEST:
+            raise BodyTimeout(f"{self.size} bytes in {self.seconds:.0f} s; at least {SLOWEST} a second are asked for")
 
 
 class BodyReader:
     """The body of ``request``. ``read`` waits for all it was asked for, as files do; ``read1`` gives what has arrived.
 
-    ``silence`` is the longest one of the client, in seconds. ``done``: it was read to its end. Raises errors of the gateway; to any
-    other application those of Gunicorn, with the gateway's as their cause.
+    ``silence`` is the longest one of the client, in seconds. ``complete``: it was read to its end. Raises errors of the gateway; to
+    any other application those of Gunicorn, with the gateway's as their cause.
     """
 
-    def __init__(self, request: GunicornRequest, unreader: Any, silence: float) -> None:
+    def __init__(self, request: GunicornRequest, unreader: Any, silence: float, clock: MonotonicClock = CLOCK) -> None:
         reader = request.body.reader
         self._unreader = unreader
         self._request = request
         self._chunks = ChunkedBody() if isinstance(reader, ChunkedReader) else None
         self._left: int = 0 if self._chunks else reader.length
         self._announce: Callable[[], None] | None = None
-        self._kept = b""                                     # what was received and not given yet, from ``_at`` on
-        self._at = 0
+        self._buffer = b""                                     # what was received and not read yet, from ``_position`` on
+        self._position = 0
         self._silence = silence
+        self._clock = clock
         self._pace = Pace(silence)
-        self.done = self._chunks is None and not self._left
+        self.complete = self._chunks is None and not self._left
         self.error: Exception | None = None
 
     def announce(self, send: Callable[[], None]) -> None:
         """The client waits for 100 (Continue) before it sends the body: ``send`` it before the first read."""
-        if not self.done:
+        if not self.complete:
             self._announce = send
 
     def read(self, size: int | None = -1) -> bytes:
@@ -171,21 +171,21 @@ class BodyReader:
             return b""
         if size < 0:
             size = PIECE
-        kept = self._kept or self._pull(size)
-        piece = kept[self._at:self._at + size]
-        self._at += len(piece)
-        self._kept, self._at = (kept, self._at) if self._at < len(kept) else (b"", 0)
+        buffer = self._buffer or self._pull(size)
+        piece = buffer[self._position:self._position + size]
+        self._position += len(piece)
+        self._buffer, self._position = (buffer, self._position) if self._position < len(buffer) else (b"", 0)
         return piece
 
     def readline(self, size: int | None = -1) -> bytes:
         left = sys.maxsize if size is None or size < 0 else size
         pieces = []
         while left:
-            self._kept = self._kept or self._pull(min(left, PIECE))
-            if not self._kept:
+            self._buffer = self._buffer or self._pull(min(left, PIECE))
+            if not self._buffer:
                 break
-            end = self._kept.find(b"\n", self._at, self._at + left) + 1
-            pieces.append(self.read1(end - self._at if end else left))
+            end = self._buffer.find(b"\n", self._position, self._position + left) + 1
+            pieces.append(self.read1(end - self._position if end else left))
             left = 0 if end else left - len(pieces[-1])
         return b"".join(pieces)
 
@@ -227,7 +227,7 @@ class BodyReader:
         """What comes next, more than ``size`` bytes perhaps; empty at the end."""
         if self.error is not None:
             raise self.error
-        if self.done:
+        if self.complete:
             return b""
         try:
             if self._announce is not None:
@@ -237,11 +237,11 @@ class BodyReader:
         except OSError as error:
             early = TruncatedBody(f"the body ended early: {error}")
             early.__cause__ = error
-            raise self._failed(early)
+            raise self._fail(early)
         except (MalformedBody, BodyTimeout) as error:
-            raise self._failed(error)
+            raise self._fail(error)
 
-    def _failed(self, error: GatewayError) -> Exception:
+    def _fail(self, error: GatewayError) -> Exception:
         """What is raised for ``error``, now and at every read from now on."""
         if self._request.gateway:
             self.error = error
@@ -251,10 +251,10 @@ class BodyReader:
         return self.error
 
     def _receive(self, wanted: int) -> bytes:
-        began = monotonic()
-        with TimeLimit(self._silence, BodyTimeout(f"no byte of the body came for {self._silence:g} s")):
+        start = self._clock.now()
+        with self._clock.time_limit(self._silence, BodyTimeout(f"no byte of the body came for {self._silence:g} s")):
             data: bytes = self._unreader.read(None, read_ahead=wanted)
-        self._pace.add(monotonic() - began, len(data))
+        self._pace.add(self._clock.now() - start, len(data))
         return data
 
     def _from_length(self, size: int) -> bytes:
@@ -266,7 +266,7 @@ class BodyReader:
             self._unreader.unread(data[size:])
             data = data[:size]
         self._left -= len(data)
-        self.done = not self._left
+        self.complete = not self._left
         return data
 
     def _from_chunks(self, chunks: ChunkedBody) -> bytes:
@@ -279,7 +279,7 @@ class BodyReader:
         if chunks.complete:
             self._unreader.unread(chunks.excess)
             self._check_trailers(chunks.trailers)
-            self.done = True
+            self.complete = True
         return piece
 
     def _check_trailers(self, lines: list[bytes]) -> None:
@@ -308,7 +308,7 @@ class ClientConnection:
     failure: GatewayError
     unsent: int
 
-    __slots__ = ("headers", "socket", "peer", "alive", "started", "taken", "failure", "unsent", "_unreader")
+    __slots__ = ("headers", "socket", "peer", "alive", "started", "taken_over", "failure", "unsent", "_unreader")
 
     def __init__(self, headers: Headers, sock: Any, peer: str, unreader: Any) -> None:
         self.headers = headers
@@ -316,7 +316,7 @@ class ClientConnection:
         self.peer = peer
         self.alive = True
         self.started = False                                 # something of the answer was sent
-        self.taken = False
+        self.taken_over = False
         self._unreader = unreader
 
     def interim(self, status: int, reason: str, headers: Headers, rules: Interim) -> None:
@@ -327,9 +327,9 @@ class ClientConnection:
 
         Raises RuntimeError once the answer has begun.
         """
-        if self.taken or self.started or not self.alive:
+        if self.taken_over or self.started or not self.alive:
             raise RuntimeError("the connection cannot be taken over any more")
-        self.taken = True
+        self.taken_over = True
         self.socket.settimeout(None)
         return self.socket, self._unreader.take_buffered()
 
@@ -340,7 +340,7 @@ class ClientConnection:
             reset(self.socket)
 
     def __repr__(self) -> str:
-        return f"ClientConnection({self.peer}{', taken' if self.taken else ''}{'' if self.alive else ', over'})"
+        return f"ClientConnection({self.peer}{', taken' if self.taken_over else ''}{'' if self.alive else ', over'})"
 
 
 def reset(sock: Any) -> None:

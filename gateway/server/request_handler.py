@@ -11,6 +11,7 @@ else when the application is the gateway's (``refuse``); any other application's
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -21,6 +22,7 @@ from gunicorn.http import wsgi
 
 from ..errors import (BadRequest, BodyTimeout, ExpectationFailed, GatewayError, HeadTimeout, HeadTooLarge, InternalError,
                       NotAllowedHere, TargetTooLong, TruncatedBody)
+from ..loop.monotonic_clock import CLOCK, MonotonicClock
 from ..message import REASONS, Stream
 from .client import Client, ClientGone
 from .fastlane import Lane, LaneConnection
@@ -39,12 +41,15 @@ REFUSALS: list[tuple[type[Exception], type[GatewayError]]] = [
 
 class RequestHandler:
     """Serves the requests of ``worker``, a Gunicorn worker: its ``wsgi`` is what runs, its hooks are called. ``application`` is the
-    gateway's, None for any other. While it is ``draining``, every answer says that the connection ends."""
+    gateway's, None for any other. While it is ``draining``, every answer says that the connection ends. ``now`` gives the time for
+    Gunicorn's access log."""
 
-    def __init__(self, worker: Any) -> None:
+    def __init__(self, worker: Any, clock: MonotonicClock = CLOCK, now: Callable[[], datetime] = datetime.now) -> None:
         self.worker = worker
         self.cfg = worker.cfg
         self.log = worker.log
+        self.clock = clock
+        self.now = now
         self.application: Any = None
         self.body_timeout = BODY_TIMEOUT
         self.draining = False
@@ -92,7 +97,7 @@ class RequestHandler:
             return
         if writer is not None and writer.headers_sent and connection.alive:
             writer.cut()
-        elif connection.alive and not connection.taken:
+        elif connection.alive and not connection.taken_over:
             self.refuse(exchange.client, request, error)
             return
         if isinstance(error, GatewayError):                  # it has its line in the request log
@@ -141,7 +146,7 @@ class LaneExchange:
         client, request, connection = self.client, self.request, self.connection
         response = self.handler.application.receive(request, connection, client.peer)
         body = response.body
-        if connection.taken or not connection.alive:         # a view has used the connection itself
+        if connection.taken_over or not connection.alive:         # a view has used the connection itself
             if not isinstance(body, bytes):
                 body.close()
             return False
@@ -184,7 +189,7 @@ class WsgiExchange:
         self.connection = ClientConnection(request.raw_headers, client.sock, client.peer or "unix", client.unreader)
         self.writer: ResponseWriter | None = None
         self.environ: dict[str, Any] = {}
-        self._begin = datetime.now()
+        self._start = handler.now()
 
     def run(self) -> bool:
         handler, worker = self.handler, self.handler.worker
@@ -197,12 +202,12 @@ class WsgiExchange:
         if worker.is_already_handled(result):
             return False
         handler.deliver(result, writer)
-        return not self.connection.taken and self._may_go_on(writer)
+        return not self.connection.taken_over and self._may_go_on(writer)
 
     def _prepare(self) -> ResponseWriter:
         handler, client, request = self.handler, self.client, self.request
         expects, request._expected_100_continue = request._expected_100_continue, False
-        body = BodyReader(request, client.unreader, handler.body_timeout)
+        body = BodyReader(request, client.unreader, handler.body_timeout, handler.clock)
         writer, environ = wsgi.create(request, client.sock, client.addr, client.listener, handler.cfg,
                                       response_class=ResponseWriter, response_args=(self.connection, body, handler.is_draining))
         writer.transmit = client.send
@@ -217,7 +222,7 @@ class WsgiExchange:
     def _may_go_on(self, writer: ResponseWriter) -> bool:
         """After a complete answer: is the connection fit for another request?"""
         body = writer.body
-        fit = body is None or body.done
+        fit = body is None or body.complete
         if body is not None and not fit and not writer.should_close():
             with gevent.Timeout(UNREAD, False):
                 fit = body.discard()
@@ -228,7 +233,7 @@ class WsgiExchange:
         """Gunicorn's access log and hook."""
         log = self.handler.log
         if self.writer is not None:
-            log.access(self.writer, self.request, self.environ, datetime.now() - self._begin)
+            log.access(self.writer, self.request, self.environ, self.handler.now() - self._start)
         try:
             self.handler.cfg.post_request(self.handler.worker, self.request, self.environ, self.writer)
         except Exception:

@@ -8,22 +8,23 @@ FAILED = 0.5                    # seconds after which a failed worker counts: on
 
 
 class Succession:
-    """When may a worker that is to leave do so? ``others`` are those there are when it begins to ask.
+    """Decides when a worker may leave. ``others`` are the workers there are when it begins to wait, their states by pid.
 
-    Told to end, it goes as soon as nobody is starting: then its successors serve, or none were coming. Going by itself, it waits
-    for one that was not there before. A successor that failed, and was not itself told to end, is a broken deployment: it stays.
+    A worker that a signal ends leaves as soon as nobody is starting: then its successors serve, or none were coming. One that has
+    served its ``max_requests`` waits for a worker that was not there before. A successor that failed, and that no signal has ended
+    meanwhile, is a broken deployment: the worker stays.
     """
 
     def __init__(self, others: dict[int, str]) -> None:
         self._known = others.keys()
         self._failed_at = 0.0
 
-    def may_leave(self, others: dict[int, str], told: bool, now: float) -> bool | None:
+    def may_leave(self, others: dict[int, str], by_signal: bool, now: float) -> bool | None:
         """True: leave. False: stay for good. None: not known yet. ``now`` is in seconds."""
         states = set(others.values())
-        if told and not states & {"starting", "failed"}:
+        if by_signal and not states & {"starting", "failed"}:
             return True
-        if not told and any(pid not in self._known and state in ACCEPTING for pid, state in others.items()):
+        if not by_signal and any(pid not in self._known and state in ACCEPTING for pid, state in others.items()):
             return True
         if "failed" not in states or "starting" in states:
             self._failed_at = 0.0

@@ -24,7 +24,6 @@ import signal
 import sys
 from collections.abc import Callable
 from functools import partial
-from time import monotonic
 from typing import Any
 
 import gevent
@@ -36,6 +35,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from .. import run_directory
 from ..errors import ConfigError
+from ..loop.monotonic_clock import CLOCK, MonotonicClock
 from .connection import ConnectionHandler
 from .succession import Succession
 
@@ -46,13 +46,12 @@ RETRY = 2.0                     # seconds before a worker that could not start g
 
 
 class GatewayWorker(GeventWorker):
-    """``worker_class = "gateway.server.worker.GatewayWorker"``. Runs any WSGI application. ``clock`` returns seconds and never goes
-    back."""
+    """``worker_class = "gateway.server.worker.GatewayWorker"``. Runs any WSGI application."""
 
     alive: bool                                              # Gunicorn's: False ends the main loop
     nr: int                                                  # Gunicorn's: requests served
 
-    def __init__(self, *args: Any, clock: Callable[[], float] = monotonic, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, clock: MonotonicClock = CLOCK, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.clock = clock
         self.connections = ConnectionHandler(self, clock)
@@ -104,8 +103,8 @@ class GatewayWorker(GeventWorker):
                        "those that serve go on" if place.serves_without_me() else "nobody serves until the next one can",
                        exc_info=error)
         self._report("failed")
-        until = self.clock() + RETRY
-        while self.alive and self.clock() < until:
+        until = self.clock.now() + RETRY
+        while self.alive and self.clock.now() < until:
             gevent.sleep(0.1)
         if not self.alive:
             self._report("draining")                         # told to end: nobody is to take it for a broken deployment
@@ -194,9 +193,9 @@ class GatewayWorker(GeventWorker):
         if not self._by_signal:
             os.kill(self.ppid, signal.SIGCHLD)               # wakes the master, which starts the successor
         succession = Succession(place.others())
-        until = self.clock() + self.cfg.graceful_timeout
-        while self.clock() < until:
-            verdict = succession.may_leave(place.others(), self._by_signal, self.clock())
+        until = self.clock.now() + self.cfg.graceful_timeout
+        while self.clock.now() < until:
+            verdict = succession.may_leave(place.others(), self._by_signal, self.clock.now())
             if verdict is False:
                 self.log.error("Worker %s stays: its successor cannot start", self.pid)
             if verdict is not None:
@@ -215,14 +214,14 @@ class GatewayWorker(GeventWorker):
         self.connections.drain()
         self._report("draining")
         limit = self.cfg.graceful_timeout
-        until = self.clock() + limit - min(0.5, limit / 4)    # a master that is stopping kills when its own time is over
+        until = self.clock.now() + limit - min(0.5, limit / 4)    # a master that is stopping kills when its own time is over
         for server in servers:
             self._accept_queued(server)
             server.close()
-        if not self._join(min(PARTING, until - self.clock())):
+        if not self._join(min(PARTING, until - self.clock.now())):
             self.connections.part()
-        while not self._join(min(1.0, until - self.clock())):
-            if self.clock() >= until:
+        while not self._join(min(1.0, until - self.clock.now())):
+            if self.clock.now() >= until:
                 self.log.warning("Worker graceful timeout (pid:%s)", self.pid)
                 self.connections.kill()
                 return

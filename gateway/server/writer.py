@@ -28,9 +28,9 @@ from .reader import PIECE, BodyReader, ClientConnection, GunicornRequest, PlainR
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 
-PLAIN, LENGTH, DATE, CONNECTION, UPGRADE, DROPPED = range(6)
-KINDS = Kinds({"content-length": LENGTH, "date": DATE, "connection": CONNECTION, "upgrade": UPGRADE, "transfer-encoding": DROPPED,
-               "keep-alive": DROPPED, "proxy-connection": DROPPED, "te": DROPPED, "trailer": DROPPED})
+PLAIN, LENGTH, DATE, CONNECTION, UPGRADE, EXCLUDED = range(6)
+KINDS = Kinds({"content-length": LENGTH, "date": DATE, "connection": CONNECTION, "upgrade": UPGRADE, "transfer-encoding": EXCLUDED,
+               "keep-alive": EXCLUDED, "proxy-connection": EXCLUDED, "te": EXCLUDED, "trailer": EXCLUDED})
 
 
 class ShortBody(Exception):
@@ -74,11 +74,11 @@ class ResponseWriter:
             raise AssertionError("start_response was called a second time")
         try:
             self.status_code, line = status_line(status)
-            self._head, self.response_length, closing = compose(self.req.version, self.status_code, line, headers)
+            self._head, self.response_length, close = compose(self.req.version, self.status_code, line, headers)
         except Exception as error:
             self.connection.failure = InternalError(str(error))
             raise
-        self.must_close = self.must_close or closing
+        self.must_close = self.must_close or close
         self.status, self.headers = status, headers
         self._bodiless = self.req.method == "HEAD" or self.status_code in (204, 304) or self.status_code < 200
         self.chunked = self.response_length is None and not self._bodiless and self.req.version >= (1, 1)
@@ -126,7 +126,7 @@ class ResponseWriter:
         return self.response_length is None and not self.chunked and not self._bodiless
 
     def _emit(self, data: bytes, end: bytes = b"") -> None:
-        if self.connection.taken:
+        if self.connection.taken_over:
             return
         if self.status is None:
             raise AssertionError("start_response was not called before the body")
@@ -166,7 +166,7 @@ class ResponseWriter:
             raise
 
     def _check_length(self, more: int) -> None:
-        if self.response_length is None or self._bodiless or self.connection.taken:
+        if self.response_length is None or self._bodiless or self.connection.taken_over:
             return
         if self.sent + more < self.response_length:
             raise ShortBody(f"the application gave {self.sent + more} of the {self.response_length} bytes it announced")
@@ -178,12 +178,12 @@ def compose(version: tuple[int, int], code: int, line: str, headers: Headers) ->
     Raises InvalidResponseHeader: nothing that could end a line gets into the head.
     """
     first = f"HTTP/1.0 {line}\r\n" if version < (1, 1) else f"HTTP/1.1 {line}\r\n"
-    length, dated, closing = None, False, False
+    length, has_date, close = None, False, False
     if type(headers) is not list:                            # some framework's own; it is gone over more than once
         headers = list(headers)
     try:
         special = [field for field in headers if KINDS[field[0]]]
-        dropped = []
+        excluded = []
         for field in special:
             name, value = field
             kind = KINDS[name]
@@ -191,34 +191,34 @@ def compose(version: tuple[int, int], code: int, line: str, headers: Headers) ->
                 if not value.isascii() or not value.isdigit() or length not in (None, int(value)):
                     raise InvalidResponseHeader(f"{name}: {value!r}")
                 if code == 204 or code < 200 or length is not None:
-                    dropped.append(field)
+                    excluded.append(field)
                 else:
                     length = int(value)
             elif kind == DATE:
-                dated = True
+                has_date = True
             elif kind == CONNECTION:
-                closing = closing or "close" in [option.strip() for option in value.lower().split(",")]
-                dropped.append(field)
-            elif kind == DROPPED or code != 101:
-                dropped.append(field)
-        if dropped:
-            headers = without(headers, dropped)
+                close = close or "close" in [option.strip() for option in value.lower().split(",")]
+                excluded.append(field)
+            elif kind == EXCLUDED or code != 101:
+                excluded.append(field)
+        if excluded:
+            headers = without(headers, excluded)
         fields = b"".join(map(WRITTEN.__getitem__, headers))
     except (UnsafeField, TypeError, AttributeError, ValueError) as error:     # a name or a value that is no text among them
         raise InvalidResponseHeader(str(error)) from None
-    return first.encode("latin-1") + fields + (b"" if dated else date_line()), length, closing
+    return first.encode("latin-1") + fields + (b"" if has_date else date_line()), length, close
 
 
-def without(headers: Headers, dropped: Headers) -> Headers:
-    """The fields but for ``dropped``, each of which stands there as often as it is to go; the last ones go."""
-    kept = []
-    left = list(dropped)
+def without(headers: Headers, excluded: Headers) -> Headers:
+    """The fields but for ``excluded``, each of which stands there as often as it is to go; the last ones go."""
+    rest = []
+    left = list(excluded)
     for field in reversed(headers):
         if field in left:
             left.remove(field)
         else:
-            kept.append(field)
-    return kept[::-1]
+            rest.append(field)
+    return rest[::-1]
 
 
 def closing_answer(response: Response) -> bytes:

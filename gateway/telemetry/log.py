@@ -20,7 +20,7 @@ import os
 import select
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gevent
@@ -33,9 +33,9 @@ from ..errors import ConfigError, GatewayError
 from ..message import Attempt, Request
 from .metrics import Counter, registry
 
-INTERVAL = 0.02
-BATCH = 65536
-WAITING = 8 * 1024 ** 2
+INTERVAL = 0.02                 # seconds
+BATCH = 65536                   # bytes that are written without waiting for more
+LIMIT = 8 * 1024 ** 2           # bytes of lines that wait
 LONGEST_TEXT = 2048
 
 log = logging.getLogger("gateway")
@@ -45,16 +45,20 @@ native_sleep = get_original("time", "sleep")
 class RequestLog:
     """``RequestLog("stdout")``. Until ``start``, or its first line, it runs nothing. Raises ConfigError when it cannot be opened.
 
-    ``dropped`` counts the lines lost. ``waiting`` bytes may wait at most.
+    ``dropped`` counts the lines that are lost. At most ``limit`` bytes wait; they are collected for ``interval`` seconds, and
+    written by ``write(fd, data)``, in a native thread.
     """
 
-    def __init__(self, destination: str, dropped: Counter | None = None, waiting: int = WAITING) -> None:
+    def __init__(self, destination: str, dropped: Counter | None = None, limit: int = LIMIT,
+                 interval: float = INTERVAL, write: Callable[[int, bytes], None] | None = None) -> None:
         self.destination = destination
         self.enabled = destination != "off"
         self.dropped = dropped or registry.counter("gateway_log_dropped_total", "Lines of the request log that were lost.")
-        self.waiting = waiting
+        self.limit = limit
+        self._interval = interval
+        self._write = write_all if write is None else write
         self._own = destination not in ("stdout", "stderr", "off")
-        self._fd = opened(destination) if self._own else {"stdout": 1, "stderr": 2}.get(destination, -1)
+        self._fd = open_to_append(destination) if self._own else {"stdout": 1, "stderr": 2}.get(destination, -1)
         self._lines: list[bytes] = []
         self._size = 0                          # bytes in _lines
         self._wake = Event()                    # there is a line
@@ -63,8 +67,8 @@ class RequestLog:
         self._idle.set()
         self._writer: gevent.Greenlet | None = None
         self._pool: ThreadPool | None = None
-        self._torn = False                      # the last write ended inside a line
-        self._broken = ""                       # why lines are being lost
+        self._mid_line = False                      # the last write ended inside a line
+        self._failure = ""                       # why lines are being lost
 
     def start(self) -> None:
         """Start the writer. In the worker: what runs before a fork does not run after it."""
@@ -74,7 +78,7 @@ class RequestLog:
 
     def write(self, line: bytes) -> None:
         """Take a line, which ends in a newline. Never waits, never fails."""
-        if self._size >= self.waiting:
+        if self._size >= self.limit:
             self.dropped.inc()
             return
         self._lines.append(line)
@@ -92,15 +96,15 @@ class RequestLog:
                 self._idle.set()
                 self._wake.wait()
                 self._wake.clear()
-            self._full.wait(INTERVAL)           # an event of its own: whoever waits again for one that has just woken him, does not
+            self._full.wait(self._interval)     # not _wake: to wait again for what has just woken us is to miss it
             self._full.clear()
             lines, self._lines, self._size = self._lines, [], 0
             assert self._pool is not None
             lost, reason = self._pool.apply(self._write_out, (lines,))
             if lost:
                 self.dropped.inc(lost)
-            if reason != self._broken:
-                self._broken = reason
+            if reason != self._failure:
+                self._failure = reason
                 log.error("the request log %s: %s", self.destination, f"lines are lost: {reason}" if reason else "works again")
 
     def _write_out(self, lines: list[bytes]) -> tuple[int, str]:
@@ -108,11 +112,11 @@ class RequestLog:
         lost, reason = 0, ""
         for count, piece in pieces(lines, self._fd):
             try:
-                write_all(self._fd, b"\n" + piece if self._torn else piece)
-                self._torn = False
+                self._write(self._fd, b"\n" + piece if self._mid_line else piece)
+                self._mid_line = False
             except ShortWrite as error:
                 lost, reason = lost + min(count, error.lines_left), str(error.__cause__)
-                self._torn = self._torn or error.torn
+                self._mid_line = self._mid_line or error.mid_line
         return lost, reason
 
     def flush(self, timeout: float = 2.0) -> bool:
@@ -125,7 +129,7 @@ class RequestLog:
         if not self._own:
             return
         try:
-            fresh = opened(self.destination)
+            fresh = open_to_append(self.destination)
         except ConfigError as error:
             log.error("%s; going on with the file that is open", error)
             return
@@ -134,7 +138,7 @@ class RequestLog:
 
     def stop(self, timeout: float = 2.0) -> None:
         """Write what waits and end the writer; lines that come later are dropped. A write that hangs is left behind."""
-        self.waiting = 0
+        self.limit = 0
         written = self.flush(timeout)
         if self._writer is not None:
             self._writer.kill()
@@ -153,15 +157,15 @@ class RequestLog:
 
 
 class ShortWrite(Exception):
-    """Of ``data`` only ``done`` bytes were written; ``torn`` says whether they end inside a line."""
+    """Of ``data`` only ``done`` bytes were written; ``mid_line`` says whether they end inside a line."""
 
     def __init__(self, data: bytes, done: int) -> None:
         super().__init__()
         self.lines_left = data.count(b"\n", done)
-        self.torn = done > 0 and data[done - 1:done] != b"\n"
+        self.mid_line = done > 0 and data[done - 1:done] != b"\n"
 
 
-def opened(path: str) -> int:
+def open_to_append(path: str) -> int:
     """A descriptor that appends to ``path``. Raises ConfigError."""
     try:
         return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)

@@ -108,11 +108,11 @@ class Registry:
             if known[:2] != (kind, bounds):
                 raise ValueError(f"{name} is already a {known[0]} {known[1] or ''}")
             child = make()
-            self._settle(identity, child)
+            self._assign(identity, child)
             self._children[identity] = child
         return child
 
-    def _settle(self, identity: Identity, child: Sample) -> None:
+    def _assign(self, identity: Identity, child: Sample) -> None:
         """Give the child its numbers: those a worker before left for it, or new ones."""
         kind, name, labels, bounds = identity
         try:
@@ -152,7 +152,7 @@ class Registry:
         self._inherited = {key.identity: key for key in numbers.keys}
         for identity, child in self._children.items():
             values, start = child.values, child.index
-            self._settle(identity, child)
+            self._assign(identity, child)
             if carry:
                 for offset in range(width(identity[0], identity[3])):
                     child.values[child.index + offset] += values[start + offset]

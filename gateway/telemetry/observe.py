@@ -51,18 +51,22 @@ class Observe:
 
     def __init__(self, next: Handler, log: RequestLog, registry: Registry,
                  problems: Callable[[GatewayError, Request], Response] = render,
-                 edit_of: Callable[[Request], Callable[[Headers], Headers] | None] = lambda request: None) -> None:
+                 edit_of: Callable[[Request], Callable[[Headers], Headers] | None] = lambda request: None,
+                 most_instances: int = MOST_INSTANCES, clock: Callable[[], float] = perf_counter,
+                 wall_clock: Callable[[], float] = time) -> None:
         self.next = next
         self.edit_of = edit_of
         self.log = log
         self.registry = registry
         self.problems = problems
         self.in_flight = registry.gauge("gateway_requests_in_flight", "Requests that are being answered.")
-        self.upstreams = UpstreamNumbers(registry)
+        self.clock = clock
+        self.wall_clock = wall_clock
+        self.upstreams = UpstreamNumbers(registry, most_instances)
         self._none: RouteNumbers | None = None               # of what no route takes
 
     def __call__(self, request: Request) -> Response:
-        begun = perf_counter()
+        start = self.clock()
         request.id = client_id(request) if request.trusted else new_id()
         in_flight = self.in_flight
         in_flight.values[in_flight.index] += 1.0             # what inc() does; here and below without the calls
@@ -76,32 +80,32 @@ class Observe:
             error = defect(caught, request)
             response = self.problem(error, request)
         except BaseException:                    # a greenlet being killed, the process ending: not ours to stop
-            self.finish(request, begun, 0, 0, KILLED)
+            self.finish(request, start, 0, 0, KILLED)
             raise
         set_id(response, request.id)
         body = response.body
         if response.takeover is not None:
-            response.takeover = ObservedUpgrade(self, request, begun, response.takeover)
+            response.takeover = ObservedUpgrade(self, request, start, response.takeover)
         elif isinstance(body, bytes):
             sent = 0 if request.method == "HEAD" else len(body)
             if sent > LARGE:
                 if not response.header("Content-Length"):
                     response.headers.append(("Content-Length", str(sent)))
-                response.body = Observed(self, request, begun, response.status, InMemory(body), error)
+                response.body = ObservedStream(self, request, start, response.status, InMemory(body), error)
                 return response
-            self.finish(request, begun, response.status, sent, error.flag if error else FINE, error)
+            self.finish(request, start, response.status, sent, error.flag if error else FINE, error)
         else:
-            response.body = Observed(self, request, begun, response.status, body)
+            response.body = ObservedStream(self, request, start, response.status, body)
         return response
 
-    def refused(self, request: Request, error: GatewayError) -> Response:
+    def refuse(self, request: Request, error: GatewayError) -> Response:
         """The answer to what never became a request: measured and logged like one."""
-        begun = perf_counter()
+        start = self.clock()
         request.id = new_id()
         self.in_flight.inc()
         response = self.problem(error, request)
         set_id(response, request.id)
-        self.finish(request, begun, response.status, len(response.read(65536)), error.flag, error)
+        self.finish(request, start, response.status, len(response.read(65536)), error.flag, error)
         return response
 
     def problem(self, error: GatewayError, request: Request) -> Response:
@@ -116,10 +120,10 @@ class Observe:
             response.headers = edit(response.headers)
         return response
 
-    def finish(self, request: Request, begun: float, status: int, sent: int, flag: str,
+    def finish(self, request: Request, start: float, status: int, sent: int, flag: str,
                error: GatewayError | None = None) -> None:
         """Count and log a request that is over."""
-        seconds = perf_counter() - begun
+        seconds = self.clock() - start
         entry = request.entry
         numbers = self._none if entry is None else entry.numbers
         if numbers is None:
@@ -130,8 +134,8 @@ class Observe:
         for attempt in request.attempts:
             self.upstreams.count(attempt)
         if self.log.enabled:
-            self.log.write(line_of(request, now=time(), route=numbers.name, target=numbers.target, status=status, size=sent,
-                                   seconds=seconds, flag=flag, error=error))
+            self.log.write(line_of(request, now=self.wall_clock(), route=numbers.name, target=numbers.target, status=status,
+                                   size=sent, seconds=seconds, flag=flag, error=error))
 
     def _numbers(self, entry: RouteEntry | None) -> RouteNumbers:
         if entry is None:
@@ -163,32 +167,32 @@ class InMemory:
         return f"InMemory({len(self._body)} bytes)"
 
 
-class Observed:
+class ObservedStream:
     """The body of an answer while it is sent. Bytes count once the next ones are asked for: then they were taken. Of the last ones
     those count that the connection says have left. ``error`` is what it is the answer to, if any."""
 
-    __slots__ = ("observe", "request", "begun", "status", "stream", "error", "sent", "given", "over")
+    __slots__ = ("observe", "request", "start", "status", "stream", "error", "sent", "in_transit", "finished")
 
-    def __init__(self, observe: Observe, request: Request, begun: float, status: int, stream: Stream,
+    def __init__(self, observe: Observe, request: Request, start: float, status: int, stream: Stream,
                  error: GatewayError | None = None) -> None:
         self.observe = observe
         self.request = request
-        self.begun = begun
+        self.start = start
         self.status = status
         self.stream = stream
         self.error = error
         self.sent = 0
-        self.given = 0                           # bytes of the piece that is being sent
-        self.over = False
+        self.in_transit = 0                           # bytes of the piece that is being sent
+        self.finished = False
 
     def __iter__(self) -> Iterator[bytes]:
         try:
             if not getattr(self.stream, "ready", True):
                 yield b""                        # the head goes out now: the first piece may be long in coming
             for piece in self.stream:
-                self.given = len(piece)
+                self.in_transit = len(piece)
                 yield piece
-                self.sent += self.given
+                self.sent += self.in_transit
         except GatewayError as error:
             self.end(error.flag, error)
             raise
@@ -208,36 +212,36 @@ class Observed:
         finally:
             if self.request.method == "HEAD" or self.status in (204, 304):
                 self.end(FINE)                   # nobody reads the body of these
-            elif not self.over:
+            elif not self.finished:
                 self.break_off(self.request.connection)
 
     def break_off(self, connection: Any) -> None:
         """The server stopped before the end; why, its connection may know."""
         error = getattr(connection, "failure", None) or ClientDisconnected("the answer was not taken to its end")
-        self.sent += max(0, self.given - getattr(connection, "unsent", self.given))
+        self.sent += max(0, self.in_transit - getattr(connection, "unsent", self.in_transit))
         if isinstance(error, InternalError):
             self.status = error.status           # its head could not be sent
         self.end(error.flag, error)
 
     def end(self, flag: str, error: GatewayError | None = None) -> None:
-        if not self.over:
-            self.over = True
+        if not self.finished:
+            self.finished = True
             sent = 0 if self.request.method == "HEAD" else self.sent
-            self.observe.finish(self.request, self.begun, self.status, sent, flag, error)
+            self.observe.finish(self.request, self.start, self.status, sent, flag, error)
 
     def __repr__(self) -> str:
-        return f"Observed({self.stream!r}, {self.sent} bytes sent)"
+        return f"ObservedStream({self.stream!r}, {self.sent} bytes sent)"
 
 
 class ObservedUpgrade:
     """The takeover of a connection: the request is over when the connection is."""
 
-    __slots__ = ("observe", "request", "begun", "takeover")
+    __slots__ = ("observe", "request", "start", "takeover")
 
-    def __init__(self, observe: Observe, request: Request, begun: float, takeover: Callable[[], None]) -> None:
+    def __init__(self, observe: Observe, request: Request, start: float, takeover: Callable[[], None]) -> None:
         self.observe = observe
         self.request = request
-        self.begun = begun
+        self.start = start
         self.takeover = takeover
 
     def __call__(self) -> None:
@@ -253,7 +257,7 @@ class ObservedUpgrade:
             flag = error.flag
             raise
         finally:
-            self.observe.finish(self.request, self.begun, 101, 0, flag, error)
+            self.observe.finish(self.request, self.start, 101, 0, flag, error)
 
 
 class RouteNumbers:
@@ -297,10 +301,11 @@ class RouteNumbers:
 
 
 class UpstreamNumbers:
-    """The numbers of attempts. Calls of views may go anywhere: after MOST_INSTANCES names the rest are counted together."""
+    """The numbers of attempts. Calls of views may go anywhere: after ``most`` instances the rest are counted together."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, most: int) -> None:
         self.registry = registry
+        self.most = most
         self._instances: set[tuple[str, str]] = set()
         self._attempts: dict[tuple[str, str, Any], tuple[Counter, Histogram]] = {}
 
@@ -313,7 +318,7 @@ class UpstreamNumbers:
     def _children(self, upstream: str, instance: str, outcome: Any) -> tuple[Counter, Histogram]:
         key = upstream, instance, outcome
         known = (upstream, instance) in self._instances
-        if not known and len(self._instances) < MOST_INSTANCES:
+        if not known and len(self._instances) < self.most:
             self._instances.add((upstream, instance))
             known = True
         if not known:

@@ -34,9 +34,9 @@ def test_lines_are_cut_from_what_was_received_without_a_copy_of_the_rest():
     lines = 1000
     _, body = request_of([head(f"Content-Length: {2 * lines + 3}") + b"a\n" * lines + b"end"])
     assert body.readline() == b"a\n"
-    kept = body._kept
-    assert [body.readline() for _ in range(lines - 1)] == [b"a\n"] * (lines - 1) and body._kept is kept
-    assert (body.readline(2), body.readline(), body.readline(), body._kept) == (b"en", b"d", b"", b"")
+    buffer = body._buffer
+    assert [body.readline() for _ in range(lines - 1)] == [b"a\n"] * (lines - 1) and body._buffer is buffer
+    assert (body.readline(2), body.readline(), body.readline(), body._buffer) == (b"en", b"d", b"", b"")
 
 
 # The header list
@@ -136,7 +136,7 @@ def test_bodies(fields, sent, expected, at_once):
     if isinstance(expected, bytes):
         assert body.read() == expected
         assert body.read() == b"" and body.read1() == b""
-        assert body.done and body.error is None and body.discard()
+        assert body.complete and body.error is None and body.discard()
         return
     with pytest.raises(expected):
         body.read()

@@ -9,14 +9,14 @@ from gateway.server.succession import FAILED, Succession
 OLD, NEW = 1, 2
 
 
-@pytest.mark.parametrize("told, others, verdict", [
+@pytest.mark.parametrize("by_signal, others, verdict", [
     (True, {}, True),                                        # TERM to the only worker, or to all
     (True, {OLD: "serving"}, True),                          # TTOU
     (True, {OLD: "draining"}, True),
     (True, {OLD: "serving", NEW: "starting"}, None),         # HUP
     (True, {OLD: "leaving", NEW: "serving"}, True),
     (True, {NEW: "serving", 3: "starting"}, None),           # not all are there yet
-    (True, {NEW: "failed"}, None),                           # it may have been told to end too
+    (True, {NEW: "failed"}, None),                           # it may have been by_signal to end too
     (False, {}, None),                                       # max_requests: the master has not started one yet
     (False, {OLD: "serving"}, None),
     (False, {OLD: "serving", NEW: "starting"}, None),
@@ -25,16 +25,16 @@ OLD, NEW = 1, 2
     (False, {OLD: "retiring"}, None),
     (False, {NEW: "draining"}, None),
     (False, {NEW: "failed"}, None)])
-def test_who_may_leave(told, others, verdict):
-    assert Succession({OLD: "serving"}).may_leave(others, told, 100.0) is verdict
+def test_who_may_leave(by_signal, others, verdict):
+    assert Succession({OLD: "serving"}).may_leave(others, by_signal, 100.0) is verdict
 
 
-@pytest.mark.parametrize("told", [True, False])
-def test_a_failed_successor_counts_after_a_moment(told):
+@pytest.mark.parametrize("by_signal", [True, False])
+def test_a_failed_successor_counts_after_a_moment(by_signal):
     failed, starting = {NEW: "failed"}, {NEW: "starting"}
     succession = Succession({})
-    assert succession.may_leave(failed, told, 100.0) is None
-    assert succession.may_leave(failed, told, 100.0 + FAILED) is None
-    assert succession.may_leave(starting, told, 101.0) is None           # the next try: all begins anew
-    assert succession.may_leave(failed, told, 102.0) is None
-    assert succession.may_leave(failed, told, 102.1 + FAILED) is False
+    assert succession.may_leave(failed, by_signal, 100.0) is None
+    assert succession.may_leave(failed, by_signal, 100.0 + FAILED) is None
+    assert succession.may_leave(starting, by_signal, 101.0) is None           # the next try: all begins anew
+    assert succession.may_leave(failed, by_signal, 102.0) is None
+    assert succession.may_leave(failed, by_signal, 102.1 + FAILED) is False

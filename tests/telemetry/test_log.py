@@ -132,16 +132,14 @@ def test_lines_arrive_in_order_and_in_few_writes(tmp_path, log_to):
     assert (tmp_path / "log").read_bytes() == b"".join(lines)
 
 
-def test_lines_are_written_many_at_a_time(tmp_path, log_to, monkeypatch):
+def test_lines_are_written_many_at_a_time(tmp_path, log_to):
     """Also when the loop turns after each of them."""
     written: list[int] = []
 
     def write_all(fd: int, data: bytes) -> None:
         written.append(data.count(b"\n"))
 
-    monkeypatch.setattr("gateway.telemetry.log.write_all", write_all)
-    monkeypatch.setattr("gateway.telemetry.log.INTERVAL", 3600)
-    log = log_to(tmp_path / "log")
+    log = log_to(tmp_path / "log", interval=3600, write=write_all)
     for _ in range(3):                                   # from rest, and just after a writing
         for number in range(50):
             log.write(b"%d\n" % number)
@@ -267,7 +265,7 @@ import gevent
 from gateway.telemetry.log import RequestLog
 from gateway.telemetry.metrics import Registry
 dropped = Registry().counter("dropped_total", "")
-log = RequestLog("stdout", dropped, waiting=100_000)
+log = RequestLog("stdout", dropped, limit=100_000)
 turns = 0
 def turn():
     global turns

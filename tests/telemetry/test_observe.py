@@ -13,7 +13,6 @@ from gateway.deadline import Deadline
 from gateway.errors import (ClientDisconnected, ConnectFailed, DeadlineExceeded, MethodNotAllowed, NoRoute, UpstreamTimeout,
                             UpstreamTruncated)
 from gateway.message import Attempt, Request, Response, RouteEntry
-from gateway.telemetry import observe
 from gateway.telemetry.exposition import render
 from gateway.telemetry.metrics import Registry
 from gateway.telemetry.observe import Observe, new_id
@@ -353,9 +352,8 @@ def test_attempts_are_counted_by_instance_and_outcome():
     assert 'gateway_upstream_seconds_count{upstream="users"} 5.0' in render(seen.registry)[0].decode()
 
 
-def test_instances_beyond_the_limit_are_counted_together(monkeypatch):
-    monkeypatch.setattr(observe, "MOST_INSTANCES", 2)
-    seen = Seen(attempted(*((f"host{number}:80", 200, "") for number in range(5))))
+def test_instances_beyond_the_limit_are_counted_together():
+    seen = Seen(attempted(*((f"host{number}:80", 200, "") for number in range(5))), most_instances=2)
     seen(request())
     seen(request())
     assert {line for line in seen.metrics() if "attempts" in line} == {
