@@ -67,42 +67,47 @@ class ReadFields(dict[bytes, "tuple[Field, str] | None"]):
         return known
 
 
+class FieldNames(dict[str, bool]):
+    """Whether lines of a name are remembered. Raises UnsafeField for what is no name, ReservedField for those ``refused``."""
+
+    def __init__(self, refused: frozenset[str]) -> None:
+        super().__init__()
+        self.refused = refused
+
+    def __missing__(self, name: str) -> bool:
+        if not TOKEN.fullmatch(name):
+            raise UnsafeField(f"{name[:100]!r} is not a field name")
+        if name.lower() in self.refused:
+            raise ReservedField(name)
+        remember = name.lower() not in NOT_KEPT
+        if len(name) <= LONGEST:
+            if len(self) >= MOST:
+                self.clear()
+            self[name] = remember
+        return remember
+
+
 class WrittenFields(dict[Field, bytes]):
     """See ``WRITTEN``. ``refused`` are names, in lower case, that may not be written: ReservedField."""
 
     def __init__(self, refused: frozenset[str] = frozenset()) -> None:
         super().__init__()
-        self.refused = refused
-        self._names: dict[str, bool] = {}                # is a line of that name kept?
+        self._names = FieldNames(refused)
 
     def __missing__(self, field: Field) -> bytes:
         name, value = field
-        kept = self._names.get(name)
-        if kept is None:
-            kept = self._checked(name)
+        remember = self._names[name]
         if not (value.isascii() and value.isprintable()) and CONTROL.search(value):
             raise UnsafeField(f"a control character in the value of {name}")
         try:
             line = "".join((name, ": ", value, "\r\n")).encode("latin-1")      # no f-string: a subclass of str may format itself
         except UnicodeEncodeError:
             raise UnsafeField(f"a character beyond latin-1 in the value of {name}") from None
-        if kept and len(line) <= LONGEST:
+        if remember and len(line) <= LONGEST:
             if len(self) >= MOST:
                 self.clear()
             self[field] = line
         return line
-
-    def _checked(self, name: str) -> bool:
-        if not TOKEN.fullmatch(name):
-            raise UnsafeField(f"{name[:100]!r} is not a field name")
-        if name.lower() in self.refused:
-            raise ReservedField(name)
-        kept = name.lower() not in NOT_KEPT
-        if len(name) <= LONGEST:
-            if len(self._names) >= MOST:
-                self._names.clear()
-            self._names[name] = kept
-        return kept
 
 
 def fields_of(lines: bytes) -> list[Field]:
