@@ -8,7 +8,7 @@ parser that leaves bytes to be decoded and judged, and stricter. Its rules:
 - White space before the colon is taken away, as a proxy has to in a response (RFC 9112 section 5.1).
 - At most 64 KB and 200 fields.
 - ``size`` is the length of the body in bytes, CHUNKED or UNTIL_CLOSE; that HEAD, 1xx, 204 and 304 have none is for the caller.
-- Content-Length repeated with one and the same value becomes one field; different or invalid values are an error.
+- Content-Length repeated with one and the same number becomes one field; different or invalid values are an error.
 - Transfer-Encoding is an error unless it is exactly ``chunked`` on HTTP/1.1: no other coding was asked for, and what is
   forwarded must be what was sent. Together with Content-Length it is an error, for that is how responses are smuggled.
 """
@@ -171,11 +171,12 @@ def _promise(value: str) -> float | None:
 
 def _one_length(head: Head, lengths: str) -> int:
     """The one value of a Content-Length given several times, which then stands once in the headers (RFC 9110 section 8.6)."""
-    values = {value.strip(" \t") for value in lengths.split(",")}
-    value = values.pop()
-    if values or not (value.isascii() and value.isdigit() and len(value) < 19):
+    values = [value.strip(" \t") for value in lengths.split(",")]
+    sizes = {int(value) if value.isascii() and value.isdigit() and len(value) < 19 else -1 for value in values}
+    size = sizes.pop()
+    if sizes or size < 0:
         raise UpstreamProtocolError(f"Content-Length {lengths[:100]!r}") from ConflictingLengths(lengths[:100])
     first = next(place for place, (name, _) in enumerate(head.headers) if name.lower() == "content-length")
-    head.headers = [(name, value) if place == first else (name, text) for place, (name, text) in enumerate(head.headers)
+    head.headers = [(name, str(size)) if place == first else (name, text) for place, (name, text) in enumerate(head.headers)
                     if place == first or name.lower() != "content-length"]
-    return int(value)
+    return size

@@ -155,7 +155,8 @@ def test_the_fields_say_where_the_body_ends(lines, size):
 
 
 @pytest.mark.parametrize("lines", [["Content-Length: 5", "content-length: 5"], ["Content-Length: 5, 5"],
-                                   ["Content-Length: 5,5", "Content-Length: 5"]])
+                                   ["Content-Length: 5,5", "Content-Length: 5"], ["Content-Length: 05", "Content-Length: 5"],
+                                   ["Content-Length: 05, 5"], ["Content-Length: 05,05"]])
 def test_one_length_said_twice_becomes_one_field(lines):
     head = head_of("A: b", *lines, "C: d")
     assert head.size == 5
@@ -166,7 +167,7 @@ def test_one_length_said_twice_becomes_one_field(lines):
     ["Content-Length: 5", "Content-Length: 6"], ["Content-Length: 5, 6"], ["Content-Length: 5,"], ["Content-Length:"],
     ["Content-Length: -1"],
     ["Content-Length: +1"], ["Content-Length: 1.0"], ["Content-Length: 0x1"], ["Content-Length: 1 2"], ["Content-Length: \xb2"],
-    ["Content-Length: 1_0"], ["Content-Length: " + "9" * 19], ["Content-Length: 05", "Content-Length: 5"],
+    ["Content-Length: 1_0"], ["Content-Length: " + "9" * 19], ["Content-Length: 05", "Content-Length: 6"],
     ["Transfer-Encoding: gzip"], ["Transfer-Encoding: gzip, chunked"], ["Transfer-Encoding: chunked, chunked"],
     ["Transfer-Encoding:"],
     ["Transfer-Encoding: chunked", "Transfer-Encoding: chunked"], ["Transfer-Encoding: identity"],

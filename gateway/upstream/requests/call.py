@@ -17,6 +17,7 @@ from urllib3.util.request import SKIP_HEADER, body_to_chunks
 from urllib3.util.url import _encode_target
 
 from ...deadline import Deadline
+from ...errors import TruncatedBody
 from ...message import Body, Call, Headers
 
 PLAIN_TARGET = re.compile(r"/[A-Za-z0-9/_.~!$&'()*+,;=:@?-]*")      # needs no encoding
@@ -114,7 +115,7 @@ def body_of(body: Any, method: str, length: str | None, coding: str | None) -> b
 
 
 class Upload:
-    """The pieces of a body as ``read(size)``; not more than ``length`` bytes of it.
+    """The pieces of a body as ``read(size)``: ``length`` bytes of it, and no more.
 
     What gives them may be a generator that looks at ``flask.request``, and who sends it runs in a greenlet of its own: so it is run
     in the context in which the call was made.
@@ -123,13 +124,15 @@ class Upload:
     def __init__(self, pieces: Iterator[bytes], length: int | None) -> None:
         self._context = copy_context()
         self._pieces = pieces
-        self._left = length
+        self._length = self._left = length
         self._rest = memoryview(b"")
 
     def read(self, size: int) -> bytes:
-        """At least a byte, b"" at the end. Raises what the source does."""
+        """At least a byte, b"" at the end. Raises what the source does, and TruncatedBody where it ends too early."""
         if not self._rest:
             self._rest = memoryview(self._context.run(next, self._pieces, b""))
+            if self._left and not self._rest:
+                raise TruncatedBody(f"{self._left} of {self._length} bytes are missing")
         piece = bytes(self._rest[:size if self._left is None else min(size, self._left)])
         self._rest = self._rest[len(piece):]
         if self._left is not None:

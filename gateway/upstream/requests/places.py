@@ -79,7 +79,7 @@ def open_place(scheme: str, netloc: str, verify: Verify, cert: Certificate) -> F
         host, port = parts.hostname or "", parts.port
     except ValueError:
         return None
-    if not host.isascii() or host.endswith(".") or "%" in host or port == 0:
+    if not host.isascii() or "%" in host or port == 0 or not all(0 < len(label) < 64 for label in host.split(".")):
         return None
     authority = f"[{host}]" if ":" in host else host
     url = f"{scheme}://{authority}" if port is None else f"{scheme}://{authority}:{port}"

@@ -51,6 +51,10 @@ DIFFERENT = {
     "an early hint is not the answer": (answer(b"final"), {"before": b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"}, b"final"),
     "a head that is cut short is no answer": (CUT_HEAD, {"end": True}, requests.ConnectionError),
     "length and chunks at once are refused": (chunked(b"x", fields=("Content-Length: 1",)), {}, requests.ConnectionError),
+    "a length that is no number is refused": (answer(b"x", "Content-Length: one", length=False), {"end": True},
+                                              requests.exceptions.InvalidHeader),
+    "a length with a sign is refused": (answer(b"x", "Content-Length: +1", length=False), {}, requests.exceptions.InvalidHeader),
+    "a length said twice is one field": (answer(b"x", "Content-Length: 01"), {}, b"x"),
     "a field without a name is refused": (answer(b"x", ": value"), {}, requests.ConnectionError),
     "white space after a value is no part of it": (answer(b"x", "X-A: a  "), {}, b"x"),
 }

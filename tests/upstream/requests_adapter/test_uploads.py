@@ -14,7 +14,8 @@ import pytest
 import requests
 from scenarios import upstream
 
-from gateway.upstream.requests.adapter import govern_requests
+from gateway.errors import TruncatedBody
+from gateway.upstream.requests.adapter import gateway_error, govern_requests
 
 BIG = bytes(range(256)) * 1000
 
@@ -215,6 +216,61 @@ def test_an_upload_is_that_of_stock(kind, place, recorder, stock_calls):
     assert (type(expected[0] if isinstance(expected, tuple) else expected) is int) == (kind in TAKEN)
     assert not stock_calls
     shop.close()
+
+
+class Raw:
+    """Answers when ``end`` has come, the end of a body; ``seen`` are the field that announces it, and what came of it."""
+
+    def __init__(self, end: bytes) -> None:
+        self.end = end
+        self.seen: list[tuple[bytes, bytes]] = []
+
+    def handle(self, sock, address):
+        with sock:
+            data = b""
+            while not data.endswith(self.end):
+                piece = sock.recv(65536)
+                if not piece:
+                    return
+                data += piece
+            head, _, body = data.partition(b"\r\n\r\n")
+            framing = next(line for line in head.split(b"\r\n") if line.lower().startswith((b"content-length", b"transfer-enc")))
+            self.seen.append((framing, body))
+            sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+
+
+CHUNKED = b"Transfer-Encoding: chunked"
+# A body, and what stock and we send of it; None: a ConnectionError.
+DIFFERENT = {
+    "a generator of arrays": (lambda: iter([array.array("H", [1, 2])]),
+                              (CHUNKED, b"2\r\n\1\0\2\0\r\n0\r\n\r\n"), (CHUNKED, b"4\r\n\1\0\2\0\r\n0\r\n\r\n")),
+    "a generator of wide memoryviews": (lambda: iter([memoryview(b"12345678").cast("I")]),
+                                        (CHUNKED, b"2\r\n12345678\r\n0\r\n\r\n"), (CHUNKED, b"8\r\n12345678\r\n0\r\n\r\n")),
+    "a length too short": (lambda: Sized(b"one", length=2),
+                           (b"Content-Length: 2", b"one"), (b"Content-Length: 2", b"on")),
+    "a length too long": (lambda: Sized(b"one", length=10), (b"Content-Length: 10", b"one"), None),
+    "a length of a big body too long": (lambda: Sized(BIG, b"one", length=len(BIG) + 10),
+                                        (b"Content-Length: 256010", BIG + b"one"), None),
+    "a file that shrinks": (lambda: Reader(b"one", len=10), (b"Content-Length: 10", b"one"), None),
+}
+
+
+@pytest.mark.parametrize("kind", DIFFERENT)
+def test_where_an_upload_differs_from_that_of_stock(kind, serve):
+    """Stock announces items for bytes, and sends what is not of the length that it has announced."""
+    make, stock, ours = DIFFERENT[kind]
+    raw = Raw(stock[1])
+    url = f"http://127.0.0.1:{serve(raw.handle)}/"
+    assert requests.post(url, data=make(), timeout=20).content == b"ok" and raw.seen == [stock]
+    raw.seen.clear()
+    raw.end = ours[1] if ours else b"never"
+    govern_requests()
+    if ours is None:
+        with pytest.raises(requests.ConnectionError) as caught:
+            requests.post(url, data=make(), timeout=20)
+        assert isinstance(gateway_error(caught.value), TruncatedBody) and raw.seen == []
+    else:
+        assert requests.post(url, data=make(), timeout=20).content == b"ok" and raw.seen == [ours]
 
 
 # Stock announces the number of the items for the number of bytes. No server understands that, and it is left to stock.
