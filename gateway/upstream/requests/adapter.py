@@ -48,7 +48,7 @@ from ...tasks import current_request, give_way
 from ..client import Upstream
 from ..dns import LookupFailed
 from ..head import ConflictingLengths
-from . import redirects, shortcuts
+from . import named_host, redirects, shortcuts
 from .call import Fixed, NotOurs, TimedCall, take_apart, target_of, timeouts_of
 from .hooks import Way, hooks, show
 from .places import NEVER, ForeignPlace, Places
@@ -77,6 +77,7 @@ def govern_requests(upstreams: Mapping[str, Upstream] | None = None) -> None:
         governor.active = True
         HTTPAdapter.send = governed_send  # type: ignore[method-assign]
         requests.sessions.HTTPAdapter = LazyAdapter
+        named_host.install()
         redirects.install()
         shortcuts.install()
 
@@ -86,6 +87,7 @@ def ungovern_requests() -> None:
     governor.active = False
     governor.use({})
     requests.sessions.HTTPAdapter = HTTPAdapter
+    named_host.remove()
     redirects.remove()
     shortcuts.remove()
     if HTTPAdapter.send is governed_send:                # else somebody has wrapped it, and it goes on as stock
@@ -133,8 +135,11 @@ def governed_send(self: HTTPAdapter, request: PreparedRequest, stream: bool = Fa
                   cert: Any = None, proxies: Any = None) -> RequestsResponse:
     """``HTTPAdapter.send`` while ``requests`` is governed."""
     place = None
-    if governor.active and governable(self) and (way := hooks.way()) is not Way.STOCK:
+    if governor.active and governable(self):
+        way = hooks.way()
         try:
+            if way is Way.STOCK:
+                return send_by_name(self, request, stream=stream, timeout=timeout)
             place = place_of(request, verify, cert, proxies)
             return exchange(self, place, request, stream, timeout, way is Way.SHOWN)
         except NotOurs:
@@ -170,8 +175,8 @@ def place_of(request: PreparedRequest, verify: Any, cert: Any, proxies: Any) -> 
     scheme, netloc = str(parts.scheme), str(parts.netloc).rpartition("@")[2].lower()
     places = governor.places()
     if scheme == "http":
-        named = places.names.get(netloc)
-        if named is not None and redirects.may_use_name(request, netloc):
+        named = named_place(request, netloc, places)
+        if named is not None:
             return named
         if cert is not None:
             raise NotOurs
@@ -188,6 +193,29 @@ def place_of(request: PreparedRequest, verify: Any, cert: Any, proxies: Any) -> 
                       "strongly advised. See: https://urllib3.readthedocs.io/en/latest/advanced-usage.html#tls-warnings",
                       urllib3_exceptions.InsecureRequestWarning)
     return place
+
+
+def named_place(request: PreparedRequest, name: str, places: Places) -> ForeignPlace | None:
+    """The configured upstream that an http URL with this authority means, if it may be called by its name."""
+    named = places.names.get(name)
+    return named if named is not None and redirects.may_use_name(request, name) else None
+
+
+def send_by_name(adapter: HTTPAdapter, request: PreparedRequest, **arguments: Any) -> RequestsResponse:
+    """Send a request to an upstream the stock way, to one of its instances. Raises NotOurs for any other, and what stock raises."""
+    try:
+        parts = urlsplit(str(request.url))
+    except ValueError:
+        raise NotOurs from None
+    name = parts.netloc.rpartition("@")[2].lower()
+    place = named_place(request, name, governor.places()) if parts.scheme == "http" else None
+    if place is None:
+        raise NotOurs
+    instance = place.upstream.balancer.choose(place.upstream.clock.now())
+    prepared = request.copy()
+    prepared.headers.setdefault("Host", host_of(place.upstream.settings.host, current_request.get()) or instance.authority)
+    with named_host.connecting(name, instance):
+        return stock_send(adapter, prepared, **arguments)
 
 
 def is_certificate(cert: Any) -> bool:

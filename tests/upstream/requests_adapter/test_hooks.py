@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import socket
 import subprocess
 
 import pytest
@@ -10,7 +11,8 @@ import requests
 import responses
 import sentry_sdk
 import vcr
-from odd_service import answer
+from gevent.server import StreamServer
+from odd_service import answer, redirect
 from requests.adapters import HTTPAdapter
 from scenarios import upstream
 from sentry_sdk.integrations.stdlib import StdlibIntegration
@@ -133,6 +135,55 @@ def test_vcrpy_records_and_plays_back(shop, tmp_path):
         assert requests.get("http://shop/plain").content == b"hello"
     assert requests.get("http://shop/plain").content == b"hello"
     assert len(shop.seen) == 2
+
+
+def test_vcrpy_records_an_upstream_by_its_name(orders, tmp_path):
+    """Also a redirect to itself. Sessions take turns among the instances, and the Host is the one of a governed call."""
+    one, two = orders(host="shop.test")
+    one.extra["/there"] = two.extra["/there"] = lambda seen: redirect("http://orders/echo")
+    with vcr.use_cassette(str(tmp_path / "named.yaml")) as recorded:
+        found = [requests.get(f"http://Orders/{path}").content for path in ("plain", "plain", "there")]
+        assert [request.path for request in recorded.requests] == ["/plain", "/plain", "/there", "/echo"]
+        assert {request.host for request in recorded.requests} == {"orders"}
+    with vcr.use_cassette(str(tmp_path / "named.yaml"), record_mode="none"):
+        assert [requests.get(f"http://orders/{path}").content for path in ("plain", "plain", "there")] == found
+    assert {len(one.seen), len(two.seen)} == {1, 3}
+    assert {value for seen in (*one.seen, *two.seen) for name, value in seen.headers if name.lower() == "host"} == {"shop.test"}
+
+
+def test_a_recorder_does_not_lead_others_to_an_upstream_by_its_name(orders, service, tmp_path):
+    foreign = service()
+    foreign.extra["/x"] = lambda seen: redirect("http://orders/echo")
+    one, two = orders()
+    with vcr.use_cassette(str(tmp_path / "named.yaml")):
+        with pytest.raises(requests.ConnectionError):
+            requests.get(foreign.base + "/x")
+        with requests.Session() as own, pytest.raises(requests.ConnectionError):
+            own.mount("http://", StockAdapter())
+            own.get("http://orders/echo")
+    assert not one.seen and not two.seen
+
+
+def test_a_recorder_reaches_an_instance_on_a_unix_socket_and_none_with_tls(tmp_path, web):
+    def serve_one(sock, address):
+        with sock:
+            sock.recv(1000)
+            sock.sendall(answer(b"hello", "Connection: close"))
+
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "s"))
+    listener.listen()
+    server = StreamServer(listener, serve_one)
+    server.start()
+    local, secure = upstream("local", f"unix:{tmp_path / 's'}"), upstream("secure", web.tls)
+    govern_requests({"local": local, "secure": secure})
+    with vcr.use_cassette(str(tmp_path / "named.yaml")):
+        assert requests.get("http://local/", timeout=20).content == b"hello"
+        with pytest.raises(requests.ConnectionError, match="speaks TLS"):
+            requests.get("http://secure/", timeout=20)
+    server.stop()
+    for each in (local, secure):
+        each.close()
 
 
 def test_who_replaces_a_part_of_urllib3_is_called(shop, stock_calls, monkeypatch):
