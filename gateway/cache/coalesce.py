@@ -25,22 +25,19 @@ a key that is new, of a kind ...
                                      waits on
 ===================================  ==========================================================================================
 
-Nothing here knows of HTTP. One Flights belongs to one route in one worker; across workers the store's leases do the same. Time and
-waiting are parameters: ``clock`` (with that of each Deadline), ``signal``, which makes what a follower waits for, and ``catch_up``,
-which lets the loop run before a wait says that its time is over.
+Nothing here knows of HTTP. One Flights belongs to one route in one worker; across workers the store's leases do the same. Time is
+that of ``clock``, by which followers wait, too, and of the deadline of each.
 """
 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from enum import Enum
 from math import inf
-from time import monotonic
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from ..deadline import Deadline
-from ..loop.time_limit import catch_up
+from ..loop.monotonic_clock import CLOCK, MonotonicClock
 from ..tasks import Event
 
 
@@ -68,35 +65,23 @@ class Patience(NamedTuple):
     few: int = 24
 
 
-class Signal(Protocol):
-    """What a follower waits for: gevent's Event, or that of a simulation."""
-
-    def set(self) -> None: ...
-
-    def wait(self, timeout: float) -> Any:
-        """True once it is set, False after ``timeout`` seconds."""
-
-
 class Flight:
     """``value`` is the entry when STORED, the error when FAILED. ``lease`` is what keeps other workers waiting meanwhile, ``crowd``
     the number of its followers so far, ``company`` how many fetch beside the leader, ``wanted`` is set when somebody waits."""
 
-    __slots__ = ("key", "state", "value", "lease", "crowd", "company", "wanted", "patience", "clock", "catch_up", "_landed",
-                 "_until")
+    __slots__ = ("key", "state", "value", "lease", "crowd", "company", "wanted", "clock", "patience", "_landed", "_until")
 
-    def __init__(self, key: Any, clock: Callable[[], float] = monotonic, signal: Callable[[], Signal] = Event,
-                 catch_up: Callable[[], None] = catch_up, patience: float = Patience().streamed) -> None:
+    def __init__(self, key: Any, clock: MonotonicClock = CLOCK, patience: float = Patience().streamed) -> None:
         self.key = key
         self.clock = clock
-        self.catch_up = catch_up
         self.patience = patience
         self.state = State.FLYING
         self.value: Any = None
         self.lease: Any = None
         self.crowd = 0
         self.company = 0
-        self.wanted = signal()
-        self._landed = signal()
+        self.wanted = Event()
+        self._landed = Event()
         self._until = inf
 
     @property
@@ -106,7 +91,7 @@ class Flight:
 
     def stream(self) -> None:
         """From now on it depends on the leader's client how long this takes: nobody waits for that longer than ``patience``."""
-        self._until = self.clock() + self.patience
+        self._until = self.clock.now() + self.patience
         if self.lease is not None:
             self.lease.extend(self.patience)
 
@@ -119,11 +104,10 @@ class Flight:
 
     def wait(self, deadline: Deadline, patience: float = inf) -> State:
         """The state after waiting. FLYING: ``patience`` is over, or a streamed answer takes too long. Raises DeadlineExceeded."""
-        until = self.clock() + patience
+        until = self.clock.now() + patience
         self.wanted.set()
-        while self.state is State.FLYING and (left := min(until, self._until) - self.clock()) > 0:
-            if not self._landed.wait(min(deadline.left(), left, self.patience)):
-                self.catch_up()
+        while self.state is State.FLYING and (left := min(until, self._until) - self.clock.now()) > 0:
+            self.clock.wait(self._landed, min(deadline.left(), left, self.patience))
         return self.state
 
     def __repr__(self) -> str:
@@ -133,17 +117,14 @@ class Flight:
 class Flights:
     """What is being fetched, by its key."""
 
-    def __init__(self, clock: Callable[[], float] = monotonic, signal: Callable[[], Signal] = Event,
-                 catch_up: Callable[[], None] = catch_up, patience: Patience = Patience()) -> None:
+    def __init__(self, clock: MonotonicClock = CLOCK, patience: Patience = Patience()) -> None:
         self.clock = clock
-        self.signal = signal
-        self.catch_up = catch_up
         self.patience = patience
         self.flying: dict[Any, Flight] = {}
 
     def lead(self, key: Any) -> Flight:
         """A new flight, which must land. It takes the place of one that takes too long."""
-        flight = self.flying[key] = Flight(key, self.clock, self.signal, self.catch_up, self.patience.streamed)
+        flight = self.flying[key] = Flight(key, self.clock, self.patience.streamed)
         return flight
 
     def land(self, flight: Flight | None, state: State, value: Any = None) -> None:

@@ -26,10 +26,10 @@ from .. import request_copies
 from ..config import CacheSettings as Policy
 from ..errors import ClientDisconnected, ConnectFailed, ConnectTimeout, DeadlineExceeded, GatewayError, PoolExhausted
 from ..message import Handler, Request, Response
-from ..tasks import current_request, spawn
+from ..tasks import Event, current_request, spawn
 from .admission import Admission, Uses
 from .cache_status import Numbers, Report
-from .coalesce import Flight, Flights, Signal, State
+from .coalesce import Flight, Flights, State
 from .decide import HIT, Sharing, judge, sharing, wants_whole, withheld
 from .entry import Entry, Variants
 from .fetch_context import FetchContext, Store
@@ -45,7 +45,7 @@ log = logging.getLogger("gateway")
 
 
 class Fetch:
-    """``flights`` are of one route alone, and bring clock, patience and waiting with them."""
+    """``flights`` are of one route alone, and bring clock and patience with them."""
 
     def __init__(self, next: Handler, policy: Policy, store: Store, report: Report, numbers: Numbers,
                  clock: Callable[[], float], url_of: Callable[[Request], str],
@@ -56,7 +56,7 @@ class Fetch:
         self.clock = clock
         self.flights = Flights() if flights is None else flights
         self.patience = self.flights.patience
-        self.predictor = Predictor(self.flights.clock)
+        self.predictor = Predictor(self.flights.clock.now)
         self.uses = Uses(policy.min_uses)
         self.responses = Responses(policy, report, numbers, clock)
         admission = Admission(store, self.flights, self.predictor, self.uses, numbers, clock)
@@ -176,7 +176,7 @@ class Fetch:
         """What another worker is fetching right now, once it is there and usable. It is waited for at most half the time left."""
         limit = self.patience.lease
         patience = self.patience.doubtful if self._doubtful(context) else min(context.request.deadline.left() / 2, limit)
-        until, leased = self.flights.clock() + patience, self.store.leased(context.lease)
+        until, leased = self.flights.clock.now() + patience, self.store.leased(context.lease)
         first = min(patience, self.patience.unknown) if self._unknown(context) else patience
         entry = self._newer(context, first)
         if entry is None and first < patience and flight.crowd > self.patience.few:
@@ -184,12 +184,12 @@ class Fetch:
         if entry is not None:
             return entry
         context.look_again(self.store)
-        if (leased and self.flights.clock() < until and context.variants is None
+        if (leased and self.flights.clock.now() < until and context.variants is None
                 and not self.predictor.hopeful(context.credentials)):
             self.flights.land(flight, State.UNCACHEABLE)     # who waits here has waited for one answer for nothing: that is enough
         return None
 
-    def _newer(self, context: FetchContext, patience: float, wanted: Signal | None = None) -> Entry | None:
+    def _newer(self, context: FetchContext, patience: float, wanted: Event | None = None) -> Entry | None:
         """What another worker has got, or gets within ``patience`` seconds, when it is usable."""
         found = self.store.wait(context.key, patience, context.lease, wanted)
         entry = select(found, context.request) if found is not None else None

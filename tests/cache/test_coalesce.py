@@ -8,6 +8,7 @@ import pytest
 from gateway.cache.coalesce import Flights, Patience, State
 from gateway.deadline import Deadline
 from gateway.errors import DeadlineExceeded
+from gateway.loop.monotonic_clock import MonotonicClock
 
 
 @pytest.mark.parametrize("state", [State.STORED, State.UNCACHEABLE, State.FAILED, State.ABANDONED])
@@ -47,84 +48,68 @@ def test_nobody_waits_longer_than_its_own_deadline():
         flight.wait(deadline)
 
 
-class Waiting:
-    """A clock that stands still but for the waits of a Signal; ``waits`` are their seconds, and each calls ``during()``."""
+class WaitingClock(MonotonicClock):
+    """A clock that stands still but for the waits by it: ``waits`` are their seconds, and each calls ``during()``."""
 
     def __init__(self, during=lambda: None):
-        self.now = 0.0
+        self.time = 0.0
         self.waits = []
         self.during = during
-        self.turns = 0
 
-    def clock(self):
-        return self.now
+    def now(self):
+        return self.time
 
-    def signal(self):
-        waiting = self
+    def wait(self, event, seconds):
+        self.waits.append(seconds)
+        self.during()
+        self.time += 0.0 if event.ready() else seconds
+        return event.ready()
 
-        class Signal:
-            ready = False
-
-            def set(self):
-                self.ready = True
-
-            def wait(self, timeout):
-                waiting.waits.append(timeout)
-                waiting.during()
-                waiting.now += 0.0 if self.ready else timeout
-                return self.ready
-        return Signal()
-
-    def catch_up(self):
-        self.turns += 1
-
-    def flights(self, **patience):
-        return Flights(self.clock, self.signal, self.catch_up, Patience(**patience))
+    def flight(self, **patience):
+        return Flights(self, Patience(**patience)).lead("k")
 
     def deadline(self, seconds):
-        return Deadline(seconds, self.clock)
+        return Deadline(seconds, self.now)
 
 
 def test_patience_with_a_streamed_answer_ends():
-    waiting = Waiting()
-    flight = waiting.flights(streamed=2.0).lead("k")
+    clock = WaitingClock()
+    flight = clock.flight(streamed=2.0)
     flight.stream()
-    assert flight.wait(waiting.deadline(5)) is State.FLYING
-    assert (waiting.waits, waiting.now, waiting.turns) == ([2.0], 2.0, 1)
+    assert flight.wait(clock.deadline(5)) is State.FLYING
+    assert (clock.waits, clock.time) == ([2.0], 2.0)
 
 
 def test_patience_begins_with_the_head_also_for_who_waited_before():
     """The follower looks at it at its next round, and then waits for what is left."""
     def head():
-        if not flight.streaming:
-            waiting.now += 0.5
+        if clock.time == 2.0:                            # the second round
+            clock.time += 0.5
             flight.stream()
-            waiting.now += 0.25
 
-    waiting = Waiting(head)
-    flight = waiting.flights(streamed=2.0).lead("k")
-    assert flight.wait(waiting.deadline(9)) is State.FLYING
-    assert waiting.waits == [2.0] and waiting.now == 2.75           # the head came at 0.5, and 2.5 is over after the first round
+    clock = WaitingClock(head)
+    flight = clock.flight(streamed=2.0)
+    assert flight.wait(clock.deadline(9)) is State.FLYING
+    assert clock.waits == [2.0, 2.0] and clock.time == 4.5
 
 
 @pytest.mark.parametrize("patience, deadline, waits", [
     (0.5, 5, [0.5]), (3.0, 5, [2.0, 1.0]), (0.0, 5, []), (-1.0, 5, []), (3.0, 2.5, [2.0, 0.5])])
 def test_a_wait_is_bounded_by_patience_and_deadline(patience, deadline, waits):
-    waiting = Waiting()
-    flight = waiting.flights(streamed=2.0).lead("k")
+    clock = WaitingClock()
+    flight = clock.flight(streamed=2.0)
     if deadline < patience:
         with pytest.raises(DeadlineExceeded):
-            flight.wait(waiting.deadline(deadline), patience)
+            flight.wait(clock.deadline(deadline), patience)
     else:
-        assert flight.wait(waiting.deadline(deadline), patience) is State.FLYING
-    assert waiting.waits == waits and waiting.turns == len(waits)
+        assert flight.wait(clock.deadline(deadline), patience) is State.FLYING
+    assert clock.waits == waits
 
 
 def test_a_flight_that_lands_ends_the_wait_at_once():
-    waiting = Waiting(lambda: flights.land(flight, State.STORED, 1))
-    flights = waiting.flights()
-    flight = flights.lead("k")
-    assert flight.wait(waiting.deadline(5)) is State.STORED and (waiting.now, waiting.turns) == (0.0, 0)
+    clock = WaitingClock(lambda: flight.land(State.STORED, 1))
+    flight = clock.flight()
+    assert flight.wait(clock.deadline(5)) is State.STORED and clock.time == 0.0
 
 
 def test_the_lease_lasts_no_longer_than_the_patience_with_a_streamed_answer():
