@@ -53,10 +53,11 @@ def edited_headers(received: Headers, environ: dict[str, Any]) -> Headers:
 
 
 def edited_target(received: str, environ: dict[str, Any]) -> str:
-    """The target as it was received, or what a middleware has made of the path and the query."""
+    """The target as it was received, or what a middleware has made of the path and the query. One with a fragment stays what it is:
+    the server's environ has none, and it is to be refused."""
     path, _, query = received.partition("?")
     same = unquote_to_bytes(path).decode("latin-1") == environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
-    if not path.startswith("/") or same and query == environ.get("QUERY_STRING", ""):
+    if not path.startswith("/") or "#" in received or same and query == environ.get("QUERY_STRING", ""):
         return received
     if not same:
         return target_of(environ)

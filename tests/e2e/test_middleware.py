@@ -228,6 +228,12 @@ def test_what_cannot_be_read_as_a_request_is_answered_by_the_gateway(instance):
     assert answer[0] == 400 and json.loads(answer[2])["code"] == "bad_request"
 
 
+@pytest.mark.parametrize("target", ["/respond#a", "/respond?a#b", "/up/x#", "http://a/respond#a"])
+def test_a_target_that_is_none_is_refused(instance, target):
+    answer = ask(instance.address, get(target))
+    assert answer[0] == 400 and json.loads(answer[2])["code"] == "invalid_target"
+
+
 def test_what_it_changes_counts(instance, upstream):
     answer = ask(instance.address, get("/up/x", "X-Edit: sent", "X-Removed: sent", "X-Kept: a", "x-kept: b"))
     assert answer[0] == 200
