@@ -55,7 +55,7 @@ class Gateway(Flask):
         self.settings = config
         self.source = source
         self.incoming = Incoming(config.gateway.trust, config.gateway.timeout)
-        self.bypassed: Callable[[], None] | None = None  # called when a middleware comes between the server and this
+        self.on_bypass: Callable[[], None] | None = None  # called when a middleware comes between the server and this
         self.request_log = RequestLog(config.gateway.log)
         self.made_room = registry.counter("gateway_connections_closed_for_room_total",
                                           "Idle connections that were ended because all places of the worker were taken.")
@@ -154,9 +154,9 @@ class Gateway(Flask):
         """``app.wsgi_app = Middleware(app.wsgi_app)``, as Flask documents it: from now on every request goes through it."""
         super().__setattr__(name, value)
         if name == "wsgi_app":
-            self.incoming.edited = True
-            if self.bypassed is not None:
-                self.bypassed()
+            self.incoming.has_middleware = True
+            if self.on_bypass is not None:
+                self.on_bypass()
 
     def is_reached_directly(self, wsgi: Any) -> bool:
         """Does the WSGI application that the server calls lead here with nothing in between: no middleware around this object, on
@@ -164,7 +164,7 @@ class Gateway(Flask):
         call = type(self).__call__
         direct = (wsgi is self and "wsgi_app" not in vars(self) and type(self).wsgi_app is OWN_WSGI_APP
                   and type(call) is FunctionType and call.__code__.co_filename == flask.app.__file__)
-        self.incoming.edited = not direct
+        self.incoming.has_middleware = not direct
         return direct
 
     def receive(self, plain: PlainRequest, connection: Any, peer: str) -> Response:

@@ -52,24 +52,24 @@ SAID_KINDS = Kinds({name: kind for kind, name in enumerate(SAID, 1)})
 class Trust:
     """Is an address a proxy of ours? Answers are remembered: the peers are few and always the same.
 
-    ``known`` has (the address as it is to be written, the answer) of those that were asked for; ``judge`` gives it for any.
+    ``verdicts`` has (the address as it is to be written, the answer) of those that were asked for; ``judge`` gives it for any.
     """
 
     def __init__(self, networks: tuple[str, ...]) -> None:
         self.unix = "unix" in networks
         self.networks = [ip_network(network, strict=False) for network in networks if network != "unix"]
-        self.known: dict[str, tuple[str, bool]] = {}
+        self.verdicts: dict[str, tuple[str, bool]] = {}
 
     def __contains__(self, address: str) -> bool:
         return self.judge(address)[1]
 
     def judge(self, address: str) -> tuple[str, bool]:
-        verdict = self.known.get(address)
+        verdict = self.verdicts.get(address)
         if verdict is None:
             verdict = self._look(address)
-            if len(self.known) >= REMEMBERED:
-                self.known.clear()
-            self.known[address] = verdict
+            if len(self.verdicts) >= REMEMBERED:
+                self.verdicts.clear()
+            self.verdicts[address] = verdict
         return verdict
 
     def _look(self, address: str) -> tuple[str, bool]:
@@ -89,26 +89,26 @@ class Trust:
 
 
 class Incoming:
-    """``incoming(environ) -> Request``. ``timeout`` is the gateway's deadline in seconds; a route may set another. ``edited``: a
-    middleware may have changed the environ, which then counts before what the connection received."""
+    """``incoming(environ) -> Request``. ``timeout`` is the gateway's deadline in seconds; a route may set another.
+    ``has_middleware``: one may have changed the environ, which then counts before what the connection received."""
 
     def __init__(self, trust: tuple[str, ...], timeout: float) -> None:
         self.trust = Trust(trust)
         self.timeout = timeout
-        self.edited = False
+        self.has_middleware = False
 
     def __call__(self, environ: dict[str, Any]) -> Request:
         connection = environ.get("gateway.connection")
         headers = connection.headers if connection is not None else headers_of(environ)
         target = environ.get("RAW_URI") or target_of(environ)
-        if self.edited:
+        if self.has_middleware:
             target = edited_target(target, environ)
             if connection is not None:
                 headers = edited_headers(headers, environ)
         if "," in environ.get("HTTP_COOKIE", ""):
             headers = one_cookie(headers)
         address = environ.get("REMOTE_ADDR", "")
-        peer, is_proxy = self.trust.known.get(address) or self.trust.judge(address)
+        peer, is_proxy = self.trust.verdicts.get(address) or self.trust.judge(address)
         deadline = Deadline(self.timeout)
         request = Request(environ["REQUEST_METHOD"], target, headers, body_of(environ, deadline),
                           scheme=environ["wsgi.url_scheme"], host=environ.get("HTTP_HOST", ""), peer=peer, deadline=deadline)
@@ -125,7 +125,7 @@ class Incoming:
 
     def plain(self, plain: Any, connection: Any, peer: str) -> Request:
         """The Request of what the worker's fast lane has read. It has no environ until a view asks its connection for one."""
-        peer, is_proxy = self.trust.known.get(peer) or self.trust.judge(peer)
+        peer, is_proxy = self.trust.verdicts.get(peer) or self.trust.judge(peer)
         request = Request(plain.method, plain.target, plain.headers, plain.body, host=plain.host, peer=peer,
                           deadline=Deadline(self.timeout))
         request.connection = connection

@@ -33,32 +33,32 @@ def headers_of(environ: dict[str, Any]) -> Headers:
     return headers
 
 
-def edited_headers(received: Headers, environ: dict[str, Any]) -> Headers:
+def edited_headers(original: Headers, environ: dict[str, Any]) -> Headers:
     """The fields as they were received, but for those that a middleware has changed, removed or added in the environ."""
     present = {name.lower(): (name, value) for name, value in headers_of(environ)}
     values: dict[str, list[str]] = {}
-    for name, value in received:
+    for name, value in original:
         values.setdefault(name.lower(), []).append(value)
     same = {name for name, (_, value) in present.items()
             if value in (",".join(values.get(name, ())), ", ".join(values.get(name, ())), "; ".join(values.get(name, ())))}
     headers = []
-    for name, value in received:
-        lowered = name.lower()
-        if lowered in same:
+    for name, value in original:
+        key = name.lower()
+        if key in same:
             headers.append((name, value))
-        elif lowered in present:
-            headers.append((name, present.pop(lowered)[1]))
+        elif key in present:
+            headers.append((name, present.pop(key)[1]))
     received_names = values.keys()
     return headers + [field for name, field in present.items() if name not in received_names]
 
 
-def edited_target(received: str, environ: dict[str, Any]) -> str:
+def edited_target(original: str, environ: dict[str, Any]) -> str:
     """The target as it was received, or what a middleware has made of the path and the query. One with a fragment stays what it is:
     the server's environ has none, and it is to be refused."""
-    path, _, query = received.partition("?")
+    path, _, query = original.partition("?")
     same = unquote_to_bytes(path).decode("latin-1") == environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
-    if not path.startswith("/") or "#" in received or same and query == environ.get("QUERY_STRING", ""):
-        return received
+    if not path.startswith("/") or "#" in original or same and query == environ.get("QUERY_STRING", ""):
+        return original
     if not same:
         return target_of(environ)
     return f"{path}?{environ['QUERY_STRING']}" if environ.get("QUERY_STRING") else path
@@ -84,11 +84,11 @@ def body_of(environ: dict[str, Any], deadline: Deadline | None = None) -> Body |
 def environ_of(request: Request, guard: Guard, silence: float) -> dict[str, Any]:
     """The environ for an application: what the server said of the connection, and all else as the Request has it now. ``guard`` is
     the application's, ``silence`` the longest of the client while its body is read, in seconds."""
-    received = request.environ
-    if received is None:
+    original = request.environ
+    if original is None:
         environ = request.connection.environ(request)
     else:
-        environ = {key: value for key, value in received.items() if not key.startswith("HTTP_") and key not in ABOUT_BODY}
+        environ = {key: value for key, value in original.items() if not key.startswith("HTTP_") and key not in ABOUT_BODY}
         if environ.get("RAW_URI") != request.target:
             readdress(environ, request)
     environ.update(variables(request.headers))

@@ -77,7 +77,7 @@ def test_a_trust_remembers_no_end_of_addresses():
     trust = Trust(("10.0.0.0/8",))
     for number in range(REMEMBERED + 2):
         assert f"11.{number >> 16}.{number >> 8 & 255}.{number & 255}" not in trust
-    assert len(trust.known) <= REMEMBERED and "10.0.0.1" in trust
+    assert len(trust.verdicts) <= REMEMBERED and "10.0.0.1" in trust
 
 
 @pytest.mark.parametrize("change, answered, sent", [

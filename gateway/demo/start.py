@@ -65,18 +65,18 @@ class Ports:
 
 
 class Stop:
-    """True once a signal has asked the demo to end."""
+    """True once a signal has told the demo to end."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.signals = 0
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+        self.signals += 1
 
     def __bool__(self) -> bool:
-        return self.asked
+        return self.signals > 0
 
 
 def run(port: int = 8000, nginx: bool = True) -> int:

@@ -1,7 +1,7 @@
 """Header fields that were met before: taken apart, checked and written out once, then looked up.
 
 Most header lines of a connection, and of a site, repeat themselves letter for letter: Host, Accept, User-Agent, Server,
-Content-Type, Connection. Two tables remember them. Neither keeps what is secret (Authorization, cookies), what is different each
+Content-Type, Connection. Two tables cacheable them. Neither keeps what is secret (Authorization, cookies), what is different each
 time (ids of requests and traces) or anything long, and each starts anew when it is full.
 
 - ``READ[line]`` is ``(field, name in lower case)`` of a line as received, bytes without CRLF, strictly by RFC 9110 section 5: a
@@ -16,8 +16,8 @@ import re
 
 Field = tuple[str, str]
 
-MOST = 2048                     # lines remembered
-LONGEST = 200                   # characters of a line remembered
+MOST = 2048                     # lines cacheableed
+LONGEST = 200                   # characters of a line cacheableed
 SECRET = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key"})
 EACH_NEW = frozenset({"x-request-id", "x-correlation-id", "traceparent", "x-amzn-trace-id", "x-b3-traceid", "x-b3-spanid"})
 NOT_KEPT = SECRET | EACH_NEW
@@ -59,51 +59,51 @@ class ReadFields(dict[bytes, "tuple[Field, str] | None"]):
         if match is None:
             return None
         name = match[1].decode("ascii")
-        known = (name, match[2].rstrip(b" \t").decode("latin-1")), name.lower()
-        if len(line) <= LONGEST and known[1] not in NOT_KEPT:
+        entry = (name, match[2].rstrip(b" \t").decode("latin-1")), name.lower()
+        if len(line) <= LONGEST and entry[1] not in NOT_KEPT:
             if len(self) >= MOST:
                 self.clear()
-            self[line] = known
-        return known
+            self[line] = entry
+        return entry
 
 
 class FieldNames(dict[str, bool]):
-    """Whether lines of a name are remembered. Raises UnsafeField for what is no name, ReservedField for those ``refused``."""
+    """Whether lines of a name are remembered. Raises UnsafeField for what is no name, ReservedField for reserved ones."""
 
-    def __init__(self, refused: frozenset[str]) -> None:
+    def __init__(self, reserved_names: frozenset[str]) -> None:
         super().__init__()
-        self.refused = refused
+        self.reserved_names = reserved_names
 
     def __missing__(self, name: str) -> bool:
         if not TOKEN.fullmatch(name):
             raise UnsafeField(f"{name[:100]!r} is not a field name")
-        if name.lower() in self.refused:
+        if name.lower() in self.reserved_names:
             raise ReservedField(name)
-        remember = name.lower() not in NOT_KEPT
+        cacheable = name.lower() not in NOT_KEPT
         if len(name) <= LONGEST:
             if len(self) >= MOST:
                 self.clear()
-            self[name] = remember
-        return remember
+            self[name] = cacheable
+        return cacheable
 
 
 class WrittenFields(dict[Field, bytes]):
-    """See ``WRITTEN``. ``refused`` are names, in lower case, that may not be written: ReservedField."""
+    """See ``WRITTEN``. ``reserved_names`` are names, in lower case, that may not be written: ReservedField."""
 
-    def __init__(self, refused: frozenset[str] = frozenset()) -> None:
+    def __init__(self, reserved_names: frozenset[str] = frozenset()) -> None:
         super().__init__()
-        self._names = FieldNames(refused)
+        self._names = FieldNames(reserved_names)
 
     def __missing__(self, field: Field) -> bytes:
         name, value = field
-        remember = self._names[name]
+        cacheable = self._names[name]
         if not (value.isascii() and value.isprintable()) and CONTROL.search(value):
             raise UnsafeField(f"a control character in the value of {name}")
         try:
             line = "".join((name, ": ", value, "\r\n")).encode("latin-1")      # no f-string: a subclass of str may format itself
         except UnicodeEncodeError:
             raise UnsafeField(f"a character beyond latin-1 in the value of {name}") from None
-        if remember and len(line) <= LONGEST:
+        if cacheable and len(line) <= LONGEST:
             if len(self) >= MOST:
                 self.clear()
             self[field] = line

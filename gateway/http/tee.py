@@ -11,18 +11,18 @@ class Tee:
     """``done(body, reason)`` is called once: with the whole body when the stream came to its end; else with None and the reason:
     ``cut`` short or left alone, or its ``size`` is above ``limit`` bytes. Such a one goes on to the client all the same."""
 
-    __slots__ = ("_stream", "_limit", "_done", "_pieces", "_size")
+    __slots__ = ("_stream", "_limit", "_on_end", "_pieces", "_size")
 
-    def __init__(self, stream: Stream, limit: int, done: Callable[[bytes | None, str], None]) -> None:
+    def __init__(self, stream: Stream, limit: int, on_end: Callable[[bytes | None, str], None]) -> None:
         self._stream = stream
         self._limit = limit
-        self._done: Callable[[bytes | None, str], None] | None = done
+        self._on_end: Callable[[bytes | None, str], None] | None = on_end
         self._pieces: list[bytes] = []
         self._size = 0
 
     def __iter__(self) -> Iterator[bytes]:
         for piece in self._stream:
-            if self._done is not None:
+            if self._on_end is not None:
                 self._keep(piece)
             yield piece
         self._end(b"".join(self._pieces), "")
@@ -42,10 +42,10 @@ class Tee:
             self._pieces.append(piece)
 
     def _end(self, body: bytes | None, reason: str) -> None:
-        done, self._done = self._done, None
-        if done is not None:
+        on_end, self._on_end = self._on_end, None
+        if on_end is not None:
             self._pieces = []
-            done(body, reason)
+            on_end(body, reason)
 
     def __repr__(self) -> str:
         return f"Tee({self._stream!r}, {self._size} bytes)"

@@ -34,7 +34,7 @@ from .pattern import host_of, host_rank, parse_host, problems, specificity
 from .segment_tree import Candidate, HostTable, find, segments_of
 from .spelling import RESPELLED, readings
 
-__all__ = ["Considered", "Explanation", "Table", "problems"]
+__all__ = ["RouteVerdict", "Explanation", "Table", "problems"]
 
 T = TypeVar("T")
 SHOWN = 20                                               # candidates in the text of an explanation
@@ -80,16 +80,16 @@ class Table(Generic[T]):
                     return entries[0].target, {}
             if facts is None:
                 if self._folds and RESPELLED.search(path):
-                    return self._folded(request)
+                    return self._match_folded(request)
                 facts, segments = Facts(request), segments_of(path)
             entry = find(table.root, segments, 0, facts)
             if entry is not None:
                 return entry.target, {} if entry.fixed else entry.params(segments)
         raise self._refusal(request, segments_of(path))
 
-    def _folded(self, request: Request) -> tuple[T, dict[str, str]]:
+    def _match_folded(self, request: Request) -> tuple[T, dict[str, str]]:
         """match, for a path that servers read differently."""
-        entry, segments = self._agreed(request)
+        entry, segments = self._agree(request)
         return entry.target, entry.params(segments)
 
     def _read(self, request: Request) -> list[tuple[Candidate[T] | None, list[str]]]:
@@ -98,7 +98,7 @@ class Table(Generic[T]):
         return [(next(filter(None, (find(table.root, segments, 0, facts) for table in tables)), None), segments)
                 for segments in readings(request.path)]
 
-    def _agreed(self, request: Request) -> tuple[Candidate[T], list[str]]:
+    def _agree(self, request: Request) -> tuple[Candidate[T], list[str]]:
         """The route for a path that servers read differently, with the segments it is chosen by. Raises what ``match`` does, and
         InvalidTarget."""
         choices = self._read(request)
@@ -143,17 +143,17 @@ class Table(Generic[T]):
         if not self._folds or literal_answer.route is None or not RESPELLED.search(request.path):
             return literal_answer
         literal = [each._replace(verdict="takes the path as it came") if each.verdict == "answers" else each
-                   for each in literal_answer.considered]
+                   for each in literal_answer.verdicts]
         try:
-            entry, segments = self._agreed(request)
+            entry, segments = self._agree(request)
         except InvalidTarget as error:
-            return Explanation(request, None, {}, literal, error, self._spelled(request))
+            return Explanation(request, None, {}, literal, error, self._spelling_lines(request))
         if entry.route is literal_answer.route:
             return literal_answer
-        verdicts = [Considered(entry.route, "answers"), *literal]
-        return Explanation(request, entry.route, entry.params(segments), verdicts, None, self._spelled(request))
+        verdicts = [RouteVerdict(entry.route, "answers"), *literal]
+        return Explanation(request, entry.route, entry.params(segments), verdicts, None, self._spelling_lines(request))
 
-    def _spelled(self, request: Request) -> list[str]:
+    def _spelling_lines(self, request: Request) -> list[str]:
         """A line for each reading of the path."""
         try:
             choices = self._read(request)
@@ -175,18 +175,18 @@ class Table(Generic[T]):
                         winner, verdict = entry, "answers"
                     elif not verdict and winner is not None:
                         verdict = f"matches too, but {_less_specific(entry, winner, request.method)}"
-                    verdicts.append(Considered(entry.route, verdict))
+                    verdicts.append(RouteVerdict(entry.route, verdict))
         if winner is not None:
             return Explanation(request, winner.route, winner.params(segments), verdicts, None)
         return Explanation(request, None, {}, verdicts or list(self._near(request)), self._refusal(request, segments))
 
-    def _near(self, request: Request) -> Iterator[Considered]:
+    def _near(self, request: Request) -> Iterator[RouteVerdict]:
         """Routes that miss the path by the slash at its end."""
         path = request.path[:-1] if request.path.endswith("/") else request.path + "/"
         for table in self._tables(request.host):
             for leaf in table.leaves_for(segments_of(path)):
                 for entry in leaf.entries:
-                    yield Considered(entry.route, f'would take "{path}"')
+                    yield RouteVerdict(entry.route, f'would take "{path}"')
 
     def __repr__(self) -> str:
         hosts = sum(table.host is not None for table in self._hosts)
@@ -215,7 +215,7 @@ def _below(host: str, below: dict[str, tuple[HostTable[T], ...]], otherwise: tup
     return otherwise
 
 
-class Considered(NamedTuple):
+class RouteVerdict(NamedTuple):
     route: Route
     verdict: str
 
@@ -227,9 +227,9 @@ class Explanation(NamedTuple):
     request: Request
     route: Route | None
     params: dict[str, str]
-    considered: list[Considered]
+    verdicts: list[RouteVerdict]
     error: GatewayError | None
-    spelled: list[str] = []
+    spellings: list[str] = []
 
     def __str__(self) -> str:
         if self.route is not None:
@@ -237,10 +237,10 @@ class Explanation(NamedTuple):
             lines = [f'route "{self.route.name}"{parameters}']
         else:
             lines = [f"no route: {self.error.status if self.error else 404} {self.error}"]
-        lines += [f"  {line}" for line in self.spelled[:SHOWN]]
-        lines += [f"  {route.name}: {verdict}" for route, verdict in self.considered[:SHOWN]]
-        if len(self.considered) > SHOWN:
-            lines.append(f"  and {len(self.considered) - SHOWN} more")
+        lines += [f"  {line}" for line in self.spellings[:SHOWN]]
+        lines += [f"  {route.name}: {verdict}" for route, verdict in self.verdicts[:SHOWN]]
+        if len(self.verdicts) > SHOWN:
+            lines.append(f"  and {len(self.verdicts) - SHOWN} more")
         return "\n".join(lines)
 
 

@@ -70,7 +70,7 @@ class ConnectionHandler:
         self.send_timeout = settings.send_timeout
         if application.is_reached_directly(self.worker.wsgi) and is_possible(self.cfg):
             self.lane = Lane(self.cfg)
-            application.bypassed = self.close_lane
+            application.on_bypass = self.close_lane
 
     def close_lane(self) -> None:
         """A middleware has come between the worker and the gateway."""

@@ -177,7 +177,7 @@ def test_the_most_specific_of_patterns_that_mix_text_and_parameters(path, expect
                    "/map-{x}", "/7{x}", "/{name}/edit", "/{rest:path}/edit", "/{name}/{rest:path}/edit", "/{rest:path}/x/edit",
                    "/{name}/{rest:path}/x/edit")
     assert winner(table, ask(target=path)) == expected
-    assert path != "/a/b/x/edit" or [considered.route.path for considered in table.explain(ask(target=path)).considered] == [
+    assert path != "/a/b/x/edit" or [verdict.route.path for verdict in table.explain(ask(target=path)).verdicts] == [
         "/{name}/{rest:path}/x/edit", "/{name}/{rest:path}/edit", "/{rest:path}/x/edit", "/{rest:path}/edit", "/*"]
 
 
