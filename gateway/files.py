@@ -44,7 +44,7 @@ from .tasks import Event, Semaphore, current_request, spawn_apart
 IMMUTABLE = "public, max-age=31536000, immutable"
 HASHED = re.compile(r"(.+)\.([0-9a-f]{16})(\.[^./]+)?", re.DOTALL)
 PIECE = 65536
-IN_MEMORY = 1024 ** 2           # bytes: a larger file is streamed
+IN_MEMORY = 1024 ** 2           # bytes
 DIGESTS = 2                     # files hashed at a time: large ones leave threads for the others
 ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ENXIO})
 OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -148,11 +148,12 @@ class Parts:
 
 
 class Files:
-    """The files of ``folder`` below the route's ``path``, which ends with ``/*``."""
+    """The files of ``folder`` below the route's ``path``, which ends with ``/*``. Those above ``in_memory`` bytes are streamed."""
 
-    def __init__(self, path: str, folder: str) -> None:
+    def __init__(self, path: str, folder: str, in_memory: int = IN_MEMORY) -> None:
         self.prefix = path[:-1]
         self.folder = folder
+        self.in_memory = in_memory
         self._segments = self.prefix.count("/")
         self._digests: dict[Stamp, str] = {}
         self._hashing: dict[tuple[int, Stamp], Hashing] = {}
@@ -173,7 +174,7 @@ class Files:
             location = ("Location", self.prefix + quote(with_digest(name, file.digest)))
             return Response(302, [location, ("Cache-Control", "no-cache"), ("Content-Length", "0")])
         coding = preferred_coding(", ".join(request.header_list("Accept-Encoding")), file.variants) if file.variants else ""
-        return answer(request, file, name, IMMUTABLE if digest else "no-cache", coding)
+        return answer(request, file, name, IMMUTABLE if digest else "no-cache", coding, self.in_memory)
 
     def url(self, name: str) -> str | None:
         """The address of a file with its hash; None when there is no such file."""
@@ -257,7 +258,7 @@ class Files:
         return f"files of {self.folder}"
 
 
-def answer(request: Request, whole: File, name: str, caching: str, coding: str) -> Response:
+def answer(request: Request, whole: File, name: str, caching: str, coding: str, in_memory: int) -> Response:
     """The file, or what it is in a ``coding``, the parts of that which are asked for, or 304. It has the file from here on."""
     file = whole.variants.pop(coding) if coding else whole
     varying: Headers = [("Vary", "Accept-Encoding")] if coding or whole.variants else []
@@ -293,7 +294,7 @@ def answer(request: Request, whole: File, name: str, caching: str, coding: str) 
         status, body = 206, Parts(file, several(ranges, size, kind, boundary))
         kind = f"multipart/byteranges; boundary={boundary}"
     about += [("Content-Type", kind), ("Content-Length", str(body.length))]
-    if request.method == "GET" and body.length > IN_MEMORY:
+    if request.method == "GET" and body.length > in_memory:
         return Response(status, about, body)
     try:
         return Response(status, about, body.read() if request.method == "GET" else b"")

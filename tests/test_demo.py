@@ -132,7 +132,7 @@ def test_a_used_port_is_named_with_its_use(offset, what):
 
 
 @pytest.mark.parametrize("nginx", [True, False])
-def test_other_ports_are_proposed_and_they_are_free(monkeypatch, nginx):
+def test_other_ports_are_proposed_and_they_are_free(nginx):
     """Of the numbers proposed, what is in use is passed over: here the first, by its first port and by its last."""
     for offset in (0, 1901):
         with socket.socket() as taken:
@@ -140,9 +140,8 @@ def test_other_ports_are_proposed_and_they_are_free(monkeypatch, nginx):
             taken.listen()
             first = taken.getsockname()[1] - offset
             other = next(front for front in range(20000, 60000, 100) if not used_ports(Ports(front, nginx)))
-            monkeypatch.setattr("gateway.demo.start.OTHERS", [first, other])
             with pytest.raises(PortsUsed) as caught:
-                refuse_used(Ports(first, nginx))
+                refuse_used(Ports(first, nginx), others=[first, other])
         assert f'make run ARGS="--port {other}", which is gateway demo --port {other}' in str(caught.value)
         assert f"--port {first}" not in str(caught.value)
 
@@ -193,8 +192,8 @@ def test_stopping_ends_everyone(crew):
     assert [process.returncode for process in processes] == [-signal.SIGTERM] * 3
 
 
-def test_who_does_not_listen_is_killed(crew, monkeypatch):
-    monkeypatch.setattr("gateway.demo.processes.GRACE", 0.0)
+def test_a_child_that_ignores_sigterm_is_killed(crew):
+    crew.grace = 0.0
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
     child = crew.start("deaf", [sys.executable, "-c", deaf])
     wait_until(lambda: "deaf" in child.log.read_text())

@@ -109,8 +109,8 @@ def test_other_methods(files, method):
         get(files, "/static/LICENSE", method=method)
 
 
-def test_large_files_are_streamed(files, folder, monkeypatch):
-    monkeypatch.setattr(assets, "IN_MEMORY", 1000)
+def test_large_files_are_streamed(folder):
+    files = Files("/static/*", str(folder), in_memory=1000)
     data = os.urandom(300_000)
     (folder / "large.bin").write_bytes(data)
     answer = get(files, files.url("large.bin"))
@@ -120,8 +120,8 @@ def test_large_files_are_streamed(files, folder, monkeypatch):
     answer.body.close()
 
 
-def test_a_file_that_changes_while_it_is_sent_is_not_taken_for_what_its_hash_says(files, folder, monkeypatch):
-    monkeypatch.setattr(assets, "IN_MEMORY", 1000)
+def test_a_file_that_changes_while_it_is_sent_is_not_taken_for_what_its_hash_says(folder):
+    files = Files("/static/*", str(folder), in_memory=1000)
     (folder / "large.bin").write_bytes(bytes(300_000))
     answer = get(files, "/static/large.bin")
     pieces = iter(answer.body)

@@ -180,7 +180,7 @@ def test_waiting_for_the_clients_body_does_not_take_the_views_time():
 
     def slow():
         now[0] += 60                                     # seconds, of a deadline of two
-        gevent.sleep(0.01)
+        gevent.sleep(0)
         return b"piece"
 
     made = asked(pieces(slow, slow, slow), seconds=2, clock=lambda: now[0])

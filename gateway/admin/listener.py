@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 CONNECTIONS = 64                # at once, for each worker
 LOOKING = 1.0                   # seconds for a connection to an instance, to say whether it takes any
-SECONDS = 30.0                  # the longest a connection may take, from accept to close
+SECONDS = 30.0                  # the longest that a connection may take
 METHODS = ("GET", "HEAD")
 CHANGING = {"/cache/purge": ("POST",)}
 LONGEST_BODY = 65536            # bytes
@@ -62,18 +62,26 @@ log = logging.getLogger("gateway")
 
 
 class Handler(WSGIHandler):
-    """One connection, which may take SECONDS."""
+    """One connection, from accept to close."""
 
     def handle(self) -> None:
-        with gevent.Timeout(SECONDS, False):
+        with gevent.Timeout(self.server.seconds, False):
             super().handle()
 
 
-def start(sock: Any, application: Gateway | None) -> WSGIServer:
-    """Serve the admin pages of ``application`` on a listening socket in this worker. ``stop()`` of what is returned ends it."""
-    server = WSGIServer(sock, create_admin(application), log=None, error_log=log, handler_class=Handler, spawn=Pool(CONNECTIONS))
-    server.start()
-    return server
+class Listener(WSGIServer):
+    """The admin pages of ``application`` on a listening socket. A connection may take ``seconds``."""
+
+    def __init__(self, sock: Any, application: Gateway | None, seconds: float = SECONDS) -> None:
+        super().__init__(sock, create_admin(application), log=None, error_log=log, handler_class=Handler, spawn=Pool(CONNECTIONS))
+        self.seconds = seconds
+
+
+def start(sock: Any, application: Gateway | None) -> Listener:
+    """Serve the admin pages of ``application`` in this worker. ``stop()`` of what is returned ends it."""
+    listener = Listener(sock, application)
+    listener.start()
+    return listener
 
 
 def create_admin(application: Gateway | None) -> Flask:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1                        # prctl(2)
-GRACE = 10.0                                # seconds from SIGTERM to SIGKILL
+GRACE = 10.0                                # seconds
 
 
 class ChildDied(Exception):
@@ -50,11 +50,13 @@ class ChildProcess:
 
 
 class Children:
-    """All children. ``folder`` is where they run and where their output goes, ``env`` their environment."""
+    """All children. ``folder`` is where they run and where their output goes, ``env`` their environment, ``grace`` the seconds
+    from SIGTERM to SIGKILL."""
 
-    def __init__(self, folder: Path, env: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, env: Mapping[str, str], grace: float = GRACE) -> None:
         self.folder = folder
         self.env = env
+        self.grace = grace
         self.children: list[ChildProcess] = []
 
     def start(self, name: str, command: Sequence[str | Path], *, cwd: Path | None = None,
@@ -69,8 +71,8 @@ class Children:
             child.check()
 
     def stop(self) -> None:
-        """End every child, in reverse order of their start; who does not end within ``GRACE`` seconds is killed."""
-        deadline = time.monotonic() + GRACE
+        """End every child, in reverse order of their start; one that does not end within ``grace`` seconds is killed."""
+        deadline = time.monotonic() + self.grace
         for child in reversed(self.children):
             if child.process.poll() is None:
                 child.process.terminate()

@@ -17,7 +17,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -30,7 +30,7 @@ SERVICES = ("users", "orders", "inventory")
 PACKAGE = Path(__file__).resolve().parent.parent
 READY_WITHIN = 60.0                     # seconds until everything must answer
 HIGHEST = 65535 - 1902
-OTHERS = range(8100, HIGHEST, 100)      # proposed instead of ports in use, the first that is free
+OTHERS = range(8100, HIGHEST, 100)      # proposed instead of ports in use
 SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/opt/homebrew/bin")    # where nginx is and a user's PATH may not look
 
 TRY = (                                 # what to type, and what it shows
@@ -122,17 +122,17 @@ class NotReady(Exception):
     """Something did not answer in time."""
 
 
-def refuse_used(ports: Ports) -> None:
-    """Raises PortsUsed naming every port of the demo that is not free, and a number for which all are."""
+def refuse_used(ports: Ports, others: Sequence[int] = OTHERS) -> None:
+    """Raises PortsUsed naming every port of the demo that is not free, and the first number of ``others`` for which all are."""
     if not 0 < ports.front <= HIGHEST:
         raise PortsUsed(f"Port {ports.front} leaves no room for the others: choose one from 1 to {HIGHEST}.")
     if used := used_ports(ports):
-        raise PortsUsed("\n".join([*used, advice(len(ports.instances) > 1)]))
+        raise PortsUsed("\n".join([*used, advice(len(ports.instances) > 1, others)]))
 
 
-def advice(nginx: bool) -> str:
+def advice(nginx: bool, others: Sequence[int]) -> str:
     """How to start the demo where nothing is in its way."""
-    free = next((front for front in OTHERS if not used_ports(Ports(front, nginx))), "N")
+    free = next((front for front in others if not used_ports(Ports(front, nginx))), "N")
     return f'Free it, or choose other ports: make run ARGS="--port {free}", which is gateway demo --port {free}'
 
 

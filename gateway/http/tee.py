@@ -8,8 +8,8 @@ from ..message import Stream
 
 
 class Tee:
-    """``done(body, reason)`` is called once: with the whole body when the stream came to its end; else with None and the reason:
-    ``cut`` short or left alone, or its ``size`` is above ``limit`` bytes. Such a one goes on to the client all the same."""
+    """``on_end(body, reason)`` is called once: with the whole body when the stream came to its end; else with None and the reason:
+    ``cut`` (short, or nobody read on) or ``size`` (above ``limit`` bytes). The client gets such a body all the same."""
 
     __slots__ = ("_stream", "_limit", "_on_end", "_pieces", "_size")
 

@@ -171,15 +171,20 @@ def test_page_that_fails_is_a_500_with_its_cause_in_the_log_only(instance, clien
 
 
 @pytest.fixture
-def listener(application):
-    """The address of a real admin listener."""
+def server(application):
+    """A real admin listener."""
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
     sock.listen(16)
-    address = sock.getsockname()
     server = admin.start(sock, application)
-    yield address
+    yield server
     server.stop(timeout=1)
+
+
+@pytest.fixture
+def listener(server):
+    """The address of a real admin listener."""
+    return server.address
 
 
 def exchange(address, text):
@@ -211,9 +216,9 @@ def test_listener_refuses_strangers(listener, head):
     assert status in (b"400", b"403")
 
 
-def test_connection_that_says_nothing_is_closed(listener, monkeypatch):
-    monkeypatch.setattr(admin, "SECONDS", 0.05)
-    assert exchange(listener, b"GET /hea") == b""
+def test_a_connection_that_sends_half_a_head_is_closed(server):
+    server.seconds = 0.05
+    assert exchange(server.address, b"GET /hea") == b""
 
 
 # -- pages for people
