@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -207,3 +210,16 @@ def test_the_example_works(monkeypatch):
     assert (answer.status, answer.body) == (200, b'{"sku": "apple", "cents": 120}')
     assert "step own_parts:Audit: audit of DELETE, POST, PUT" in app.pipeline.describe(config.routes[0])
     app.pipeline.close()
+
+
+def test_the_example_works_in_a_folder_of_its_own(tmp_path):
+    for file in (ROOT / "examples").glob("own_parts.*"):
+        shutil.copy(file, tmp_path)
+
+    def command(*arguments: str) -> str:
+        return subprocess.run([sys.executable, "-m", "gateway.cli", *arguments], cwd=tmp_path, check=True, capture_output=True,
+                              text=True, timeout=60, env={**os.environ, "PYTHONPATH": str(ROOT)}).stdout
+
+    assert "own_parts.toml: no mistakes; 2 routes" in command("check", "--config", "own_parts.toml")
+    lines = command("explain", "--config", "own_parts.toml", "GET", "http://127.0.0.1:8000/prices/apple")
+    assert "  handler own_parts:price\n" in lines

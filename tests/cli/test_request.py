@@ -78,6 +78,12 @@ def test_what_is_refused(method, target, fields, expected):
     assert found == expected or isinstance(found, type) and found.status == expected
 
 
+def test_the_fields_that_connection_names_are_no_condition_of_a_route():
+    request = receive(Request("GET", "/", [HOST, ("Connection", "X-Beta"), ("X-Beta", "1"), ("X-A", "2")], host="a.test"))
+    assert own_answer(request) is None
+    assert [name for name, _ in request.headers] == ["Host", "Connection", "X-A"]
+
+
 # -- the limits of routing/pattern.py and routing/conditions.py are those of the parser
 
 @pytest.mark.parametrize("spare, refused", [(1, False), (0, False), (-1, True)])
