@@ -1,7 +1,7 @@
 """Header fields that were met before: taken apart, checked and written out once, then looked up.
 
 Most header lines of a connection, and of a site, repeat themselves letter for letter: Host, Accept, User-Agent, Server,
-Content-Type, Connection. Two tables cacheable them. Neither keeps what is secret (Authorization, cookies), what is different each
+Content-Type, Connection. Two tables remember them. Neither keeps what is secret (Authorization, cookies), what is different each
 time (ids of requests and traces) or anything long, and each starts anew when it is full.
 
 - ``READ[line]`` is ``(field, name in lower case)`` of a line as received, bytes without CRLF, strictly by RFC 9110 section 5: a
@@ -16,8 +16,8 @@ import re
 
 Field = tuple[str, str]
 
-MOST = 2048                     # lines cacheableed
-LONGEST = 200                   # characters of a line cacheableed
+MOST = 2048                     # lines remembered
+LONGEST = 200                   # characters of a line remembered
 SECRET = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key"})
 EACH_NEW = frozenset({"x-request-id", "x-correlation-id", "traceparent", "x-amzn-trace-id", "x-b3-traceid", "x-b3-spanid"})
 NOT_KEPT = SECRET | EACH_NEW
