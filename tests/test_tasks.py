@@ -16,6 +16,7 @@ from gevent.event import Event
 
 from gateway.deadline import Deadline
 from gateway.errors import DeadlineExceeded, GatherTimeout
+from gateway.loop.time_limit import Turns
 from gateway.message import Attempt, Request
 from gateway.tasks import Guard, Overdue, current_request, gather, spawn
 
@@ -202,7 +203,8 @@ def hang():
 
 
 @pytest.mark.parametrize("seconds", [0, 0.02])
-def test_its_own_timeout_is_a_timeout_error(seconds):
+def test_its_own_timeout_is_a_timeout_error(seconds, in_request):
+    in_request(SAFETY, clock=lambda: 0.0)                # by which the timeout is not over before its tasks start
     log = []
 
     def child():
@@ -353,6 +355,12 @@ def test_the_example_runs():
 
 # -- the guard of a deadline
 
+def soon() -> Deadline:
+    """A deadline that is over soon after a Guard has begun, however long it takes to begin."""
+    readings = [0.0, 0.0]                                # those of the deadline's beginning and of the guard's
+    return Deadline(0.01, lambda: readings.pop() if readings else 1000.0)
+
+
 def test_a_block_in_time_is_left_alone():
     with Guard(Deadline(SAFETY)):
         gevent.sleep(0)
@@ -369,7 +377,7 @@ def test_an_error_of_the_block_is_its_own():
 
 
 def test_what_catches_the_deadline_may_still_end_well():
-    with Guard(Deadline(0.01), grace=0.02):
+    with Guard(soon(), grace=0.02):
         with pytest.raises(DeadlineExceeded):
             Event().wait(SAFETY)
     gevent.sleep(0.06)                                   # nothing comes after the end
@@ -377,7 +385,7 @@ def test_what_catches_the_deadline_may_still_end_well():
 
 def test_what_goes_on_is_told_again_and_again_by_no_exception():
     seen = []
-    with Guard(Deadline(0.01), grace=0.02):
+    with Guard(soon(), grace=0.02):
         while len(seen) < 4:
             try:
                 Event().wait(SAFETY)
@@ -388,7 +396,7 @@ def test_what_goes_on_is_told_again_and_again_by_no_exception():
 
 
 def test_what_leaves_the_block_is_deadline_exceeded():
-    with pytest.raises(DeadlineExceeded) as caught, Guard(Deadline(0.01), grace=0.02):
+    with pytest.raises(DeadlineExceeded) as caught, Guard(soon(), grace=0.02):
         for _ in range(2):
             try:
                 Event().wait(SAFETY)
@@ -398,10 +406,13 @@ def test_what_leaves_the_block_is_deadline_exceeded():
 
 
 def test_a_deadline_that_moves_is_followed():
-    deadline = Deadline(0.01)
-    with Guard(deadline):
+    deadline = Deadline(0.01, lambda: 0.0)
+    with Guard(deadline) as guard:
+        first = guard._timer
         deadline.at += SAFETY
-        gevent.sleep(0.05)
+        with gevent.Timeout(SAFETY):
+            while guard._timer is first or isinstance(guard._timer, Turns):
+                gevent.sleep(0.001)                      # until it has run out, and another was started for the rest
 
 
 def test_uncounted_time_moves_the_deadline():
@@ -425,7 +436,7 @@ def test_uncounted_time_moves_the_deadline():
 
 
 def test_uncounted_time_does_not_hold_up_the_end():
-    with pytest.raises(DeadlineExceeded), Guard(Deadline(0.01), grace=0.02) as guard:
+    with pytest.raises(DeadlineExceeded), Guard(soon(), grace=0.02) as guard:
         try:
             Event().wait(SAFETY)
         except DeadlineExceeded:

@@ -112,22 +112,25 @@ def test_nobody_is_told_after_unwatch(pair):
 def test_nobody_is_told_twice(pair):
     ours, theirs = pair
     theirs.close()
-    sweeper, told = Sweeper(1000), []
+    sweeper, go_on, caught = Sweeper(1000), Event(), []
 
     def work():
         sweeper.watch(ours)
         for _ in range(2):
             try:
-                gevent.sleep(0.02)
+                go_on.wait(20)
             except ClientDisconnected:
-                told.append(1)
+                caught.append(1)
 
     worker = gevent.spawn(work)
     gevent.idle()
     for _ in range(4):
         sweeper._sweep()
+    for _ in range(3):
+        gevent.idle()
+    go_on.set()
     worker.join()
-    assert told == [1]
+    assert caught == [1]
     if sweeper._timer is not None:
         sweeper._sweep()
 
@@ -135,12 +138,12 @@ def test_nobody_is_told_twice(pair):
 def test_everybody_who_works_for_the_client_is_told_and_nobody_else(pair):
     ours, theirs = pair
     others, alive = socket.socketpair()
-    sweeper = Sweeper(0.002)
+    sweeper, go_on = Sweeper(0.002), Event()
 
     def work(sock):
         token = sweeper.watch(sock)
         try:
-            Event().wait(0.1 if sock is others else 10)
+            go_on.wait(20)
             return "finished"
         except ClientDisconnected as error:
             return error.flag
@@ -150,6 +153,8 @@ def test_everybody_who_works_for_the_client_is_told_and_nobody_else(pair):
     workers = [gevent.spawn(work, sock) for sock in (ours, ours, others)]
     gevent.idle()
     theirs.close()
+    gevent.joinall(workers[:2])
+    go_on.set()
     gevent.joinall(workers)
     assert [worker.value for worker in workers] == ["DC", "DC", "finished"]
     stopped(sweeper)

@@ -119,8 +119,7 @@ def test_what_is_opened_for_nobody_is_closed(gate, files, monkeypatch, tmp_path)
         return made[-1]
 
     monkeypatch.setattr(assets, "open_inside", opened)
-    gate.spawn(lambda: pytest.raises(DeadlineExceeded, get, files, 0.02))
-    gevent.sleep(0.1)
+    gevent.spawn(lambda: pytest.raises(DeadlineExceeded, get, files, 0.02)).get(timeout=20)      # its thread waits at the gate
     gate.lock.release()
     disk_threads.pool().join()
     assert made                                          # the file, and those beside it that may be compressed
