@@ -68,7 +68,7 @@ def operations() -> Table:
     tagged = HttpStore(MemoryTier(1 << 28))
     tagged.put("k", answers[0], 60, time.time())
     for number in range(1000):
-        tagged.purge(prefix=f"https://other.test/{'x' * (number % 30)}")
+        tagged.purger.purge(prefix=f"https://other.test/{'x' * (number % 30)}")
 
     def held_against_purges(number: int) -> None:
         tagged.marks.number += 1
@@ -82,7 +82,7 @@ def operations() -> Table:
     table.add_row("first hit after a purge, 1000 purges known", micros(held_against_purges, 2000))
     table.add_row("put", micros(lambda number: store.put(keys[number % 1000], answers[number % 1000], 60, 0.0)))
     table.add_row("put that makes room", micros(lambda number: full.put(f"n{number}", answers[number % 1000], 60, 0.0)))
-    table.add_row("purge of a tag", micros(lambda number: store.purge(tag=f"t{number % 100}")))
+    table.add_row("purge of a tag", micros(lambda number: store.purger.purge(tag=f"t{number % 100}")))
     table.add_row("write down, 1 KB", micros(lambda number: format.encode("k", answers[0]), 2000))
     table.add_row("read, 1 KB", micros(lambda number: format.decode("k", record), 2000))
     table.add_row("write down, 50 KB", micros(lambda number: format.encode("k", large), 2000))

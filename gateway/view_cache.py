@@ -30,11 +30,12 @@ from flask_caching.backends.base import BaseCache
 
 from . import run_directory
 from .breaker import Breaker
-from .cache.clock import now
-from .cache.purge.journal import PurgeJournal
-from .cache.purge.marks import Purge
-from .cache.purge.redis_stream import PurgeStream
-from .cache.storage import plain_values
+from .bus.bus import Bus, Transport
+from .bus.clock import now
+from .bus.journal import Journal
+from .bus.notice import Notice
+from .bus.redis_stream import RedisStream
+from .cache.storage import nginx_generation, plain_values
 from .cache.storage.codec import LARGEST
 from .cache.storage.file_tier import FileTier
 from .cache.storage.lookups import Lookup
@@ -43,7 +44,7 @@ from .cache.storage.memory import MemoryTier
 from .cache.storage.nginx_generation import Generation
 from .cache.storage.redis_tier import RedisTier
 from .cache.storage.store import HttpStore
-from .cache.storage.tiers import Channel, Counts, Shared
+from .cache.storage.tiers import Counts, Shared, ignore
 from .config import CacheStorage, Config
 from .loop.native_threads import native_lock, native_thread
 from .remote.redis_client import RedisClient
@@ -53,6 +54,7 @@ MOST_GONE = 10_000
 SEVERAL = 4                     # of the largest bodies that a route keeps are in one record
 FOREVER = 10 * 365 * 86400.0    # seconds
 MAGIC = b"WGVC\x01"
+TOPIC = "views"                 # of the bus: keys that were deleted, and "" for all
 PLAIN = (str, bytes, int, float, bool, type(None))
 
 view_cache = Cache()
@@ -64,9 +66,8 @@ def http_store(config: Config, counts: Counts | None = None, breaker: Callable[[
     largest = max([SEVERAL * route.cache.max_object for route in config.routes if route.cache], default=0)
     store = store_of(config.cache, counts, max(LARGEST, largest), breaker)
     if config.nginx.generation is not None and any(route.cache and route.cache.edge for route in config.routes):
-        generation = Generation(config.nginx.generation)
-        store.channels = (generation, *store.channels)
-        store.hears["edge"] = generation.heard
+        store.purger.generation = generation = Generation(config.nginx.generation)
+        store.bus.subscribe(nginx_generation.TOPIC, generation.hear, ignore)
     return store
 
 
@@ -75,27 +76,27 @@ def store_of(settings: CacheStorage, counts: Counts | None = None, largest: int 
     """The same from the settings themselves. ``largest`` is the size of a record in bytes."""
     counts = counts or Counts()
     tiers: list[Shared] = []
-    channels: list[Channel] = []
+    transports: list[Transport] = []
     leases = None
     place = run_directory.current()
-    journal = PurgeJournal(place.path / "purges") if place is not None else None
+    if settings.file:
+        transports.append(Journal(Path(settings.file) / "notices", make=True))      # purges have to last as long as what they purge
+    elif place is not None:
+        transports.append(Journal(place.path / "notices"))
     if settings.redis:
         client = RedisClient(settings.redis, settings.prefix, settings.timeout, largest=largest,
                              failed=counts.of("errors", "redis"), breaker=breaker())
         leases = RedisTier(client)
         tiers.append(leases)
-        channels.append(PurgeStream(client))
+        transports.append(RedisStream(client))
     if settings.memcached:
         tiers.append(MemcachedTier(settings.memcached, settings.prefix, settings.timeout, largest=largest,
                                    failed=counts.of("errors", "memcached"), breaker=breaker()))
     if settings.file:
         tiers.append(FileTier(settings.file, settings.file_size, largest=largest, failed=counts.of("errors", "file"),
                               evicted=counts.of("evicted", "file")))
-        journal = PurgeJournal(Path(settings.file) / "purges", make=True)     # they have to last as long as what they purge
-    if journal is not None:
-        channels.insert(0, journal)                      # it does not wait: what is told next is not in it before this
-    return HttpStore(MemoryTier(settings.memory), tiers, channels, journal=journal, leases=leases, compress=settings.compress,
-                     counts=counts, patience=settings.timeout, largest=largest)
+    return HttpStore(MemoryTier(settings.memory), tiers, Bus(transports, patience=settings.timeout), leases=leases,
+                     compress=settings.compress, counts=counts, patience=settings.timeout, largest=largest)
 
 
 def init(app: Flask, store: HttpStore | None = None) -> None:
@@ -114,9 +115,10 @@ class Tiered(BaseCache):
         self.store = store
         self.memory = MemoryTier(memory, store.counts.of("evicted", "views"))
         self.gone: OrderedDict[str, float] = OrderedDict()           # when each of these keys was deleted, the last one last
+        self.cleared = 0.0                               # when all were, the last time
         self._lock = native_lock()
         self._thread = native_thread()
-        store.hears["view"] = self._purged
+        store.bus.subscribe(TOPIC, self._hear, self._clear)
 
     @classmethod
     def factory(cls, app: Flask, config: dict[str, Any], args: list[Any], kwargs: dict[str, Any]) -> Tiered:
@@ -130,7 +132,7 @@ class Tiered(BaseCache):
     def get(self, key: str) -> Any:
         moment = now()
         if native_thread() == self._thread:
-            self.store.catch_up()
+            self.store.bus.catch_up()
         with self._lock:
             held = self.memory.get(key)
         if held is not None and held.until > moment and (held.asked + NEAR > moment or not held.shared):
@@ -166,7 +168,7 @@ class Tiered(BaseCache):
         with self._lock:
             held: Held | None = self.memory.get(key)
             late = held is not None and held.stored > found.stored + 3 * margin
-            if not late and found.stored > self.store.views_cleared and found.stored + margin > self.gone.get(key, 0.0):
+            if not late and found.stored > self.cleared and found.stored + margin > self.gone.get(key, 0.0):
                 self.memory.put(key, found, found.size)
                 return found
             if held is None or held.until <= now():
@@ -211,7 +213,7 @@ class Tiered(BaseCache):
     def _delete(self, key: str, tiers: Sequence[Shared], at: float) -> None:
         for tier in tiers:
             tier.delete(f"view:{key}")
-        self.store.announce(Purge("view", key, False, at))
+        self.store.bus.send(Notice(TOPIC, key, None, False, at)).wait()
 
     def _forget(self, key: str, at: float, surely: float) -> None:
         """What was stored under a key before it was deleted ``at``. A record has to be from before ``surely``."""
@@ -225,18 +227,21 @@ class Tiered(BaseCache):
         self.store.looks.forget(f"view:{key}")
 
     def clear(self) -> bool:
-        purge = Purge("view", "", False, now())
-        self.store.heard(purge)
-        self.store.tell([purge])
+        self.store.bus.publish(Notice(TOPIC, "", None, True, now())).wait()
         return True
 
-    def _purged(self, purge: Purge) -> None:
-        if purge.value:                                  # who sets it again right after is not to be refused for two clocks
-            margin = max([tier.margin for tier in self.store.tiers], default=0.0)
-            self._forget(purge.value, purge.at, purge.at - 2 * margin)
+    def _hear(self, notice: Notice) -> None:
+        if not notice.key:
+            self._clear(notice.at)
             return
+        margin = max([tier.margin for tier in self.store.tiers], default=0.0)
+        self._forget(notice.key, notice.at, notice.at - 2 * margin)      # what is set right after it is not refused for two clocks
+
+    def _clear(self, at: float) -> None:
+        """Forget what was stored up to then."""
+        self.cleared = max(self.cleared, at)
         with self._lock:
-            for key in [key for key, node in self.memory.nodes.items() if node.value.stored <= purge.at]:
+            for key in [key for key, node in self.memory.nodes.items() if node.value.stored <= at]:
                 self.memory.delete(key)
 
     def _keep(self, key: str, held: Held) -> None:

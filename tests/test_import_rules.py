@@ -24,7 +24,7 @@ PACKAGE = Path(__file__).parent.parent / "gateway"
 FEATURE = 2
 LEVELS = {
     "errors": 0,
-    "backoff": 1, "board": 1, "breaker": 1, "config": 1, "deadline": 1, "http": 1, "loop": 1, "message": 1,
+    "backoff": 1, "board": 1, "breaker": 1, "bus": 1, "config": 1, "deadline": 1, "http": 1, "loop": 1, "message": 1,
     "move_aside": 1, "remote": 1, "request_copies": 1, "routing": 1, "run_directory": 1, "shared_memory": 1, "tasks": 1,
     "template": 1, "values": 1, "wsgi": 1,
     "pipeline": 3,

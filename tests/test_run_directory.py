@@ -13,9 +13,9 @@ import pytest
 
 from gateway import board
 from gateway import run_directory as rundir
-from gateway.cache import clock
-from gateway.cache.purge.journal import PurgeJournal
-from gateway.cache.purge.marks import Purge
+from gateway.bus import clock
+from gateway.bus.journal import Journal
+from gateway.bus.notice import Notice
 from gateway.run_directory import RunDir, Worker
 
 
@@ -318,12 +318,12 @@ def test_what_is_no_file_makes_way_for_one(tmp_path, in_the_way):
     place = RunDir(tmp_path / "run").create()
     place.take_slot()
     place.offer_config("offered"), place.keep_config("kept"), place.report_config(["wrong"])
-    journal = PurgeJournal(place.path / "purges")
-    clock.agree(agreed := place.path / ".purges.clock")
-    journal.start(lambda purge: None)
-    assert journal.write(Purge("everything", "", False, 1.0))
+    journal = Journal(place.path / "notices")
+    clock.agree(agreed := place.path / ".notices.clock")
+    journal.start(lambda notice: None)
+    assert journal.write(Notice("stages", "a", None, True, 1.0))
     names = {path.name for path in place.path.iterdir()}
-    assert names == {"workers", "offered", "config", "problems", "purges", ".purges.clock", ".purges.bell"}
+    assert names == {"workers", "offered", "config", "problems", "notices", ".notices.clock", ".notices.bell"}
     for name in names:
         (place.path / name).unlink()
         in_the_way(place.path / name)
@@ -331,7 +331,7 @@ def test_what_is_no_file_makes_way_for_one(tmp_path, in_the_way):
     place.mend()
     clock.agree(agreed)
     journal._hang_bell()                                     # as it does all the time
-    assert journal.write(Purge("everything", "", False, 2.0)) and [purge.at for purge in journal.read()][-1] == 2.0
+    assert journal.write(Notice("stages", "a", None, True, 2.0)) and [notice.at for notice in journal.read()][-1] == 2.0
     place.mend()
     for name in names:
         assert (place.path / name).is_file(), name

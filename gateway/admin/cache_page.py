@@ -21,7 +21,6 @@ from flask import render_template, request
 from werkzeug.exceptions import BadRequest, Forbidden, NotFound, UnsupportedMediaType
 
 from ..cache.entry import Entry, Variants, flag_names
-from ..cache.storage.nginx_generation import Generation
 from ..cache.storage.store import HttpStore
 from ..loop.native_threads import run_in_thread
 from ..telemetry.exposition import Exposition
@@ -52,7 +51,8 @@ def tiers_of(store: HttpStore) -> list[dict[str, Any]]:
 
 
 def purges_of(store: HttpStore) -> dict[str, Any]:
-    return {"heard": store.marks.number, "channels": [repr(channel) for channel in store.channels], "waiting": store.waiting()}
+    channels = [*filter(None, [store.purger.generation]), *store.bus.transports]
+    return {"heard": store.marks.number, "channels": [repr(channel) for channel in channels], "waiting": store.bus.backlog()}
 
 
 def headline(numbers: dict[str, list[dict[str, Any]]], store: HttpStore) -> str:
@@ -118,11 +118,11 @@ def purge(store: HttpStore) -> dict[str, Any]:
     if not isinstance(selection, dict) or any(type(value) is not PURGES.get(name) for name, value in selection.items()):
         raise BadRequest("Send a JSON object with one of url, prefix, tag (texts) or everything (true), and perhaps soft (true).")
     try:
-        workers = store.purge(**selection)
+        workers = store.purger.purge(**selection)
     except ValueError as error:
         raise BadRequest(f"{error}.") from None
-    nginx = {"nginx": channel.reached for channel in store.channels if isinstance(channel, Generation)}
-    return {"purged": selection, "told": workers, "waiting": store.waiting(), **nginx}
+    nginx = {"nginx": store.purger.generation.reached} if store.purger.generation is not None else {}
+    return {"purged": selection, "told": workers, "waiting": store.bus.backlog(), **nginx}
 
 
 def refuse_other_sites() -> None:

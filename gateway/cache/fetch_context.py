@@ -10,7 +10,6 @@ from ..message import Request
 from .decide import URI_MISS, VARY_MISS, Decision, withheld
 from .entry import Entry, Variants
 from .key import SEPARATOR, lines_of, normal, select
-from .purge.marks import Addresses
 from .request_directives import RequestDirectives
 
 
@@ -28,12 +27,10 @@ class Store(Protocol):
 
     def owner(self, route: str) -> Any: ...
 
-    addresses: Addresses
+    purger: Any
     kept: Callable[[str], bool]
 
     def delete(self, key: str) -> None: ...
-
-    def invalidate(self, urls: list[str]) -> None: ...
 
     def lease(self, key: str, seconds: float) -> Any: ...
 

@@ -37,12 +37,17 @@ UNREACHED_FLAGS = frozenset({ConnectFailed.flag, PoolExhausted.flag})
 SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PROPFIND", "REPORT", "SEARCH", "QUERY"})
 
 
+class Purges(Protocol):
+    def purge_urls(self, urls: list[str]) -> int: ...
+
+
 class Purgeable(Protocol):
     """``kept``: is there a route that keeps answers with such a path?"""
 
     kept: Callable[[str], bool]
 
-    def invalidate(self, urls: list[str]) -> None: ...
+    @property
+    def purger(self) -> Purges: ...
 
 
 def invalidated(request: Request, response: Response) -> list[str]:
@@ -96,7 +101,7 @@ def purge(store: Purgeable, urls: list[str]) -> bool:
     POSTs are to such an address, and all workers would hear of each. An odd one may mean another path."""
     gone = [url for url in urls if not PLAIN.fullmatch(path := path_of(url)) or store.kept(path)]
     if gone:
-        store.invalidate(gone)
+        store.purger.purge_urls(gone)
     return bool(gone)
 
 

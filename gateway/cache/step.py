@@ -24,11 +24,11 @@ from hashlib import sha256
 from random import random
 from typing import Any
 
+from ..bus.clock import ahead, now
 from ..config import CacheSettings as Policy
 from ..message import Handler, Request, Response
 from . import explain
 from .cache_status import Numbers, Report
-from .clock import ahead, now
 from .coalesce import Flights
 from .conditional import answer
 from .decide import (HIT, LARGEST_KEY_BODY, STALE_WHILE_REVALIDATE, Decision, bypass, detail_of, due_early, for_origin,
@@ -60,7 +60,7 @@ class CacheStep:
         self.numbers = Numbers(counter, route)
         self.owner = self.numbers.owner = store.owner(route) if route else None
         if self.key_of.query is not None:
-            store.addresses.counts_query((policy.key.query, policy.key.ignore_query), self.key_of.query)
+            store.purger.addresses.counts_query((policy.key.query, policy.key.ignore_query), self.key_of.query)
         self.fetch = Fetch(next, policy, store, self.report, self.numbers, clock, self.key_of.url, ahead, flights)
         self.methods = frozenset({"GET", "HEAD", "POST"} if "POST" in policy.methods else {"GET", "HEAD"})
         self._credentials = AUTHORIZATION | (COOKIE if policy.key.cookies is None else 0)

@@ -2,7 +2,7 @@
 
 A Circuit is a breaker (breaker.py) with a time limit for each operation. An operation that fails or takes too long opens it. After
 the pause one operation at a time finds out whether the server is well; a circuit that is followed (``follow``) leaves that to
-someone who follows the server anyway (cache/purge/redis_stream.py) and calls ``resume``, so that no request pays for it.
+someone who follows the server anyway (bus/redis_stream.py) and calls ``resume``, so that no request pays for it.
 
 Nothing is paused for what is not the server's fault: a refusal (Refused) concerns one operation only, such as a full memory; Busy
 is an operation that was never sent, because as many as may be were under way; and an operation's time runs as the loop sees it

@@ -72,7 +72,7 @@ def test_an_entry(client, kept):
     assert entry["headers"] == [["Content-Type", "text/plain"], ["X-Own", "<b>"]]
     assert (entry["status"], entry["url"], entry["tags"], entry["bytes"]) == (200, "https://shop.test/<a>", ["t"], 4)
     assert 58 < entry["fresh_for"] <= 60 and kept.memory.nodes["k"].hits == 2, "looking is no hit"
-    kept.purge(tag="t", soft=True)
+    kept.purger.purge(tag="t", soft=True)
     assert client.get("/cache?key=k").json["entries"][0]["fresh_for"] <= 0
 
 

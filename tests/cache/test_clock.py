@@ -15,14 +15,14 @@ from flask import Flask
 from stored import entry_of, until
 
 from gateway import view_cache as storage
-from gateway.cache import clock
+from gateway.bus import clock
+from gateway.bus.bus import Bus
+from gateway.bus.journal import Journal
+from gateway.bus.redis_stream import RedisStream
 from gateway.cache.entry import Variants
-from gateway.cache.purge.journal import PurgeJournal
-from gateway.cache.purge.marks import Purge
-from gateway.cache.purge.redis_stream import PurgeStream
 from gateway.cache.storage.file_tier import FileTier
 from gateway.cache.storage.memory import MemoryTier
-from gateway.cache.storage.nginx_generation import Generation
+from gateway.cache.storage.nginx_generation import Generation, edge_notice
 from gateway.cache.storage.redis_tier import RedisTier
 from gateway.cache.storage.store import HttpStore
 from gateway.remote.redis_client import RedisClient
@@ -63,16 +63,15 @@ def workers(request, machine, tmp_path):
             running.clear()
             machine.forget()
         for _ in range(2):
-            journal = PurgeJournal(tmp_path / "purges")
-            tiers, channels, leases = [], [journal], None
+            tiers, transports, leases = [], [Journal(tmp_path / "notices")], None
             if request.param == "folder":
                 tiers.append(FileTier(tmp_path / "cache", 2 ** 24))
             if server is not None:
                 client = RedisClient(server.url, timeout=5.0)
                 leases = RedisTier(client)
                 tiers.append(leases)
-                channels.append(PurgeStream(client))
-            running.append(HttpStore(MemoryTier(2 ** 20), tiers, channels, journal=journal, leases=leases, patience=5.0))
+                transports.append(RedisStream(client))
+            running.append(HttpStore(MemoryTier(2 ** 20), tiers, Bus(transports, patience=5.0), leases=leases, patience=5.0))
             running[-1].start()
             until(lambda: all(tier.usable for tier in tiers))
         return running[0], running[1]
@@ -109,7 +108,7 @@ def test_no_purge_is_lost_and_nothing_is_refused(workers, machine, seconds, poin
     else:
         put(other, b"old")
     reached("stored")
-    assert one.purge(url=URL) >= 1
+    assert one.purger.purge(url=URL) >= 1
     reached("purged")
     for each in (one, other):
         until(lambda each=each: each.get(URL) is None)
@@ -140,50 +139,6 @@ def test_ages_and_lifetimes_are_those_that_passed(machine, seconds):
     assert len(world.seen) == 3
 
 
-@pytest.mark.parametrize("written", [
-    "", "nonsense", "nonsense 1", "{boot} nan", "{boot} inf", "{boot}", "{boot} " + "9" * 1000, "\0" * 8])
-def test_a_damaged_agreement_is_made_anew(tmp_path, machine, written):
-    path = tmp_path / "clock"
-    path.write_text(written.format(boot=clock.BOOT.read_text().strip()))
-    before = clock.now()
-    clock.agree(path)
-    assert 0 <= clock.now() - before < 60 and clock.offset_of(path, clock.BOOT.read_text().strip()) == clock._offset
-
-
-def test_processes_agree_whenever_they_begin(tmp_path, machine):
-    clock.agree(tmp_path / "clock")
-    agreed = clock._offset
-    machine.step(3600.0)
-    machine.forget()
-    assert clock._offset != agreed
-    clock.agree(tmp_path / "clock")
-    assert clock._offset == agreed and abs(clock.ahead() - 3600) < 1
-    assert [path.name for path in tmp_path.iterdir()] == ["clock"]
-
-
-def test_a_folder_that_cannot_be_written_is_said_and_no_error(tmp_path, machine, caplog):
-    clock.agree(tmp_path / "no" / "clock")
-    assert "cannot agree" in caplog.text
-
-
-@pytest.mark.parametrize("seconds", STEPS)
-def test_the_clock_of_redis_is_set(redis_server, monkeypatch, seconds):
-    """What is in Redis then counts as purged, and purges are heard at the time at which they came."""
-    log = PurgeStream(RedisClient(redis_server().url, timeout=5.0))
-    heard: list[Purge] = []
-    log.start(heard.append)
-    until(lambda: log.client.usable)
-    before = len(heard)
-    time_of = log._compare_clocks
-    monkeypatch.setattr(log, "_compare_clocks", lambda ask: time_of(lambda: (ask()[0] + int(seconds), 0)))
-    log._look_at = 0.0
-    until(lambda: len(heard) > before)
-    log.stop()
-    log.client.close()
-    assert [purge.kind for purge in heard[before:]] == ["everything", "view"] and abs(heard[-1].at - clock.now()) < 60
-    assert log._moment({b"at": b"%f" % (log._since + seconds)}) >= log._since
-
-
 @pytest.mark.parametrize("seconds", STEPS)
 def test_the_cache_of_view_code(machine, tmp_path, seconds):
     """A value that was deleted stays so, one that is set is there, for as long as it should be."""
@@ -206,13 +161,13 @@ def test_the_cache_of_view_code(machine, tmp_path, seconds):
 def test_steps_for_nginx(machine, tmp_path, seconds):
     """A purge of before a worker began, and after what seems to be a step of later, is followed by one."""
     generation = Generation(tmp_path / "purges" / "current", 0.0)
-    generation.start(lambda purge: None)
+    generation.start()
     generation.stop()
     machine.step(seconds)
     machine.forget()
     again = Generation(tmp_path / "purges" / "current", 0.0)
-    again.start(lambda purge: None)
-    again.heard(Purge("edge", "", False, min(clock.now(), again._began)))
+    again.start()
+    again.hear(edge_notice(min(clock.now(), again._began)))
     assert again._soon is not None
     again._soon.join()
     again.stop()

@@ -206,7 +206,7 @@ def truncated(request):
 
 def purging(world):
     def answer(request):
-        world.store.purge(url="http://shop.test/a")
+        world.store.purger.purge(url="http://shop.test/a")
         return ok()
     return answer
 

@@ -255,7 +255,7 @@ def test_who_comes_after_a_purge_does_not_get_what_was_asked_for_before_it(world
     world.answer = slow
     before = gevent.spawn(world.ask)
     gevent.sleep(0)
-    world.store.purge(url="http://shop.test/a")
+    world.store.purger.purge(url="http://shop.test/a")
     world.base = time.time()
     after = gevent.spawn(world.ask)
     gevent.sleep(0)
@@ -277,7 +277,7 @@ def test_a_purged_answer_covers_no_error_for_who_comes_after_the_purge(world):
     world.answer = failing
     before = gevent.spawn(world.ask)
     gevent.sleep(0)
-    world.store.purge(url="http://shop.test/a")
+    world.store.purger.purge(url="http://shop.test/a")
     after = gevent.spawn(world.ask)
     gevent.sleep(0)
     go.set()
@@ -485,7 +485,7 @@ def test_what_was_purged_meanwhile_is_not_for_those_who_wait_either(world):
     world.answer = slow
     before = gevent.spawn(world.ask)
     gevent.sleep(0)
-    world.store.purge(url="http://shop.test/a")
+    world.store.purger.purge(url="http://shop.test/a")
     after = gevent.spawn(world.ask)
     gevent.sleep(0)
     go.set()
@@ -509,7 +509,7 @@ def test_who_comes_after_a_soft_purge_does_not_get_what_was_asked_for_before_it_
     world.base = time.time() - 1
     before = gevent.spawn(world.ask)
     gevent.sleep(0)
-    world.store.purge(url="http://shop.test/a", soft=True)
+    world.store.purger.purge(url="http://shop.test/a", soft=True)
     world.base = time.time()
     after = gevent.spawn(world.ask)
     gevent.sleep(0)
@@ -554,7 +554,7 @@ def test_what_was_purged_while_a_request_waited_is_not_validated(world, purged, 
         world.store.leases = Elsewhere()
     greenlets = [gevent.spawn(world.ask) for _ in range(1 if elsewhere else 2)]
     gevent.sleep(0.01)
-    world.store.purge(url="http://shop.test/a" if purged else "http://shop.test/b")
+    world.store.purger.purge(url="http://shop.test/a" if purged else "http://shop.test/b")
     world.base = time.time()
     go.set()
     gevent.joinall(greenlets, timeout=SAFETY)
@@ -573,7 +573,7 @@ class Hearing:
 
     def lease(self, key, token, seconds):
         if self.world.seen:
-            self.world.store.purge(url="http://shop.test/a" if self.purged else "http://shop.test/b")
+            self.world.store.purger.purge(url="http://shop.test/a" if self.purged else "http://shop.test/b")
             self.world.base = time.time()
         return True
 
@@ -619,7 +619,7 @@ def test_what_was_purged_while_a_request_waited_covers_no_error(world, purged):
     world.answer = failing
     leader, follower = gevent.spawn(world.ask), gevent.spawn(world.ask)
     gevent.sleep(0.01)
-    world.store.purge(url="http://shop.test/a" if purged else "http://shop.test/b")
+    world.store.purger.purge(url="http://shop.test/a" if purged else "http://shop.test/b")
     go.set()
     assert leader.get(timeout=SAFETY).text == b"old"     # it asked before the purge
     if purged:
@@ -655,7 +655,7 @@ def test_a_follower_whose_time_is_over_does_not_get_what_was_purged_while_it_wai
     world.answer = slow
     leader = gevent.spawn(world.ask)
     gevent.sleep(0)
-    purge = gevent.spawn(world.store.purge, url="http://shop.test/a")
+    purge = gevent.spawn(world.store.purger.purge, url="http://shop.test/a")
     with pytest.raises(DeadlineExceeded):
         world.ask(deadline=0.05)
     go.set()
@@ -729,7 +729,7 @@ def test_what_is_purged_while_a_tier_is_asked_for_a_newer_one_is_not_used(world,
     class Hearing(Tier):
         def get(self, key):
             if world.seen:
-                world.store.purge(url="http://shop.test/a" if purged else "http://shop.test/b")
+                world.store.purger.purge(url="http://shop.test/a" if purged else "http://shop.test/b")
                 world.base = time.time()
 
     world.store = HttpStore(MemoryTier(2 ** 20), [Hearing()])

@@ -115,7 +115,7 @@ def test_what_was_purged_while_it_was_looked_up_is_not_given_to_those_who_waited
 
     def purged(*arguments):
         found = look(*arguments)
-        gevent.spawn(one.purge, tag="t")                 # it comes after the look-up, and before those who wait go on
+        gevent.spawn(one.purger.purge, tag="t")                 # it comes after the look-up, and before those who wait go on
         return found
 
     one._look_up = purged
@@ -312,7 +312,7 @@ def test_a_purge_wins_over_what_is_still_to_be_written(redis_server, stores, sof
     server = redis_server()
     one, other = stores(server.url), stores(server.url)
     one.put("k", variants_of(tags=["t"]), 60, time.time())
-    one.purge(tag="t", soft=soft)
+    one.purger.purge(tag="t", soft=soft)
     assert one.flush()
     found = other.get("k")
     assert found is None or soft and found[0].expires <= time.time()
@@ -444,7 +444,7 @@ def test_a_record_that_was_purged_is_not_removed_for_its_successor(redis_server,
     one, other = stores(server.url), stores(server.url)
     one.put("k", variants_of(tags=["t"]), 60, time.time())
     assert one.flush()
-    other.purge(tag="t")
+    other.purger.purge(tag="t")
     assert other.get("k") is None and other.flush() and server.client.exists("wicketgate:k")
 
 

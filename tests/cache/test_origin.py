@@ -97,7 +97,7 @@ def test_a_small_body_that_is_cut_short_is_covered_like_any_error(world, serve, 
     upstream = Slow(serve, HEAD + b'Cache-Control: max-age=60, stale-if-error=60\r\nETag: "v"\r\n\r\n', enough=1)
     pipeline(upstream)
     world.ask()
-    world.step.store.purge(url="http://shop.test/a", soft=True)
+    world.step.store.purger.purge(url="http://shop.test/a", soft=True)
     upstream.head, upstream.body = HEAD + b"Cache-Control: no-store\r\n\r\nbro", None
     answer = world.ask()
     assert (answer.text, upstream.asked) == (b"hello", 2) and "detail=" in status_of(answer)[0]
@@ -108,7 +108,7 @@ def test_a_failure_is_covered_with_its_head(world, serve, pipeline):
     upstream = Slow(serve, HEAD + b'Cache-Control: max-age=60, stale-if-error=60\r\nETag: "v"\r\n\r\n', enough=1)
     pipeline(upstream)
     world.ask()
-    world.step.store.purge(url="http://shop.test/a", soft=True)
+    world.step.store.purger.purge(url="http://shop.test/a", soft=True)
     upstream.head, upstream.enough = b"HTTP/1.1 503 Gone\r\nContent-Length: 5\r\n\r\n", 1000
     answers = at_once(world, 5)
     assert [answer.text for answer in answers] == [b"hello"] * 5 and upstream.asked == 2

@@ -533,7 +533,7 @@ def test_what_was_asked_before_a_purge_is_not_kept_when_it_comes_after_it(serve,
 
     settings = load_text(PURGED.format(folder=folder / "purges", upstream=1), {})
     generation = Generation(settings.nginx.generation)
-    generation.start(lambda purge: None)
+    generation.start()
     port = nginx([serve(handle)], settings)
     first = gevent.spawn(bodies, port, get("/a"))
     assert asked.wait(SAFETY)

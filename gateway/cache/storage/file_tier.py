@@ -22,11 +22,11 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from ...bus.clock import ahead, now
+from ...bus.journal import private
 from ...loop.native_threads import native_thread, run_in_thread
 from ...tasks import spawn
-from ..clock import ahead, now
 from ..entry import Entry
-from ..purge.journal import private
 from .codec import LARGEST
 from .tiers import Operation
 

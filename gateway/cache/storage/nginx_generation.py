@@ -20,17 +20,17 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
+from ...bus.clock import now
+from ...bus.notice import Notice
 from ...loop.native_threads import run_in_thread
 from ...tasks import spawn_apart
-from ..clock import now
-from ..purge.marks import Purge
 
+TOPIC = "edge"
 SETTLED = 2.0                   # seconds
 SWEPT = 60.0                    # seconds after which nobody is still looking at an old one
 NAME = re.compile(r"\.?([0-9a-f]+)-[0-9]+")
@@ -38,9 +38,14 @@ NAME = re.compile(r"\.?([0-9a-f]+)-[0-9]+")
 log = logging.getLogger("gateway")
 
 
+def edge_notice(at: float) -> Notice:
+    """What the generations of other workers hear behind a purge."""
+    return Notice(TOPIC, "", None, False, at)
+
+
 class Generation:
-    """A channel (tiers.py) that ends at nginx, by ``link``: ``write`` is the step for a purge made here, ``heard`` for one made
-    elsewhere. ``reached``: the last step could be made."""
+    """What nginx keeps, by ``link``. ``advance`` makes the step for a purge made here, ``hear`` for one made elsewhere.
+    ``reached``: the last step could be made."""
 
     def __init__(self, link: str | os.PathLike[str], settled: float = SETTLED) -> None:
         self.link = Path(link)
@@ -51,7 +56,7 @@ class Generation:
         self._soon: Any = None
         self._last: Any = None
 
-    def start(self, heard: Callable[[Purge], None]) -> None:
+    def start(self) -> None:
         """There is a generation from now on, else nginx keeps nothing."""
         self._began = now()
         try:
@@ -69,20 +74,16 @@ class Generation:
                 folder.mkdir()
                 folder.chmod(0o755)
 
-    def write(self, *purges: Purge) -> bool:
-        """For one that is about nginx, the step, also that of others that come at the same time; whether it was made."""
-        if not any(purge.kind == "edge" for purge in purges):
-            return False
+    def advance(self) -> Any:
+        """Begin a step; its greenlet, which is the same for all purges made at the same time, and whose value is whether it could
+        be made."""
         self._settle()
-        return self._next().get() is True                # not so when it was told to end
+        return self._next()
 
-    def waiting_purges(self) -> int:
-        return 0
-
-    def heard(self, purge: Purge) -> None:
-        """A step, when all is known that was heard at the same time. What was purged before this worker began needs only that of
+    def hear(self, notice: Notice) -> None:
+        """A step, when all is known that was heard at the same time. A purge from before this worker began needs only the step of
         others: this one has answered nothing without knowing it."""
-        if purge.at <= self._began and purge.at <= run_in_thread(self.since):
+        if notice.at <= self._began and notice.at <= run_in_thread(self.since):
             return
         self._next()
         self._settle()

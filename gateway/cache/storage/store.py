@@ -6,8 +6,8 @@
                |  ^                |
                |  +-- kept here <--+
                v
-             held against the purges made since it was last looked at (purged_memory.py); what other workers of this machine have
-             purged is heard before that (cache/purge/journal.py)
+             held against the purges made since it was last looked at (marks.py); what other workers of this machine have
+             purged is heard before that (the bell of the bus)
 
     put ---> memory, and beside the request (write_behind.py) every tier
 
@@ -16,7 +16,7 @@ and for nothing that is written; for each key there is one look-up, beside the r
 fails is a miss.
 
 What memory holds may be out of date when another worker has got a newer answer: so when it has expired, the shared tiers are asked
-once more, at most every AGAIN seconds.
+once more, at most every ``again`` seconds.
 
 Nothing runs before ``start``: no connection, no greenlet. Without it, purges made elsewhere are not heard.
 """
@@ -29,20 +29,22 @@ from contextvars import ContextVar
 from functools import partial
 from time import monotonic, sleep
 
+from ...bus import clock
+from ...bus.bus import Bus
+from ...bus.notice import Notice
 from ...loop.native_threads import run_in_thread
 from ...tasks import Event
-from .. import clock
 from ..entry import Variants
-from ..purge.marks import Purge
 from . import codec
 from .compaction import compacted
 from .lease import Lease, Leases
-from .lookups import Lookup
+from .lookups import Lookup, Lookups
 from .memory import MemoryTier, Node, Share, whole_steps
-from .purged_memory import PurgedMemory
-from .tiers import Bell, Channel, Counts, Leasing, Operation, Shared
+from .purger import Purger
+from .tiers import Counts, Leasing, Operation, Shared
 from .write_behind import PendingWrite, WriteBehind
 
+TOPIC = "keys"                  # of the bus: keys that were deleted
 AGAIN = 1.0                     # seconds
 POLL_FIRST, POLL_MOST = 0.005, 0.05     # seconds between two looks for what another worker is fetching ...
 POLL_BESIDE = 0.5               # ... and while no request waits for it
@@ -56,20 +58,29 @@ log = logging.getLogger("gateway")
 _looked: ContextVar[tuple[float, float]] = ContextVar("cache_looked", default=(0.0, 0.0))    # when the last look-up ended, its time
 
 
-class HttpStore(PurgedMemory):
-    """``get``, ``put``, ``delete`` and ``purge`` over all tiers.
+class HttpStore:
+    """``get``, ``put`` and ``delete`` over all tiers; ``purger.purge``.
 
-    ``memory`` holds Variants, ``tiers`` are asked in their order, on ``channels`` purges travel, ``journal`` is the one among them
-    that says at once when there is news, ``largest`` is the size of a record,
-    ``leases`` is the tier that gives leases (None: there are none), ``compress`` the bodies
-    in the shared tiers.
+    ``memory`` holds Variants, ``tiers`` are asked in their order, ``bus`` connects the workers, ``leases`` is the tier that gives
+    leases (None: there are none), ``compress`` the bodies in the shared tiers, ``patience`` is for how many seconds a request waits
+    for them, ``largest`` the size of a record, ``again`` for how many seconds expired answers in memory are served as they are.
     """
 
-    def __init__(self, memory: MemoryTier, tiers: Sequence[Shared] = (), channels: Sequence[Channel] = (), *,
-                 journal: Bell | None = None, leases: Leasing | None = None, compress: bool = False, counts: Counts | None = None,
-                 patience: float = PATIENCE, largest: int = codec.LARGEST, clock: Callable[[], float] = clock.now) -> None:
-        super().__init__(memory, channels, journal, counts or Counts(), patience, clock)
+    def __init__(self, memory: MemoryTier, tiers: Sequence[Shared] = (), bus: Bus | None = None, *, leases: Leasing | None = None,
+                 compress: bool = False, counts: Counts | None = None, patience: float = PATIENCE, largest: int = codec.LARGEST,
+                 again: float = AGAIN, clock: Callable[[], float] = clock.now) -> None:
+        self.memory = memory
         self.tiers = tuple(tiers)
+        self.bus = bus or Bus()
+        self.bell = self.bus.bell
+        self.purger = Purger(self.bus, self._clear, clock)
+        self.marks = self.purger.marks
+        self.bus.subscribe(TOPIC, lambda notice: self._forget(notice.key), lambda at: self._clear())
+        self.counts = counts or Counts()
+        self.patience = patience
+        self.again = again
+        self.clock = clock
+        self.looks = Lookups()
         self.leases = leases
         self.compress = compress
         self.largest = largest
@@ -77,6 +88,7 @@ class HttpStore(PurgedMemory):
         self._leases: Leases | None = None
         self.kept: Callable[[str], bool] = lambda path: True         # is there a route that keeps answers with this path?
         self._hit = self.counts.of("hits", "memory")
+        self._bytes, self._entries = self.counts.of("bytes", "memory"), self.counts.of("entries", "memory")
         memory.evicted = self.counts.of("evicted", "memory")
 
     def owner(self, route: str) -> Share:
@@ -84,12 +96,18 @@ class HttpStore(PurgedMemory):
         return Share(self.counts.of("bytes", "memory", route), self.counts.of("entries", "memory", route),
                      self.counts.of("evicted", "memory", route))
 
+    @property
+    def number(self) -> int:
+        """The number of purges that were heard: while it stays the same, nothing was purged."""
+        self.bus.catch_up()
+        return self.marks.number
+
     # Answers
 
     def get(self, key: str, owner: Share | None = None) -> Variants | None:
         """What is stored under ``key``, the object itself, for reading only; None when there is nothing, or it was purged."""
         node = self.memory.find(key)
-        if node is None or (node.seen != self.marks.number or self._known_news != self.journal.bell[0]
+        if node is None or (node.seen != self.marks.number or self.bell.heard != self.bell.shared[0]
                             ) and not self._still_there(node):
             return self._fetch(key, None, owner)
         variants: Variants = node.value
@@ -100,7 +118,7 @@ class HttpStore(PurgedMemory):
 
     def held(self, key: str) -> Variants | None:
         """What memory has under ``key``, without what was purged. Nobody is asked, and nothing is counted."""
-        self.catch_up()
+        self.bus.catch_up()
         node = self.memory.nodes.get(key)
         if node is None or node.seen != self.marks.number and not self._still_there(node):
             return None
@@ -108,7 +126,7 @@ class HttpStore(PurgedMemory):
 
     def _still_there(self, node: Node) -> bool:
         """Hold what is in memory against the purges that it has not seen."""
-        self.catch_up()
+        self.bus.catch_up()
         number = self.marks.number
         if self.memory.nodes.get(node.key) is not node:  # while those were read
             return False
@@ -123,7 +141,7 @@ class HttpStore(PurgedMemory):
     def _renewed(self, key: str, node: Node, owner: Share | None) -> Variants | None:
         """What memory has has expired: another worker may have put a newer one into a shared tier."""
         now = monotonic()
-        if node.asked + AGAIN <= now:
+        if node.asked + self.again <= now:
             node.asked = now
             if (found := self._fetch(key, node, owner)) is not None:
                 return found
@@ -132,7 +150,7 @@ class HttpStore(PurgedMemory):
 
     def _fetch(self, key: str, known: Node | None, owner: Share | None = None) -> Variants | None:
         """From the shared tiers, kept in memory from now on. With ``known``, only what is newer than that."""
-        self.catch_up()
+        self.bus.catch_up()
         found = self._looked_up(key, known, owner) if self.tiers else None
         if found is None and known is None:
             self.counts.of("misses", "memory")(1.0)
@@ -196,7 +214,7 @@ class HttpStore(PurgedMemory):
         """Store ``variants``, whose first is new, for ``keep`` seconds. ``begun`` is the wall clock time at which the request
         for it was sent: an answer to a request that began before a purge is not stored. What is kept now, made stale where a
         soft purge says so; None when a purge refused it."""
-        self.catch_up()
+        self.bus.catch_up()
         if self.marks.number:
             hard, _ = self.marks.purged(variants[0])
             left = self.marks.apply(variants) if begun > hard else None
@@ -249,14 +267,27 @@ class HttpStore(PurgedMemory):
 
     def delete(self, key: str) -> None:
         """Forget one key, in every worker. What is stored under it afterwards is not affected; a purge is."""
-        self.memory.delete(key)
-        self.looks.forget(key)
-        self._measure()
-        purge = Purge("key", key, False, self.clock())
+        self._forget(key)
+        send = partial(self.bus.send, Notice(TOPIC, key, None, False, self.clock()))
         for tier in self.tiers:                          # the others hear of it when they would not find it any more
-            self._write(tier, key, PendingWrite(lambda: ("delete", key), after=partial(self._announced, [purge])))
+            self._write(tier, key, PendingWrite(lambda: ("delete", key), after=send))
         if not self.tiers:
-            self._announced([purge])
+            send()
+
+    def _forget(self, key: str | None) -> None:
+        """One key; what is being looked up under it now counts no more either."""
+        if key is not None:
+            self.memory.delete(key)
+            self.looks.forget(key)
+            self._measure()
+
+    def _clear(self) -> None:
+        self.memory.clear()
+        self._measure()
+
+    def _measure(self) -> None:
+        self._bytes(self.memory.bytes)
+        self._entries(len(self.memory))
 
     def look(self, key: str) -> Variants | None:
         """What ``get`` would give, for an operator: nothing is counted, kept or removed."""
@@ -306,8 +337,9 @@ class HttpStore(PurgedMemory):
 
     def start(self) -> None:
         """In each worker process, after the fork."""
-        for channel in self.channels:
-            channel.start(self.heard)
+        if self.purger.generation is not None:
+            self.purger.generation.start()
+        self.bus.start()
 
     def flush(self, seconds: float = FLUSH) -> bool:
         """Wait until all is written that was put, for at most that long; whether it is."""
@@ -320,11 +352,10 @@ class HttpStore(PurgedMemory):
             self._leases.stop()
         for writer in self._writers.values():
             writer.stop(max(0.0, until - monotonic()))
-        for telling in self._telling.values():
-            telling.flush(max(0.0, until - monotonic()))
         self.looks.stop(max(0.0, until - monotonic()))
-        for channel in self.channels:
-            channel.stop()
+        self.bus.stop(max(0.0, until - monotonic()))
+        if self.purger.generation is not None:
+            self.purger.generation.stop()
         for tier in self.tiers:
             tier.close()
 

@@ -1,11 +1,9 @@
-"""What the store (store.py) needs of the tiers behind memory, and of the ways on which purges travel."""
+"""What the store (store.py) needs of the tiers behind memory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
-
-from ..purge.marks import Purge
 
 # What is written beside the requests (write_behind.py): ("put", key, data, seconds), ("delete", key), and where the tier gives
 # leases ("lease", key, token, seconds), ("extend", key, token, seconds), ("release", key, token, stored)
@@ -43,27 +41,6 @@ class Leasing(Shared, Protocol):
     def lease(self, key: str, token: str, seconds: float) -> bool | None: ...
 
     def leased(self, key: str) -> bool | None: ...
-
-
-class Channel(Protocol):
-    """A way on which purges travel. ``write`` is whether it is on its way; after ``start`` those of others are heard."""
-
-    def write(self, *purges: Purge) -> bool: ...
-
-    def waiting_purges(self) -> int: ...
-
-    def start(self, heard: Callable[[Purge], None]) -> None: ...
-
-    def stop(self) -> None: ...
-
-
-class Bell(Protocol):
-    """A channel that says at once when there is news: ``bell[0]`` is another number then. ``catch_up`` hears all of it."""
-
-    @property
-    def bell(self) -> Sequence[int]: ...
-
-    def catch_up(self, heard: Callable[[Purge], None]) -> None: ...
 
 
 class Counts:

@@ -16,7 +16,8 @@ from stored import SAFETY, Counted, short_pauses, until, variants_of
 
 from gateway import cache
 from gateway import view_cache as store
-from gateway.cache.purge.redis_stream import PurgeStream
+from gateway.bus.bus import Bus
+from gateway.bus.redis_stream import RedisStream
 from gateway.cache.storage import lookups as looks
 from gateway.cache.storage.lookups import Lookups
 from gateway.cache.storage.memcached_tier import MemcachedTier
@@ -42,7 +43,8 @@ class Behind:
         self.redis = RedisTier(self.client)
         tiers = [self.redis] + [MemcachedTier(f"127.0.0.1:{each.server.server_port}", timeout=timeout, breaker=short_pauses())
                                 for each in far[1:]]
-        self.store = HttpStore(MemoryTier(2 ** 22), tiers, leases=self.redis, counts=counts, patience=ALLOWED)
+        bus = Bus([RedisStream(self.client)], patience=ALLOWED)
+        self.store = HttpStore(MemoryTier(2 ** 22), tiers, bus, leases=self.redis, counts=counts, patience=ALLOWED)
 
     def connected(self) -> None:
         self.store.patience = SAFETY
@@ -124,10 +126,9 @@ def test_no_free_connection(behind):
 
 def test_a_purge(behind):
     """Another worker hears of it as soon as there is an answer; who purges does not wait for that."""
-    behind.store.channels = (PurgeStream(behind.client),)
     behind.hang()
-    assert behind.store.purge(tag="t") == 0
-    assert behind.store.purge_urls(["http://shop.test/a", "http://shop.test/b"]) == 0
+    assert behind.store.purger.purge(tag="t") == 0
+    assert behind.store.purger.purge_urls(["http://shop.test/a", "http://shop.test/b"]) == 0
 
 
 def test_values_of_views(behind):
@@ -153,7 +154,7 @@ def test_what_comes_late_is_there_for_the_next(behind):
     assert behind.counted.numbers["hits", "redis"] == 1 and behind.redis.usable
 
 
-@pytest.mark.parametrize("forget", [lambda one: one.delete("k"), lambda one: one.purge(everything=True)])
+@pytest.mark.parametrize("forget", [lambda one: one.delete("k"), lambda one: one.purger.purge(everything=True)])
 def test_what_comes_late_is_not_older_than_what_was_forgotten(behind, forget):
     behind.store.put("k", variants_of(), 60, time.time())
     assert behind.store.flush()

@@ -8,10 +8,10 @@ import time
 import gevent
 import pytest
 
-from gateway.cache.purge.journal import PurgeJournal, latest, line_of
-from gateway.cache.purge.marks import Purge
+from gateway.bus.bus import Bus
+from gateway.bus.notice import Notice
 from gateway.cache.storage.memory import MemoryTier
-from gateway.cache.storage.nginx_generation import SWEPT, Generation
+from gateway.cache.storage.nginx_generation import SWEPT, Generation, edge_notice
 from gateway.cache.storage.store import HttpStore
 from gateway.configfile.load import load_text
 from gateway.errors import ConfigError
@@ -21,8 +21,8 @@ from gateway.view_cache import http_store
 SAFETY = 60.0
 
 
-def edge(at: float = 0.0) -> Purge:
-    return Purge("edge", "", False, at or time.time())
+def edge(at: float = 0.0) -> Notice:
+    return edge_notice(at or time.time())
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def made(tmp_path):
 
     def start(settled: float = 0.0) -> Generation:
         generation = Generation(tmp_path / "purges" / "current", settled)
-        generation.start(lambda purge: None)
+        generation.start()
         step, generation.targets = generation.step, []
 
         def counted() -> bool:
@@ -88,7 +88,7 @@ def test_the_folders_it_makes_can_be_entered_whatever_the_umask(tmp_path):
     (tmp_path / "there").mkdir(0o700)
     before = os.umask(0o077)
     try:
-        Generation(tmp_path / "there" / "new" / "purges" / "current").start(lambda purge: None)
+        Generation(tmp_path / "there" / "new" / "purges" / "current").start()
     finally:
         os.umask(before)
     modes = {name: (tmp_path / name).stat().st_mode & 0o777 for name in ("there", "there/new", "there/new/purges")}
@@ -147,7 +147,7 @@ def test_an_old_one_that_is_current_is_not_swept_away(made):
 
 def test_a_purge_made_here_is_a_step_at_once_and_one_more_at_last(made):
     generation = made(settled=0.05)
-    assert generation.write(edge()) is True and len(generation.targets) == 1
+    assert generation.advance().get() is True and len(generation.targets) == 1
     until(lambda: len(generation.targets) == 2)
 
 
@@ -156,7 +156,7 @@ def test_purges_made_here_at_the_same_time_are_one_step_after_all_of_them(made):
     told = []
 
     def telling():
-        done = generation.write(edge())
+        done = generation.advance().get()
         told.append((done, len(generation.targets)))
 
     for round in (1, 2):
@@ -165,20 +165,13 @@ def test_purges_made_here_at_the_same_time_are_one_step_after_all_of_them(made):
         told.clear()
 
 
-@pytest.mark.parametrize("kind", ["url", "tag", "prefix", "everything", "key", "view"])
-def test_other_purges_are_none_of_its_business(made, kind):
-    """What somebody asks for is followed by one of kind edge; the rest is what clients do."""
-    generation = made()
-    assert generation.write(Purge(kind, "x", False, time.time())) is False and generation.targets == []
-
-
 def test_many_that_are_heard_at_once_are_one_step_when_all_are_known(made):
     generation = made(settled=SAFETY)
     for _ in range(10):
-        generation.heard(edge())
+        generation.hear(edge())
         assert generation.targets == [], "what is heard with it counts first"
     until(lambda: len(generation.targets) == 1)
-    generation.heard(edge())
+    generation.hear(edge())
     until(lambda: len(generation.targets) == 2)
 
 
@@ -191,7 +184,7 @@ def test_what_was_purged_before_it_began_needs_only_the_step_of_others(made, at,
     generation.link.unlink()
     if stepped is not None:
         generation.link.symlink_to(f"{int((began + stepped) * 1e9):x}-1")
-    generation.heard(edge(began + at))
+    generation.hear(edge(began + at))
     assert (generation._soon is not None) == expected
     if expected:
         generation._soon.join()
@@ -201,71 +194,48 @@ def test_what_was_purged_before_it_began_needs_only_the_step_of_others(made, at,
 def test_a_folder_that_cannot_be_written_to_is_said_and_no_error(tmp_path, caplog):
     (tmp_path / "purges").touch()
     generation = Generation(tmp_path / "purges" / "current")
-    generation.start(lambda purge: None)
+    generation.start()
     assert "nginx keeps nothing" in caplog.text or "purges do not reach nginx" in caplog.text
-    assert generation.write(edge()) is False and not generation.reached
+    assert generation.advance().get() is False and not generation.reached
     assert "purges do not reach nginx" in caplog.text
     (tmp_path / "purges").unlink()
-    generation.start(lambda purge: None)
-    assert generation.write(edge()) is True and generation.reached
+    generation.start()
+    assert generation.advance().get() is True and generation.reached
     generation.stop()
 
 
 # -- who tells it
 
-class Told:
-    """A channel that writes down what it is told."""
+class Wire:
+    """A transport that writes down the topics of what it is to carry."""
+
+    bell = None
 
     def __init__(self) -> None:
-        self.kinds: list[str] = []
+        self.topics: list[str] = []
 
-    def write(self, purge: Purge) -> bool:
-        self.kinds.append(purge.kind)
+    def write(self, *notices: Notice) -> bool:
+        self.topics += [each.topic for each in notices]
         return True
 
 
 @pytest.mark.parametrize("what", [{"url": "/a"}, {"url": "/a?x=1"}, {"prefix": "/"}, {"tag": "t"}, {"everything": True}])
-@pytest.mark.parametrize("listening", [True, False])
-def test_what_somebody_purges_is_followed_by_one_for_nginx(what, listening):
-    told = Told()
-    store = HttpStore(MemoryTier(1000), channels=[told])
-    if listening:
-        store.hears["edge"] = told.write
-    assert store.purge(**what) == 1
-    [purged, *more] = told.kinds
-    assert purged != "edge" and more == (["edge"] if listening else [])
+@pytest.mark.parametrize("keeps", [True, False])
+def test_what_somebody_purges_is_followed_by_a_step_and_a_notice(made, what, keeps):
+    wire, generation = Wire(), made(settled=SAFETY)
+    store = HttpStore(MemoryTier(1000), bus=Bus([wire], patience=SAFETY))
+    if keeps:
+        store.purger.generation = generation
+    assert store.purger.purge(**what) == 1
+    assert wire.topics == ["purges", "edge"][:1 + keeps] and len(generation.targets) == keeps
 
 
-def test_what_clients_change_is_not():
-    told = Told()
-    store = HttpStore(MemoryTier(1000), channels=[told])
-    store.hears["edge"] = told.write
-    store.purge_urls(["http://shop.test/a", "http://shop.test/b"])
-    assert set(told.kinds) == {"urls"}
-
-
-def test_a_store_hears_it_of_others_and_counts_it_as_no_purge():
-    heard = []
-    store = HttpStore(MemoryTier(1000))
-    store.heard(edge(5.0))                               # nobody listens
-    store.hears["edge"] = heard.append
-    store.heard(edge(6.0))
-    assert heard == [edge(6.0)] and store.number == 0
-
-
-def test_it_travels_in_the_journal_behind_its_purge_and_is_forgotten_with_its_older_half(tmp_path):
-    journal, reader = PurgeJournal(tmp_path / "purges"), PurgeJournal(tmp_path / "purges")
-    journal.write(Purge("tags", "7", False, 5.0))
-    journal.write(edge(5.0))
-    assert [purge.kind for purge in reader.read()] == ["tags", "edge"]
-    assert len(latest([line_of(edge(1.0)), line_of(edge(2.0))])) == 1
-    small = PurgeJournal(tmp_path / "small", limit=200)
-    for number in range(20):
-        small.write(edge(float(number + 1)))
-        small.write(Purge("tags", str(number % 2), False, float(number + 1)))
-        if small._shortening is not None:
-            small._shortening.join()
-    assert [purge.kind for purge in PurgeJournal(tmp_path / "small").read()].count("edge") <= 5
+def test_what_clients_change_is_not(made):
+    wire, generation = Wire(), made()
+    store = HttpStore(MemoryTier(1000), bus=Bus([wire], patience=SAFETY))
+    store.purger.generation = generation
+    store.purger.purge_urls(["http://shop.test/a", "http://shop.test/b"])
+    assert set(wire.topics) == {"purges"} and generation.targets == []
 
 
 CONFIG = """
@@ -281,9 +251,15 @@ cache = {{ {cache} }}
 @pytest.mark.parametrize("cache, expected", [('edge = "10s"', True), ('ttl = "1s"', False)])
 def test_only_where_nginx_keeps_something(tmp_path, cache, expected):
     store = http_store(load_text(CONFIG.format(folder=tmp_path / "new" / "purges/", cache=cache), {}))
-    assert ("edge" in store.hears, any(isinstance(channel, Generation) for channel in store.channels)) == (expected, expected)
+    assert isinstance(store.purger.generation, Generation) is expected
     store.start()
-    assert (tmp_path / "new" / "purges" / "current").is_symlink() is expected
+    link = tmp_path / "new" / "purges" / "current"
+    assert link.is_symlink() is expected
+    if expected:
+        before = link.readlink()
+        store.bus.deliver(edge())
+        until(lambda: link.readlink() != before)
+        assert store.number == 0, "it is no purge"
     store.stop()
 
 

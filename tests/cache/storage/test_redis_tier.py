@@ -1,26 +1,18 @@
-"""Redis as a tier, with real servers: killed, back, full, slow, behind Sentinel, as a Cluster; purges for who was away."""
+"""Redis as a tier, with real servers: killed, back, full, slow, behind Sentinel, as a Cluster."""
 
 from __future__ import annotations
 
 import sys
 import time
 
-import gevent
-import gevent.socket
 import pytest
-from gevent.server import StreamServer
 from running import free_port
 from stored import SAFETY, short_pauses, until
 
 from gateway import gather
-from gateway.breaker import Breaker
-from gateway.cache.purge import redis_stream as redis_log
-from gateway.cache.purge.marks import Purge
-from gateway.cache.purge.redis_stream import PurgeStream
 from gateway.cache.storage import redis_tier
 from gateway.cache.storage.redis_tier import RedisTier
 from gateway.errors import ConfigError
-from gateway.remote.circuit import Slow
 from gateway.remote.redis_client import RedisClient
 
 LONGEST = 0.05                  # seconds that one operation may cost
@@ -42,60 +34,6 @@ def tier():
     yield make
     for each in made:
         each.close()
-
-
-@pytest.fixture
-def follow(tier):
-    """``follow(url)`` is a started PurgeStream over a tier of its own, and the purges it has heard."""
-    made = []
-
-    def start(url: str, **more) -> tuple[PurgeStream, list[Purge]]:
-        heard: list[Purge] = []
-        log = PurgeStream(tier(url, **more).client)
-        log.start(heard.append)
-        made.append(log)
-        return log, heard
-
-    yield start
-    for each in made:
-        each.stop()
-
-
-@pytest.fixture
-def relay():
-    """``relay(server, seconds)`` is the URL of a Redis whose answers take so long, one after the other."""
-    started = []
-
-    def start(server, seconds: float) -> str:
-        def connected(client: gevent.socket.socket, address: object) -> None:
-            with gevent.socket.create_connection(("127.0.0.1", server.port)) as behind:
-                forth = gevent.spawn(copied, client, behind, 0.0)
-                try:
-                    copied(behind, client, seconds)
-                finally:
-                    forth.kill()
-
-        started.append(StreamServer(("127.0.0.1", 0), connected))
-        started[-1].start()
-        return f"redis://127.0.0.1:{started[-1].server_port}/0"
-
-    yield start
-    for each in started:
-        each.stop()
-
-
-def copied(source, sink, seconds: float) -> None:
-    """Each piece after so many seconds, until either side is gone."""
-    try:
-        while data := source.recv(65536):
-            gevent.sleep(seconds)
-            sink.sendall(data)
-    except OSError:
-        return
-
-
-def tags(heard: list[Purge]) -> list[str]:
-    return [purge.value for purge in heard if purge.kind == "tag"]
 
 
 def seconds_of(function) -> float:
@@ -263,134 +201,6 @@ def test_a_wrong_password_pauses(redis_server, tier):
     assert "secret" not in repr(good)
 
 
-# -- purges
-
-def test_a_purge_is_heard_by_all_others_within_a_second(redis_server, follow, tier):
-    server = redis_server()
-    logs = [follow(server.url) for _ in range(3)]
-    for log, _ in logs:
-        until(lambda log=log: log.client.circuit.usable)
-    before = time.time()
-    assert logs[0][0].write(Purge("tag", "catalog", True, before))
-    took = max(until(lambda heard=heard: tags(heard)) for _, heard in logs[1:])
-    assert took < 1.0 + SLACK
-    assert tags(logs[0][1]) == [], "whoever purges knows already"
-    for _, heard in logs[1:]:
-        [purge] = [purge for purge in heard if purge.kind == "tag"]
-        assert (purge.value, purge.soft) == ("catalog", True)
-        assert before - 0.001 <= purge.at <= time.time()
-
-
-def test_who_starts_later_hears_what_was(redis_server, follow, tier):
-    server = redis_server()
-    log, _ = follow(server.url)
-    until(lambda: log.client.circuit.usable)
-    for number in range(2500):
-        assert log.write(Purge("tag", str(number), False, time.time()))
-    late, heard = follow(server.url)
-    assert not late.client.circuit.usable, "not used before all was read"
-    until(lambda: late.client.circuit.usable)
-    assert tags(heard) == [str(number) for number in range(2500)]
-
-
-def test_who_was_away_catches_up_before_redis_is_used_again(redis_server, follow):
-    server = redis_server()
-    (here, _), (away, heard) = follow(server.url), follow(server.url)
-    for log in (here, away):
-        until(lambda log=log: log.client.circuit.usable)
-    away.stop()
-    here.write(Purge("tag", "missed", False, time.time()))
-    floors = [purge for purge in heard if purge.kind == "everything"]
-    away.start(heard.append)
-    assert tags(heard) == [] and away.client.ask("GET", "key") is None and not away.client.circuit.usable
-    until(lambda: away.client.circuit.usable)
-    assert tags(heard) == ["missed"]
-    assert [purge for purge in heard if purge.kind == "everything"] == floors, "nothing else was missed"
-
-
-def test_a_lost_connection_is_no_reason_to_forget_everything(redis_server, follow):
-    server = redis_server()
-    (here, _), (away, heard) = follow(server.url), follow(server.url)
-    for log in (here, away):
-        until(lambda log=log: log.client.circuit.usable)
-    floors = [purge for purge in heard if purge.kind == "everything"]
-    server.client.client_kill_filter(_type="normal", skipme=True)
-    until(lambda: away.client.circuit.failure and here.client.circuit.failure)
-    here.write(Purge("tag", "later", False, time.time()))
-    until(lambda: tags(heard) == ["later"])
-    assert [purge for purge in heard if purge.kind == "everything"] == floors
-
-
-def test_a_purge_while_redis_is_away_is_made_up_for(redis_server, follow):
-    server = redis_server()
-    (here, _), (there, heard) = follow(server.url), follow(server.url)
-    for log in (here, there):
-        until(lambda log=log: log.client.circuit.usable)
-    server.kill()
-    assert not here.write(Purge("tag", "late", False, time.time()))
-    assert len(here.waiting) == 1 and "1 waiting" in repr(here)
-    server.start()
-    until(lambda: "late" in tags(heard))
-    assert not here.waiting
-
-
-def test_a_pause_for_what_happened_to_requests_keeps_no_purge_back(redis_server, follow):
-    server = redis_server()
-    (one, heard), (other, heard_there) = follow(server.url, timeout=SAFETY), follow(server.url, timeout=SAFETY)
-    for log in (one, other):
-        until(lambda log=log: log.client.circuit.usable)
-    one.client.circuit.breaker.first = 1000.0
-    one.client.circuit.pause(Slow("no answer within 50 ms"))
-    other.write(Purge("tag", "told", False, time.time()))
-    until(lambda: tags(heard) == ["told"])
-    assert not one.write(Purge("tag", "own", False, time.time())), "not known yet"
-    until(lambda: tags(heard_there) == ["own"])
-    until(lambda: not one.waiting)
-    assert not one.client.circuit.usable, "the pause goes on"
-
-
-def test_a_redis_too_slow_for_requests_keeps_no_purge_back(redis_server, follow, relay):
-    """A pause is as long as the test: whoever is not followed at once is not followed at all."""
-    server = redis_server()
-    (slow, heard), (other, heard_there) = (follow(relay(server, 3 * LONGEST), breaker=Breaker(first=1000.0)) for _ in range(2))
-    for log in (slow, other):
-        until(lambda log=log: "no answer within 50 ms" in log.client.circuit.failure)
-    assert not slow.write(Purge("tag", "told", False, time.time())), "not known yet"
-    until(lambda: tags(heard_there) == ["told"])
-    assert not other.write(Purge("tag", "back", False, time.time()))
-    until(lambda: tags(heard) == ["back"])
-    assert not slow.client.circuit.usable and slow.client.failures
-
-
-def test_a_pause_ends_while_the_log_is_followed(redis_server, follow):
-    server = redis_server()
-    log, _ = follow(server.url)
-    until(lambda: log.client.circuit.usable)
-    library = log._library
-    log.client.circuit.pause(Slow("no answer within 50 ms"))
-    until(lambda: log.client.circuit.usable)
-    assert log._library is library and log.client.failures == []
-
-
-@pytest.mark.parametrize("how", ["foreign", "gone"])
-def test_a_log_that_is_none_pauses_and_is_tried_again(redis_server, follow, monkeypatch, how):
-    server, begin = redis_server(), redis_log.BEGIN
-    if how == "foreign":
-        server.client.xadd("wicketgate:purges", {"a": "b"})
-    else:
-        monkeypatch.setattr(redis_log, "BEGIN", "return redis.call('DEL', KEYS[1])")      # as if it was evicted right after
-    log, heard = follow(server.url)
-    until(lambda: log.client.failures)
-    assert not log.client.usable and ("KeyError" in log.client.circuit.failure or "ValueError" in log.client.circuit.failure)
-    monkeypatch.setattr(redis_log, "BEGIN", begin)
-    server.client.delete("wicketgate:purges")
-    until(lambda: log.client.circuit.usable)
-    other, _ = follow(server.url)
-    until(lambda: other.client.circuit.usable)
-    other.write(Purge("tag", "good", False, time.time()))
-    until(lambda: tags(heard) == ["good"])
-
-
 def test_what_was_not_written_is_told(redis_server, tier):
     server = redis_server("--maxmemory", "3mb", "--maxmemory-policy", "noeviction")
     one = tier(server.url)
@@ -400,125 +210,6 @@ def test_what_was_not_written_is_told(redis_server, tier):
     server.kill()
     assert one.write([("put", "a", b"1", 10)] * 3) == 3
     assert one.write([("put", "a", b"1", 10)] * 3) == 3, "and while it is paused"
-
-
-@pytest.mark.parametrize("lose", ["flush", "evict", "restart"])
-def test_a_log_that_was_lost_brings_nothing_back(redis_server, follow, lose):
-    """Records from before count as purged for everybody who begins with the new log."""
-    server = redis_server()
-    log, _ = follow(server.url)
-    until(lambda: log.client.circuit.usable)
-    log.write(Purge("tag", "gone", False, time.time()))
-    if lose == "flush":
-        server.client.flushall()
-    elif lose == "evict":
-        server.client.delete(log.name)
-    else:
-        server.kill()
-        server.start()
-    lost_at = time.time()
-    late, heard = follow(server.url)
-    until(lambda: late.client.circuit.usable)
-    for kind in ("everything", "view"):
-        everything = [purge for purge in heard if purge.kind == kind and not purge.value and not purge.soft]
-        assert everything and everything[0].at >= lost_at - 0.01
-
-
-def test_a_log_that_was_trimmed_has_a_floor(redis_server, follow, monkeypatch):
-    monkeypatch.setattr(redis_log, "KEPT", 100)
-    server = redis_server("--stream-node-max-entries", "10")
-    log, _ = follow(server.url)
-    until(lambda: log.client.circuit.usable)
-    for number in range(400):
-        log.write(Purge("tag", str(number), False, time.time()))
-    assert server.client.xlen(log.name) < 150
-    late, heard = follow(server.url)
-    until(lambda: late.client.circuit.usable)
-    floor, values = heard[:2]
-    assert floor.kind == "everything" and values == Purge("view", "", False, floor.at) and tags(heard)[0] != "0"
-    assert floor.at >= next(purge.at for purge in heard if purge.kind == "tag") - 0.001
-
-
-@pytest.mark.parametrize("prefix", ["wicketgate:", "{shop}:"])
-def test_a_log_of_the_same_things_says_them_once(redis_server, prefix):
-    """What is purged again and again takes no room, and a worker that starts reads little."""
-    server = redis_server()
-    one, late = RedisClient(server.url, prefix), RedisClient(server.url, prefix)
-    log, reader = PurgeStream(one), PurgeStream(late)
-    log.start(lambda purge: None)
-    until(lambda: one.usable)
-    for _ in range(50):
-        for value in "1234":
-            assert log.write(Purge("urls", f"0:{value}", False, time.time()))
-    log.write(Purge("prefix", "/a", False, time.time()))
-    assert server.client.xlen(log.name) == 2 + 4 + 1
-    heard: list[Purge] = []
-    reader.start(heard.append)
-    until(lambda: late.usable)
-    assert [purge.value for purge in heard if purge.value] == ["0:1", "0:2", "0:3", "0:4", "/a"]
-    for each in (log, reader):
-        each.stop()
-        each.client.close()
-
-
-def test_who_was_there_when_a_log_was_lost_hears_its_floor(redis_server, follow):
-    """Also for values of view code."""
-    server = redis_server()
-    log, heard = follow(server.url)
-    until(lambda: log.client.circuit.usable)
-    heard.clear()
-    server.client.delete(log.name)
-    follow(server.url)
-    until(lambda: len(heard) == 2)
-    assert [purge[:3] for purge in heard] == [("everything", "", False), ("view", "", False)]
-
-
-def test_too_many_purges_that_wait_become_a_floor(tier, monkeypatch):
-    monkeypatch.setattr(redis_log, "MOST_WAITING", 3)
-    log = PurgeStream(tier("redis://127.0.0.1:1/0").client)
-    for value in "aabbcc":
-        assert not log.write(Purge("tags", value, False, 1.0))
-    assert [purge.value for purge in log.waiting.values()] == ["a", "b", "c"]
-    log.write(Purge("tags", "c", True, 2.0))
-    assert list(log.waiting.values()) == [Purge("everything", "", False, 2.0), Purge("view", "", False, 2.0)]
-
-
-def test_what_is_no_purge_is_passed_over_and_counted(redis_server, follow):
-    server = redis_server()
-    log, heard = follow(server.url)
-    until(lambda: log.client.circuit.usable)
-    for fields in ({"a": "b"}, {"at": "x", "purge": '["tag","a",false]'}, {"at": "1", "purge": "null"},
-                   {"at": "1", "purge": '["colour","a",false]'}):
-        server.client.xadd(log.name, fields)
-    log2, _ = follow(server.url)
-    until(lambda: log2.client.circuit.usable)
-    log2.write(Purge("tag", "good", False, time.time()))
-    until(lambda: tags(heard) == ["good"])
-    assert len(log.client.failures) >= 3
-
-
-def test_clocks_that_differ(redis_server, follow, monkeypatch):
-    """A worker whose clock is an hour ahead sees purges and records at the right moment of its own clock."""
-    server = redis_server()
-    log, _ = follow(server.url)
-    until(lambda: log.client.circuit.usable)
-    monkeypatch.setattr(redis_log, "now", lambda: time.time() + 3600)
-    ahead, heard = follow(server.url)
-    until(lambda: ahead.client.circuit.usable)
-    assert abs(ahead.client.clock.shift + 3600) < 1 and abs(log.client.clock.shift) < 1
-    log.write(Purge("tag", "a", False, time.time()))
-    until(lambda: tags(heard))
-    assert abs(heard[-1].at - (time.time() + 3600)) < 5
-
-
-def test_stopping_closes_and_a_second_start_is_another_life(redis_server, tier):
-    server = redis_server()
-    heard: list[Purge] = []
-    log = PurgeStream(tier(server.url).client)
-    for _ in range(2):
-        log.start(heard.append)
-        until(lambda: log.client.circuit.usable)
-        log.stop()
 
 
 # -- more than one Redis
@@ -541,7 +232,7 @@ def test_behind_sentinel_over_a_failover(redis_server, tier):
     assert second.client.get("wicketgate:key") == b"2"
 
 
-def test_a_cluster(redis_server, tier, follow):
+def test_a_cluster(redis_server, tier):
     server = redis_server("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
     server.client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
     until(lambda: b"cluster_state:ok" in server.client.execute_command("CLUSTER", "INFO"))
@@ -554,10 +245,6 @@ def test_a_cluster(redis_server, tier, follow):
     assert (one.get("key1"), one.get("key2"), one.leased("key"), one.lease("key", "b", 10)) == (b"y", None, True, False)
     one.write([("extend", "key", "a", 20), ("release", "key", "a", False)])
     assert not one.leased("key")
-    (log, _), (_, heard) = follow(url), follow(url)
-    until(lambda: log.client.circuit.usable)
-    log.write(Purge("tag", "a", False, time.time()))
-    until(lambda: tags(heard) == ["a"])
 
 
 def test_without_the_library(monkeypatch):

@@ -14,12 +14,8 @@ import orjson
 import pytest
 from stored import SAFETY, entry_of, until, variants_of
 
-from gateway.breaker import Breaker
+from gateway.bus.redis_stream import RedisStream
 from gateway.cache.entry import Variants
-from gateway.cache.purge import journal as journals
-from gateway.cache.purge.journal import PurgeJournal, line_of
-from gateway.cache.purge.marks import Purge
-from gateway.cache.purge.redis_stream import PurgeStream
 from gateway.cache.storage import codec as format
 from gateway.cache.storage.file_tier import FileTier
 from gateway.cache.storage.memcached_tier import MemcachedTier
@@ -135,8 +131,8 @@ WITHOUT_END = [(b"+", b"x"), (b"-", b"x"), (b"$", b"1"), (b"*", b"1"), (b"+", b"
                (b"*16000\r\n", b"*16000\r\n"), (b"", b"*1\r\n"), (b"*2000000000\r\n", b"$0\r\n\r\n"), (b"$99999999999\r\n", b"x"),
                (b"*1000\r\n", b"$1000000\r\n" + bytes(MB - 48576) + b"\r\n"), (b"$-9\r\n", b"x\r\n")]
 HEALTHY = {b"CLIENT": b"+OK\r\n", b"TIME": b"*2\r\n$1\r\n1\r\n$1\r\n1\r\n", b"EVAL": b":0\r\n",
-           b"XRANGE": b"*1\r\n*2\r\n$3\r\n1-0\r\n*6\r\n$2\r\nat\r\n$1\r\n1\r\n$5\r\npurge\r\n"
-                      b"$23\r\n[\"everything\",\"\",false]\r\n$2\r\nby\r\n$0\r\n\r\n"}
+           b"XRANGE": b"*1\r\n*2\r\n$3\r\n1-0\r\n*6\r\n$2\r\nat\r\n$1\r\n1\r\n$6\r\nnotice\r\n"
+                      b"$19\r\n[\"\",null,null,true]\r\n$2\r\nby\r\n$0\r\n\r\n"}
 
 
 class Flood:
@@ -206,9 +202,9 @@ def test_whoever_leads_to_redis_has_a_bound_too(serve, monkeypatch, scheme, plac
 def test_a_log_whose_answer_has_no_end(serve, monkeypatch, head, more, when):
     flood = Flood(monkeypatch, head, more, when)
     client = RedisClient(f"redis://127.0.0.1:{serve(flood)}/0", timeout=SAFETY)
-    log = PurgeStream(client)
+    log = RedisStream(client)
     other = gevent.spawn(flood.others)
-    log.start(lambda purge: None)
+    log.start(lambda notice: None)
     until(lambda: client.circuit.failure)
     log.stop()
     other.kill()
@@ -259,20 +255,6 @@ def test_how_long_a_line_and_an_answer_may_be(value, over):
             Framing(value, 100).follow(data)
 
 
-def test_purges_too_long_for_one_answer_are_read_in_several(redis_server):
-    """Each is nearly as long as a purge may be."""
-    server, heard = redis_server(), []
-    client = RedisClient(server.url, timeout=SAFETY, breaker=Breaker(first=0.01))
-    log = PurgeStream(client)
-    for number in range(12):
-        assert client.ask("EVAL", *log._line(Purge("prefix", "abcdefghijkl"[number] * 900_000, False, 1.0))) is not None
-    log.start(heard.append)
-    until(lambda: client.usable)
-    assert [purge.value[-1] for purge in heard if purge.kind == "prefix"][-12:] == list("abcdefghijkl")
-    log.stop()
-    client.close()
-
-
 def test_a_large_record_in_redis_is_read_no_further_than_it_may_be(redis_server):
     server = redis_server()
     tier = RedisTier(RedisClient(server.url, timeout=SAFETY, largest=100_000))
@@ -296,35 +278,3 @@ def test_files_that_are_none_of_ours(tmp_path):
     with gevent.Timeout(SAFETY):
         assert tier.get("k") is None
     place.unlink()
-
-
-def test_a_journal_with_a_line_that_does_not_end(tmp_path):
-    purge = Purge("tag", "a", False, 1.0)
-    with (tmp_path / "purges").open("wb") as file:
-        file.write(line_of(purge))
-        for _ in range(40):
-            file.write(b"x" * MB)
-        file.write(b"\n" + line_of(purge))
-    heard: list[Purge] = []
-    journal = PurgeJournal(tmp_path / "purges")
-    assert taken(lambda: heard.extend(journal.read())) < 8 * MB and heard == [purge] * 2
-    journal.close()
-
-
-def test_a_journal_that_is_far_too_long_says_that_everything_is_purged(tmp_path, monkeypatch):
-    monkeypatch.setattr(journals, "HUGE", 2)
-    journal = PurgeJournal(tmp_path / "purges", limit=1000)
-    (tmp_path / "purges").write_bytes(b"".join(line_of(Purge("key", str(number), False, 1.0)) for number in range(1000)))
-    assert journal.write(Purge("tag", "a", False, 1.0))
-    until(lambda: journal._shortening is None)
-    assert [purge.kind for purge in PurgeJournal(tmp_path / "purges").read()] == ["everything", "view"]
-    journal.stop()
-
-
-def test_a_purge_in_the_log_of_redis_that_is_none(redis_server):
-    client = RedisClient(redis_server().url, timeout=SAFETY)
-    log = PurgeStream(client)
-    counted: list[float] = []
-    client.circuit.failed = counted.append
-    assert log._purge({b"purge": b'["tag", "' + b"x" * 2 * MB + b'", false]', b"at": b"1.0"}) is None and counted == [1.0]
-    client.close()

@@ -15,12 +15,11 @@ from stored import Counted, entry_of, short_pauses, until, variants_of
 from gateway import cache, gather
 from gateway import run_directory as rundir
 from gateway import view_cache as store
+from gateway.bus.journal import Journal
+from gateway.bus.notice import Notice, gap
 from gateway.cache.cache_status import tier_numbers
 from gateway.cache.entry import Variants
-from gateway.cache.purge import journal
-from gateway.cache.purge.marks import Purge
 from gateway.cache.storage import codec as format
-from gateway.cache.storage import store as httpstore
 from gateway.cache.storage.memory import MemoryTier
 from gateway.cache.storage.store import HttpStore
 from gateway.cache.storage.tiers import Counts
@@ -28,9 +27,9 @@ from gateway.config import CacheStorage, Config
 from gateway.http.fields import WRITTEN
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr(journal, "POLL", 0.02)
+def begin(one: HttpStore) -> None:
+    one.start()
+    until(lambda: one.leases is None or one.leases.usable)
 
 
 @pytest.fixture
@@ -44,8 +43,7 @@ def worker():
         one.counted = counted.numbers
         made.append(one)
         if start:
-            one.start()
-            until(lambda: one.leases is None or one.leases.usable)
+            begin(one)
         return one
 
     yield make
@@ -109,7 +107,7 @@ def test_what_is_counted_of_routes():
     assert numbers["entries", "memory", "shop"] + numbers["entries", "memory", "blog"] == len(one.memory) - 1
     one.delete("b99")
     assert shop.bytes + blog.bytes == one.memory.bytes - one.memory.nodes["nobody's"].size
-    one.purge(everything=True)
+    one.purger.purge(everything=True)
     assert (shop.bytes, shop.entries, blog.bytes, blog.entries) == (0, 0, 0, 0) and numbers["bytes", "memory", "blog"] == 0
 
 
@@ -119,7 +117,7 @@ def test_what_a_route_has_in_memory_is_a_number(world):
     world.ask()
     assert world.count("gateway_cache_route_entries", route="r") == 1
     assert world.count("gateway_cache_route_bytes", route="r") == world.store.memory.bytes > 0
-    world.store.purge(everything=True)
+    world.store.purger.purge(everything=True)
     assert world.count("gateway_cache_route_bytes", route="r") == 0
 
 
@@ -167,7 +165,7 @@ def test_purges_here(what):
     one = HttpStore(MemoryTier(10 ** 6))
     keep(one, "k", tags=["t"])
     keep(one, "other", url="https://else.test", tags=["u"])
-    assert one.purge(**what) == 0
+    assert one.purger.purge(**what) == 0
     assert one.get("k") is None
     assert (one.get("other") is None) is (what == {"everything": True})
     assert keep(one, "k", tags=["t"]) is one.get("k"), "stored after it"
@@ -177,7 +175,7 @@ def test_a_soft_purge_makes_stale():
     one = HttpStore(MemoryTier(10 ** 6))
     keep(one, tags=["t"])
     before = time.time()
-    one.purge(tag="t", soft=True)
+    one.purger.purge(tag="t", soft=True)
     [entry] = one.get("k").entries
     assert before <= entry.expires <= time.time() < entry.stale_while_revalidate
     assert one.get("k").entries[0] is entry, "and stays the same object"
@@ -188,7 +186,7 @@ def test_an_answer_that_was_under_way_during_a_purge(soft):
     counted = Counted()
     one = HttpStore(MemoryTier(10 ** 6), counts=Counts(counted))
     begun = time.time()
-    one.purge(tag="t", soft=soft)
+    one.purger.purge(tag="t", soft=soft)
     keep(one, tags=["t"], begun=begun, url="http://shop.test/a")
     found = one.get("k")
     if soft:
@@ -200,7 +198,7 @@ def test_an_answer_that_was_under_way_during_a_purge(soft):
 def test_a_refused_answer_leaves_what_is_newer():
     one = HttpStore(MemoryTier(10 ** 6))
     begun = time.time()
-    one.purge(tag="t")
+    one.purger.purge(tag="t")
     newer = keep(one, tags=["t"])
     keep(one, tags=["t"], begun=begun)
     assert one.get("k") is newer
@@ -212,7 +210,7 @@ def test_purges_of_what_nobody_stores_leave_the_rest():
     for number in range(100):
         keep(one, str(number), url=f"http://shop.test/products/{number}")
     for number in range(55_000):
-        one.purge(url=f"http://shop.test/carts/{number}")
+        one.purger.purge(url=f"http://shop.test/carts/{number}")
     left = sum(one.get(str(number)) is not None for number in range(100))
     assert left > 20, "four in ten, by their buckets"
     keep(one, "new")
@@ -225,7 +223,7 @@ def test_a_purge_by_the_address_that_clients_send(world):
     for target, stored in (("/p?utm_y=2&b=1&a=2", True), ("/p?a=2&b=1", True), ("/p?b=2&a=1", False), ("/p?utm_x=1", False)):
         world.ask(target="/p?a=2&b=1&utm_z=3")
         seen = len(world.seen)
-        world.store.purge(url=f"http://SHOP.test:80{target}")
+        world.store.purger.purge(url=f"http://SHOP.test:80{target}")
         world.base = time.time()
         world.ask(target="/p?b=1&a=2")
         assert (len(world.seen) > seen) is stored, target
@@ -238,11 +236,11 @@ def test_several_addresses_at_once(redis_server, worker):
         keep(one, key, url=f"http://shop.test/{key}")
         assert other.get(key) is not None
     with pytest.raises(ValueError):
-        one.purge_urls(["http://shop.test/a", "nonsense"])
+        one.purger.purge_urls(["http://shop.test/a", "nonsense"])
     assert one.get("a") is not None
-    assert one.purge_urls(["http://shop.test/a", "/b"]) == 1
+    assert one.purger.purge_urls(["http://shop.test/a", "/b"]) == 1
     until(lambda: other.get("a") is None and other.get("b") is None)
-    assert other.get("c") is not None and one.purge_urls([]) == 0
+    assert other.get("c") is not None and one.purger.purge_urls([]) == 0
 
 
 def test_a_post_without_a_host_is_about_every_host(world):
@@ -259,8 +257,8 @@ def test_each_query_rule_once(world):
     for name in ("utm_*", "utm_*", "fbclid"):
         world.cache({"key": {"ignore_query": [name]}})
     world.ask(target="/p?a=1&fbclid=2")
-    assert len(world.store.addresses._queries) == 2
-    world.store.purge(url="/p?a=1&fbclid=9")
+    assert len(world.store.purger.addresses._queries) == 2
+    world.store.purger.purge(url="/p?a=1&fbclid=9")
     assert world.store.get("http://shop.test/p?a=1") is None
 
 
@@ -268,7 +266,7 @@ def test_a_wrong_purge_changes_nothing():
     one = HttpStore(MemoryTier(10 ** 6))
     stored = keep(one)
     with pytest.raises(ValueError, match="not an address"):
-        one.purge(url="nonsense")
+        one.purger.purge(url="nonsense")
     assert one.get("k") is stored and one.marks.number == 0
 
 
@@ -320,7 +318,7 @@ def test_compressed_records_are_smaller(redis_server, worker):
     assert plain.get("packed").entries[0].body == b"text " * 2000
 
 
-def test_a_newer_answer_of_another_worker_is_found_when_ours_has_expired(redis_server, worker, monkeypatch):
+def test_a_newer_answer_of_another_worker_is_found_when_ours_has_expired(redis_server, worker):
     server = redis_server()
     one, other = worker(redis=server.url), worker(redis=server.url)
     keep(one, lifetime=0.001, seconds=600.0)
@@ -330,7 +328,7 @@ def test_a_newer_answer_of_another_worker_is_found_when_ours_has_expired(redis_s
         other.get("k")
     assert other.counted["hits", "memory"] >= 9, "not asked for each time"
     newer = keep(one, seconds=600.0)
-    monkeypatch.setattr(httpstore, "AGAIN", 0.0)
+    other.again = 0.0
     assert other.get("k").entries[0].expires == pytest.approx(newer.entries[0].expires, abs=0.01)
     assert other.counted.get(("misses", "redis"), 0) == asked
 
@@ -341,7 +339,7 @@ def test_a_purge_reaches_other_workers_through_redis(redis_server, worker, soft)
     one, other, third = (worker(redis=server.url, timeout="60s") for _ in range(3))
     keep(one, tags=["t"])
     assert other.get("k") is not None
-    assert one.purge(tag="t", soft=soft) == 1
+    assert one.purger.purge(tag="t", soft=soft) == 1
     for each in (other, third):                          # one has it in memory, the other would get it from Redis
         if soft:
             until(lambda each=each: each.get("k").entries[0].expires <= time.time())
@@ -357,7 +355,7 @@ def test_an_old_answer_does_not_come_in_through_another_worker(redis_server, wor
     server = redis_server()
     one, deaf = worker(redis=server.url), worker(redis=server.url)
     begun = time.time() - 0.01
-    one.purge(tag="t")
+    one.purger.purge(tag="t")
     deaf.marks = type(deaf.marks)()                      # as if it had not heard
     keep(deaf, tags=["t"], begun=begun)
     assert server.client.exists("wicketgate:k") or deaf.get("k") is None
@@ -368,7 +366,7 @@ def test_a_purge_reaches_other_workers_through_the_run_directory(instance, worke
     one, other = worker(), worker()
     for each in (one, other):
         keep(each, tags=["t"])
-    assert one.purge(tag="t") == 1
+    assert one.purger.purge(tag="t") == 1
     assert one.get("k") is None
     until(lambda: other.get("k") is None)
     late = worker()
@@ -380,18 +378,18 @@ def test_the_workers_of_an_instance_do_not_wait_for_redis(redis_server, instance
     server = redis_server()
     one = worker(redis=server.url, timeout="5s")
     server.process.send_signal(signal.SIGSTOP)
-    telling = gevent.spawn(one.announce, Purge("tag", "t", False, 1.0))
-    told = journal.PurgeJournal(instance / "purges")
-    until(lambda: [each.kind for each in told.read()] == ["tags"])
-    assert not telling.ready(), "Redis has not answered yet"
+    purging = gevent.spawn(one.purger.purge, tag="t")
+    journal = Journal(instance / "notices")
+    until(lambda: [each.topic for each in journal.read()] == ["purges"])
+    assert not purging.ready(), "Redis has not answered yet"
     server.process.send_signal(signal.SIGCONT)
-    assert telling.get() == 2
+    assert purging.get() == 2
 
 
 def test_purges_of_a_folder_last_as_long_as_it(tmp_path, worker):
     one = worker(file=str(tmp_path))
     keep(one, tags=["t"])
-    one.purge(tag="t")
+    one.purger.purge(tag="t")
     again = worker(file=str(tmp_path))
     [tier] = again.tiers
     assert tier.get("k") is not None and again.get("k") is None
@@ -420,7 +418,7 @@ def test_without_redis_everything_goes_on(redis_server, worker):
     assert one.get("new") is newer and one.lease("x", 1) is None and one.wait("x", 5) is None
     assert time.monotonic() - began < 2.5, "nobody has waited those 5 seconds"
     assert one.counted["errors", "redis"] >= 1
-    assert one.purge(tag="later") == 0
+    assert one.purger.purge(tag="later") == 0
     server.start()
     until(lambda: one.leases.usable)
     late = worker(redis=server.url)
@@ -434,7 +432,7 @@ def test_an_entry_written_by_a_clock_that_is_wrong_is_not_newer_than_a_purge(red
     clock = one.leases.client.clock
     clock.shift, clock.margin = 0.03, 0.03
     keep(one, tags=["t"])
-    reader.purge(tag="t")
+    reader.purger.purge(tag="t")
     assert reader.get("k") is None
 
 
@@ -529,10 +527,11 @@ class Basket:
 def app_of(worker):
     """``app_of(redis=...)`` is an application of one worker, with its ``tiered``."""
     def make(**settings) -> flask.Flask:
-        app = flask.Flask("shop")
-        store.init(app, worker(**settings))
+        app, one = flask.Flask("shop"), worker(start=False, **settings)
+        store.init(app, one)
         with app.app_context():
             app.tiered = cache.cache
+        begin(one)
         return app
     return make
 
@@ -634,7 +633,7 @@ def test_what_changes_while_redis_is_away_is_not_what_it_was_afterwards(redis_se
     one.delete("both")
     one.set("both", "new")
     assert not shared.leases.usable
-    until(lambda: not shared.waiting())
+    until(lambda: not shared.bus.backlog())
     circuit.resume()
     keys = ("set", "deleted", "both", "neither")
     assert server.client.exists(*(f"wicketgate:view:{key}" for key in keys)) == 4
@@ -650,7 +649,7 @@ def two_clocks(redis_server, app_of, monkeypatch):
     server = redis_server()
     workers = [app_of(redis=server.url, timeout="5s").tiered for _ in range(2)]
     for each in workers:
-        each.store.leases.client.clock.margin, each.store.views_cleared = 0.05, 0.0
+        each.store.leases.client.clock.margin, each.cleared = 0.05, 0.0
     return workers
 
 
@@ -686,9 +685,9 @@ def test_a_late_purge_leaves_what_was_stored_after_it(app_of):
     before = time.time()
     app.tiered.set("k", 1)
     for value in ("k", ""):
-        app.extensions["wicketgate.store"].heard(Purge("view", value, False, before - 1.0))
+        app.extensions["wicketgate.store"].bus.deliver(Notice("views", value, None, True, before - 1.0))
         assert app.tiered.get("k") == 1
-        app.extensions["wicketgate.store"].heard(Purge("view", value, False, time.time()))
+        app.extensions["wicketgate.store"].bus.deliver(Notice("views", value, None, True, time.time()))
         assert app.tiered.get("k") is None
         app.tiered.set("k", 1)
 
@@ -759,7 +758,7 @@ def test_a_plain_application_may_use_it_too(redis_server):
 def test_a_purge_of_answers_is_none_of_values(app_of):
     app = app_of()
     app.tiered.set("k", 1)
-    app.extensions["wicketgate.store"].purge(everything=True)
+    app.extensions["wicketgate.store"].purger.purge(everything=True)
     assert app.tiered.get("k") == 1
-    app.extensions["wicketgate.store"].heard(Purge("view", "", False, time.time()))
+    app.extensions["wicketgate.store"].bus.deliver(gap(time.time()))
     assert app.tiered.get("k") is None

@@ -1,4 +1,4 @@
-"""What was purged, and how every worker hears of it.
+"""What was purged: marks with a time, against which stored answers are held.
 
 A purge is not a search for entries. It is a mark with a time: whatever a request that began before that time has brought is not
 served any more, in whichever tier it lies, also when it arrives after the purge. An entry is held against the marks when it is
@@ -12,9 +12,6 @@ and they push out nothing. That something else is in a purged bucket costs it on
 ``prefix``            every URL that begins so, written in the same three ways
 ``tag``               every entry with this tag
 ``everything``        every entry
-``key``               one key of the store, forgotten by all; not a mark: what is stored under it afterwards counts
-``view``              one key of the cache of view code, or with an empty value all of it (view_cache.py)
-``edge``              what nginx in front keeps, all of it; behind each purge that somebody asks for (storage/nginx_generation.py)
 ``urls``, ``tags``    whatever is in one bucket: how a purge of a URL or a tag travels
 ====================  =====================================================================================================
 
@@ -23,10 +20,9 @@ Hard: the entry is gone. Soft: it is stale from the time of the purge on, with t
 Addresses are compared in one form (``normal``), in which the order of query parameters does not count. It is wider than the key of
 an entry (key.py): one purge is about all that a client might mean.
 
-Purges travel between the workers of one machine through a file (journal.py), between machines through a log in Redis
-(redis_stream.py). Neither those nor the marks of prefixes grow without bound: what falls out at the old end leaves a ``floor``,
-everything before which counts as purged. What a log has lost may also have been about values of view code, which a purge of
-``everything`` is not about: so its floor is two purges (``floor``).
+Purges travel as notices of the bus (gateway/bus), in the form of ``short``. The marks of prefixes do not grow without bound: what
+falls out at the old end leaves a ``floor``, everything before which counts as purged. So does everything before a gap in the
+notices, and before a purge of a kind that only a later version knows.
 """
 
 from __future__ import annotations
@@ -39,13 +35,13 @@ from copy import copy
 from typing import NamedTuple
 from zlib import crc32
 
+from ...bus.notice import Notice
 from ..entry import Entry, Variants
 
-NO_MARKS = ("key", "view", "edge")
-KINDS = ("url", "prefix", "tag", "everything", "urls", "tags", *NO_MARKS)
+TOPIC = "purges"
+KINDS = ("url", "prefix", "tag", "everything", "urls", "tags")
 BUCKETS = 65_536
-MOST_PREFIXES = 50_000
-LONGEST_PURGE = 1024 ** 2             # bytes of one that travels
+PREFIXES = 50_000
 PORTS = {"http:": ":80", "https:": ":443"}
 ESCAPE = re.compile("%[0-9a-fA-F]{2}")
 BUCKET = re.compile("([0-2]):([0-9]{1,6})")
@@ -53,7 +49,7 @@ UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123
 
 
 class Purge(NamedTuple):
-    """``at`` is in seconds (clock.py). ``value`` is the address, the tag, the key, or the number of a bucket."""
+    """``at`` is in seconds (bus/clock.py). ``value`` is the address, the tag, or the number of a bucket."""
 
     kind: str
     value: str
@@ -69,9 +65,17 @@ class Purge(NamedTuple):
         return self
 
 
-def floor(at: float) -> tuple[Purge, Purge]:
-    """For purges up to then that are not known any more: of all answers, and of all values of view code."""
-    return Purge("everything", "", False, at), Purge("view", "", False, at)
+def notice_of(purge: Purge) -> Notice:
+    return Notice(TOPIC, f"{'soft' if purge.soft else 'hard'} {purge.kind} {purge.value}", None, True, purge.at)
+
+
+def purge_of(notice: Notice) -> Purge:
+    """The purge in a notice; one of everything for what only a later version knows."""
+    how, _, what = (notice.key or "").partition(" ")
+    kind, _, value = what.partition(" ")
+    if how not in ("soft", "hard") or kind not in KINDS:
+        return Purge("everything", "", False, notice.at)
+    return Purge(kind, value, how == "soft", notice.at)
 
 
 class Times:
@@ -95,11 +99,12 @@ class Times:
 
 
 class Prefixes:
-    """The latest purge of each prefix, the oldest of MOST_PREFIXES first. ``lengths`` is how many there are of each length."""
+    """The latest purge of each prefix, the oldest of ``limit`` first. ``lengths`` is how many there are of each length."""
 
-    __slots__ = ("_times", "lengths")
+    __slots__ = ("limit", "_times", "lengths")
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
         self._times: OrderedDict[str, float] = OrderedDict()
         self.lengths: dict[int, int] = {}
 
@@ -112,7 +117,7 @@ class Prefixes:
         self._times[prefix] = at if before is None else max(at, before)
         if before is None:
             self.lengths[len(prefix)] = self.lengths.get(len(prefix), 0) + 1
-        if len(self._times) <= MOST_PREFIXES:
+        if len(self._times) <= self.limit:
             return 0.0
         oldest, at = self._times.popitem(last=False)
         self.lengths[len(oldest)] -= 1
@@ -130,9 +135,9 @@ class Side:
 
     __slots__ = ("floor", "urls", "tags", "prefixes")
 
-    def __init__(self) -> None:
+    def __init__(self, prefixes: int) -> None:
         self.floor = 0.0
-        self.urls, self.tags, self.prefixes = (Times(), Times(), Times()), Times(), Prefixes()
+        self.urls, self.tags, self.prefixes = (Times(), Times(), Times()), Times(), Prefixes(prefixes)
 
     def add(self, purge: Purge) -> None:
         kind, value, _, at = purge
@@ -166,11 +171,12 @@ class Side:
 
 
 class Marks:
-    """All purges that still matter. ``number`` grows with each, so that what was held against all is known by its number."""
+    """All purges that still matter, of at most ``prefixes`` prefixes. ``number`` grows with each purge: an entry that was held
+    against all of them remembers it."""
 
-    def __init__(self) -> None:
+    def __init__(self, prefixes: int = PREFIXES) -> None:
         self.number = 0
-        self.hard, self.soft = Side(), Side()
+        self.hard, self.soft = Side(prefixes), Side(prefixes)
 
     def add(self, purge: Purge) -> None:
         self.number += 1

@@ -1,11 +1,12 @@
-"""The clock of the cache: Unix time as its processes have agreed upon it, and steady from then on.
+"""The clock of the bus: Unix time as the processes of a machine have agreed upon it, and steady from then on.
 
-What is kept is held against purges, and grows old, by this clock alone. Whoever sets the clock of the machine, by an hour or by a
-day, changes neither: it counts on from where it was, like CLOCK_BOOTTIME, which is one for all processes and goes on while the
-machine sleeps. What is between the two is a number that the first process writes down (``agree``), for as long as the machine runs.
+Notices have its time, and so has whatever is held against them: stored answers are purged, and grow old, by this clock alone.
+Setting the clock of the machine, by an hour or by a day, changes neither: this one counts on from where it was, like
+CLOCK_BOOTTIME, which is one for all processes and goes on while the machine sleeps. The difference between the two is a number that
+the first process writes down (``agree``), for as long as the machine runs.
 
-After a start of the machine, or where nothing is written down, there is a new number. What was kept by another one may then seem to
-be from the future: that is of no use (cache/storage/store.py), and a purge from the future counts as one of now.
+After a start of the machine, or where nothing is written down, there is a new number. What was stored by another one may then seem
+to be from the future: that is not used (cache/storage/store.py), and a notice from the future counts as one of now.
 
 Dates of messages are in the machine's own time, which is ``ahead`` of this one.
 """
@@ -58,7 +59,7 @@ def agree(path: Path) -> None:
             agreed = offset_of(path, boot)
         _offset = _offset if agreed is None else agreed
     except OSError as error:
-        log.error("the processes of this machine cannot agree upon a clock for the cache: %s", error)
+        log.error("the processes of this machine cannot agree upon a clock: %s", error)
 
 
 def offset_of(path: Path, boot: str) -> float | None:

@@ -1,4 +1,4 @@
-"""What unsafe requests have changed: who hears of it, and of what nobody needs to."""
+"""What unsafe requests have changed: which addresses are purged, and when."""
 
 from __future__ import annotations
 
@@ -7,12 +7,8 @@ from contextlib import suppress
 import gevent
 import pytest
 from asking import Stream, ok
-from stored import SAFETY
 
 from gateway.cache.invalidation import Invalidate, forget
-from gateway.cache.purge import batch as telling_module
-from gateway.cache.purge.batch import PurgeBatch
-from gateway.cache.purge.marks import Purge
 from gateway.cache.step import CacheStep
 from gateway.cache.storage.memory import MemoryTier
 from gateway.cache.storage.store import HttpStore
@@ -26,73 +22,9 @@ from gateway.telemetry.log import RequestLog
 from gateway.telemetry.metrics import Registry
 
 
-class Told:
-    """A channel that writes down what it is told, each time."""
-
-    def __init__(self):
-        self.times = []
-
-    def write(self, *purges):
-        gevent.sleep(0)
-        self.times.append([purge.value for purge in purges])
-        return True
-
-    def stop(self):
-        self.times.append("stopped")
-
-
 @pytest.fixture
-def told():
-    return Told()
-
-
-@pytest.fixture
-def store(told):
-    return HttpStore(MemoryTier(2 ** 20), channels=[told])
-
-
-def test_many_changes_of_few_things_are_told_once(store, told):
-    changing = [gevent.spawn(store.invalidate, [f"http://shop.test/{number % 3}"]) for number in range(3000)]
-    gevent.joinall(changing)
-    assert store.number == 3000 and len(told.times) < 10 and len(told.times[0]) == 3
-    before = len(told.times)
-    store.invalidate(["http://shop.test/0"])
-    assert told.times[before:] == [[told.times[0][0]]], "and who has changed it goes on when that is told"
-
-
-def test_a_channel_that_does_not_answer_is_waited_for_no_longer_than_a_request_may(store, told):
-    told.write = lambda *purges: gevent.sleep(SAFETY)
-    with gevent.Timeout(SAFETY / 2):
-        store.invalidate(["http://shop.test/0"])
-    [telling] = store._telling.values()
-    telling._greenlet.kill()
-
-
-def test_a_channel_with_a_defect_takes_what_comes_next(store, told, caplog):
-    write, told.write = told.write, lambda *purges: 1 / 0
-    store.invalidate(["http://shop.test/0"])
-    assert "not told" in caplog.text
-    store._telling[told].write = write
-    store.invalidate(["http://shop.test/1"])
-    assert len(told.times) == 1
-
-
-def test_more_than_can_wait_for_a_channel_are_one_purge_of_everything(told, monkeypatch):
-    monkeypatch.setattr(telling_module, "MOST", 5)
-    telling = PurgeBatch(told.write)
-    written = [telling.add(Purge("key", str(number), False, float(number))) for number in range(8)]
-    written[-1].wait()
-    assert told.times == [["", "", "5", "6", "7"]]
-
-
-def test_a_purge_that_somebody_asks_for_waits_for_nothing(store, told):
-    assert store.purge(url="http://shop.test/0") == 1 and len(told.times) == 1
-
-
-def test_a_worker_that_ends_tells_what_is_left(store, told):
-    store.invalidate(["http://shop.test/0"])
-    store.stop()
-    assert len(told.times) == 2 and told.times[1] == "stopped"
+def store():
+    return HttpStore(MemoryTier(2 ** 20))
 
 
 CONFIG = """
@@ -133,7 +65,7 @@ def test_only_what_some_route_keeps_is_purged(tmp_path, target, fields, gone):
     registry, purged = Registry(), []
     log = RequestLog(str(tmp_path / "log"), registry.counter("dropped", "Lines."))
     pipeline = Pipeline(load_text(CONFIG, {}), view=lambda request: Response(200, []), log=log, registry=registry)
-    pipeline.store.invalidate = purged.extend
+    pipeline.store.purger.purge_urls = purged.extend
     forget(pipeline.store, Request("POST", target, [], host="other.test"), Response(201, fields))
     assert purged == gone
 

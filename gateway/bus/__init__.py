@@ -1,0 +1,1 @@
+"""The bus: notices by topic that reach every worker of every instance. It knows no topic; a feature publishes and subscribes."""

@@ -1,0 +1,50 @@
+"""How a log of notices becomes shorter. Pure: it takes lines and gives lines.
+
+Of several notices with the same topic and key the latest is left, where it stands, and no notice that is not retained from the
+older half of the log. When the rest is still too long, the topic that takes most loses the older half of its notices, and a gap
+takes their place: a topic with much to say takes nothing from the others.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from .notice import Identity, gap, line_of, parse
+
+
+class Line(NamedTuple):
+    topic: str
+    at: float
+    text: bytes
+
+
+def latest(lines: Iterable[bytes], size: int) -> list[Line]:
+    """What is left of a log of ``size`` bytes; what is no notice is left out."""
+    found: dict[Identity, Line] = {}
+    read = 0
+    for text in lines:
+        read += len(text)
+        notice = parse(text)
+        if notice is None or not notice.retain and read <= size / 2:
+            continue
+        before = found.pop(notice.identity, None)
+        found[notice.identity] = before if before is not None and before.at > notice.at else Line(notice.topic, notice.at, text)
+    return list(found.values())
+
+
+def halved(lines: list[Line]) -> list[Line]:
+    """These with a gap in place of the older half of the topic that takes most bytes."""
+    sizes = Counter[str]()
+    for line in lines:
+        sizes[line.topic] += len(line.text)
+    [(topic, _)] = sizes.most_common(1) or [("", 0)]
+    places = [place for place, line in enumerate(lines) if line.topic == topic]
+    lost = set(places[:(len(places) + 1) // 2])
+    until = max([lines[place].at for place in lost], default=0.0)
+    return [Line(topic, until, line_of(gap(until, topic))), *(line for place, line in enumerate(lines) if place not in lost)]
+
+
+def total(lines: Iterable[Line]) -> int:
+    return sum([len(line.text) for line in lines])

@@ -1,0 +1,66 @@
+"""A notice: what one worker publishes for all, by topic. Pure.
+
+Of several notices with the same topic and key the latest stands for all of them (log compaction): who subscribes later may hear it
+alone. A notice that is not retained is for the workers that run now; of these a log keeps no more than the newer half.
+
+A *gap* is a notice without a key: notices of its topic, or of EVERY topic, that were published up to its time may be lost.
+
+In a log a notice is a JSON list, ``[topic, key, payload, retain, at]``. A later version may add elements at the end.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+LONGEST = 1024 ** 2             # bytes of one notice in a log
+EVERY = ""                      # in place of a topic
+
+Identity = tuple[str, str | None]
+
+
+class Notice(NamedTuple):
+    """``payload`` is whatever JSON can say, ``at`` is in seconds (clock.py)."""
+
+    topic: str
+    key: str | None
+    payload: Any
+    retain: bool
+    at: float
+
+    @property
+    def identity(self) -> Identity:
+        return self.topic, self.key
+
+
+def gap(at: float, topic: str = EVERY) -> Notice:
+    return Notice(topic, None, None, True, at)
+
+
+def gaps(lost: dict[Identity, Notice], at: float) -> dict[Identity, Notice]:
+    """In place of these notices, a gap in each of their topics."""
+    return {(topic, None): gap(at, topic) for topic in dict.fromkeys(topic for topic, _ in lost)}
+
+
+def text_of(*elements: Any) -> str:
+    return json.dumps(elements, separators=(",", ":"))
+
+
+def line_of(notice: Notice) -> bytes:
+    return text_of(*notice).encode() + b"\n"
+
+
+def notice_of(elements: Any) -> Notice | None:
+    """A notice from the list that JSON gives; None when it is none."""
+    match elements:
+        case [str(topic), str() | None as key, payload, bool(retain), int() | float() as at, *_] if at == at:
+            return Notice(topic, key, payload, retain, float(at))
+    return None
+
+
+def parse(line: bytes) -> Notice | None:
+    """A notice from a line of a log; None when it is none."""
+    try:
+        return notice_of(json.loads(line))
+    except ValueError:
+        return None

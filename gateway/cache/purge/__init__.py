@@ -1,1 +1,0 @@
-"""What was purged, and how every worker of every instance hears of it."""

@@ -1,0 +1,73 @@
+"""Purging: here at once, in all other workers by the bus, in nginx in front by its generation.
+
+::
+
+    purge --> marks (marks.py); everything: the memory is cleared too
+      +-----> notice --> bus --> the marks of the other workers
+      +-----> step of the generation (nginx_generation.py), and a notice for those of other workers, behind the purge
+
+An entry is held against the marks when it is looked up (store.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from ...bus.bus import Bus
+from ...bus.notice import Notice
+from .lookups import joined
+from .marks import TOPIC, Addresses, Marks, Purge, notice_of, parsed_purge, purge_of
+from .nginx_generation import Generation, edge_notice
+
+
+class Purger:
+    """``clear`` is called when everything was purged."""
+
+    def __init__(self, bus: Bus, clear: Callable[[], object], clock: Callable[[], float]) -> None:
+        self.bus = bus
+        self.clear = clear
+        self.clock = clock
+        self.marks = Marks()
+        self.addresses = Addresses()
+        self.generation: Generation | None = None        # of what nginx in front keeps
+        bus.subscribe(TOPIC, lambda notice: self.add(purge_of(notice)), self._hear_gap)
+
+    def purge(self, *, url: str | None = None, prefix: str | None = None, tag: str | None = None, everything: bool = False,
+              soft: bool = False) -> int:
+        """Purge one of these, here at once and elsewhere within a second. The number of transports that have it: 0 is this worker
+        only.
+
+        Raises ValueError when it is not one of them, or is no address.
+        """
+        single = url is not None and prefix is tag is None and not everything
+        purges = (self.addresses.purges([url], soft, self.clock()) if single and url is not None
+                  else {parsed_purge(url, prefix, tag, everything, soft, self.clock())})
+        if self.generation is None:
+            return self._publish(purges)
+        step = self.generation.advance()
+        accepted = self._publish(purges, edge_notice(self.clock()))      # behind the purges: who hears of it knows those
+        joined([step], self.bus.patience)
+        return accepted
+
+    def purge_urls(self, urls: Iterable[str], soft: bool = False) -> int:
+        """Purge all of these, but not in nginx. When it returns all workers of this machine, and Redis, know it, unless that takes
+        longer than a request may wait. Raises ValueError when one is no address, and then purges none."""
+        return self._publish(self.addresses.purges(urls, soft, self.clock()))
+
+    def _publish(self, purges: Iterable[Purge], *behind: Notice) -> int:
+        for purge in purges:
+            self.add(purge)
+        return self.bus.send(*(notice_of(purge.short()) for purge in purges), *behind).wait()
+
+    def add(self, purge: Purge) -> None:
+        """A purge that was made here or elsewhere."""
+        self.marks.add(purge)
+        if purge.kind == "everything" and not purge.soft:
+            self.clear()
+
+    def _hear_gap(self, at: float) -> None:
+        """Whatever was purged up to then may be lost."""
+        self.add(Purge("everything", "", False, at))
+
+    def __repr__(self) -> str:
+        return f"Purger({self.marks!r})"
