@@ -249,6 +249,16 @@ def test_the_tables_name_files_that_exist():
     assert sorted(kept - set(FILES)) == []
 
 
+def test_contributing_says_the_same():
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text()
+    for numbers, names in re.findall(r"^\| ([0-9, ]+) \| (.+?) \|", text, re.MULTILINE):
+        levels = {int(number) for number in numbers.split(",")}
+        expected = {unit for unit, level in LEVELS.items() if level in levels and unit != "__init__"}
+        assert levels == {FEATURE} or set(re.findall(r"`(\w+)`", names)) == expected
+    rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert set(re.findall(r"`(\w+)/`", text.partition("called a *room*")[2].partition("The head of")[0])) >= rooms
+
+
 @pytest.mark.parametrize("file, source, forbidden", [
     ("forward", "from .errors import GatewayError\nfrom .message import Request", []),
     ("forward", "from .aggregate import Aggregate", ["gateway.aggregate.Aggregate"]),
