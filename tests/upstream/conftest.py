@@ -12,6 +12,7 @@ from gevent.server import StreamServer
 from gevent.socket import AF_UNIX, SOCK_STREAM, socket
 
 from gateway.config import UpstreamSettings as Settings
+from gateway.loop.monotonic_clock import CLOCK, MonotonicClock
 from gateway.upstream.client import Upstream
 
 GENEROUS = {"connect_timeout": "30s", "pool_timeout": "30s"}
@@ -23,9 +24,9 @@ def upstream() -> Iterator[Callable[..., Upstream]]:
     set has all the time that a busy machine may need."""
     made = []
 
-    def make(*instances: int | str, **settings: Any) -> Upstream:
+    def make(*instances: int | str, clock: MonotonicClock = CLOCK, **settings: Any) -> Upstream:
         urls = tuple(f"http://127.0.0.1:{place}" if isinstance(place, int) else place for place in instances)
-        made.append(Upstream("shop", Settings(instances=urls, **{**GENEROUS, **settings})))
+        made.append(Upstream("shop", Settings(instances=urls, **{**GENEROUS, **settings}), clock=clock))
         return made[-1]
 
     yield make

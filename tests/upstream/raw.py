@@ -5,20 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import gevent
+
 from gateway.deadline import Deadline
+from gateway.loop.monotonic_clock import CLOCK, MonotonicClock
 from gateway.message import Body, Call
 from gateway.upstream.client import Upstream
 from gateway.upstream.stream import BodyStream
 
+LATE = 30.0                                              # seconds: by then it surely has happened
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
-def get(target: str = "/", *headers: tuple[str, str], seconds: float = 10.0, **rest: Any) -> Call:
-    return Call("GET", target, list(headers), deadline=Deadline(seconds), **rest)
+def get(target: str = "/", *headers: tuple[str, str], seconds: float = LATE, clock: MonotonicClock = CLOCK, **rest: Any) -> Call:
+    return Call("GET", target, list(headers), deadline=Deadline(seconds, clock.now), **rest)
 
 
-def post(body: bytes | Body | None, method: str = "POST", seconds: float = 10.0, **rest: Any) -> Call:
-    return Call(method, "/", [], body, deadline=Deadline(seconds), **rest)
+def post(body: bytes | Body | None, method: str = "POST", seconds: float = LATE, clock: MonotonicClock = CLOCK,
+         **rest: Any) -> Call:
+    return Call(method, "/", [], body, deadline=Deadline(seconds, clock.now), **rest)
 
 
 def body_of(pieces: Iterable[bytes], length: int | None) -> Body:
@@ -32,6 +37,13 @@ def body_of(pieces: Iterable[bytes], length: int | None) -> Body:
         return piece
 
     return Body(read, length)
+
+
+def until(condition: Callable[[], Any]) -> None:
+    """Let the others run until it holds, which happens by itself."""
+    with gevent.Timeout(LATE):
+        while not condition():
+            gevent.sleep(0.001)
 
 
 class Peer:

@@ -8,22 +8,13 @@ from collections import Counter
 import gevent
 import pytest
 from gevent.server import StreamServer
-from raw import Service, get, pool_of
+from raw import LATE, OK, Service, get, pool_of, until
 from test_connecting import closed_port
 from test_tls import serve_tls  # noqa: F401
 
 from gateway.config import UpstreamSettings as Settings
 from gateway.upstream.client import Upstream
 from gateway.upstream.dns import Resolver
-
-LATE = 10.0                                              # seconds: by then it surely has happened
-
-
-def until(condition) -> None:
-    """Wait for what is to happen by itself."""
-    with gevent.Timeout(LATE):
-        while not condition():
-            gevent.sleep(0.005)
 
 
 class Name:
@@ -81,15 +72,25 @@ def burst(one: Upstream, number: int) -> None:
     gevent.joinall([gevent.spawn(one.send, get()) for _ in range(number)], timeout=LATE, raise_error=True)
 
 
-def slow(head: bytes, body: bytes) -> bytes:
-    gevent.sleep(0.02)
-    return b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+class Together(Service):
+    """Answers the first ``number`` requests when all of them have come, and the others at once."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(self.wait)
+        self.number = number
+        self.all_here = gevent.event.Event()
+
+    def wait(self, head: bytes, body: bytes) -> bytes:
+        if len(self.seen) >= self.number:
+            self.all_here.set()
+        self.all_here.wait()
+        return OK
 
 
 @pytest.mark.parametrize("settings", [{"idle_timeout": "100ms"}, {"max_connection_age": "100ms"}])
 def test_unused_connections_are_closed_by_a_timer(serve, upstream, settings):
     """Nobody calls any more."""
-    service = Service(slow)
+    service = Together(30)
     one = upstream(serve(service), **settings)
     burst(one, 30)
     assert service.connections >= 30
@@ -99,7 +100,7 @@ def test_unused_connections_are_closed_by_a_timer(serve, upstream, settings):
 
 def test_unused_connections_are_closed_when_the_other_side_ends(serve, upstream):
     """None stays in CLOSE_WAIT."""
-    service = Service(lambda head, body: slow(head, body) if head.startswith(b"GET") else None)
+    service = Together(30)
     sockets = []
     one = upstream(serve(lambda sock, address: sockets.append(sock) or service(sock, address)))
     burst(one, 30)
@@ -114,7 +115,7 @@ def test_unused_connections_with_tls_are_closed_when_the_other_side_ends(serve_t
     port = serve_tls(lambda sock, address: sockets.append(sock) or Service()(sock, address))
     one = upstream(f"https://127.0.0.1:{port}", tls={"ca": certificates["ca"]})
     one.send(get())
-    gevent.sleep(0.05)                                   # session tickets come, and are no end
+    gevent.idle()                                        # session tickets have come, and are no end
     assert pool_of(one)[:2] == (1, 1)
     sockets[0].shutdown(socket.SHUT_RDWR)
     until(lambda: pool_of(one) == (0, 0, 0))
@@ -138,7 +139,7 @@ def test_a_busy_connection_is_not_used_longer_than_its_age(serve, upstream):
 @pytest.mark.parametrize("steady", [True, False])
 def test_an_address_that_left_the_name_is_drained(serve, named, steady):
     """Under steady traffic and without any: the name is looked up beside the requests."""
-    old, new = Service(slow), Service(slow)
+    old, new = Together(10), Service()
     name = Name(ipv4(serve(old)))
     one = named(name, dns_ttl="50ms")
     burst(one, 10)
@@ -153,7 +154,7 @@ def test_an_address_that_left_the_name_is_drained(serve, named, steady):
 
 def test_a_busy_connection_to_an_address_that_left_ends_with_its_answer(serve, named):
     go = gevent.event.Event()
-    old, new = Service(lambda head, body: go.wait() and slow(head, body)), Service()
+    old, new = Service(lambda head, body: go.wait() and OK), Service()
     name = Name(ipv4(serve(old)))
     one = named(name, dns_ttl="50ms")
     first = gevent.spawn(one.send, get())
@@ -181,7 +182,7 @@ def test_an_answer_that_is_none_changes_nothing(serve, named, answer):
 
 @pytest.mark.parametrize("at_once", [1, 10])
 def test_all_addresses_of_a_name_are_used(serve, serve_ipv6, named, at_once):
-    services = [Service(slow), Service(slow), Service(slow)]
+    services = [Service(), Service(), Service()]
     one = named(Name(ipv4(serve(services[0])), serve_ipv6(services[1]), ipv4(serve(services[2]))))
     for _ in range(30 // at_once):
         burst(one, at_once)

@@ -8,7 +8,7 @@ import gevent
 import pytest
 from gevent.event import Event
 from gevent.socket import socket as gevent_socket
-from raw import OK, Peer, Service, get, pool_of
+from raw import OK, Peer, Service, get, pool_of, until
 
 from gateway.config import UpstreamSettings as Settings
 from gateway.deadline import Deadline
@@ -40,7 +40,8 @@ def full_port():
         filler.setblocking(False)
         filler.connect_ex(address)
         fillers.append(filler)
-    gevent.sleep(0.01)
+    with pytest.raises(OSError):                         # the last one is not connected
+        fillers[-1].getpeername()
     yield address[1]
     for one in (*fillers, listener):
         one.close()
@@ -104,7 +105,7 @@ def test_a_slow_name_server_is_bounded(seconds, error):
     go = Event()
 
     def lookup(host: str, port: int) -> list[tuple]:
-        go.wait(5)
+        go.wait(30)
         return []
 
     one = Upstream("shop", Settings(instances=("http://shop.test",), connect_timeout="30ms"), Resolver(30, lookup))
@@ -127,8 +128,8 @@ def test_an_unknown_name():
 def test_killing_who_connects_leaves_nothing(full_port, upstream):
     one = upstream(full_port)
     caller = gevent.spawn(one.send, get())
-    gevent.sleep(0.01)
-    assert pool_of(one) == (1, 0, 1)
+    until(lambda: pool_of(one) == (1, 0, 1))
+    gevent.idle()
     caller.kill()
     assert pool_of(one) == (0, 0, 0)
 
@@ -181,14 +182,14 @@ def test_a_unix_socket_with_a_full_backlog_is_waited_for(tmp_path, upstream):
     one = upstream(f"unix:{path}", connect_timeout="30ms")
     with pytest.raises(ConnectTimeout):
         one.send(get())
-    patient = upstream(f"unix:{path}", connect_timeout="5s")
+    patient = upstream(f"unix:{path}", connect_timeout="30s")
     answer = gevent.spawn(patient.send, get())
-    gevent.sleep(0.01)
+    until(lambda: pool_of(patient) == (1, 0, 1))
     listener.accept()[0].close()
     accepted = listener.accept()[0]
     Peer(accepted).request()
     accepted.sendall(OK)
-    assert answer.get(timeout=5).body == b"ok"
+    assert answer.get(timeout=30).body == b"ok"
     for one_socket in (accepted, filler, listener):
         one_socket.close()
 

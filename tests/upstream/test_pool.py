@@ -133,7 +133,7 @@ def test_fresh_is_never_one_used_before():
     waiter = gevent.spawn(lend, pool, 5, True)
     gevent.idle()
     pool.give(b)
-    assert waiter.get(timeout=5) is not b and b.closed
+    assert waiter.get(timeout=30) is not b and b.closed
     assert state(pool) == (2, 0, 0)
 
 
@@ -152,7 +152,7 @@ def test_who_waits_is_served_in_order():
     gevent.idle()
     assert state(pool) == (1, 0, 5)
     pool.give(first)
-    gevent.joinall(waiters, timeout=5, raise_error=True)
+    gevent.joinall(waiters, timeout=30, raise_error=True)
     assert served == [(name, True) for name in range(5)]
     assert state(pool) == (1, 1, 0)
 
@@ -184,7 +184,7 @@ def test_who_is_killed_while_waiting_loses_nothing():
     waiters[0].kill()
     assert state(pool) == (1, 0, 2)
     pool.give(line)
-    assert waiters[1].get(timeout=5) is line
+    assert waiters[1].get(timeout=30) is line
     gevent.killall(waiters)
 
 
@@ -199,7 +199,7 @@ def test_who_is_killed_while_being_served_passes_it_on(give):
         pool.give(line)
     else:
         pool.drop()
-    assert (waiters[1].get(timeout=5) is line) is give
+    assert (waiters[1].get(timeout=30) is line) is give
     assert state(pool) == (1, 0, 0)
 
 
@@ -277,7 +277,7 @@ def test_no_place_is_lost_whatever_happens():
     for worker in workers[::3]:
         gevent.sleep(0)
         worker.kill(block=False)
-    gevent.joinall(workers, timeout=10)
+    gevent.joinall(workers, timeout=30)
     assert all(worker.ready() for worker in workers)
     assert most == 5 and not pool.waiting and pool.open == len(pool.idle)
     pool.close()

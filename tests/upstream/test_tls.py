@@ -186,7 +186,7 @@ def test_an_unused_connection_that_is_not_quiet_is_not_used_again(serve_tls, ups
     one = upstream(f"https://127.0.0.1:{serve_tls(handle)}", tls={"ca": certificates["ca"]})
     one.send(get())
     orders.put(what)
-    assert done.wait(5)
+    assert done.wait(30)
     call = post(b"x")
     assert one.send(call).body == b"ok"
     assert [(attempt.status, attempt.reused) for attempt in call.attempts] == [(200, False)]
@@ -206,7 +206,7 @@ def test_we_say_goodbye(serve_tls, upstream, certificates):
     one = upstream(f"https://127.0.0.1:{serve_tls(handle)}", tls={"ca": certificates["ca"]})
     one.send(get())
     one.close()
-    assert ended.get(timeout=5) == b""
+    assert ended.get(timeout=30) == b""
 
 
 def test_an_upgrade_over_tls(serve_tls, upstream, certificates):
@@ -222,7 +222,7 @@ def test_an_upgrade_over_tls(serve_tls, upstream, certificates):
     for _ in range(20):
         sock.sendall(b"x" * PIECE)
     sock.shutdown(socket.SHUT_WR)
-    assert len(reader.get(timeout=5)) == 20 * PIECE
+    assert len(reader.get(timeout=30)) == 20 * PIECE
     sock.settimeout(0.01)
     sock.close()
     with pytest.raises(OSError):

@@ -10,13 +10,14 @@ import pytest
 from gevent.event import Event
 from gevent.queue import Queue
 from gevent.socket import SO_LINGER, SOL_SOCKET, socketpair
-from raw import OK, Peer, Service, body_of, content, get, pool_of, post
+from raw import OK, Peer, Service, body_of, content, get, pool_of, post, until
 
 from gateway.errors import (BodyTimeout, ClientDisconnected, DeadlineExceeded, InternalError, MalformedBody, TruncatedBody,
                             UpstreamClosed, UpstreamTimeout, UpstreamTruncated)
 from gateway.message import Body
 from gateway.upstream.stream import BodyStream
 from gateway.upstream.transport import PIECE, RESET
+from tests.clocks import ManualClock
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -66,13 +67,9 @@ class Feed:
             self.pieces.put(piece)
 
 
-def until(condition) -> None:
-    """Let the others run until it holds."""
-    for _ in range(2000):
-        if condition():
-            return
-        gevent.sleep(0.001)
-    raise AssertionError("it never came to that")
+def waits(stream) -> bool:
+    """Does somebody wait for more of it?"""
+    return stream._owner.connection.readable.reader is not None
 
 
 # The request's body
@@ -120,7 +117,7 @@ def test_an_early_answer_is_heard_and_the_sender_stops(serve, upstream, length, 
         assert response.body == b"big"
     assert response.status == 413
     assert not feed.reading                              # nobody reads the client's body any more
-    assert service.done.wait(5) and service.how == "reset"
+    assert service.done.wait(30) and service.how == "reset"
     assert pool_of(one) == (0, 0, 0)
 
 
@@ -144,7 +141,7 @@ def test_large_bytes_are_answered_early_too(serve, upstream):
         peer = Peer(sock)
         peer.until(b"\r\n\r\n")
         sock.sendall(service.answer)
-        go.wait(5)
+        go.wait(30)
         sock.close()
 
     go = Event()
@@ -183,7 +180,7 @@ def test_a_body_that_fails_is_never_taken_for_complete(serve, upstream, length, 
         feed.give(b"fail")
         with pytest.raises(error):
             one.send(call)
-    assert service.done.wait(5) and service.how == "reset"
+    assert service.done.wait(30) and service.how == "reset"
     assert b"x" * 1000 in service.received and not service.received.endswith(b"0\r\n\r\n")
     assert pool_of(one) == (0, 0, 0)
     assert call.attempts[0].flag == getattr(error, "flag", "")
@@ -205,19 +202,21 @@ def test_a_body_is_exactly_as_long_as_announced(serve, upstream, pieces, error):
 
 def test_an_upload_is_not_cut_by_the_deadline_while_it_moves(serve, upstream):
     """The deadline and the attempt's time pass while the body is on its way; then they start anew."""
-    service = Service()
-    one = upstream(serve(service))
+    service, clock = Service(), ManualClock()
+    one = upstream(serve(service), clock=clock)
     feed = Feed()
-    call = post(feed.body, seconds=0.05, timeout=0.25)
+    call = post(feed.body, seconds=30.0, clock=clock, timeout=20.0)
     answer = gevent.spawn(one.send, call)
     for _ in range(10):
-        gevent.sleep(0.03)
+        clock.time += 15.0
         feed.give(b"x")
-    until(lambda: feed.pieces.empty())
-    call.deadline.seconds, over = 10.0, call.deadline.at
+        until(lambda: feed.pieces.empty() and feed.reading)
+        for connection in one.instances[0].pool._added:
+            connection.wake()                            # who waits for the answer looks at its limit
+        gevent.idle()
     feed.give(b"")
-    assert answer.get(timeout=5).body == b"ok"
-    assert call.deadline.at > over + 5
+    assert answer.get(timeout=30).body == b"ok"
+    assert call.deadline.at == clock.time + 30.0
     assert service.seen[0][1] == b"x" * 10
 
 
@@ -240,13 +239,13 @@ def test_a_client_that_stops_sending_is_at_fault(serve, upstream):
     with pytest.raises(BodyTimeout) as caught:
         one.send(call)
     assert caught.value.status == 408 and call.attempts[0].flag == "BT"
-    assert service.done.wait(5) and service.how == "reset"
+    assert service.done.wait(30) and service.how == "reset"
 
 
 @pytest.mark.parametrize("streamed", [True, False])
 def test_a_service_that_stops_reading_is_at_fault(serve, upstream, streamed):
     def handle(sock, address):
-        go.wait(5)
+        go.wait(30)
         sock.close()
 
     go = Event()
@@ -268,15 +267,20 @@ def test_silence_of_the_answer_does_not_count_while_the_body_moves(serve, upstre
         sock.sendall(b"2\r\nok\r\n0\r\n\r\n")
         peer.request()
 
-    one = upstream(serve(handle), read_timeout="200ms")
+    clock = ManualClock()
+    one = upstream(serve(handle), clock=clock, read_timeout="20s")
     feed = Feed()
-    stream = one.send(post(feed.body)).body
+    stream = one.send(post(feed.body, clock=clock)).body
     rest = gevent.spawn(stream.read)
-    for _ in range(25):
-        gevent.sleep(0.01)
+    until(lambda: waits(stream))
+    for _ in range(10):
+        clock.time += 15.0
+        gevent.get_hub().loop.run_callback(stream._owner.connection.readable._rung)      # who reads looks at its limit
+        gevent.idle()
         feed.give(b"x")
+        until(lambda: feed.pieces.empty() and feed.reading and waits(stream))
     feed.give(b"")
-    assert rest.get(timeout=5) == b"ok"
+    assert rest.get(timeout=30) == b"ok"
 
 
 @pytest.mark.parametrize("exception", [gevent.GreenletExit, ValueError("thrown")])
@@ -289,7 +293,7 @@ def test_killing_the_caller_stops_the_sender(serve, upstream, exception):
     until(lambda: service.received)
     caller.kill(exception)
     assert not feed.reading
-    assert service.done.wait(5) and service.how == "reset"
+    assert service.done.wait(30) and service.how == "reset"
     assert pool_of(one) == (0, 0, 0)
 
 
@@ -389,7 +393,7 @@ def test_read_gives_what_there_is_up_to_a_size(serve, upstream):
         peer = Peer(sock)
         peer.request()
         sock.sendall(CHUNKED + b"5\r\nhello\r\n")
-        go.wait(5)
+        go.wait(30)
         sock.sendall(b"8000\r\n" + b"ab" * 0x4000 + b"\r\n0\r\n\r\n")
         peer.request()
 
@@ -432,7 +436,7 @@ def test_closing_a_stream_early_closes_its_connection(endless):
     assert next(stream) == b"hello"
     stream.close()
     stream.close()
-    assert ended.wait(5) and stream.closed and not stream.complete
+    assert ended.wait(30) and stream.closed and not stream.complete
     assert pool_of(one) == (0, 0, 0)
     with pytest.raises(ValueError, match="closed"):
         next(stream)
@@ -454,7 +458,7 @@ def test_a_stream_dropped_unread_gives_its_place_back(endless):
     assert pool_of(one) == (1, 0, 1)
     del response
     gc.collect()
-    assert ended.wait(5)
+    assert ended.wait(30)
     assert pool_of(one) == (0, 0, 0)
 
 
@@ -462,9 +466,9 @@ def test_killing_who_reads_a_stream_closes_it(endless):
     one, ended = endless
     stream = one.send(get()).body
     reader = gevent.spawn(list, stream)
-    gevent.sleep(0.01)
+    until(lambda: waits(stream))
     reader.kill()
-    assert ended.wait(5) and stream.closed
+    assert ended.wait(30) and stream.closed
     assert pool_of(one) == (0, 0, 0)
 
 
@@ -472,10 +476,10 @@ def test_closing_a_stream_somebody_reads_ends_the_reading(endless):
     one, ended = endless
     stream = one.send(get()).body
     reader = gevent.spawn(list, stream)
-    gevent.sleep(0.01)
+    until(lambda: waits(stream))
     stream.close()
     with pytest.raises(UpstreamTruncated):
-        reader.get(timeout=5)
+        reader.get(timeout=30)
     assert pool_of(one) == (0, 0, 0)
 
 
@@ -484,12 +488,12 @@ def test_two_may_not_read_at_once(endless):
     stream = one.send(get()).body
     assert next(stream) == b"hello"
     reader = gevent.spawn(next, stream)
-    gevent.sleep(0.01)
+    until(lambda: waits(stream))
     with pytest.raises(RuntimeError, match="two greenlets"):
         stream._owner.connection.receive(stream._owner.limit)
     stream.close()
     with pytest.raises(UpstreamTruncated):
-        reader.get(timeout=5)
+        reader.get(timeout=30)
 
 
 def test_an_answer_that_is_reset_is_truncated(serve, upstream):

@@ -1,6 +1,6 @@
 """Where a call of ``requests`` goes: a configured upstream by its name, or one made for a foreign place when it is first called.
 
-A foreign place is scheme, host, port, and the TLS settings the call asks for. At most LIMIT are kept; the one called longest ago is
+A foreign place is scheme, host, port, and TLS settings. Their number is bounded: the one called longest ago is
 closed. Its upstream has no times of its own, as ``requests`` has none: a call brings those it asks for (TimedCall).
 
 Connections belong to the event loop of one native thread and to one process, so each thread has Places of its own, and a forked
@@ -41,10 +41,12 @@ class ForeignPlace:
 
 
 class Places:
-    """The places of one native thread in one process. ``names`` are the configured upstreams it may use."""
+    """The places of one native thread in one process. ``names`` are the configured upstreams it may use, ``limit`` is the most of
+    foreign places."""
 
-    def __init__(self, names: Mapping[str, Upstream]) -> None:
+    def __init__(self, names: Mapping[str, Upstream], limit: int = LIMIT) -> None:
         self.process = os.getpid()
+        self.limit = limit
         self.names = {name.lower(): ForeignPlace(upstream, label("http", name, 80), named=True) for name, upstream in names.items()}
         self._foreign: OrderedDict[tuple[str, str, Verify, Certificate], ForeignPlace] = OrderedDict()
 
@@ -59,7 +61,7 @@ class Places:
         if place is None:
             return None
         self._foreign[key] = place
-        if len(self._foreign) > LIMIT:
+        if len(self._foreign) > self.limit:
             self._foreign.popitem(last=False)[1].upstream.close()
         return place
 

@@ -12,15 +12,16 @@ import pytest
 import requests
 from gevent.event import Event
 from odd_service import answer
+from raw import get, until
 from scenarios import upstream
 
 from gateway import gather
 from gateway.deadline import Deadline
 from gateway.errors import UpstreamTimeout
 from gateway.upstream.limit import Limit
-from gateway.upstream.requests import places as requests_places
 from gateway.upstream.requests.adapter import gateway_error, govern_requests, governor
 from gateway.upstream.requests.call import TimedCall
+from gateway.upstream.requests.places import Places
 
 SAFETY = 20.0
 ROOT = Path(__file__).parents[3]
@@ -62,14 +63,15 @@ def test_tls_settings_do_not_share_connections(web, service):
     assert len(secure.seen) == 2 and secure.connections == 3
 
 
-def test_the_place_called_longest_ago_is_closed(service, monkeypatch):
-    monkeypatch.setattr(requests_places, "LIMIT", 2)
+def test_the_place_called_longest_ago_is_closed(service):
     one, two, three = service(), service(), service()
-    govern_requests()
+    places = Places({}, limit=2)
     for each in (one, two, one, three, one, two):
-        requests.get(each.base + "/plain")
+        place = places.foreign("http", each.base.removeprefix("http://"), True, None)
+        assert place is not None and place.upstream.send(get("/plain")).status == 200
     assert [each.connections for each in (one, two, three)] == [1, 2, 1]
-    assert repr(governor.places()) == "Places(0 named, 2 foreign)"
+    assert repr(places) == "Places(0 named, 2 foreign)"
+    places.close()
 
 
 def test_an_unread_stream_holds_its_connection_until_closed_or_forgotten(service):
@@ -97,8 +99,7 @@ def test_a_killed_call_leaves_nothing_behind(service, stall):
     one.extra["/stall"] = stall()
     govern_requests({"one": upstream("one", one.base, max_connections=1)})
     call = gevent.spawn(requests.get, "http://one/stall")
-    while not one.seen:
-        gevent.sleep(0.001)
+    until(lambda: one.seen)
     call.kill()
     assert requests.get("http://one/plain").text == "hello"
     governor.places().names["one"].upstream.close()
