@@ -123,7 +123,7 @@ class Machine:
         status = b"503 Unavailable" if behaviour == "unavailable" else b"200 OK"
         fields = {"say close": length + b"Connection: close\r\n", "promise": length + b"Keep-Alive: timeout=2\r\n",
                   "until close": b"", "chunked": b"Transfer-Encoding: chunked\r\n"}.get(behaviour, length)
-        head = b"HTTP/1.1 %b\r\n%b\r\n" % (status, fields)
+        head = b"HTTP/1.1 %b\r\nCache-Control: max-age=1\r\n%b\r\n" % (status, fields)
         pieces: list[Any] = [head + body]
         if behaviour in ("stream", "chunked", "until close"):
             parts = [body[start:start + 25000] for start in range(0, len(body), 25000)]

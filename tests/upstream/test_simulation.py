@@ -1,4 +1,5 @@
-"""Thousands of seconds on a virtual clock: the real attempt loop, pools and names against instances that fail in every way.
+"""Thousands of seconds on a virtual clock: the real attempt loop, pools and names against instances that fail in every way, alone
+and behind the real coalescing of a cache.
 
 A simulation is one seed. Whatever happens in it, INVARIANTS hold; the same seed gives the same events, and each fault that is
 planted in the code is seen.
@@ -16,10 +17,14 @@ import gevent
 import pytest
 
 from gateway.backoff import Backoff
+from gateway.cache.coalesce import Flight, Flights
+from gateway.cache.step import CacheStep
+from gateway.config import CacheSettings
 from gateway.config import UpstreamSettings as Settings
 from gateway.deadline import Deadline
 from gateway.errors import GatewayError
-from gateway.message import Attempt, Call
+from gateway.message import Attempt, Call, Request, Response
+from gateway.telemetry.metrics import Registry
 from gateway.upstream import instance as instance_file
 from gateway.upstream.balancer import Balancer
 from gateway.upstream.client import Upstream
@@ -27,6 +32,7 @@ from gateway.upstream.dns import Resolver
 from gateway.upstream.instance import Instance
 from gateway.upstream.pool import Pool
 from gateway.upstream.retry import STOP, Outcome, Resend, Result, Retry, Stop, decide
+from tests.cache.test_simulation import Store
 from tests.clocks import VirtualClock
 from tests.upstream.simulated import EPSILON, Machine, Network
 
@@ -130,26 +136,34 @@ class Simulation:
         self.clock.call_later(self.random.expovariate(1 / 30.0), self._change_name)
 
     def _call(self) -> None:
-        seconds = self.random.choice([0.05, 0.5, 2.0, 10.0])
-        method = self.random.choice(["GET", "GET", "GET", "PUT", "POST"])
-        deadline = Deadline(seconds, self.clock.now)
-        body = b"x" * 100 if method != "GET" else None
-        call = Call(method, "/", [("X-Deadline", f"{deadline.at:.9f}")], body, deadline=deadline)
-        self.calls.append(call)
+        """One call, of a caller that is killed now and then."""
         killer = gevent.getcurrent().kill if self.random.random() < 0.01 else None
         timer = None if killer is None else self.clock.call_later(self.random.uniform(0.0, 0.2), lambda: killer(block=False))
+        deadline = Deadline(self.random.choice([0.05, 0.5, 2.0, 10.0]), self.clock.now)
         try:
-            response = self.upstream.send(call)
+            response = self._ask(deadline)
             self.network.check(self.clock.now() <= deadline.at + EPSILON, "an answer came after the deadline")
-            body = response.body if isinstance(response.body, bytes) else self._read(response.body)
+            if not isinstance(response.body, bytes):
+                self._read(response.body)
             self.results[str(response.status)] += 1
         except GatewayError as error:
+            self.network.check(self.clock.now() <= deadline.at + EPSILON or error.flag in ("UT", "UX", "UP"),
+                               f"{error!r} came after the deadline")
             self.results[error.flag] += 1
         except gevent.GreenletExit:
             self.results["killed"] += 1
         finally:
             if timer is not None:
                 timer.close()
+
+    def _ask(self, deadline: Deadline) -> Response:
+        method = self.random.choice(["GET", "GET", "GET", "PUT", "POST"])
+        return self._send(method, b"x" * 100 if method != "GET" else None, deadline)
+
+    def _send(self, method: str, body: bytes | None, deadline: Deadline) -> Response:
+        call = Call(method, "/", [("X-Deadline", f"{deadline.at:.9f}")], body, deadline=deadline)
+        self.calls.append(call)
+        return self.upstream.send(call)
 
     def _read(self, stream: Any) -> bytes:
         try:
@@ -197,6 +211,27 @@ class Simulation:
         return found
 
 
+class Cached(Simulation):
+    """The same upstream behind a cache, whose coalescing lets one request of several for an address go on."""
+
+    def __init__(self, seed: int, balance: str, policy: str) -> None:
+        super().__init__(seed, balance, policy)
+        self.step = CacheStep(self._fetch, CacheSettings(), Store(), counter=Registry().counter, clock=self.clock.now,
+                              ahead=lambda: 0.0, flights=Flights(self.clock))
+        self.requests = 0
+
+    def _ask(self, deadline: Deadline) -> Response:
+        self.requests += 1
+        return self.step(Request("GET", f"/{self.random.randrange(5)}", [], host="shop.test", deadline=deadline))
+
+    def _fetch(self, request: Request) -> Response:
+        return self._send(request.method, None, request.deadline)
+
+    def problems(self) -> list[str]:
+        flying = self.step.fetch.flights.flying
+        return [*super().problems(), *(f"{flight!r} has not landed" for flight in flying.values())]
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("balance", ["round-robin", "least-requests"])
 @pytest.mark.parametrize("seed", [1, 2])
@@ -205,6 +240,13 @@ def test_the_invariants_hold(seed, balance, policy):
     assert simulation.problems() == []
     assert {"200", "503", "UT", "UX", "UP", "DT", "killed"} <= set(simulation.results)         # all of it happened
     assert {"", "UF", "UC", "UT", "UO", "UP", "DT"} <= simulation.reasons()
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_invariants_hold_behind_a_cache(policy):
+    simulation = Cached(1, "round-robin", policy).run()
+    assert simulation.problems() == []
+    assert len(simulation.calls) < simulation.requests / 1.5 and {"200", "503", "killed"} <= set(simulation.results)
 
 
 def test_the_same_seed_is_the_same_simulation():
@@ -270,6 +312,10 @@ def wait_past_the_deadline(retries, upstream, call, *arguments):
     return again
 
 
+def wait_for_ever(wait, flight, deadline, *patience):
+    return wait(flight, Deadline(100.0, deadline.clock))
+
+
 def pause_for_ever(fail, backoff, begun, now):
     fail(backoff, begun, now)
     backoff.until = float("inf")
@@ -286,6 +332,7 @@ FAULTS: dict[str, tuple[type, str, Callable[..., Any], str]] = {
     "an exclusion that does not hold": (Balancer, "choose", include_all, "although it was tried"),
     "no end of attempts": (Upstream, "_retries", go_on, "attempts"),
     "a pause past the deadline": (Upstream, "_retries", wait_past_the_deadline, "after the deadline"),
+    "a wait of a follower past its deadline": (Flight, "wait", wait_for_ever, "after the deadline"),
     "an instance that never comes back": (Backoff, "fail", pause_for_ever, "got no call"),
 }
 
@@ -298,5 +345,6 @@ def test_a_planted_fault_is_seen(monkeypatch, fault):
         monkeypatch.setattr(instance_file, "each_of", lambda subscribers: partial(change, each_of(subscribers)))
     else:
         wrap(monkeypatch, owner, name, change)
-    problems = Simulation(3, "round-robin", "patient").run(400.0).problems()
+    kind = Cached if owner is Flight else Simulation
+    problems = kind(3, "round-robin", "patient").run(400.0).problems()
     assert any(problem in found for found in problems), problems[:10]
