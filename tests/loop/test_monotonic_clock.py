@@ -66,13 +66,13 @@ def test_an_alarm_rings_once_unless_it_is_stopped(clock):
 
 
 def test_a_time_limit_ends_its_block(clock):
-    def block(seconds):
-        with clock.time_limit(seconds, Late()):
-            clock.sleep(0.01)
+    def block(limit, seconds):
+        with clock.time_limit(limit, Late()):
+            clock.sleep(seconds)
         return "in time"
 
-    assert settle(clock, gevent.spawn(block, 30.0)) == "in time"
-    greenlet = gevent.spawn(block, 0.001)
+    assert settle(clock, gevent.spawn(block, 30.0, 0.01)) == "in time"
+    greenlet = gevent.spawn(block, 0.001, 30.0)
     with pytest.raises(Late):
         settle(clock, greenlet)
 
