@@ -258,7 +258,7 @@ class Tiered(BaseCache):
 
 class Held:
     """A value in memory, so that whoever changes what he got changes nothing for others. ``packed`` is None for what has no plain
-    form. Times are in seconds (clock.py)."""
+    form. Times are in seconds (bus/clock.py)."""
 
     __slots__ = ("packed", "object", "until", "stored", "asked", "shared", "size")
 

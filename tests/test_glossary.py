@@ -57,3 +57,16 @@ def test_each_target_is_a_feature_that_can_be_found():
     ("own step, own target", "OwnStep", True), ("lease", "a release", True), ("mark", "remar", False), ("tier", "ti er", False)])
 def test_a_word_is_found_as_it_is_written(word, text, found):
     assert used(word, text) is found
+
+
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "gateway").rglob("*.py")]
+FILE = re.compile(r"(?<![\w./])(?:gateway/)?((?:[a-z]\w*/)*[a-z]\w*\.py)\b")
+EXAMPLES = {"limit.py", "tests/test_limit.py"}           # of a new step, in CONTRIBUTING.md
+
+
+@pytest.mark.parametrize("page", sorted(str(path.relative_to(ROOT)) for path in PAGES if path.name != "CHANGELOG.md"))
+def test_the_files_that_a_page_or_a_docstring_names_exist(page):
+    """From its own folder or one above, in the package or in the repository."""
+    folders = [*(ROOT / page).parents][:len(Path(page).parents)] + [ROOT / "gateway"]
+    names = {*FILE.findall((ROOT / page).read_text())} - EXAMPLES
+    assert [name for name in names if not any((folder / name).is_file() for folder in folders)] == []

@@ -1,8 +1,8 @@
 """What the HTTP cache stores: one Entry for each answer, and under one key the Variants of it that Vary tells apart.
 
 Everything that decides about an answer later is read from its header once, when it is stored, and is here as numbers: a lookup
-compares, it does not parse. All times are seconds of the cache's clock (clock.py), so that they mean the same to another worker and
-after a restart. Entries are shared between requests and do not change once they are stored, but that a soft purge lowers
+compares, it does not parse. All times are seconds of the shared clock (bus/clock.py), so that they mean the same to another worker
+and after a restart. Entries are shared between requests and do not change once they are stored, but that a soft purge lowers
 ``expires`` and ``digest`` is filled in.
 
 Ages (RFC 9111 section 4.2.3) are kept as ``born``, the moment at which the answer had the age 0: its age is ``now - born``.

@@ -39,7 +39,7 @@ def entry_of(request: Request, response: Response, policy: CacheSettings, *, req
              url: str = "", personal: bool = False, size: int | None = None, ahead: float = 0.0) -> Entry | NotStored:
     """The answer as an entry, without its body when that is a stream, or why it is not stored.
 
-    ``request_time`` and ``response_time`` are when the request left and its answer came (clock.py); dates are ``ahead`` of that.
+    ``request_time`` and ``response_time`` are when the request left and its answer came (bus/clock.py); dates are ``ahead`` of it.
     ``personal``: the key holds who is asking. ``size`` is the length of the body where it is known.
     """
     fields = grouped(response.headers)

@@ -1,7 +1,7 @@
 """The head of a response, read strictly: status line, header fields, and what they say of the body. Pure.
 
-RFC 9112 sections 4, 5 and 6, RFC 9110 section 8.6. Lines met before are looked up (fields.py), which is three times as fast as a C
-parser that leaves bytes to be decoded and judged, and stricter. Its rules:
+RFC 9112 sections 4, 5 and 6, RFC 9110 section 8.6. Lines met before are looked up (http/fields.py), which is three times as fast as
+a C parser that leaves bytes to be decoded and judged, and stricter. Its rules:
 
 - Lines end with CRLF; a bare LF, a bare CR and every control character but HTAB is an error.
 - A folded line (obs-fold) is unfolded: a gateway replaces it by a space (RFC 9112 section 5.2).
