@@ -6,12 +6,12 @@ docs/cache.md says what that means for ``cached()``.
 
 ``Tiered`` is its backend: ``CACHE_TYPE = "gateway.view_cache.Tiered"``. A value is in the memory of the worker and, where there is
 one, in a tier behind it, written as plain data (cache/storage/plain_values.py). A value that is none, an object of the
-application's own classes, stays in the memory of the worker, as a copy. What is deleted or cleared is forgotten by every worker;
-what is set again elsewhere is seen NEAR seconds later at most.
+application's own classes, stays in the memory of the worker, as a copy. A delete or a clear reaches every worker; a value that
+another worker sets is seen NEAR seconds later at most.
 
-A tier may have what is older than that: a record that could not be replaced or deleted, because the tier was away, or for want of a
-loop in a native thread. So memory keeps what was stored later than the record, and each worker remembers which keys were deleted
-last, MOST_GONE of them: a record from before that is none.
+A tier may have a record older than that: one that was not replaced or deleted, because the tier was away, or for want of a loop in
+a native thread. So memory goes before a record that is older, and each worker remembers the last DELETIONS keys that were deleted:
+a record from before that counts for nothing.
 """
 
 from __future__ import annotations
@@ -50,12 +50,11 @@ from .loop.native_threads import native_lock, native_thread
 from .remote.redis_client import RedisClient
 
 NEAR = 1.0                      # seconds that memory goes without asking the tier behind it
-MOST_GONE = 10_000
+DELETIONS = 10_000              # keys that are remembered as deleted
 SEVERAL = 4                     # of the largest bodies that a route keeps are in one record
 FOREVER = 10 * 365 * 86400.0    # seconds
 MAGIC = b"WGVC\x01"
 TOPIC = "views"                 # of the bus: keys that were deleted, and "" for all
-PLAIN = (str, bytes, int, float, bool, type(None))
 
 view_cache = Cache()
 
@@ -110,11 +109,14 @@ def init(app: Flask, store: HttpStore | None = None) -> None:
 class Tiered(BaseCache):
     """The backend. Without a store of the gateway, it makes one from CACHE_MEMORY (bytes), CACHE_REDIS_URL and CACHE_DIR."""
 
-    def __init__(self, store: HttpStore, memory: int, default_timeout: int = 300) -> None:
+    def __init__(self, store: HttpStore, memory: int, default_timeout: int = 300, near: float = NEAR,
+                 most_deletions: int = DELETIONS) -> None:
         super().__init__(default_timeout)
         self.store = store
+        self.near = near
+        self.most_deletions = most_deletions
         self.memory = MemoryTier(memory, store.counts.of("evicted", "views"))
-        self.gone: OrderedDict[str, float] = OrderedDict()           # when each of these keys was deleted, the last one last
+        self.deletions: OrderedDict[str, float] = OrderedDict()      # when each of these keys was deleted, the last one last
         self.cleared = 0.0                               # when all were, the last time
         self._lock = native_lock()
         self._thread = native_thread()
@@ -134,47 +136,48 @@ class Tiered(BaseCache):
         if native_thread() == self._thread:
             self.store.bus.catch_up()
         with self._lock:
-            held = self.memory.get(key)
-        if held is not None and held.until > moment and (held.asked + NEAR > moment or not held.shared):
-            return held.value()
+            value = self.memory.get(key)
+        if value is not None and value.until > moment and (value.checked_at + self.near > moment or not value.shared):
+            return value.load()
         tiers = self._tiers()
         if tiers and (found := self.store.looks.ask(f"view:{key}", partial(self._look_up, key), self.store.patience)) is not None:
-            return found.value()
-        if held is not None and held.until > moment and not any(tier.usable for tier in tiers):
-            return held.value()                          # nobody can be asked whether there is a newer one
+            return found.load()
+        if value is not None and value.until > moment and not any(tier.usable for tier in tiers):
+            return value.load()                          # nobody can say whether there is a newer one
         return None
 
-    def _look_up(self, key: str, look: Lookup) -> Held | None:
+    def _look_up(self, key: str, look: Lookup) -> StoredValue | None:
         """What a tier has, in memory from now on; or what memory has, when that is newer."""
         for tier in self._tiers():
             data = tier.get(f"view:{key}")
             if data is not None and not look.void and (found := self._read(tier, key, data)) is not None \
-                    and found.stored <= now() + tier.margin:     # else by a clock that was stepped since
+                    and found.stored_at <= now() + tier.margin:          # else by a clock that was stepped since
                 return self._newer(key, found, tier.margin)
         return None
 
-    def _read(self, tier: Shared, key: str, data: bytes) -> Held | None:
-        """What is in a record; None when it is none."""
+    def _read(self, tier: Shared, key: str, data: bytes) -> StoredValue | None:
+        """The value of a record; None when it is none."""
         try:
-            return record_read(key, data, tier.shift)
+            return value_of(key, data, tier.shift)
         except ValueError:
             self.store.counts.of("corrupt", tier.name)(1.0)
             tier.delete(f"view:{key}")
             return None
 
-    def _newer(self, key: str, found: Held, margin: float) -> Held | None:
-        """Of what a record says and what memory has. None when the record is older than the last clear(), or was deleted, and
-        memory has nothing. By ``margin`` it says that it is older than it is, by up to three it seems so here."""
+    def _newer(self, key: str, found: StoredValue, margin: float) -> StoredValue | None:
+        """Of the value of a record and that in memory. None when the record is older than the last clear() or delete(), and memory
+        has nothing. By ``margin`` a record says that it is older than it is, by up to three it seems so here."""
         with self._lock:
-            held: Held | None = self.memory.get(key)
-            late = held is not None and held.stored > found.stored + 3 * margin
-            if not late and found.stored > self.cleared and found.stored + margin > self.gone.get(key, 0.0):
+            value: StoredValue | None = self.memory.get(key)
+            late = value is not None and value.stored_at > found.stored_at + 3 * margin
+            valid = found.stored_at > self.cleared and found.stored_at + margin > self.deletions.get(key, 0.0)
+            if not late and valid:
                 self.memory.put(key, found, found.size)
                 return found
-            if held is None or held.until <= now():
+            if value is None or value.until <= now():
                 return None
-            held.asked = now()
-            return held
+            value.checked_at = now()
+            return value
 
     def set(self, key: str, value: Any, timeout: Any = None) -> bool:
         seconds = self._normalize_timeout(timeout) or FOREVER
@@ -182,16 +185,17 @@ class Tiered(BaseCache):
             return self.delete(key)
         moment = now()
         tiers = self._tiers()
-        held = Held(value, moment + seconds, moment, bool(tiers))
-        self._keep(key, held)
+        stored = StoredValue(value, moment + seconds, moment, bool(tiers))
+        with self._lock:
+            self.memory.put(key, stored, stored.size)
         self.store.looks.forget(f"view:{key}")           # what a look-up finds now may be older
-        if tiers and held.packed is not None:
-            self._behind(partial(self._put, key, held, seconds, tiers))
+        if tiers and stored.plain is not None:
+            self._behind(partial(self._put, key, stored, seconds, tiers))
         return True
 
-    def _put(self, key: str, held: Held, seconds: float, tiers: Sequence[Shared]) -> None:
+    def _put(self, key: str, value: StoredValue, seconds: float, tiers: Sequence[Shared]) -> None:
         for tier in tiers:
-            if not tier.put(f"view:{key}", record_of(key, held, tier.shift - tier.margin), seconds):
+            if not tier.put(f"view:{key}", record_of(key, value, tier.shift - tier.margin), seconds):
                 self.store.counts.of("dropped", tier.name)(1.0)
 
     def _behind(self, work: Callable[[], object]) -> None:
@@ -205,10 +209,10 @@ class Tiered(BaseCache):
         return self.get(key) is not None
 
     def delete(self, key: str) -> bool:
-        there, moment = self.has(key), now()
+        present, moment = self.has(key), now()
         self._forget(key, moment, moment)
         self._behind(partial(self._delete, key, self._tiers(), moment))
-        return there
+        return present
 
     def _delete(self, key: str, tiers: Sequence[Shared], at: float) -> None:
         for tier in tiers:
@@ -216,14 +220,14 @@ class Tiered(BaseCache):
         self.store.bus.send(Notice(TOPIC, key, None, False, at)).wait()
 
     def _forget(self, key: str, at: float, surely: float) -> None:
-        """What was stored under a key before it was deleted ``at``. A record has to be from before ``surely``."""
+        """Drop what was stored under a key before it was deleted ``at``. A record has to be from before ``surely``."""
         with self._lock:
-            held = self.memory.get(key)
-            if held is not None and held.stored <= at:
+            value = self.memory.get(key)
+            if value is not None and value.stored_at <= at:
                 self.memory.delete(key)
-            self.gone[key] = max(surely, self.gone.pop(key, 0.0))
-            if len(self.gone) > MOST_GONE:
-                self.gone.popitem(last=False)
+            self.deletions[key] = max(surely, self.deletions.pop(key, 0.0))
+            if len(self.deletions) > self.most_deletions:
+                self.deletions.popitem(last=False)
         self.store.looks.forget(f"view:{key}")
 
     def clear(self) -> bool:
@@ -241,12 +245,8 @@ class Tiered(BaseCache):
         """Forget what was stored up to then."""
         self.cleared = max(self.cleared, at)
         with self._lock:
-            for key in [key for key, node in self.memory.nodes.items() if node.value.stored <= at]:
+            for key in [key for key, node in self.memory.nodes.items() if node.value.stored_at <= at]:
                 self.memory.delete(key)
-
-    def _keep(self, key: str, held: Held) -> None:
-        with self._lock:
-            self.memory.put(key, held, held.size)
 
     def _tiers(self) -> Sequence[Shared]:
         """Those behind memory. Their connections belong to the loop of one thread."""
@@ -256,22 +256,23 @@ class Tiered(BaseCache):
         return f"Tiered({self.memory!r}, {', '.join(map(repr, self.store.tiers)) or 'no tier behind it'})"
 
 
-class Held:
-    """A value in memory, so that whoever changes what he got changes nothing for others. ``packed`` is None for what has no plain
-    form. Times are in seconds (bus/clock.py)."""
+class StoredValue:
+    """A value in memory. Each ``load()`` gives one of its own, so that whoever changes it changes nothing for others. ``plain`` is
+    its plain form, None when it has none; then ``copy`` is a copy of it. Times are in seconds (bus/clock.py). ``shared``: tiers have
+    it, too; they were read at ``checked_at``."""
 
-    __slots__ = ("packed", "object", "until", "stored", "asked", "shared", "size")
+    __slots__ = ("plain", "copy", "until", "stored_at", "checked_at", "shared", "size")
 
-    def __init__(self, value: Any, until: float, stored: float, shared: bool, packed: bytes | None = None) -> None:
+    def __init__(self, value: Any, until: float, stored_at: float, shared: bool, plain: bytes | None = None) -> None:
         self.until = until
-        self.stored = self.asked = stored
-        self.packed = packed if packed is not None else pack(value)
-        self.object = None if self.packed is not None else deepcopy(value)
-        self.shared = shared and self.packed is not None
-        self.size = 200 + (len(self.packed) if self.packed is not None else 1000)
+        self.stored_at = self.checked_at = stored_at
+        self.plain = plain if plain is not None else pack(value)
+        self.copy = None if self.plain is not None else deepcopy(value)
+        self.shared = shared and self.plain is not None
+        self.size = 200 + (len(self.plain) if self.plain is not None else 1000)
 
-    def value(self) -> Any:
-        return unpack(self.packed) if self.packed is not None else deepcopy(self.object)
+    def load(self) -> Any:
+        return unpack(self.plain) if self.plain is not None else deepcopy(self.copy)
 
 
 def pack(value: Any) -> bytes | None:
@@ -284,34 +285,34 @@ def pack(value: Any) -> bytes | None:
         return None
 
 
-def unpack(packed: bytes) -> Any:
-    value = plain_values.loads(packed[1:])
-    if packed[:1] == b"V":
+def unpack(plain: bytes) -> Any:
+    value = plain_values.loads(plain[1:])
+    if plain[:1] == b"V":
         return value
     status, headers, body = value
     return Response(body, status, headers)
 
 
-def record_of(key: str, held: Held, shift: float) -> bytes:
-    """What is in a tier: a mark, a checksum, and when, until when, under which key, what."""
-    rest = plain_values.dumps((held.stored + shift, held.until + shift, key, held.packed))
+def record_of(key: str, value: StoredValue, shift: float) -> bytes:
+    """The record of a tier: a mark, a checksum, and when it was stored, until when, under which key, and the plain value."""
+    rest = plain_values.dumps((value.stored_at + shift, value.until + shift, key, value.plain))
     return MAGIC + zlib.crc32(rest).to_bytes(4, "big") + rest
 
 
-def record_read(key: str, data: bytes, shift: float) -> Held:
-    """Raises ValueError for what is no such record."""
+def value_of(key: str, data: bytes, shift: float) -> StoredValue:
+    """The value of a record. Raises ValueError for what is no such record."""
     if data[:5] != MAGIC or data[5:9] != zlib.crc32(memoryview(data)[9:]).to_bytes(4, "big"):
         raise ValueError("not a record of this version")
     try:
-        stored, until, stored_key, packed = plain_values.loads(data[9:])
-        unpack(packed)
+        stored_at, until, stored_key, plain = plain_values.loads(data[9:])
+        unpack(plain)
     except (TypeError, IndexError) as error:
         raise ValueError(f"not a record of this version: {error}") from None
-    if stored_key != key or not (isinstance(stored, float) and isinstance(until, float)):
+    if stored_key != key or not (isinstance(stored_at, float) and isinstance(until, float)):
         raise ValueError("the record of another key")
-    held = Held(None, until - shift, stored - shift, True, packed)
-    held.asked = now()
-    return held
+    value = StoredValue(None, until - shift, stored_at - shift, True, plain)
+    value.checked_at = now()
+    return value
 
 
 __all__ = ["Counts", "HttpStore", "Tiered", "http_store", "init", "view_cache"]

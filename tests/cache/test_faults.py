@@ -256,7 +256,7 @@ def test_from_a_native_thread_others_hear_of_it_too(redis_server, worker):
     until(lambda: one.set("k", 1) and there.get("k") == 1)       # what is set right after these began is refused for two clocks
     world.store.leases.close()
     run_in_thread(one.delete, "k")
-    until(lambda: there.gone)
+    until(lambda: there.deletions)
     assert not errors(world)
     for each in (one, there):
         until(lambda each=each: each.store.leases.get("view:k"))         # nobody could delete the record, and who asks finds it

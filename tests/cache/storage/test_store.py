@@ -606,22 +606,22 @@ def test_views_of_several_workers_share_values(redis_server, app_of):
     assert late.get("a") == 3
 
 
-def test_memory_counts_while_redis_is_gone(redis_server, app_of, monkeypatch):
+def test_memory_counts_while_redis_is_gone(redis_server, app_of):
     server = redis_server()
     one = app_of(redis=server.url).tiered
     one.set("k", {"a": 1})
-    monkeypatch.setattr(store, "NEAR", 0.0)
+    one.near = 0.0
     assert one.get("k") == {"a": 1}
     server.kill()
     assert one.get("k") == {"a": 1} and one.get("k") == {"a": 1} and one.get("else") is None
 
 
-def test_what_changes_while_redis_is_away_is_not_what_it_was_afterwards(redis_server, app_of, monkeypatch):
+def test_what_changes_while_redis_is_away_is_not_what_it_was_afterwards(redis_server, app_of):
     """Nothing of it reached Redis, which still has what was there before."""
-    monkeypatch.setattr(store, "NEAR", 0.0)
     server = redis_server()
     app, other = app_of(redis=server.url, timeout="5s"), app_of(redis=server.url, timeout="5s").tiered
     one, shared = app.tiered, app.extensions["wicketgate.store"]
+    one.near = other.near = 0.0
     for key in ("set", "deleted", "both", "neither"):
         one.set(key, "old")
         assert other.get(key) == "old"
@@ -638,17 +638,17 @@ def test_what_changes_while_redis_is_away_is_not_what_it_was_afterwards(redis_se
     keys = ("set", "deleted", "both", "neither")
     assert server.client.exists(*(f"wicketgate:view:{key}" for key in keys)) == 4
     assert one.get_many(*keys) == one.get_many(*keys) == ["new", None, "new", "old"]
-    until(lambda: {"deleted", "both"} <= set(other.gone))
+    until(lambda: {"deleted", "both"} <= set(other.deletions))
     assert other.get_many(*keys)[1:] == [None, None, "old"]
 
 
 @pytest.fixture
-def two_clocks(redis_server, app_of, monkeypatch):
+def two_clocks(redis_server, app_of):
     """Two workers that know little of Redis's clock, and ask it each time."""
-    monkeypatch.setattr(store, "NEAR", 0.0)
     server = redis_server()
     workers = [app_of(redis=server.url, timeout="5s").tiered for _ in range(2)]
     for each in workers:
+        each.near = 0.0
         each.store.leases.client.clock.margin, each.cleared = 0.05, 0.0
     return workers
 
@@ -659,9 +659,9 @@ def test_what_is_set_right_after_it_was_deleted_is_found(two_clocks):
         one.set("k", number)
         one.delete("k")
         one.set("k", -number)
-        until(lambda: other.gone)
+        until(lambda: other.deletions)
         assert one.get("k") == other.get("k") == -number
-        other.gone.clear()
+        other.deletions.clear()
 
 
 def test_what_was_set_later_elsewhere_is_seen(two_clocks):
@@ -672,12 +672,12 @@ def test_what_was_set_later_elsewhere_is_seen(two_clocks):
         assert one.get("k") == other.get("k") == -number
 
 
-def test_how_many_deletions_are_remembered(app_of, monkeypatch):
-    monkeypatch.setattr(store, "MOST_GONE", 3)
+def test_how_many_deletions_are_remembered(app_of):
     tiered = app_of().tiered
+    tiered.most_deletions = 3
     for key in "abcda":
         tiered.delete(key)
-    assert list(tiered.gone) == ["c", "d", "a"]
+    assert list(tiered.deletions) == ["c", "d", "a"]
 
 
 def test_a_late_purge_leaves_what_was_stored_after_it(app_of):
