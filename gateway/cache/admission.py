@@ -18,17 +18,18 @@ COUNTED_KEYS = 10_000                                    # keys whose uses are c
 
 class Uses:
     """How often each key is requested: an answer is stored from the request on that makes it ``enough``. Keys may be long, so their
-    hashes are counted: two keys with the same one count together."""
+    hashes are counted, of ``most`` keys: two with the same one count together."""
 
-    def __init__(self, enough: int) -> None:
+    def __init__(self, enough: int, most: int = COUNTED_KEYS) -> None:
         self.enough = enough
+        self.most = most
         self._counts: OrderedDict[int, int] = OrderedDict()
 
     def count(self, key: str) -> None:
         if self.enough > 1:
             short = hash(key)
             self._counts[short] = self._counts.pop(short, 0) + 1
-            if len(self._counts) > COUNTED_KEYS:
+            if len(self._counts) > self.most:
                 self._counts.popitem(last=False)
 
     def suffice(self, key: str) -> bool:

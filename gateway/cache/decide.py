@@ -152,7 +152,7 @@ def detail_of(decision: Decision, request: Request, directives: RequestDirective
     """The field or method that is the reason of a bypass."""
     if decision is Decision.METHOD:
         return request.method
-    return decision.detail or (directives.origin_field if directives is not None else "") or decision.label
+    return decision.detail or (directives.origin_field if directives is not None else "")
 
 
 def use(variants: Variants | None, request: Request, directives: RequestDirectives | None, credentials: int,
@@ -187,7 +187,7 @@ def judge(entry: Entry, directives: RequestDirectives | None, now: float) -> Dec
     if entry.flags & NO_CACHE:
         return Decision.NO_CACHE
     fresh = now < entry.expires
-    if directives is None or not directives.constrains:
+    if directives is None:
         return HIT if fresh else STALE_WHILE_REVALIDATE if now < entry.stale_while_revalidate else Decision.STALE
     validate = Decision.REQUEST if fresh else Decision.STALE
     newer = directives.no_cache or directives.max_age is not None and now - entry.born >= directives.max_age

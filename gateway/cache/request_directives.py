@@ -27,15 +27,15 @@ KINDS = Kinds(dict.fromkeys(READ, DIRECTS) | {"cookie": COOKIE, "authorization":
 
 class RequestDirectives:
     """``origin_field`` is a field that keeps the cache out of it, empty without one (decide.py). ``proxy_fields`` are those of a
-    trusted proxy, to be added to the key. ``constrains``: one of the directives says which stored answers are fresh enough. Seconds
-    are None where the request does not say; ``max_stale`` without a value is infinite."""
+    trusted proxy, to be added to the key. Seconds are None where the request does not say; ``max_stale`` without a value is
+    infinite."""
 
-    __slots__ = ("origin_field", "proxy_fields", "constrains", "no_cache", "no_store", "only_if_cached", "max_age", "max_stale",
-                 "min_fresh", "stale_if_error", "if_none_match", "if_modified_since", "range", "if_range")
+    __slots__ = ("origin_field", "proxy_fields", "no_cache", "no_store", "only_if_cached", "max_age", "max_stale", "min_fresh",
+                 "stale_if_error", "if_none_match", "if_modified_since", "range", "if_range")
 
     def __init__(self) -> None:
         self.origin_field = self.proxy_fields = ""
-        self.constrains = self.no_cache = self.no_store = self.only_if_cached = False
+        self.no_cache = self.no_store = self.only_if_cached = False
         self.max_age: int | None = None
         self.max_stale: float | None = None
         self.min_fresh: int | None = None
@@ -60,8 +60,6 @@ class RequestDirectives:
         self.stale_if_error = delta_seconds(found["stale-if-error"]) if "stale-if-error" in found else None
         if "max-stale" in found:
             self.max_stale = float("inf") if found["max-stale"] is True else delta_seconds(found["max-stale"])
-        self.constrains = bool(self.no_cache or self.max_age is not None or self.min_fresh is not None
-                               or self.max_stale is not None)
 
     def __repr__(self) -> str:
         values = {name: getattr(self, name) for name in self.__slots__}

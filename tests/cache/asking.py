@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
 import gevent
 
@@ -46,6 +47,40 @@ class Got(Response):
                 self.text = b"".join(response.body)
             finally:
                 response.body.close()
+
+
+class DictStore:
+    """What the step needs of a store, in a dictionary; ``puts`` and ``seconds`` are the number of puts, and for how long the last
+    one is of use. ``refuses``: what is put was purged meanwhile."""
+
+    addresses, number, refuses, puts, seconds = None, 0, False, 0, 0.0
+
+    def __init__(self):
+        self.variants = {}
+
+    def get(self, key, owner=None):
+        return self.variants.get(key)
+
+    held = get
+
+    def put(self, key, variants, keep, begun, owner=None):
+        if self.refuses:
+            return None
+        self.puts, self.seconds = self.puts + 1, keep
+        self.variants[key] = variants
+        return variants
+
+    def delete(self, key):
+        self.variants.pop(key, None)
+
+    def owner(self, route):
+        return None
+
+    def lease(self, key, seconds):
+        return SimpleNamespace(extend=lambda seconds: None, release=lambda stored: None)
+
+    def wait(self, key, seconds, lease="", wanted=None):
+        return None
 
 
 class World:

@@ -112,6 +112,15 @@ def test_a_flight_that_lands_ends_the_wait_at_once():
     assert flight.wait(clock.deadline(5)) is State.STORED and clock.time == 0.0
 
 
+def test_a_flight_that_begins_is_followed_and_wanted_by_nobody():
+    flight = WaitingClock().flight()
+    assert (flight.crowd, flight.company, flight.streaming, flight.wanted.is_set()) == (0, 0, False, False)
+    flight.wait(Deadline(5), 0.0)
+    assert flight.wanted.is_set()                        # who refreshes in no hurry looks at once from now on
+    flight.stream()
+    assert flight.streaming
+
+
 def test_the_lease_lasts_no_longer_than_the_patience_with_a_streamed_answer():
     extended = []
     flight = Flights().lead("k")

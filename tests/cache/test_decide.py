@@ -121,7 +121,10 @@ def test_every_reason_not_to_store_says_what_it_is():
     ([[]], [], COOKIE, Decision.COOKIE, 0),
     ([[("Vary", "Accept")], []], [], 0, Decision.HIT, 0),
     ([[("Vary", "Accept")], []], [("Accept", "x")], 0, Decision.HIT, 1),
-    ([[]], [(CC, "no-cache")], 0, Decision.REQUEST, 0)])
+    ([[]], [(CC, "no-cache")], 0, Decision.REQUEST, 0),
+    ([[("Age", "59")]], [], 0, Decision.HIT, 0),
+    ([[("Age", "60"), ("ETag", '"v"')]], [], 0, Decision.STALE, 0),
+    ([[(CC, "no-cache"), ("ETag", '"v"')]], [], 0, Decision.NO_CACHE, 0)])
 def test_what_a_request_gets_of_what_is_stored(stored, headers, credentials, expected, chosen):
     variants = None if stored is None else Variants(arrived([(CC, "max-age=60"), *fields]) for fields in stored)
     decision, entry = decide.use(variants, Request("GET", "/a", headers), request_directives(headers), credentials, NOW)
@@ -176,6 +179,7 @@ def test_use(section, headers, asked, later, expected):
     ("RFC 5861 4", "max-age=60, stale-if-error=10", 61.0, True, 0, False),           # the client does
     ("RFC 5861 4", "max-age=60", 61.0, False, 0, False),
     ("RFC 5861 4", "max-age=60, stale-if-error=0", 59.0, True, 0, True),             # it is not stale yet
+    ("RFC 5861 4", "max-age=60, stale-if-error=0", 60.0, True, 0, False),
     ("4.2.4", "max-age=60", 61.0, True, None, False),
     ("4.2.4", "max-age=60", 61.0, False, None, True),                    # disconnected
     ("4.2.4", "max-age=60", 60.0 + decide.UNREACHABLE, False, None, False),
@@ -214,7 +218,8 @@ def test_who_shows_himself_gets_what_is_for_everybody(headers, policy, shown, ex
 
 
 @pytest.mark.parametrize("left, took, draw, expected", [
-    (10.0, 1.0, 1.0, False), (0.5, 1.0, 0.5, True), (10.0, 1.0, 0.5, False), (10.0, 0.0, 0.0001, False), (10.0, 100.0, 0.5, True)])
+    (10.0, 1.0, 1.0, False), (0.5, 1.0, 0.5, True), (10.0, 1.0, 0.5, False), (10.0, 0.0, 0.0001, False), (10.0, 100.0, 0.5, True),
+    (0.0, 1.0, 1.0, True)])
 def test_early_refresh(left, took, draw, expected):
     made = arrived([(CC, "max-age=1000")], took=took)
     assert decide.due_early(made, made.expires - left, 1.0, draw) is expected

@@ -29,9 +29,10 @@ def test_an_upstream_that_has_just_failed():
     assert predictor.failing("k", True) and not predictor.failing("other", True) and not predictor.failing("k", False)
     now[0] = FAILING_FOR
     assert not predictor.failing("k", True)
-    predictor.note_failure("k", False)
+    for reached in (True, False):
+        predictor.note_failure("k", reached)
     predictor.learn("k", True)
-    assert not predictor.failing("k", False)
+    assert not predictor.failing("k", True) and not predictor.failing("k", False)
 
 
 def test_what_is_remembered_is_bounded():
@@ -39,6 +40,9 @@ def test_what_is_remembered_is_bounded():
     for key in "abc":
         predictor.note_failure(key, True)
     assert [predictor.failing(key, True) for key in "abc"] == [False, True, True]
+    predictor.note_failure("b", True)
+    predictor.note_failure("d", True)                    # the one that was noted longest ago goes
+    assert [predictor.failing(key, True) for key in "bcd"] == [True, False, True]
 
 
 def test_long_keys_are_not_held():
@@ -68,6 +72,13 @@ def test_what_new_keys_were_like(outcomes, hopeful, doubtful):
         predictor.learn(key, outcome, "kind")
     assert (predictor.hopeful("kind"), predictor.doubtful("kind")) == (hopeful, doubtful)
     assert (predictor.hopeful("other"), predictor.doubtful("other")) == (False, False)
+    assert predictor.unknown("kind") is not (hopeful or doubtful) and predictor.unknown("other")
+
+
+def test_a_key_of_which_something_was_stored_says_nothing_about_new_ones():
+    predictor = Predictor(lambda: 0.0)
+    predictor.learn("k", False)
+    assert predictor.unknown(None) and predictor.unknown(0) and not predictor.worth_waiting("k")
 
 
 def test_an_uncacheable_key_counts_once_and_a_known_one_not_at_all():

@@ -8,7 +8,7 @@ from answers import BODY, CC, NOW, arrived, date
 from gateway.cache import decide, rules
 from gateway.cache.entry import PUBLIC, Entry
 from gateway.config import CacheKey, CacheSettings
-from gateway.message import Request
+from gateway.message import Request, Response
 
 # -- May it be stored? (section 3)
 
@@ -33,6 +33,7 @@ from gateway.message import Request
     ("safety", [("Last-Modified", date(-864000)), (CC, "public")], {"status": 503}, "status"),
     ("3.3", [(CC, "max-age=60"), ("Content-Range", "bytes 0-9/20")], {"status": 206}, "partial"),
     ("3.4", [(CC, "max-age=60")], {"status": 304}, "partial"),
+    ("3", [(CC, "max-age=60")], {"status": 199}, "partial"),             # no final answer
     ("safety", [(CC, "max-age=60"), ("X-Partial", "orders")], {}, "partial"),
     ("3.5", [(CC, "max-age=60")], {"asked": [("Authorization", "x")]}, "authorization"),
     ("3.5", [(CC, "max-age=60")], {"asked": [("AUTHORIZATION", "x")]}, "authorization"),
@@ -48,6 +49,7 @@ from gateway.message import Request
     ("3.5", [(CC, "max-age=60")], {"asked": [("Authorization", "x")], "personal": True}, None),
     ("4.1", [(CC, "max-age=60"), ("Vary", "*")], {}, "vary"),
     ("4.1", [(CC, "max-age=60"), ("Vary", "Accept, *")], {}, "vary"),
+    ("safety", [(CC, "max-age=60"), ("Vary", "Accept, X-Request-ID")], {}, "vary"),      # another with each request
     ("4.1", [(CC, "max-age=60"), ("Vary", ""), ("vary", ", *")], {}, "vary"),
     ("5.2.1.5", [(CC, "max-age=60")], {"asked": [(CC, "no-store")]}, "request"),
     ("policy", [(CC, "max-age=60")], {"asked": [(CC, "no-store")], "client_directives": False}, None),
@@ -217,6 +219,36 @@ def test_freshness(section, headers, given, left):
 def test_windows_for_stale_answers(section, cc, policy, refresh, error):
     made = arrived([(CC, cc)], **policy)
     assert (made.stale_while_revalidate - made.expires, made.stale_if_error - made.expires) == (refresh, error)
+
+
+def test_statuses_that_are_stored_without_freshness_of_their_own():
+    """RFC 9110 section 15.1, but for 206: by a guess, or for the route's time."""
+    cacheable = {status for status in range(200, 600) if not isinstance(
+        arrived([("Last-Modified", date(-864000))], status=status), decide.NotStored)}
+    assert cacheable == {200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501}
+    timed = {status for status in range(200, 600) if not isinstance(arrived([], status=status, ttl="9s"), decide.NotStored)}
+    assert timed == {200, 203, 204, 300, 301, 308}
+
+
+def test_statuses_that_must_understand_lets_through():
+    """Section 5.2.2.3: those whose caching is known here."""
+    found = {status for status in range(200, 600) if not isinstance(
+        arrived([(CC, "max-age=60, no-store, must-understand, public")], status=status), decide.NotStored)}
+    assert found == {200, 201, 202, 203, 204, 300, 301, 302, 303, 307, 308, 400, 401, 403, 404, 405, 406, 409, 410, 414, 415, 422,
+                     429, 500, 501, 502, 503, 504}
+
+
+def test_statuses_that_one_request_may_have_provoked():
+    found = {status for status in range(200, 600) if arrived([(CC, "max-age=60")], status=status) == "provoked"}
+    assert found == {400, 406, 408, 411, 412, 413, 415, 416, 417, 421, 422, 425, 426, 428, 429, 431}
+
+
+@pytest.mark.parametrize("late, age", [(0.0, 0.0), (0.999, 0.0), (1.0, 1.0), (1.5, 1.5)])
+def test_a_date_has_whole_seconds(late, age):
+    """RFC 9111 section 4.2.3: what is less than a second older than its Date may have no age at all."""
+    entry = rules.entry_of(Request("GET", "/a", []), Response(200, [(CC, "max-age=60"), ("Date", date(0))], BODY), CacheSettings(),
+                           request_time=NOW + late, response_time=NOW + late)
+    assert entry.born == NOW + late - age
 
 
 def test_what_is_stored_of_the_header():

@@ -8,10 +8,10 @@ planted is seen.
 from __future__ import annotations
 
 import random
-from types import SimpleNamespace
 
 import gevent
 import pytest
+from asking import DictStore
 
 from gateway.cache.admission import Admission
 from gateway.cache.coalesce import Flight, Flights, State
@@ -30,43 +30,13 @@ EPSILON = 1e-6
 KEYS = {"/shared": "max-age=2", "/streamed": "max-age=2", "/private": "no-cache", "/failing": "max-age=2", "/slow": "max-age=2"}
 
 
-class Store:
-    """What the step needs of a store, in a dictionary."""
-
-    addresses = number = None
-
-    def __init__(self):
-        self.variants = {}
-
-    def get(self, key, owner=None):
-        return self.variants.get(key)
-
-    held = get
-
-    def put(self, key, variants, keep, begun, owner=None):
-        self.variants[key] = variants
-        return variants
-
-    def delete(self, key):
-        self.variants.pop(key, None)
-
-    def owner(self, route):
-        return None
-
-    def lease(self, key, seconds):
-        return SimpleNamespace(extend=lambda seconds: None, release=lambda stored: None)
-
-    def wait(self, key, seconds, lease="", wanted=None):
-        return None
-
-
 class Simulation:
     """``violations`` of the invariants, and the ``trace`` of all that happened."""
 
     def __init__(self, seed):
         self.random = random.Random(seed)
         self.clock = VirtualClock()
-        self.step = CacheStep(self.upstream, CacheSettings(), Store(), counter=Registry().counter, clock=self.clock.now,
+        self.step = CacheStep(self.upstream, CacheSettings(), DictStore(), counter=Registry().counter, clock=self.clock.now,
                               ahead=lambda: 0.0, flights=Flights(self.clock))
         self.fetching = dict.fromkeys(KEYS, 0)
         self.ends = {key: set() for key in KEYS}         # when a fetch came to something
