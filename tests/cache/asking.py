@@ -51,9 +51,10 @@ class Got(Response):
 
 class DictStore:
     """What the step needs of a store, in a dictionary; ``puts`` and ``seconds`` are the number of puts, and for how long the last
-    one is of use. ``refuses``: what is put was purged meanwhile."""
+    one is of use. ``made(variants)`` is what the store makes of what is put, None where it was purged meanwhile."""
 
-    addresses, number, refuses, puts, seconds = None, 0, False, 0, 0.0
+    addresses, number, puts, seconds = None, 0, 0, 0.0
+    made = staticmethod(lambda variants: variants)
 
     def __init__(self):
         self.variants = {}
@@ -64,11 +65,10 @@ class DictStore:
     held = get
 
     def put(self, key, variants, keep, begun, owner=None):
-        if self.refuses:
-            return None
-        self.puts, self.seconds = self.puts + 1, keep
-        self.variants[key] = variants
-        return variants
+        if (made := self.made(variants)) is not None:
+            self.puts, self.seconds = self.puts + 1, keep
+            self.variants[key] = made
+        return made
 
     def delete(self, key):
         self.variants.pop(key, None)

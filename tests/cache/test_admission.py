@@ -37,6 +37,13 @@ def context_of(variants=None, *, in_memory=True):
     return context
 
 
+def counted(admission):
+    """What was counted, by its name and reason."""
+    [registry] = [admission.numbers.counter.__self__]
+    return {(key.name.split("_")[2], dict(key.labels).get("reason", "")): values[key.at]
+            for keys, values in [registry.own()] for key in keys if values[key.at] and "requests" not in key.name}
+
+
 def stored(at=NOW, vary=(), lifetime=60.0):
     return entry_of(at=at, vary=vary, lifetime=lifetime)
 
@@ -48,8 +55,10 @@ def stored(at=NOW, vary=(), lifetime=60.0):
 def test_an_answer_that_is_not_stored_may_replace_what_is(admission, reason, status, forgotten):
     old = stored(NOW - 10)
     admission.store.variants["k"] = Variants([old])
-    admission.refuse(context_of(Variants([old])), reason, None, status)
+    flight = admission.flights.lead("k")
+    admission.refuse(context_of(Variants([old])), reason, flight, status)
     assert ("k" in admission.store.variants) is not forgotten
+    assert flight.state is State.UNCACHEABLE and counted(admission) == {("refused", reason): 1}
 
 
 def test_what_is_forgotten_is_the_entry_that_the_request_was_about(admission):
@@ -67,6 +76,8 @@ def test_nothing_is_forgotten_of_a_key_of_which_nothing_was_found(admission):
     admission.store.variants["k"] = Variants([stored()])
     admission.refuse(context_of(), NotStored.NO_STORE, None)
     assert "k" in admission.store.variants
+    admission.store.variants.clear()
+    admission.refuse(context_of(Variants([stored()])), NotStored.NO_STORE, None)     # it was purged meanwhile
 
 
 @pytest.mark.parametrize("in_memory, others", [(True, 0), (False, 1)])
@@ -75,6 +86,13 @@ def test_the_variants_of_a_shared_tier_stay_beside_a_new_one(admission, in_memor
     old, german, new = stored(NOW - 10), stored(NOW - 20, GERMAN), stored()
     admission.admit(context_of(Variants([old, german]), in_memory=in_memory), new, NOW, None)
     assert admission.store.variants["k"] == (new, german)[:1 + others]
+
+
+def test_what_is_in_memory_goes_before_what_was_found(admission):
+    german, french, new = stored(NOW - 20, GERMAN), stored(NOW - 20, (("accept-language", "fr"),)), stored()
+    admission.store.variants["k"] = Variants([french])
+    admission.admit(context_of(Variants([stored(NOW - 10), german]), in_memory=False), new, NOW, None)
+    assert admission.store.variants["k"] == (new, french)
 
 
 @pytest.mark.parametrize("lifetimes, seconds", [((60.0, 30.0), 120.0), ((60.0, 600.0), 660.0)])
@@ -93,9 +111,18 @@ def test_followers_get_what_is_fresh(admission, lifetime, state, waits):
 
 
 def test_what_was_purged_meanwhile_is_for_nobody_else(admission):
-    admission.store.refuses = True
+    admission.store.made = lambda variants: None
     flight = admission.flights.lead("k")
     assert admission.admit(context_of(), stored(), NOW, flight) is NotStored.PURGED and flight.state is State.ABANDONED
+    assert counted(admission) == {("refused", "purged"): 1}
+
+
+def test_what_was_purged_softly_meanwhile_is_stored_and_for_nobody_else(admission):
+    stale = stored(NOW - 100)
+    admission.store.made = lambda variants: Variants([stale])
+    flight = admission.flights.lead("k")
+    assert admission.admit(context_of(), stored(), NOW, flight) is stale and flight.state is State.ABANDONED
+    assert counted(admission) == {("stored", ""): 1} and admission.predictor.unknown(0)
 
 
 @pytest.mark.parametrize("number, result, state", [(0, NotStored.USES, State.STORED), (1, NotStored.PURGED, State.ABANDONED)])
@@ -105,6 +132,12 @@ def test_what_is_not_requested_often_enough_is_for_those_who_wait_unless_it_was_
     admission.store.number = number                      # that of the context is 0
     assert admission.admit(context, stored(), NOW, flight) is result
     assert flight.state is state and admission.store.variants == {}
+    assert counted(admission) == {("refused", result): 1}
+
+
+def test_what_is_stored_already_is_stored_anew_however_seldom_it_is_requested():
+    admission, new = admission_of(enough=2), stored()
+    assert admission.admit(context_of(Variants([stored(NOW - 10)])), new, NOW, None) is new
 
 
 @pytest.mark.parametrize("result, status, state, waits", [
@@ -119,12 +152,19 @@ def test_the_head_of_an_answer_lets_followers_go_that_cannot_have_it(admission, 
     flight = admission.flights.lead("k")
     admission.announce(context_of(), result, flight, status)
     assert flight.state is state and admission.predictor.worth_waiting("k") is waits
+    assert admission.predictor.doubtful(0) is not waits
+
+
+def test_an_answer_for_a_key_that_is_known_says_nothing_about_new_ones(admission):
+    admission.announce(context_of(Variants([stored()])), NotStored.NO_STORE, None, 200)
+    assert not admission.predictor.worth_waiting("k") and admission.predictor.unknown(0)
 
 
 def test_a_body_that_comes_to_no_end_says_nothing(admission):
     flight = admission.flights.lead("k")
     admission.cut(context_of(), flight)
     assert flight.state is State.ABANDONED and admission.predictor.worth_waiting("k")
+    assert counted(admission) == {("refused", "cut"): 1}
 
 
 @pytest.mark.parametrize("enough, requests, suffice", [(1, 0, True), (2, 0, False), (2, 1, False), (2, 2, True), (2, 3, True)])

@@ -120,6 +120,7 @@ def test_every_reason_not_to_store_says_what_it_is():
     ([[]], [], 0, Decision.HIT, 0),
     ([[]], [], COOKIE, Decision.COOKIE, 0),
     ([[("Vary", "Accept")], []], [], 0, Decision.HIT, 0),
+    ([[], [("Vary", "Accept")]], [], 0, Decision.HIT, 1),
     ([[("Vary", "Accept")], []], [("Accept", "x")], 0, Decision.HIT, 1),
     ([[]], [(CC, "no-cache")], 0, Decision.REQUEST, 0),
     ([[("Age", "59")]], [], 0, Decision.HIT, 0),
@@ -187,6 +188,7 @@ def test_use(section, headers, asked, later, expected):
     ("4.2.4", "max-age=60, proxy-revalidate", 61.0, False, None, False),
     ("4.2.4", "s-maxage=60", 61.0, False, None, False),
     ("4.2.4", "max-age=60, no-cache", 1.0, False, None, False),
+    ("4.2.4", "max-age=0", 1.0, False, None, False),                     # it was never fresh: it is stored to be validated
     ("5.2.1.4", "max-age=60, must-revalidate", 30.0, True, None, True),  # fresh still: the client only wished to ask
 ])
 def test_instead_of_an_error(section, cc, later, reached, window, expected):

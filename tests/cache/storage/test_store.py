@@ -720,7 +720,8 @@ def test_objects_of_ones_own_classes_stay_here(redis_server, app_of):
 def test_a_corrupt_value_is_a_miss(redis_server, app_of):
     server = redis_server()
     app = app_of(redis=server.url)
-    for data in (b"nonsense", b"\x80\x04K\x01.", b"WGVC\x01aaaabbbb", store.record_of("other", store.Held(1, 9e9, 9e8, True), 0.0)):
+    other = store.record_of("other", store.StoredValue(1, 9e9, 9e8, True), 0.0)
+    for data in (b"nonsense", b"\x80\x04K\x01.", b"WGVC\x01aaaabbbb", other):
         server.client.set("wicketgate:view:k", data)
         assert app.tiered.get("k") is None
         assert not server.client.exists("wicketgate:view:k")
