@@ -18,11 +18,12 @@ from gateway.cache.fetch_context import FetchContext
 from gateway.cache.request_directives import COOKIE
 from gateway.cache.step import CacheStep
 from gateway.cache.storage.memory import MemoryTier
-from gateway.cache.storage.store import POLL_MOST, HttpStore
+from gateway.cache.storage.store import HttpStore, Intervals
 from gateway.config import CacheSettings as Policy
 from gateway.config import CacheStorage
 from gateway.deadline import Deadline
 from gateway.errors import ClientDisconnected, ConnectFailed, DeadlineExceeded, UpstreamClosed
+from gateway.loop.monotonic_clock import MonotonicClock
 from gateway.message import Request, Response
 from gateway.view_cache import store_of
 
@@ -1012,12 +1013,23 @@ def test_one_worker_refreshes_for_all(world, workers):
     assert sorted((refreshes(worker, "done"), refreshes(worker, "elsewhere")) for worker in workers) == [(0, 1), (0, 1), (1, 0)]
 
 
+class Recorder(MonotonicClock):
+    """The real clock; ``pauses`` are the times for which somebody slept by it."""
+
+    def __init__(self, pauses):
+        self.pauses = pauses
+
+    def sleep(self, seconds):
+        self.pauses.append(seconds)
+        super().sleep(seconds)
+
+
 @pytest.mark.parametrize("hurried", [False, True])
-def test_a_refresh_looks_for_what_another_gets_in_no_hurry_until_a_request_waits_for_it(world, workers, monkeypatch, hurried):
+def test_a_refresh_looks_for_what_another_gets_in_no_hurry_until_a_request_waits_for_it(world, workers, hurried):
     one, other, _ = workers
     go, waiting, pauses = Event(), leaving(workers), []
-    monkeypatch.setattr("gateway.cache.storage.store.POLL_BESIDE", 0.05 if not hurried else Patience().lease)
-    monkeypatch.setattr("gateway.cache.storage.store.sleep", lambda seconds: (pauses.append(seconds), gevent.sleep(seconds)))
+    other.store.intervals = Intervals(calm_poll=Patience().lease if hurried else 0.05)
+    other.store.timer = Recorder(pauses)
 
     def slow(request):
         assert go.wait(SAFETY)
@@ -1037,7 +1049,7 @@ def test_a_refresh_looks_for_what_another_gets_in_no_hurry_until_a_request_waits
     if hurried:                                          # else it would look again when its time is over, and not before
         asking = gevent.spawn(other.ask, ("Cache-Control", "no-cache"), deadline=SAFETY)
         until(lambda: len(looks) >= 5)
-        assert pauses and max(pauses) <= POLL_MOST
+        assert pauses and max(pauses) <= Intervals().longest_poll
     go.set()
     until(lambda: refreshes(other, "elsewhere"))
     assert not hurried or asking.get(timeout=SAFETY).text == b"new"

@@ -14,12 +14,11 @@ from stored import SAFETY, Counted, short_pauses, until, variants_of
 
 from gateway import gather
 from gateway.breaker import Breaker
-from gateway.cache.storage import lease as leases
 from gateway.cache.storage import store as httpstore
 from gateway.cache.storage.memcached_tier import MemcachedTier
 from gateway.cache.storage.memory import MemoryTier
 from gateway.cache.storage.redis_tier import RedisTier
-from gateway.cache.storage.store import HttpStore
+from gateway.cache.storage.store import HttpStore, Intervals
 from gateway.cache.storage.tiers import Counts
 from gateway.loop.time_limit import LoopLimit
 from gateway.remote.circuit import Slow
@@ -48,11 +47,12 @@ def stores():
     """``stores(url)`` is a store over one Redis, which nobody follows; ``.counted`` counts."""
     made = []
 
-    def make(url: str, memory: int = 2 ** 22, timeout: float = 0.05, breaker: Breaker | None = None) -> HttpStore:
+    def make(url: str, memory: int = 2 ** 22, timeout: float = 0.05, breaker: Breaker | None = None,
+             intervals: Intervals = Intervals()) -> HttpStore:
         counted = Counted()
         counts = Counts(counted)
         tier = RedisTier(RedisClient(url, timeout=timeout, failed=counts.of("errors", "redis"), breaker=breaker or short_pauses()))
-        made.append(HttpStore(MemoryTier(memory), [tier], leases=tier, counts=counts, patience=timeout))
+        made.append(HttpStore(MemoryTier(memory), [tier], leases=tier, counts=counts, patience=timeout, intervals=intervals))
         made[-1].counted = counted.numbers
         return made[-1]
 
@@ -347,26 +347,24 @@ def test_another_workers_lease_is_none(redis_server, stores):
     assert one.flush() and server.client.pttl("wicketgate:lease:k") <= 1_500
 
 
-def test_a_lease_is_extended_while_it_is_held(redis_server, stores, monkeypatch):
-    monkeypatch.setattr(leases, "TICK", 0.02)
+def test_a_lease_is_extended_while_it_is_active(redis_server, stores):
     server = redis_server()
-    one = stores(server.url, timeout=5.0)
+    one = stores(server.url, timeout=5.0, intervals=Intervals(extension=0.02))
     lease = one.lease("k", 60)
-    assert server.client.pttl("wicketgate:lease:k") <= leases.SHORT * 1000, "a worker that is lost keeps nobody waiting for long"
+    assert server.client.pttl("wicketgate:lease:k") <= one.intervals.lease * 1000, "a lost worker keeps nobody waiting for long"
     scripts = calls(server, "pexpire")
     until(lambda: calls(server, "pexpire") >= scripts + 3)
     lease.release()
-    until(lambda: not one._leases.held and one._leases._greenlet is None)
+    until(lambda: not one._leases.active and one._leases._greenlet is None)
     assert one.flush() and not one.leased("k") and not one._leases.ending
 
 
 @pytest.mark.parametrize("end", ["time", "pause"])
-def test_a_lease_that_is_not_extended_ends(redis_server, stores, monkeypatch, end):
+def test_a_lease_that_is_not_extended_ends(redis_server, stores, end):
     """Its time is over, or nothing can be written: the release is lost."""
-    monkeypatch.setattr(leases, "TICK", 0.02)
-    monkeypatch.setattr(leases, "SHORT", 0.3)
     server = redis_server()
-    one, other = stores(server.url, timeout=5.0, breaker=Breaker(first=SAFETY)), stores(server.url, timeout=5.0)
+    one = stores(server.url, timeout=5.0, breaker=Breaker(first=SAFETY), intervals=Intervals(lease=0.3, extension=0.02))
+    other = stores(server.url, timeout=5.0)
     lease = one.lease("k", 0.4 if end == "time" else 60)
     if end == "pause":
         one.leases.client.circuit.pause(Slow("late"))

@@ -2,29 +2,28 @@
 
 ::
 
-    asked for --> held, SHORT seconds at a time, extended every TICK --> released
-                    |                                                      |
-                    +--> its worker is lost, or the tier away: it ends     +--> not written yet: the next one of this worker has it
+    request --> active, ``short`` seconds at a time, extended every ``tick`` --> release
+                  |                                                                | +--> its worker is lost, or the tier away: it
+                  expires            +--> not written yet: the next lease of this worker
 
-When it is released because the answer is stored, nobody gets it for a moment: who looked just before that looks again.
-A lease is asked for as long as the request may wait for the shared tiers. When the answer is not there by then, the request goes on
-as if it had the lease, at worst two workers fetch the same. Whatever extends and ends a lease is written beside the requests
-(write_behind.py). What is lost on that way costs the others SHORT seconds.
+When it is released because the answer is stored, nobody gets it for a moment: a worker that looked just before that looks again.
+A request waits for a lease as long as it may wait for the shared tiers. When the tier has not answered by then, the request goes on
+as if it had the lease; at worst two workers fetch the same. Whatever extends and ends a lease is written beside the requests
+(write_behind.py). What is lost on that way costs the others ``short`` seconds.
 """
 
 from __future__ import annotations
 
 import secrets
 from functools import partial
-from time import monotonic, sleep
 from typing import Any
 
+from ...loop.monotonic_clock import CLOCK, MonotonicClock
 from ...tasks import spawn, spawn_apart
 from .tiers import Leasing
 from .write_behind import PendingWrite, WriteBehind
 
-SHORT = 2.0                     # seconds
-TICK = 0.5
+SHORT, TICK = 2.0, 0.5          # seconds
 
 
 class Lease:
@@ -57,11 +56,11 @@ class Lease:
 
     def short(self, seconds: float | None = None) -> float:
         """For how long the tier is asked now, when it is to hold for ``seconds``, or as long as before."""
-        now = monotonic()
+        now = self.leases.timer.now()
         if seconds is not None:
             self.until = now + seconds
-        self.due = now + TICK
-        return min(SHORT, self.until - now)
+        self.due = now + self.leases.tick
+        return min(self.leases.short, self.until - now)
 
     def _add(self, *operation: object, after: Any = None) -> None:
         self.leases.writer.add(self.name, PendingWrite(lambda: operation, after=after))
@@ -73,10 +72,14 @@ class Lease:
 class Leases:
     """Those of one worker, in ``tier``. The greenlet that extends them runs while there are any."""
 
-    def __init__(self, tier: Leasing, writer: WriteBehind) -> None:
+    def __init__(self, tier: Leasing, writer: WriteBehind, *, short: float = SHORT, tick: float = TICK,
+                 timer: MonotonicClock = CLOCK) -> None:
         self.tier = tier
         self.writer = writer
-        self.held: set[Lease] = set()
+        self.short = short
+        self.tick = tick
+        self.timer = timer
+        self.active: set[Lease] = set()
         self.ending: dict[str, Lease] = {}               # by key, the last whose release is still to be written
         self._greenlet: Any = None
 
@@ -89,19 +92,19 @@ class Leases:
             lease = Lease(key, before.token, self)       # our own, about to be released: it goes on
             lease.taken = True
             lease.extend(seconds)
-            return self._hold(lease)
+            return self._activate(lease)
         lease = Lease(key, secrets.token_hex(8), self)
         short = lease.short(seconds)
         if patience <= 0:
             self.writer.add(lease.name, PendingWrite(lambda: ("lease", key, lease.token, short)))
-            return self._hold(lease)
+            return self._activate(lease)
         asking = spawn(self._ask, lease, short)
         try:
             asking.join(patience)
         except BaseException:
             lease.release()
             raise
-        return self._hold(lease) if lease.taken or not asking.dead else None
+        return self._activate(lease) if lease.taken or not asking.dead else None
 
     def _ask(self, lease: Lease, seconds: float) -> None:
         lease.taken = self.tier.lease(lease.key, lease.token, seconds)
@@ -113,19 +116,19 @@ class Leases:
         if self.ending.get(lease.key) is lease:
             del self.ending[lease.key]
 
-    def _hold(self, lease: Lease) -> Lease:
-        self.held.add(lease)
+    def _activate(self, lease: Lease) -> Lease:
+        self.active.add(lease)
         if self._greenlet is None:
             self._greenlet = spawn_apart(self._extend)
         return lease
 
     def _extend(self) -> None:
         try:
-            while self.held:
-                sleep(TICK)
-                now = monotonic()
-                self.held = {lease for lease in self.held if not lease.over and lease.until > now}
-                for lease in self.held:
+            while self.active:
+                self.timer.sleep(self.tick)
+                now = self.timer.now()
+                self.active = {lease for lease in self.active if not lease.over and lease.until > now}
+                for lease in self.active:
                     if lease.due <= now and self.tier.usable:
                         lease.extend(lease.until - now)
         finally:
@@ -136,4 +139,4 @@ class Leases:
             self._greenlet.kill()
 
     def __repr__(self) -> str:
-        return f"Leases({len(self.held)} held)"
+        return f"Leases({len(self.active)} active)"

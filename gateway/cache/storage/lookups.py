@@ -23,7 +23,7 @@ from ...loop.time_limit import LoopLimit
 from ...remote.circuit import Slow
 from ...tasks import Killed, spawn_apart
 
-MOST = 10_000                   # under way at once: a disk that hangs is not asked for ever more
+LIMIT = 10_000                  # under way at once: a disk that hangs is not asked for ever more
 
 log = logging.getLogger("gateway")
 T = TypeVar("T")
@@ -40,9 +40,10 @@ class Lookup:
 
 
 class Lookups:
-    """Of one worker."""
+    """Of one worker, at most ``limit`` at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = LIMIT) -> None:
+        self.limit = limit
         self._under_way: dict[str, Lookup] = {}
         self._doing: set[Any] = set()
 
@@ -50,7 +51,7 @@ class Lookups:
         """What ``work`` returns, or whatever is under way for the same key; None when that is not there within ``seconds``."""
         look = self._under_way.get(key)
         if look is None:
-            if len(self._under_way) >= MOST:
+            if len(self._under_way) >= self.limit:
                 return None
             look = self._under_way[key] = Lookup()
             look.greenlet = spawn_apart(self._run, key, partial(work, look))

@@ -22,11 +22,11 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
-from time import monotonic, sleep
 from typing import Any
 
 from ...bus.clock import now
 from ...bus.notice import Notice
+from ...loop.monotonic_clock import CLOCK, MonotonicClock
 from ...loop.native_threads import run_in_thread
 from ...tasks import spawn_apart
 
@@ -47,10 +47,11 @@ class Generation:
     """What nginx keeps, by ``link``. ``advance`` makes the step for a purge made here, ``hear`` for one made elsewhere.
     ``reached``: the last step could be made."""
 
-    def __init__(self, link: str | os.PathLike[str], settled: float = SETTLED) -> None:
+    def __init__(self, link: str | os.PathLike[str], settled: float = SETTLED, timer: MonotonicClock = CLOCK) -> None:
         self.link = Path(link)
         self.folder = self.link.parent
         self.settled = settled
+        self.timer = timer
         self.reached = True
         self._began = self._until = self._sweep_at = 0.0
         self._soon: Any = None
@@ -95,13 +96,13 @@ class Generation:
         return self._soon
 
     def _settle(self) -> None:
-        self._until = monotonic() + self.settled
+        self._until = self.timer.now() + self.settled
         if self._last is None or self._last.dead:
             self._last = spawn_apart(self._at_last)
 
     def _at_last(self) -> None:
-        while (left := self._until - monotonic()) > 0:
-            sleep(left)
+        while (left := self._until - self.timer.now()) > 0:
+            self.timer.sleep(left)
         self.step()
 
     def since(self) -> float:
@@ -121,8 +122,8 @@ class Generation:
         except Exception as error:
             log.error("purges do not reach nginx: %s", error)
             self.reached = False
-        if self._sweep_at <= monotonic():
-            self._sweep_at = monotonic() + SWEPT
+        if self._sweep_at <= self.timer.now():
+            self._sweep_at = self.timer.now() + SWEPT
             spawn_apart(self._tidy)
         return self.reached
 

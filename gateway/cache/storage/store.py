@@ -16,7 +16,7 @@ and for nothing that is written; for each key there is one look-up, beside the r
 fails is a miss.
 
 What memory holds may be out of date when another worker has got a newer answer: so when it has expired, the shared tiers are asked
-once more, at most every ``again`` seconds.
+once more, at most every ``again`` seconds (Intervals).
 
 Nothing runs before ``start``: no connection, no greenlet. Without it, purges made elsewhere are not heard.
 """
@@ -27,17 +27,18 @@ import logging
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from functools import partial
-from time import monotonic, sleep
+from typing import NamedTuple
 
 from ...bus import clock
 from ...bus.bus import Bus
 from ...bus.notice import Notice
+from ...loop.monotonic_clock import CLOCK, MonotonicClock
 from ...loop.native_threads import run_in_thread
 from ...tasks import Event
 from ..entry import Variants
 from . import codec
 from .compaction import compacted
-from .lease import Lease, Leases
+from .lease import SHORT, TICK, Lease, Leases
 from .lookups import Lookup, Lookups
 from .memory import MemoryTier, Node, Share, whole_steps
 from .purger import Purger
@@ -45,9 +46,6 @@ from .tiers import Counts, Leasing, Operation, Shared
 from .write_behind import PendingWrite, WriteBehind
 
 TOPIC = "keys"                  # of the bus: keys that were deleted
-AGAIN = 1.0                     # seconds
-POLL_FIRST, POLL_MOST = 0.005, 0.05     # seconds between two looks for what another worker is fetching ...
-POLL_BESIDE = 0.5               # ... and while no request waits for it
 PATIENCE = 0.05                 # seconds
 RECENT = 1.0                    # seconds after a look-up in which it belongs to the same request
 DRAIN = 0.5                     # seconds that a worker which ends takes for what is still to be written
@@ -58,17 +56,30 @@ log = logging.getLogger("gateway")
 _looked: ContextVar[tuple[float, float]] = ContextVar("cache_looked", default=(0.0, 0.0))    # when the last look-up ended, its time
 
 
+class Intervals(NamedTuple):
+    """Seconds. Expired answers in memory are served as they are until ``again`` after the shared tiers were asked. While another
+    worker fetches, it is polled after ``poll``, then up to every ``longest_poll``, and every ``calm_poll`` while no request waits.
+    A lease holds for ``lease``, and is extended every ``extension``."""
+
+    again: float = 1.0
+    poll: float = 0.005
+    longest_poll: float = 0.05
+    calm_poll: float = 0.5
+    lease: float = SHORT
+    extension: float = TICK
+
+
 class HttpStore:
     """``get``, ``put`` and ``delete`` over all tiers; ``purger.purge``.
 
     ``memory`` holds Variants, ``tiers`` are asked in their order, ``bus`` connects the workers, ``leases`` is the tier that gives
     leases (None: there are none), ``compress`` the bodies in the shared tiers, ``patience`` is for how many seconds a request waits
-    for them, ``largest`` the size of a record, ``again`` for how many seconds expired answers in memory are served as they are.
+    for them, ``largest`` the size of a record. ``clock`` is that of the bus, ``timer`` that by which the store waits.
     """
 
     def __init__(self, memory: MemoryTier, tiers: Sequence[Shared] = (), bus: Bus | None = None, *, leases: Leasing | None = None,
                  compress: bool = False, counts: Counts | None = None, patience: float = PATIENCE, largest: int = codec.LARGEST,
-                 again: float = AGAIN, clock: Callable[[], float] = clock.now) -> None:
+                 intervals: Intervals = Intervals(), clock: Callable[[], float] = clock.now, timer: MonotonicClock = CLOCK) -> None:
         self.memory = memory
         self.tiers = tuple(tiers)
         self.bus = bus or Bus()
@@ -78,8 +89,9 @@ class HttpStore:
         self.bus.subscribe(TOPIC, lambda notice: self._forget(notice.key), lambda at: self._clear())
         self.counts = counts or Counts()
         self.patience = patience
-        self.again = again
+        self.intervals = intervals
         self.clock = clock
+        self.timer = timer
         self.looks = Lookups()
         self.leases = leases
         self.compress = compress
@@ -140,8 +152,8 @@ class HttpStore:
 
     def _renewed(self, key: str, node: Node, owner: Share | None) -> Variants | None:
         """What memory has has expired: another worker may have put a newer one into a shared tier."""
-        now = monotonic()
-        if node.asked + self.again <= now:
+        now = self.timer.now()
+        if node.asked + self.intervals.again <= now:
             node.asked = now
             if (found := self._fetch(key, node, owner)) is not None:
                 return found
@@ -158,9 +170,9 @@ class HttpStore:
 
     def _looked_up(self, key: str, known: Node | None, owner: Share | None) -> Variants | None:
         """What the look-up of this key finds within the time that a request has for it."""
-        began = monotonic()
+        began = self.timer.now()
         looked = self.looks.ask(key, lambda look: (self._look_up(key, known, owner, look), self.marks.number), self.patience)
-        _looked.set((ended := monotonic(), ended - began))
+        _looked.set((ended := self.timer.now(), ended - began))
         if looked is None:
             return None
         found, number = looked
@@ -302,9 +314,11 @@ class HttpStore:
         Waits for what the look-up of this request has left of its time."""
         if self.leases is None or not self.leases.usable:
             return None
-        self._leases = self._leases or Leases(self.leases, self._writer(self.leases))
+        if self._leases is None:
+            self._leases = Leases(self.leases, self._writer(self.leases), short=self.intervals.lease,
+                                  tick=self.intervals.extension, timer=self.timer)
         ended, spent = _looked.get()
-        patience = self.patience - (spent if monotonic() < ended + RECENT else 0.0)
+        patience = self.patience - (spent if self.timer.now() < ended + RECENT else 0.0)
         return self._leases.take(key, seconds, patience)
 
     def leased(self, key: str) -> bool:
@@ -320,15 +334,15 @@ class HttpStore:
         """What is there when the worker that has the lease is done, or ``seconds`` are over; None when nothing is, or nobody
         can be asked. ``lease`` is the lease's own key, where it is not that of the answer; until ``wanted`` is set there is no
         hurry."""
-        until, pause = monotonic() + seconds, POLL_FIRST
-        while held := self._leased(lease or key):
-            if (left := until - monotonic()) <= 0:
+        until, pause = self.timer.now() + seconds, self.intervals.poll
+        while leased := self._leased(lease or key):
+            if (left := until - self.timer.now()) <= 0:
                 break
-            if wanted is not None and not wanted.wait(min(POLL_BESIDE, left)):
+            if wanted is not None and not self.timer.wait(wanted, min(self.intervals.calm_poll, left)):
                 continue
-            sleep(min(pause, left))
-            pause = min(pause * 1.5, POLL_MOST)
-        if held is None:                                 # nobody can be asked, nor for the answer
+            self.timer.sleep(min(pause, left))
+            pause = min(pause * 1.5, self.intervals.longest_poll)
+        if leased is None:                                 # nobody can be asked, nor for the answer
             return None
         found = self._fetch(key, self.memory.nodes.get(key))
         return found if found is not None else self.held(key)
@@ -343,17 +357,17 @@ class HttpStore:
 
     def flush(self, seconds: float = FLUSH) -> bool:
         """Wait until all is written that was put, for at most that long; whether it is."""
-        until = monotonic() + seconds
-        return all([writer.flush(max(0.0, until - monotonic())) for writer in self._writers.values()])
+        until = self.timer.now() + seconds
+        return all([writer.flush(max(0.0, until - self.timer.now())) for writer in self._writers.values()])
 
     def stop(self) -> None:
-        until = monotonic() + DRAIN
+        until = self.timer.now() + DRAIN
         if self._leases is not None:
             self._leases.stop()
         for writer in self._writers.values():
-            writer.stop(max(0.0, until - monotonic()))
-        self.looks.stop(max(0.0, until - monotonic()))
-        self.bus.stop(max(0.0, until - monotonic()))
+            writer.stop(max(0.0, until - self.timer.now()))
+        self.looks.stop(max(0.0, until - self.timer.now()))
+        self.bus.stop(max(0.0, until - self.timer.now()))
         if self.purger.generation is not None:
             self.purger.generation.stop()
         for tier in self.tiers:

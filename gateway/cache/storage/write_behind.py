@@ -23,9 +23,8 @@ from typing import Any
 from ...tasks import spawn_apart
 from .tiers import Operation
 
-MOST = 1000                     # records that wait
-LARGEST = 32 * 1024 ** 2        # bytes of them
-MOST_OTHERS = 10_000            # deletions and leases that wait
+RECORDS, BYTES = 1000, 32 * 1024 ** 2   # that wait
+OTHERS = 10_000                         # deletions and leases that wait
 BATCH, BATCH_BYTES = 64, 256 * 1024     # of one batch, which may be a single large record
 
 log = logging.getLogger("gateway")
@@ -48,14 +47,15 @@ class PendingWrite:
 
 class WriteBehind:
     """For one tier, whose ``write`` takes a batch and says how many of it were lost. ``dropped`` is called with the number of
-    those, and of what found no room."""
+    those, and of what found no room. Limits are numbers of ``records``, their bytes, and of ``others``, and those of a batch."""
 
     def __init__(self, write: Callable[[Sequence[Operation]], int | None], dropped: Callable[[float], None], *,
-                 most: int = MOST, largest: int = LARGEST) -> None:
+                 records: int = RECORDS, record_bytes: int = BYTES, others: int = OTHERS, batch: int = BATCH,
+                 batch_bytes: int = BATCH_BYTES) -> None:
         self.write = write
         self.dropped = dropped
-        self.most = most
-        self.largest = largest
+        self.limits = records, record_bytes, others
+        self.batch_limits = batch, batch_bytes
         self.bytes = 0
         self._records = 0
         self._queue: dict[str, PendingWrite] = {}
@@ -86,9 +86,10 @@ class WriteBehind:
         return True
 
     def _has_room(self, written: PendingWrite) -> bool:
+        records, record_bytes, others = self.limits
         if written.size:
-            return self._records < self.most and self.bytes + written.size <= self.largest
-        return len(self._queue) < MOST_OTHERS
+            return self._records < records and self.bytes + written.size <= record_bytes
+        return len(self._queue) < others
 
     def _leave(self, written: PendingWrite | None) -> None:
         if written is not None:
@@ -114,9 +115,9 @@ class WriteBehind:
 
     def _batch(self) -> dict[str, PendingWrite]:
         batch: dict[str, PendingWrite] = {}
-        size = 0
+        (most, most_bytes), size = self.batch_limits, 0
         for name, written in self._queue.items():
-            if batch and (len(batch) >= BATCH or size + written.size > BATCH_BYTES):
+            if batch and (len(batch) >= most or size + written.size > most_bytes):
                 break
             batch[name] = written
             size += written.size

@@ -18,7 +18,6 @@ from gateway import cache
 from gateway import view_cache as store
 from gateway.bus.bus import Bus
 from gateway.bus.redis_stream import RedisStream
-from gateway.cache.storage import lookups as looks
 from gateway.cache.storage.lookups import Lookups
 from gateway.cache.storage.memcached_tier import MemcachedTier
 from gateway.cache.storage.memory import MemoryTier
@@ -236,9 +235,8 @@ def test_one_for_each_key_at_a_time():
 
 
 @pytest.mark.parametrize("most", [0, 1, 2])
-def test_as_many_as_may_be(monkeypatch, most):
-    monkeypatch.setattr(looks, "MOST", most)
-    one = Lookups()
+def test_as_many_as_may_be(most):
+    one = Lookups(most)
     begun = []
     for key in "abc":
         assert one.ask(key, lambda look: (begun.append(look), gevent.sleep(NEVER)), 0.001) is None

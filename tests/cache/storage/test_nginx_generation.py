@@ -17,6 +17,7 @@ from gateway.configfile.load import load_text
 from gateway.errors import ConfigError
 from gateway.loop.native_threads import disk_threads
 from gateway.view_cache import http_store
+from tests.clocks import ManualClock
 
 SAFETY = 60.0
 
@@ -112,11 +113,12 @@ def test_what_is_old_is_swept_away_and_nothing_else(made):
 
 def test_the_folder_is_looked_through_once_in_a_while_and_not_for_each_step(made, monkeypatch):
     """Else the steps of a burst of purges would take longer the more there have been."""
-    generation, offset, looks, listed = made(), 0.0, [], os.listdir
+    generation, looks, listed = made(), [], os.listdir
     settle()                                             # it has looked once
-    monkeypatch.setattr("gateway.cache.storage.nginx_generation.monotonic", lambda: time.monotonic() + offset)
+    generation.timer = ManualClock(generation._sweep_at)
     monkeypatch.setattr(os, "listdir", lambda folder: (looks.append(folder), listed(folder))[1])
-    for offset, expected in ((SWEPT, 1), (SWEPT + SWEPT / 2, 1), (2 * SWEPT + 1, 2)):
+    for seconds, expected in ((0.0, 1), (SWEPT / 2, 1), (SWEPT / 2, 2)):
+        generation.timer.time += seconds
         assert all(generation.step() for _ in range(50))
         until(lambda: len(looks) >= expected)
         settle()

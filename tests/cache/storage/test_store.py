@@ -21,7 +21,7 @@ from gateway.cache.cache_status import tier_numbers
 from gateway.cache.entry import Variants
 from gateway.cache.storage import codec as format
 from gateway.cache.storage.memory import MemoryTier
-from gateway.cache.storage.store import HttpStore
+from gateway.cache.storage.store import HttpStore, Intervals
 from gateway.cache.storage.tiers import Counts
 from gateway.config import CacheStorage, Config
 from gateway.http.fields import WRITTEN
@@ -328,7 +328,7 @@ def test_a_newer_answer_of_another_worker_is_found_when_ours_has_expired(redis_s
         other.get("k")
     assert other.counted["hits", "memory"] >= 9, "not asked for each time"
     newer = keep(one, seconds=600.0)
-    other.again = 0.0
+    other.intervals = Intervals(again=0.0)
     assert other.get("k").entries[0].expires == pytest.approx(newer.entries[0].expires, abs=0.01)
     assert other.counted.get(("misses", "redis"), 0) == asked
 

@@ -6,7 +6,6 @@ import gevent
 import pytest
 from stored import SAFETY
 
-from gateway.cache.storage import write_behind as writers
 from gateway.cache.storage.write_behind import PendingWrite, WriteBehind
 
 
@@ -32,7 +31,7 @@ def tier():
 
 @pytest.fixture
 def make(tier):
-    """``make(most=..., largest=...)`` is a writer; ``.lost`` is what found no room."""
+    """``make(records=..., record_bytes=...)`` is a writer; ``.lost`` is what found no room."""
     made = []
 
     def start(**limits) -> WriteBehind:
@@ -78,10 +77,8 @@ def test_what_is_added_while_it_is_written_is_written_afterwards(make, tier):
     assert writer.flush(SAFETY) and tier.batches == [["put 1"], ["put 2"]]
 
 
-def test_batches(make, tier, monkeypatch):
-    monkeypatch.setattr(writers, "BATCH", 2)
-    monkeypatch.setattr(writers, "BATCH_BYTES", 10)
-    writer = make()
+def test_batches(make, tier):
+    writer = make(batch=2, batch_bytes=10)
     for name, size in (("a", 1), ("b", 1), ("c", 100), ("d", 9), ("e", 2), ("f", 0)):
         writer.add(name, record(name, size))
     assert writer.flush(SAFETY)
@@ -89,8 +86,8 @@ def test_batches(make, tier, monkeypatch):
 
 
 @pytest.mark.parametrize("limits, sizes, kept", [
-    ({"most": 0}, [1], 0), ({"most": 1}, [1, 1], 1), ({"most": 2}, [1, 1, 1], 2), ({"largest": 0}, [1], 0),
-    ({"largest": 10}, [5, 5, 1], 2), ({"largest": 10}, [11, 10], 1), ({"most": 1, "largest": 1}, [1, 1], 1)])
+    ({"records": 0}, [1], 0), ({"records": 1}, [1, 1], 1), ({"records": 2}, [1, 1, 1], 2), ({"record_bytes": 0}, [1], 0),
+    ({"record_bytes": 10}, [5, 5, 1], 2), ({"record_bytes": 10}, [11, 10], 1), ({"records": 1, "record_bytes": 1}, [1, 1], 1)])
 def test_what_finds_no_room_is_dropped_and_counted(make, tier, limits, sizes, kept):
     writer = make(**limits)
     assert sum(writer.add(str(number), record(str(number), size)) for number, size in enumerate(sizes)) == kept
@@ -100,16 +97,15 @@ def test_what_finds_no_room_is_dropped_and_counted(make, tier, limits, sizes, ke
 
 
 def test_the_latest_takes_the_room_of_what_it_replaces(make, tier):
-    writer = make(most=1, largest=10)
+    writer = make(records=1, record_bytes=10)
     assert writer.add("a", record("1", 8)) and writer.add("a", record("2", 10))
     assert not writer.add("a", record("3", 11)), "it is too large, and what was there before it is out of date"
     assert writer.flush(SAFETY) and tier.batches == [] and sum(writer.lost) == 2
     assert writer.add("a", record("4", 10))
 
 
-def test_deletions_are_bounded_too(make, tier, monkeypatch):
-    monkeypatch.setattr(writers, "MOST_OTHERS", 2)
-    writer = make()
+def test_deletions_are_bounded_too(make):
+    writer = make(others=2)
     assert [writer.add(name, PendingWrite(lambda: ("delete", name))) for name in "abc"] == [True, True, False]
 
 
@@ -133,7 +129,7 @@ def test_afterwards(make, tier):
     assert writer.flush(SAFETY) and after == [[["put 1"]]]
 
 
-def test_what_was_to_follow_follows_what_took_the_place(make, tier, monkeypatch):
+def test_what_was_to_follow_follows_what_took_the_place(make, tier):
     writer, after = make(), []
     writer.add("a", PendingWrite(lambda: ("delete", "a"), after=lambda: after.append(list(tier.batches))))
     writer.add("a", record("1"))
@@ -141,13 +137,12 @@ def test_what_was_to_follow_follows_what_took_the_place(make, tier, monkeypatch)
 
 
 @pytest.mark.parametrize("replaced", [False, True])
-def test_what_was_to_follow_follows_at_once_when_there_is_no_room(make, monkeypatch, replaced):
-    writer, after = make(largest=10), []
+def test_what_was_to_follow_follows_at_once_when_there_is_no_room(make, replaced):
+    writer, after = make(record_bytes=10, others=1 if replaced else 0), []
     deletion = PendingWrite(lambda: ("delete", "a"), after=lambda: after.append(1))
     if replaced:
         assert writer.add("a", deletion) and not writer.add("a", record("too large", 11))
     else:
-        monkeypatch.setattr(writers, "MOST_OTHERS", 0)
         assert not writer.add("a", deletion)
     assert after == [1] and writer.flush(SAFETY) and after == [1]
 
