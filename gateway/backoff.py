@@ -17,19 +17,19 @@ FIRST, LONGEST = 1.0, 8.0                                # seconds
 class Backoff:
     """``until`` is the end of the pause, on the monotonic clock; 0 without one."""
 
-    __slots__ = ("failures", "until", "_noted")
+    __slots__ = ("failures", "until", "_last_failure")
 
     def __init__(self) -> None:
         self.failures = 0
         self.until = 0.0
-        self._noted = 0.0
+        self._last_failure = 0.0
 
-    def fail(self, begun: float, now: float) -> None:
-        """An attempt that began at ``begun`` could not connect."""
-        if self.failures and begun < self._noted:
+    def fail(self, start: float, now: float) -> None:
+        """An attempt that began at ``start`` could not connect."""
+        if self.failures and start < self._last_failure:
             return
         self.failures += 1
-        self._noted = now
+        self._last_failure = now
         self.until = now + self.pause
 
     def claim(self, now: float) -> None:

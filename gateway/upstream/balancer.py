@@ -1,6 +1,7 @@
 """Which instance an attempt goes to. Pure: it reads ``in_flight`` and the pauses, and keeps whose turn it is.
 
-``Balancer.choose`` is the one place that decides who may be chosen at all; a rule is ``(candidates, turn) -> candidate``.
+``Balancer.choose`` is the one place that decides which instances may be chosen at all; a rule is ``(candidates, turn) ->
+candidate``.
 """
 
 from __future__ import annotations
@@ -63,9 +64,9 @@ class Balancer(Generic[T]):
         turn = self.turn
         self.turn = turn + 1
         ready = [candidate for candidate in candidates if candidate.backoff.until <= now]
-        chosen = self.rule(ready or candidates, turn)
-        chosen.backoff.claim(now)
-        return chosen
+        choice = self.rule(ready or candidates, turn)
+        choice.backoff.claim(now)
+        return choice
 
     def __repr__(self) -> str:
         return f"{self.rule.__name__.replace('_', '-')} over {len(self.instances)}"

@@ -1,7 +1,7 @@
 """An upstream: a named service with several instances, which answers calls.
 
-``send`` is the loop of attempts. Each turn chooses an instance, none of those that were tried, renders the request for it and makes
-one attempt. The attempt has one Outcome, which is delivered to the subscribers of its instance; ``decide`` (retry.py) says by it
+``send`` is the attempt loop. Each turn chooses an instance, excluding those already tried, renders the request for it and makes one
+attempt. The attempt has one Outcome, which is delivered to the subscribers of its instance; ``decide`` (retry.py) takes it and says
 whether there is another turn.
 """
 
@@ -66,26 +66,26 @@ class Upstream:
         body = call.body
         if body is not None:
             body = small_body(call, call.read_timeout or self.settings.read_timeout, self.clock)
-        same, tried, number = None, NO_INSTANCES, 1
+        same, exclude, number = None, NO_INSTANCES, 1
         while True:
-            begun = self.clock.now()
-            instance = same or self.balancer.choose(begun, tried)
+            start = self.clock.now()
+            instance = same or self.balancer.choose(start, exclude)
             request = render_head(call, body, instance.authority)
             try:
-                response = self._attempt(call, request, body, instance, same is not None, not tried, begun)
+                response = self._attempt(call, request, body, instance, same is not None, not exclude, start)
                 if response.status not in self.failures:
                     return response
-                outcome = judge_status(response.status, call.method, consumed(body))
-                if not self._retries(call, outcome, number, len(tried) + 1):
+                outcome = judge_status(response.status, call.method, is_consumed(body))
+                if not self._retries(call, outcome, number, len(exclude) + 1):
                     return response
                 if not isinstance(response.body, bytes):
                     response.body.close()
             except UpstreamError as error:
                 outcome = error.outcome
-                if not self._retries(call, outcome, number, len(tried) + 1):
+                if not self._retries(call, outcome, number, len(exclude) + 1):
                     raise
             same = instance if outcome.resend is Resend.SAME else None
-            tried = tried if same else (*tried, instance)
+            exclude = exclude if same else (*exclude, instance)
             number += 1
 
     def close(self) -> None:
@@ -94,7 +94,7 @@ class Upstream:
             instance.close()
 
     def _context(self, addresses: list[Address]) -> ssl.SSLContext | None:
-        """For all https instances, checked with the names in their certificates."""
+        """The TLS context of all https instances. Raises ConfigError for a name that TLS cannot ask for."""
         tls = self.settings.tls
         names = [tls.server_name or address.host for address in addresses if address.scheme == "https"]
         if not names:
@@ -105,7 +105,7 @@ class Upstream:
         return context
 
     def _attempt(self, call: Call, request: bytes, body: bytes | Body | None, instance: Instance, fresh: bool, patient: bool,
-                 begun: float) -> Response:
+                 start: float) -> Response:
         attempt = Attempt(self.name, instance.name)
         call.attempts.append(attempt)
         timeout = self.settings.timeout if call.timeout is None else call.timeout
@@ -113,16 +113,16 @@ class Upstream:
         exchange = None
         instance.in_flight += 1
         try:
-            posted = instance.plain and body is None and call.method in IDEMPOTENT and len(request) <= LARGEST
-            connection = instance.connection(call, limit, fresh, not posted, patient)
-            attempt.reused = connection.served > 0
+            may_post = instance.plain and body is None and call.method in IDEMPOTENT and len(request) <= LARGEST
+            connection = instance.connection(call, limit, fresh, not may_post, patient)
+            attempt.reused = connection.requests > 0
             exchange = Exchange(connection, limit, call.read_timeout or self.settings.read_timeout, instance.release, attempt)
-            exchange.send(request, body, posted)
+            exchange.send(request, body, may_post)
             head = exchange.read_head(call)
             attempt.status = head.status
-            attempt.seconds = (now := self.clock.now()) - begun
-            outcome = judge_status(head.status, call.method, consumed(body)) if head.status in self.failures else SUCCESS
-            instance.settle(attempt, outcome, begun, now)
+            attempt.seconds = (now := self.clock.now()) - start
+            outcome = judge_status(head.status, call.method, is_consumed(body)) if head.status in self.failures else SUCCESS
+            instance.settle(attempt, outcome, start, now)
             if head.status == 101:
                 head.upgraded = exchange.detach()
                 return head
@@ -133,11 +133,11 @@ class Upstream:
             try:
                 if not attempt.status:
                     now = self.clock.now()
-                    attempt.seconds = now - begun
-                    outcome = judge(error, exchange is not None, call.method, consumed(body))
+                    attempt.seconds = now - start
+                    outcome = judge(error, exchange is not None, call.method, is_consumed(body))
                     if isinstance(error, UpstreamError):
                         error.outcome = outcome
-                    instance.settle(attempt, outcome, begun, now)
+                    instance.settle(attempt, outcome, start, now)
                 if isinstance(error, GatewayError):
                     note(error, attempt)
             finally:
@@ -147,10 +147,10 @@ class Upstream:
                     exchange.finish(False)
             raise
 
-    def _retries(self, call: Call, outcome: Outcome | None, number: int, excluded: int) -> bool:
-        """Whether another attempt follows on that of this ``number``, after the pause that ``decide`` asks for. ``excluded``
+    def _retries(self, call: Call, outcome: Outcome | None, number: int, exclusions: int) -> bool:
+        """Whether another attempt follows on that of this ``number``, after the pause that ``decide`` asks for. ``exclusions``
         instances are not tried again. Without an outcome the answer had begun."""
-        if outcome is None or outcome.resend is Resend.OTHER and excluded == len(self.instances):
+        if outcome is None or outcome.resend is Resend.OTHER and exclusions == len(self.instances):
             return False
         now = self.clock.now()
         retry = self.decide(outcome, number, now)
@@ -164,6 +164,6 @@ class Upstream:
         return f"Upstream({self.name}, {self.balancer!r})"
 
 
-def consumed(body: bytes | Body | None) -> bool:
-    """Was some of it read, so that it cannot be sent again?"""
+def is_consumed(body: bytes | Body | None) -> bool:
+    """Has some of the body been read, so that it cannot be sent again?"""
     return isinstance(body, Body) and body.started

@@ -1,8 +1,9 @@
-"""Opening a connection to an instance: its name looked up, one of its places after the other tried, TLS on top.
+"""Opening a connection to an instance: look up its name, connect to one of its places after the other, then TLS.
 
-Each place has ``connect_timeout`` for TCP and TLS together, within the limit of the attempt; so has the lookup. All places of a
-name are used, in turn; one that could not be connected pauses (backoff.py) and is tried last. As long as there are connections to
-a name it is looked up again and again, beside the requests, and those to a place that is no longer one of its own are drained.
+A *place* is a socket address. Each place has ``connect_timeout`` for TCP and TLS together, within the limit of the attempt; so has
+the lookup. All places of a name take turns; one that could not be connected pauses (backoff.py) and comes last. As long as there
+are connections to a name, it is looked up again after each ttl, beside the requests, and connections to a place that is no longer
+in the answer are drained.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from ..values import Address
 from .dns import LookupFailed, Resolver, SocketAddress
 from .limit import Limit
 from .tls import TlsConnection
-from .transport import Connection, Lost, native_socket
+from .transport import Connection, ConnectionLost, native_socket
 
 SOONEST = 0.05                                           # seconds between two lookups, however short the ttl
-Open = Callable[[SocketAddress], Connection]             # a connection that is still to be established. Raises Lost
+Open = Callable[[SocketAddress], Connection]             # a connection that is still to be established. Raises ConnectionLost
 
 
 class Connector:
     """``connect(limit)`` opens a connection to ``address``. ``context`` and ``server_name`` are for https. ``many``: the name has
-    several places. ``open`` makes the connections; None: native sockets."""
+    several places. ``open`` makes the connections (None: native sockets)."""
 
     def __init__(self, address: Address, resolver: Resolver, timeout: float, context: ssl.SSLContext | None,
                  server_name: str | None, clock: MonotonicClock = CLOCK, open: Open | None = None) -> None:
@@ -46,8 +47,8 @@ class Connector:
         self._backoffs: dict[SocketAddress, Backoff] = {}        # of those that failed
 
     def connect(self, limit: Limit, first: SocketAddress | None = None, timeout: float | None = None) -> Connection:
-        """To ``first`` if that is given and possible, within ``timeout`` instead of its own. Raises ConnectFailed, ConnectTimeout,
-        and what ``limit`` raises."""
+        """A new connection, to ``first`` if that is one of the places. ``timeout`` replaces the connector's. Raises ConnectFailed,
+        ConnectTimeout, OutOfFiles and what ``limit`` raises."""
         problem: Exception | None = None
         seconds = self.timeout if timeout is None else timeout
 
@@ -55,12 +56,12 @@ class Connector:
             return ConnectTimeout(f"{self.address.host}: no connection within {seconds:g} s")
 
         for place in self._order(self._look_up(limit.within(seconds, late)), first):
-            begun = self.clock.now()
+            start = self.clock.now()
             if place in self._backoffs:
-                self._backoffs[place].claim(begun)
+                self._backoffs[place].claim(start)
             try:
                 connection = self._try(place, limit.within(seconds, late))
-            except Lost as error:
+            except ConnectionLost as error:
                 if error.problem.errno in NO_ROOM:
                     raise OutOfFiles(str(error)) from error.problem
                 problem = error.problem
@@ -69,7 +70,7 @@ class Connector:
             else:
                 self._backoffs.pop(place, None)
                 return connection
-            self._backoffs.setdefault(place, Backoff()).fail(begun, self.clock.now())
+            self._backoffs.setdefault(place, Backoff()).fail(start, self.clock.now())
         if isinstance(problem, ConnectTimeout):
             raise problem
         raise ConnectFailed(f"{self.address.host}: {problem}") from problem
@@ -79,7 +80,7 @@ class Connector:
         return self._order(self.places, None)[0]
 
     def set_places(self, places: list[SocketAddress]) -> None:
-        """The name has these places now."""
+        """Take the places of a new answer."""
         self.places = places
         self.many = len(places) > 1
         if self.on_change is not None:
@@ -133,16 +134,16 @@ class Connector:
 
 
 class Follower:
-    """Has the name of a connector looked up when the answer has served its time, as long as it is ``used()``: a timer does it, and
-    no request pays for it."""
+    """Looks the name of a connector up again when its answer expires, as long as it is ``in_use()``: a timer does it, and no
+    request waits for it."""
 
-    def __init__(self, connector: Connector, used: Callable[[], bool]) -> None:
+    def __init__(self, connector: Connector, in_use: Callable[[], bool]) -> None:
         self.connector = connector
-        self.used = used
+        self.in_use = in_use
         self.alarm = connector.clock.alarm(self._look_later)
 
     def start(self) -> None:
-        """There is a connection now."""
+        """Set the timer: there is a connection now."""
         address = self.connector.address
         left = self.connector.resolver.left(address.host, address.port)
         if left is not None:
@@ -153,7 +154,7 @@ class Follower:
 
     def _look_later(self) -> None:
         self.alarm.stop()
-        if self.used():
+        if self.in_use():
             spawn(self._look)
 
     def _look(self) -> None:
@@ -161,5 +162,5 @@ class Follower:
         places = connector.resolver.renew(connector.address.host, connector.address.port)
         if places and places is not connector.places:
             connector.set_places(places)
-        if self.used():
+        if self.in_use():
             self.start()

@@ -1,12 +1,11 @@
 """Names to addresses: a cache in front of the resolver, for what the configuration names.
 
 - A numeric address is never looked up.
-- An answer is used for ``ttl`` seconds, a failure for one second. When a lookup fails and there was an answer before, the old
-  one goes on being used: an upstream does not vanish because its name server does. Nor does anybody wait long for a new answer
-  then.
+- An answer is used for ``ttl`` seconds, a failure for one second. When a lookup fails, the answer before it stays in use: an
+  upstream does not vanish because its name server does. A caller waits only briefly for a new answer when there is an old one.
 - Lookups have native threads of their own (loop/native_threads.py), so that nothing else waits for a name server.
-- One lookup at a time for a name, however many wait for it; it runs in a greenlet of its own, so that a caller that is killed
-  takes nothing from the others.
+- A name has one lookup at a time, which all callers share. It runs in a greenlet of its own, so that the death of a caller does not
+  end it.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ class SocketAddress(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """An answer to be used ``until`` then; without places, the ``problem``."""
+    """The result of a lookup, valid ``until`` that time: ``places``, or the ``problem`` when there are none."""
 
     until: float
     places: list[SocketAddress]
@@ -60,7 +59,7 @@ class Resolver:
         self._running: dict[tuple[str, int], AsyncResult] = {}
 
     def resolve(self, host: str, port: int, seconds: float | None = None) -> list[SocketAddress] | None:
-        """All places of ``host``, in the order to try them; None if there is no answer within ``seconds``. Raises LookupFailed."""
+        """All places of ``host``, in the order of the answer; None if there is none within ``seconds``. Raises LookupFailed."""
         numeric = numeric_place(host, port)
         if numeric is not None:
             return [numeric]
@@ -69,7 +68,7 @@ class Resolver:
         if answer is None or self.clock.now() >= answer.until:
             if answer is not None and answer.places:       # the answer before will do
                 seconds = PATIENCE if seconds is None else min(seconds, PATIENCE)
-            answer = self._renewed(key, seconds)
+            answer = self._refresh_within(key, seconds)
         if answer is None:
             return None
         if not answer.places:
@@ -77,14 +76,14 @@ class Resolver:
         return answer.places
 
     def renew(self, host: str, port: int) -> list[SocketAddress]:
-        """All places of a name, looked up if the time of the answer is over, however long that takes; empty if there are none."""
+        """All places of a name, after a new lookup if the answer has expired, however long that takes; empty if there are none."""
         answer = self._answers.get((host, port))
         if answer is None or self.clock.now() >= answer.until:
-            answer = self._renewed((host, port), None)
+            answer = self._refresh_within((host, port), None)
         return answer.places if answer is not None else []
 
-    def _renewed(self, key: tuple[str, int], seconds: float | None) -> Answer | None:
-        """The answer to a lookup that takes no longer than ``seconds``, else the one before."""
+    def _refresh_within(self, key: tuple[str, int], seconds: float | None) -> Answer | None:
+        """The answer after a lookup, or the one before when the lookup takes longer than ``seconds``."""
         running = self._running.get(key)
         if running is None:
             running = self._running[key] = AsyncResult()
@@ -93,17 +92,17 @@ class Resolver:
         return self._answers.get(key)
 
     def left(self, host: str, port: int) -> float | None:
-        """How many seconds the answer is still used; None when there is none, or no name."""
+        """Seconds until the answer expires; None when there is none, or ``host`` is an address."""
         answer = self._answers.get((host, port))
         return None if answer is None else answer.until - self.clock.now()
 
-    def _refresh(self, key: tuple[str, int], done: AsyncResult) -> None:
-        """Look ``key`` up and remember the answer."""
+    def _refresh(self, key: tuple[str, int], event: AsyncResult) -> None:
+        """Look ``key`` up, store the answer and set ``event``."""
         try:
             self._answers[key] = self._look_up(*key)
         finally:
             del self._running[key]
-            done.set()
+            event.set()
 
     def _look_up(self, host: str, port: int) -> Answer:
         try:

@@ -67,12 +67,12 @@ class Head(Response):
         return f"Head({self.status} {self.reason}, {len(self.headers)} fields, size {self.size})"
 
 
-def parse_head(data: bytes, seen: int = 0) -> Head | None:
-    """The head ``data`` begins with, None while it is not all there; ``seen`` bytes were there the last time.
+def parse_head(data: bytes, old_size: int = 0) -> Head | None:
+    """The head ``data`` begins with, None while it is not all there; the first ``old_size`` bytes have been looked at.
     Raises UpstreamProtocolError."""
-    end = data.find(b"\r\n\r\n", seen - 3 if seen > 3 else 0, MAX_HEAD)
+    end = data.find(b"\r\n\r\n", old_size - 3 if old_size > 3 else 0, MAX_HEAD)
     if end < 0:
-        _refuse_beginning(data, seen)
+        _refuse_beginning(data, old_size)
         return None
     line_end = data.index(b"\r\n")
     line = data[:line_end]
@@ -134,14 +134,14 @@ def _status_line(line: bytes) -> tuple[int, int, str]:
     return parts
 
 
-def _refuse_beginning(data: bytes, seen: int) -> None:
+def _refuse_beginning(data: bytes, old_size: int) -> None:
     """What can never become a head is refused at once instead of being waited for."""
     if not (data.startswith(PROTOCOL) or PROTOCOL.startswith(data)):
         raise UpstreamProtocolError(f"not HTTP/1: {data[:100]!r}")
     if len(data) >= MAX_HEAD:
         raise UpstreamProtocolError(f"the head is larger than {MAX_HEAD} bytes")
-    start = max(seen - 1, 0)
-    if data.count(b"\n", seen) != data.count(b"\r\n", start):
+    start = max(old_size - 1, 0)
+    if data.count(b"\n", old_size) != data.count(b"\r\n", start):
         raise UpstreamProtocolError("a line ends with a bare LF")
 
 

@@ -82,7 +82,7 @@ class Instance:
         """The exchange on ``connection`` is over; None: the connection has another owner."""
         self.in_flight -= 1
         if reusable and connection is not None:
-            connection.served += 1
+            connection.requests += 1
             self.pool.give(connection)
         else:
             if connection is not None:
@@ -100,18 +100,18 @@ class Instance:
 
 def pausing(backoff: Backoff) -> Subscriber:
     """The subscriber that lets an instance pause which could not be connected; whatever its answer is, it can be."""
-    def settle(attempt: Attempt, outcome: Outcome, begun: float, now: float) -> None:
+    def settle(attempt: Attempt, outcome: Outcome, start: float, now: float) -> None:
         if attempt.status:
             if backoff.failures:
                 backoff.reset()
         elif outcome.result is Result.FAILURE:
-            backoff.fail(begun, now)
+            backoff.fail(start, now)
     return settle
 
 
 def each_of(subscribers: tuple[Subscriber, ...]) -> Subscriber:
     """One subscriber that passes each outcome on to all of these."""
-    def settle(attempt: Attempt, outcome: Outcome, begun: float, now: float) -> None:
+    def settle(attempt: Attempt, outcome: Outcome, start: float, now: float) -> None:
         for subscriber in subscribers:
-            subscriber(attempt, outcome, begun, now)
+            subscriber(attempt, outcome, start, now)
     return settle

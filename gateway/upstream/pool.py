@@ -1,14 +1,14 @@
-"""The connections to one instance: those unused, those lent, and who waits for one.
+"""The connections to one instance: idle ones, busy ones, and the queue of waiters.
 
-- At most ``maximum`` are open. Unused ones are lent last in, first out, so that in quiet times the cold end grows old.
-- An unused one is closed by a timer when it is older than ``idle_timeout`` (or than its server promised to keep it), and at the end
-  of the loop's turn in which it was closed by the other side or got stray bytes. Whoever would be lent one looks too: at what the
-  loop has seen of it, good enough where a request may be sent again, else the system is asked.
-- One that is to ``retire`` (its age, or its address is no longer one of the name's) is not lent again.
-- Who waits is served in order. What becomes free is handed to the first in line: a connection, or a place to open one. Who is
-  killed or times out while something is handed to it passes it on, so no place is ever lost.
+- At most ``maximum`` are open. Idle connections are taken last in, first out, so that in quiet times the others grow old.
+- A timer closes an idle connection after ``idle_timeout`` (or the time for which its server promised to keep it). One that the
+  other side closed, or that got stray bytes, is closed at the end of that turn of the loop. A caller that takes one checks it as
+  well: by what the loop has seen of it, which is enough where a request may be sent again, else by asking the system.
+- A connection that is to ``retire`` (by its age, or because its address left the name) is not taken again.
+- Waiters are served first in, first out. What becomes free goes to the first: a connection, or a slot to open one. A waiter that is
+  killed or times out hands what it got to the next, so no slot is ever lost.
 
-Invariant: somebody waits only while ``maximum`` are lent and none is unused.
+Invariant: there are waiters only while ``maximum`` connections are busy and none is idle.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ SLACK = 0.01                                             # seconds: those that e
 
 
 class WaitOver(Exception):
-    """Nothing became free in time."""
+    """No connection became free in time."""
 
 
 class Pool:
-    """``unused``, or else ``take``, and then ``give`` or ``drop``, each exactly once. ``open`` counts what is unused or lent."""
+    """A caller gets a connection by ``unused`` or else by ``take``, and ends with ``give`` or ``drop``, each exactly once. ``open``
+    counts idle and busy connections. ``random(low, high)`` spreads the ages."""
 
     def __init__(self, maximum: int, idle_timeout: float, max_age: float = inf, clock: MonotonicClock = CLOCK,
                  random: Callable[[float, float], float] = uniform) -> None:
@@ -46,24 +47,25 @@ class Pool:
         self.clock = clock
         self.random = random
         self.open = 0
-        self.idle: deque[Connection] = deque()           # the warmest is the last
-        self.waiting: deque[AsyncResult] = deque()       # each gets a Connection, or None for a place
+        self.idle: deque[Connection] = deque()           # the one used last is the last
+        self.waiting: deque[AsyncResult] = deque()       # each gets a Connection, or None for a slot
         self.closed = False
-        self._added: WeakSet[Connection] = WeakSet()     # those unused and lent
-        self.alarm = clock.alarm(self.sweep)                   # set as long as there are unused ones
+        self._connections: WeakSet[Connection] = WeakSet()          # idle and busy
+        self.alarm = clock.alarm(self.sweep)                   # set as long as there are idle ones
         self._sweeping = False                           # at the end of this turn of the loop
         self._hub: Any = None
 
     def add(self, connection: Connection) -> Connection:
-        """A new one, lent: it grows old from now on; not all that were opened at once at the same time."""
+        """Take in a new connection, which is busy. Its age counts from now; ages are spread, so that those opened at once do not
+        retire at once."""
         connection.retires = self.clock.now() + self.max_age * self.random(0.9, 1.0)
-        connection.readable.at_rest = WeakMethod(self.stirred)
-        self._added.add(connection)
+        connection.readable.at_rest = WeakMethod(self.on_activity)
+        self._connections.add(connection)
         return connection
 
     def unused(self, careful: bool, place: SocketAddress | None = None) -> Connection | None:
-        """The warmest connection that is unused and fit to serve, if there is one. ``careful``: asks the system whether it is; else
-        what the loop has seen of it is enough. ``place``: only one that leads there, as long as another can be opened."""
+        """The idle connection used last that may serve again, if there is one. ``careful``: ask the system whether it may, else
+        what the loop has seen is enough. ``place``: only one that leads there, as long as another can be opened."""
         idle = self.idle
         if self._hub is not get_hub():
             self._own()
@@ -79,8 +81,8 @@ class Pool:
         return None
 
     def take(self, seconds: float | None, fresh: bool = False) -> Connection | None:
-        """A connection that was handed over, or None: there is a place, open one. ``fresh``: surely not one that was used before.
-        Waits up to ``seconds``; raises WaitOver."""
+        """A connection that another caller gave back, or None for a slot to open one. ``fresh``: always a slot. Waits up to
+        ``seconds``; raises WaitOver."""
         if self._hub is not get_hub():
             self._own()
         if self.open >= self.maximum and self.idle:
@@ -88,14 +90,14 @@ class Pool:
         if self.open < self.maximum:
             self.open += 1
             return None
-        handed = self._wait(seconds)
-        if handed is not None and (fresh or not handed.alive()):
-            handed.close()
+        connection = self._wait(seconds)
+        if connection is not None and (fresh or not connection.alive()):
+            connection.close()
             return None
-        return handed
+        return connection
 
     def give(self, connection: Connection) -> None:
-        """Back, and fit to serve again."""
+        """Give back a connection that may serve again."""
         now = self.clock.now()
         keep = self.idle_timeout if connection.keep is None else min(self.idle_timeout, connection.keep * MARGIN)
         connection.expires = now + keep if now + keep < connection.retires else connection.retires
@@ -111,21 +113,21 @@ class Pool:
                 self._set_alarm(now)
 
     def drop(self) -> None:
-        """The connection lent is closed, or was never opened: its place is free."""
+        """Free the slot of a connection that is closed, or was never opened."""
         if self.waiting:
             self.waiting.popleft().set(None)
         else:
             self.open -= 1
 
     def keep_only(self, places: Collection[SocketAddress]) -> None:
-        """Close what is unused and leads elsewhere; what is lent is not lent again."""
-        for connection in self._added:
+        """Close idle connections to other places; busy ones retire."""
+        for connection in self._connections:
             if connection.place not in places:
                 connection.retires = connection.expires = 0.0
         self.sweep()
 
     def sweep(self) -> None:
-        """Close those unused that have expired or were closed by the other side, and look again when the next expires."""
+        """Close idle connections that expired or were closed by the other side, and set the timer for the next."""
         self._sweeping = False
         self.alarm.stop()
         now = self.clock.now()
@@ -139,14 +141,14 @@ class Pool:
         if self.idle:
             self._set_alarm(now)
 
-    def stirred(self) -> None:
-        """In the hub: something has come to a connection for which nobody waits. Many may end at once: one look for all."""
+    def on_activity(self) -> None:
+        """In the hub: bytes or an end came on an idle connection. Many may end at once, so one sweep looks at all."""
         if self.idle and not self._sweeping:
             self._sweeping = True
             get_hub().loop.run_callback(self.sweep)
 
     def close(self) -> None:
-        """Close what is unused; what is lent is closed when it comes back."""
+        """Close idle connections; busy ones are closed when they come back."""
         self.closed = True
         self.alarm.stop()
         while self.idle:
@@ -156,7 +158,7 @@ class Pool:
         self.alarm.set(min(connection.expires for connection in self.idle) - now + SLACK)
 
     def _warm_up(self, place: SocketAddress) -> None:
-        """Move the warmest that leads to ``place``, if there is one, to the warm end."""
+        """Move the connection to ``place`` that was used last, if there is one, to the end that is taken first."""
         for connection in reversed(self.idle):
             if connection.place == place:
                 self.idle.remove(connection)
@@ -164,7 +166,7 @@ class Pool:
                 return
 
     def _own(self) -> None:
-        """The connections live on the event loop of the thread that uses the pool first, and cannot be used from another."""
+        """Bind the pool to the event loop of the thread that uses it first; another cannot use its connections."""
         if self._hub is not None:
             raise RuntimeError("the pool belongs to another thread")
         self._hub = get_hub()
@@ -181,7 +183,7 @@ class Pool:
         return turn.value
 
     def _leave(self, turn: AsyncResult) -> None:
-        """Out of the line; what was handed over already goes to the next."""
+        """Leave the queue; what it got already goes to the next."""
         if not turn.ready():
             self.waiting.remove(turn)
         elif turn.value is None:
@@ -190,7 +192,7 @@ class Pool:
             self.give(turn.value)
 
     def _close(self, connection: Connection) -> None:
-        """An unused one; nobody waits while there are any."""
+        """Close an idle connection; there are no waiters while there are any."""
         connection.close()
         self.open -= 1
 

@@ -17,8 +17,8 @@ from ..message import Body, Call
 TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 TARGET = re.compile(r"[\x21-\x7e\x80-\xff]+")
 HOST = re.compile(r"[\x21-\x7e\x80-\xff]*")
-RESERVED = frozenset({"host", "content-length", "transfer-encoding"})
-LINE = WrittenFields(RESERVED).__getitem__
+RESERVED_FIELDS = frozenset({"host", "content-length", "transfer-encoding"})
+LINE = WrittenFields(RESERVED_FIELDS).__getitem__
 SWITCH = "Connection: Upgrade\r\nUpgrade: %s\r\n"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})      # need no second look
 

@@ -65,14 +65,14 @@ AT_ONCE = Retry()
 STOP = Stop()
 
 
-def judge(error: BaseException, connected: bool, method: str, consumed: bool) -> Outcome:
-    """The outcome of an attempt that ended with ``error`` before there was a head. ``connected``: there was a connection;
-    ``consumed``: some of the body was."""
+def judge(error: BaseException, has_connection: bool, method: str, is_consumed: bool) -> Outcome:
+    """The outcome of an attempt that ended with ``error`` before there was a head. ``has_connection``: there was a connection;
+    ``is_consumed``: some of the body was."""
     if not isinstance(error, UpstreamError):
         return Outcome(Result.IGNORED, error.flag if isinstance(error, GatewayError) else "")
-    failed = not connected and isinstance(error, (ConnectFailed, UpstreamTimeout))
-    resend = Resend.NOWHERE if consumed else _resend(error, not connected or error.unsent, method)
-    return Outcome(Result.FAILURE if failed else Result.IGNORED, error.flag, resend)
+    is_failure = not has_connection and isinstance(error, (ConnectFailed, UpstreamTimeout))
+    resend = Resend.NOWHERE if is_consumed else _resend(error, not has_connection or error.unsent, method)
+    return Outcome(Result.FAILURE if is_failure else Result.IGNORED, error.flag, resend)
 
 
 def _resend(error: UpstreamError, unsent: bool, method: str) -> Resend:
@@ -81,9 +81,9 @@ def _resend(error: UpstreamError, unsent: bool, method: str) -> Resend:
     return Resend.OTHER if unsent else Resend.NOWHERE
 
 
-def judge_status(status: int, method: str, consumed: bool) -> Outcome:
+def judge_status(status: int, method: str, is_consumed: bool) -> Outcome:
     """The outcome of an attempt whose answer counts as a failure by its ``status``."""
-    return Outcome(Result.FAILURE, str(status), Resend.OTHER if method in IDEMPOTENT and not consumed else Resend.NOWHERE)
+    return Outcome(Result.FAILURE, str(status), Resend.OTHER if method in IDEMPOTENT and not is_consumed else Resend.NOWHERE)
 
 
 def decide(outcome: Outcome, number: int, now: float) -> Retry | Stop:

@@ -1,4 +1,4 @@
-"""Sending the body of a request, beside the reading of its answer: both may flow at once, and an early answer is heard."""
+"""Sends the body of a request while its answer is read: both may flow at once, and an early answer is read at once."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from ..errors import BodyTimeout, ClientDisconnected, GatewayError, InternalErro
 from ..loop.monotonic_clock import MonotonicClock
 from ..message import Body, Call
 from .limit import Limit, Silence
-from .transport import PIECE, Connection, Lost
+from .transport import PIECE, Connection, ConnectionLost
 
 
 def small_body(call: Call, silence: float, clock: MonotonicClock) -> bytes | Body | None:
-    """The call's body, in memory if it is small. Raises BodyTimeout when nothing came for ``silence`` seconds, and what reading the
-    body raises."""
+    """The body of the call, read into memory if it is small. Raises BodyTimeout when nothing comes for ``silence`` seconds, and
+    what reading the body raises."""
     body = call.body
     if not isinstance(body, Body) or body.length is None or body.length > PIECE or body.started:
         return body
@@ -23,15 +23,15 @@ def small_body(call: Call, silence: float, clock: MonotonicClock) -> bytes | Bod
 class Sender:
     """Sends the rest of a request in a greenlet of its own, while the answer is read.
 
-    ``rest`` are bytes of the request not yet sent, ``body`` what follows them. ``moving`` is true while a ``body`` is on its way;
-    when it has been sent, the time for the answer (``limit``) starts anew. ``sent`` is true once everything has been sent.
-    ``failure`` is what went wrong on the client's side, or that the upstream took nothing for ``silence`` seconds. An upstream
-    that no longer takes the body is no failure here: it may have answered, and if it has not, the reader finds that out.
+    ``rest`` are the bytes of the request that are still to be sent, ``body`` follows them. ``moving`` is true while a ``body`` is
+    being sent; at its end the time for the answer (``limit``) starts anew, and ``complete`` becomes true. ``failure`` is the error
+    of the client's side, or a timeout when the upstream takes nothing for ``silence`` seconds. An upstream that closes before it
+    has the body is no failure here: it may have answered, and if not, the reader finds that out.
     """
 
     def __init__(self, connection: Connection, rest: list[memoryview], body: Body | None, limit: Limit, silence: float) -> None:
         self.moving = body is not None
-        self.sent = False
+        self.complete = False
         self.failure: BaseException | None = None
         self._connection = connection
         self._limit = limit
@@ -40,19 +40,19 @@ class Sender:
         self._greenlet = gevent.spawn(self._run, rest, body)
 
     def stop(self, block: bool = True) -> None:
-        """End it; when this returns (``block``) it reads the client's body no more."""
+        """End it. With ``block``, it no longer reads the client's body when this returns."""
         self._greenlet.kill(block=block)
 
     def _run(self, rest: list[memoryview], body: Body | None) -> None:
-        limit = Silence(None, self._silence, self._stalled, self._limit.clock)
+        limit = Silence(None, self._silence, self._stall_error, self._limit.clock)
         try:
             for data in rest:
                 self._connection.send_all(data, limit)
             if body is not None:
                 self._send_body(body, limit)
-            self.sent = self.failure is None
-        except Lost:
-            self.sent = False                            # see above: the reader finds out why
+            self.complete = self.failure is None
+        except ConnectionLost:
+            self.complete = False                            # the reader finds out why
         except GatewayError as error:
             self.failure = error
         finally:
@@ -68,7 +68,7 @@ class Sender:
                 left -= len(piece)
             else:
                 raise InternalError(f"the body is longer than its {body.length} bytes")
-            self._connection.wait_writable(limit)        # others' turn: with both sockets ready nothing else here waits
+            self._connection.wait_writable(limit)        # with both sockets ready nothing else here waits: give others a turn
             self._connection.send_all(piece, limit)
         if self.failure is not None:
             return
@@ -81,7 +81,7 @@ class Sender:
         self._limit.restart()
 
     def _read(self, body: Body) -> bytes:
-        """The client's next piece; b"" at the end, and when that failed."""
+        """The next piece of the client's body; b"" at the end and after a failure."""
         try:
             with self._limit.clock.time_limit(self._silence, BodyTimeout(f"no byte of the body came for {self._silence:g} s")):
                 return body.read(PIECE)
@@ -92,5 +92,5 @@ class Sender:
             self.failure = error
         return b""
 
-    def _stalled(self) -> UpstreamTimeout:
+    def _stall_error(self) -> UpstreamTimeout:
         return UpstreamTimeout(f"the upstream took no byte of the body for {self._silence:g} s")

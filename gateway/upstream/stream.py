@@ -1,4 +1,4 @@
-"""The body of an answer while it comes."""
+"""The body of an answer that is read piece by piece."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 from ..errors import GatewayError, UpstreamTruncated
 from .framing import Framing
 from .limit import Limit
-from .transport import Connection, Lost
+from .transport import Connection, ConnectionLost
 
 
 class StreamOwner(Protocol):
@@ -18,15 +18,15 @@ class StreamOwner(Protocol):
     limit: Limit
 
     def finish(self, reusable: bool, block: bool = True) -> None: ...
-    def failed(self, error: GatewayError) -> None: ...
+    def note_error(self, error: GatewayError) -> None: ...
 
 
 class BodyStream:
-    """The body of an answer, piece by piece as it comes.
+    """The body of an answer: iterate over its pieces as they come, or ``read``.
 
-    Iterate over it, or ``read``. ``complete`` is true once all of it has come in order; the connection is then free again, without
-    waiting for ``close``. ``close`` before that closes the connection. Raises UpstreamTruncated, UpstreamTimeout,
-    UpstreamProtocolError, and what the request's body raised. ``first`` is what the framing has given already.
+    ``complete`` is true once all of it has come in order; the connection is then free again, before ``close``. ``close`` before
+    that closes the connection. Raises UpstreamTruncated, UpstreamTimeout, UpstreamProtocolError, and what the request's body
+    raises. ``first`` are the bytes that the framing has already given.
     """
 
     def __init__(self, owner: StreamOwner, framing: Framing, first: bytes, keep_alive: bool) -> None:
@@ -34,7 +34,7 @@ class BodyStream:
         self._owner = owner
         self._framing = framing
         self._keep_alive = keep_alive
-        self._kept = first                               # taken from the framing, given out up to ``_start``
+        self._buffer = first                             # from the framing; ``_start`` is the position of the next read
         self._start = 0
 
     @property
@@ -43,8 +43,8 @@ class BodyStream:
 
     @property
     def ready(self) -> bool:
-        """Has something come that was not given out yet, or will nothing more come?"""
-        return bool(self._kept) or self._framing.complete
+        """Whether the next read returns without a wait: bytes are buffered, or the body is complete."""
+        return bool(self._buffer) or self._framing.complete
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -59,9 +59,9 @@ class BodyStream:
         """At most ``size`` bytes, as soon as there are any, and b"" at the end. -1 or None: everything to the end."""
         if size is None or size < 0:
             return b"".join(self)
-        if self._start == len(self._kept):
-            self._kept, self._start = self._next() if size else b"", 0
-        piece = self._kept[self._start:self._start + size]
+        if self._start == len(self._buffer):
+            self._buffer, self._start = self._next() if size else b"", 0
+        piece = self._buffer[self._start:self._start + size]
         self._start += len(piece)
         return piece
 
@@ -74,9 +74,9 @@ class BodyStream:
 
     def _next(self) -> bytes:
         """The next bytes, b"" at the end."""
-        if self._start < len(self._kept):
-            piece = self._kept[self._start:]
-            self._kept, self._start = b"", 0
+        if self._start < len(self._buffer):
+            piece = self._buffer[self._start:]
+            self._buffer, self._start = b"", 0
             return piece
         piece = b""
         while not piece and not self._framing.complete:
@@ -87,14 +87,14 @@ class BodyStream:
             except BaseException as error:
                 self.close()
                 if isinstance(error, GatewayError):
-                    self._owner.failed(error)
+                    self._owner.note_error(error)
                 raise
         return piece
 
     def _receive(self) -> bytes:
         try:
             return self._owner.connection.receive(self._owner.limit)
-        except Lost as error:
+        except ConnectionLost as error:
             raise UpstreamTruncated(f"the connection failed within the body: {error}") from error.problem
 
     def _feed(self, data: bytes) -> bytes:

@@ -1,9 +1,9 @@
-"""TLS to an instance: its context, a TLS stream over a non-blocking socket, and the connection that waits for it.
+"""TLS to an instance: its context, a TLS stream over a non-blocking socket, and a Connection on top of that.
 
-The stream runs on two memory buffers (``ssl.SSLObject``), so it never touches the socket behind the back of whoever waits for it,
-and it sees how the connection ended: with close_notify in order, without it cut (RFC 9112 section 9.8).
+The stream runs on two memory buffers (``ssl.SSLObject``), so that only the connection reads and writes the socket, and it tells how
+the connection ended: in order with close_notify, truncated without it (RFC 9112 section 9.8).
 
-Whom it believes is what ``requests`` believes: names in subjectAltName only, TLS 1.2 and later.
+Certificates are verified as ``requests`` does: names in subjectAltName only, TLS 1.2 and later.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..errors import ConfigError
 from ..loop.monotonic_clock import CLOCK, MonotonicClock
 from .dns import SocketAddress
 from .limit import Limit, Silence
-from .transport import CLOSED_HERE, PIECE, Connection, Lost
+from .transport import CLOSED_HERE, PIECE, Connection, ConnectionLost
 
 RECORDS = 65536
 CUT = "UNEXPECTED_EOF_WHILE_READING"                     # OpenSSL's reason for an end without close_notify
@@ -42,7 +42,7 @@ def check_name(context: ssl.SSLContext, name: str) -> None:
 
 
 def _file(name: str, path: str | None) -> tuple[str, int] | None:
-    """A file as it is now: when it has changed, it is another."""
+    """The path of a file and its modification time, so that a file that has changed is another key."""
     try:
         return None if path is None else (path, os.stat(path).st_mtime_ns)
     except OSError as error:
@@ -52,7 +52,7 @@ def _file(name: str, path: str | None) -> tuple[str, int] | None:
 @lru_cache(maxsize=64)
 def _context(verify: bool, ca: tuple[str, int] | None, certificate: tuple[str, int] | None,
              key: tuple[str, int] | None) -> ssl.SSLContext:
-    """One for all that name the same files: reading the system's certificates takes 20 ms."""
+    """One context for all settings that name the same files: reading the system's certificates takes 20 ms."""
     try:
         context = ssl.create_default_context(cafile=ca and ca[0])
     except OSError as error:                             # ssl.SSLError is one
@@ -79,7 +79,7 @@ def _no_password() -> str:
 
 
 class TlsStream:
-    """``socket`` is connected and non-blocking. Nothing happens before ``handshake``."""
+    """A TLS client on a ``socket`` that is connected and non-blocking. Nothing happens before ``handshake``."""
 
     def __init__(self, socket: Any, context: ssl.SSLContext, server_name: str) -> None:
         self._socket = socket
@@ -87,11 +87,11 @@ class TlsStream:
         self._outgoing = ssl.MemoryBIO()
         self.tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_name)
         self._unsent = b""                               # ciphertext the socket has not taken
-        self._accepted = 0                               # how much of the caller's data it stands for
+        self._plain_size = 0                               # size of the caller's data that it encrypts
 
     def handshake(self) -> None:
-        """Go on with it. Raises ssl.SSLWantReadError (wait and ``feed``) and BlockingIOError (wait until the socket takes more),
-        each to be called again; other OSErrors when it failed."""
+        """Continue the handshake. Raises ssl.SSLWantReadError (wait, ``feed`` and call again), BlockingIOError (wait until the
+        socket takes more and call again), and other OSErrors when it failed."""
         try:
             self.tls.do_handshake()
         except ssl.SSLWantReadError:
@@ -104,7 +104,7 @@ class TlsStream:
         self._flush()
 
     def feed(self) -> None:
-        """Take what the socket has, or its end."""
+        """Read what the socket has, or its end, into the stream."""
         try:
             data = self._socket.recv(RECORDS)
         except BlockingIOError:
@@ -129,14 +129,14 @@ class TlsStream:
     def send(self, data: bytes | memoryview) -> int:
         """Encrypt and send up to 64 KB of ``data``: how many bytes have gone. Raises BlockingIOError when the socket takes no
         more; it must then be called again with the same."""
-        if not self._accepted:
-            self._accepted = self.tls.write(data[:RECORDS])
+        if not self._plain_size:
+            self._plain_size = self.tls.write(data[:RECORDS])
         self._flush()
-        accepted, self._accepted = self._accepted, 0
-        return accepted
+        size, self._plain_size = self._plain_size, 0
+        return size
 
     def close_notify(self) -> None:
-        """Say that this is the end, if that can be said without waiting."""
+        """Send close_notify, if that needs no wait."""
         with suppress(OSError):
             self.tls.unwrap()
         with suppress(OSError):
@@ -163,7 +163,7 @@ class TlsConnection(Connection):
             wait(limit)
 
     def _handshake(self) -> Callable[[Limit], None] | None:
-        """Go on with the handshake: what to wait for, None when it is done."""
+        """Continue the handshake. Returns the wait that it needs, None at its end."""
         try:
             self.tls.feed()
             self.tls.handshake()
@@ -172,7 +172,7 @@ class TlsConnection(Connection):
         except BlockingIOError:
             return self.wait_writable
         except OSError as error:
-            raise Lost(error) from error
+            raise ConnectionLost(error) from error
         return None
 
     def receive(self, limit: Limit) -> bytes:
@@ -184,13 +184,13 @@ class TlsConnection(Connection):
 
     def _read(self, feed: bool = False) -> bytes | None:
         if self.closed:
-            raise Lost(ConnectionAbortedError(errno.ECONNABORTED, CLOSED_HERE))
+            raise ConnectionLost(ConnectionAbortedError(errno.ECONNABORTED, CLOSED_HERE))
         try:
             if feed:
                 self.tls.feed()
             return self.tls.read(PIECE)
         except OSError as error:
-            raise Lost(error) from error
+            raise ConnectionLost(error) from error
 
     def send(self, data: bytes | memoryview) -> int:
         try:
@@ -198,10 +198,10 @@ class TlsConnection(Connection):
         except BlockingIOError:
             return 0
         except OSError as error:
-            raise Lost(error) from error
+            raise ConnectionLost(error) from error
 
     def alive(self) -> bool:
-        """Session tickets and the like may have come, and do no harm; data and an end do, also those fed already."""
+        """As above; session tickets do no harm, but data and an end do, also those fed already."""
         self.readable.watch()
         try:
             while self.tls.read(1) is None:
@@ -222,7 +222,7 @@ class TlsConnection(Connection):
 
 
 class TlsSocket:
-    """What ``detach`` gives for a connection with TLS: the methods of a socket that splicing needs. They raise OSError."""
+    """The methods of a socket that splicing needs, on a connection with TLS: what ``detach`` returns. They raise OSError."""
 
     def __init__(self, connection: TlsConnection) -> None:
         self._connection = connection
@@ -235,7 +235,7 @@ class TlsSocket:
     def recv(self, size: int) -> bytes:
         try:
             data = self._unread or self._connection.receive(self._limit)
-        except Lost as error:
+        except ConnectionLost as error:
             if not isinstance(error.problem, ssl.SSLEOFError):
                 raise error.problem
             data = b""                                   # an end is an end here: the protocol spoken now has its own
@@ -245,7 +245,7 @@ class TlsSocket:
     def sendall(self, data: bytes) -> None:
         try:
             self._connection.send_all(data, self._limit)
-        except Lost as error:
+        except ConnectionLost as error:
             raise error.problem
 
     def fileno(self) -> int:

@@ -1,11 +1,11 @@
-"""Connections that wait: native non-blocking sockets on the event loop.
+"""Connections to upstreams: native non-blocking sockets on the event loop.
 
-To wait for an answer costs two switches and nothing else: the socket stays watched (loop/readiness.py), and the time of a wait is
-looked at when the connection's alarm rings, which is set once and moved only when a wait is to end before it. One greenlet may
+A wait for an answer costs two switches and nothing else: the socket stays watched (loop/readiness.py), and the time of a wait is
+checked only when the connection's alarm rings, which is set once and moved only for a wait that ends before it. One greenlet may
 read and one may write at a time. Times are given as a Limit, and what it raises ends the wait.
 
-A connection ends in one of two ways. ``close()`` says goodbye. ``abort()`` resets (RST), so that the other side can never take
-what it got for a complete request, not even when it reads until the end.
+A connection ends in one of two ways. ``close()`` ends it in order (FIN). ``abort()`` resets it (RST), so that the other side never
+takes what it got for a complete request, not even when it reads until the end.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ OVER = -1                                                # after READY and WOKEN
 CLOSED_HERE = "the connection was closed on this side"
 
 
-class Lost(Exception):
-    """The connection failed; ``problem`` is how. It is no OSError itself: those may be thrown into a greenlet that waits here, by
-    whoever limits its time, and say nothing of the connection."""
+class ConnectionLost(Exception):
+    """The connection failed with ``problem``. It is no OSError itself: whoever limits the time of a greenlet may throw one into a
+    wait here, and that says nothing of the connection."""
 
     def __init__(self, problem: OSError) -> None:
         super().__init__(str(problem))
@@ -51,45 +51,45 @@ class Lost(Exception):
 
 
 def native_socket(family: int) -> Any:
-    """A stream socket of the operating system's, non-blocking, that gevent knows nothing of. Raises Lost."""
+    """A stream socket of the operating system's, non-blocking, that gevent knows nothing of. Raises ConnectionLost."""
     try:
         socket = NativeSocket(family, SOCK_STREAM)
     except OSError as error:                             # no descriptor left, most likely
-        raise Lost(error) from error
+        raise ConnectionLost(error) from error
     socket.setblocking(False)
     return socket
 
 
 class Connection:
-    """A TCP or unix connection. ``served`` counts its answers, ``place`` is where it leads; ``keep``, ``expires`` and ``retires``
-    are times for the pool, in seconds."""
+    """A TCP or unix connection. ``requests`` counts those it has served, ``place`` is where it leads; ``keep``, ``expires`` and
+    ``retires`` are times for the pool, in seconds."""
 
-    __slots__ = ("socket", "clock", "readable", "served", "place", "keep", "expires", "retires", "closed", "undelivered",
-                 "_writable", "_writer", "_poll", "_eager", "_outbox", "_posted", "__weakref__")
+    __slots__ = ("socket", "clock", "readable", "requests", "place", "keep", "expires", "retires", "closed", "post_error",
+                 "_writable", "_writer", "_poll", "_eager", "_outbox", "_post_pending", "__weakref__")
 
     def __init__(self, socket: Any, clock: MonotonicClock = CLOCK) -> None:
-        self.closed = True                               # until there is something to close
+        self.closed = True                               # nothing to close yet
         descriptor = socket.fileno()
         self.socket = socket
         self.clock = clock
         self.readable = Readable(descriptor, clock)
-        self.served = 0
+        self.requests = 0
         self.keep: float | None = None
         self.expires = 0.0
         self.retires = inf
         self.place: SocketAddress | None = None
-        self.undelivered: OSError | None = None          # why what was posted did not leave
+        self.post_error: OSError | None = None          # of a post that did not leave
         self._writable = self.readable.hub.loop.io(descriptor, 2)
         self._writer: Waiter | None = None
         self._outbox = send_queue()
-        self._posted = False                             # is there something that has not left yet?
-        self._eager = 0                                  # how many more reads need not wait
+        self._post_pending = False                       # a post has not left yet
+        self._eager = 0                                  # reads left that need not wait
         self._poll = NativePoll()
         self._poll.register(descriptor, select.POLLIN)
         self.closed = False
 
     def establish(self, place: SocketAddress, limit: Limit) -> None:
-        """Connect. Raises Lost, and what ``limit`` raises."""
+        """Connect. Raises ConnectionLost, and what ``limit`` raises."""
         self.place = place
         if place.family != AF_UNIX:
             self.socket.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
@@ -99,15 +99,15 @@ class Connection:
             self.wait_writable(limit)
             error = self.socket.getsockopt(SOL_SOCKET, SO_ERROR)
         if error:
-            raise Lost(OSError(error, os.strerror(error)))
+            raise ConnectionLost(OSError(error, os.strerror(error)))
 
     def receive(self, limit: Limit) -> bytes:
-        """What comes next, b"" at the end. Raises Lost, and what ``limit`` raises."""
+        """What comes next, b"" at the end. Raises ConnectionLost, and what ``limit`` raises."""
         eager = self._eager
         while True:
             if not eager:
                 self.wait_for_data(limit)
-            if self._posted:                             # what is here already is no answer to that: it must not be taken for one
+            if self._post_pending:                       # bytes that are here before the request leaves are no answer to it
                 self._outbox.flush()
             try:
                 data = self.socket.recv(PIECE)
@@ -115,40 +115,40 @@ class Connection:
                 eager = 0
                 continue
             except OSError as error:
-                raise Lost(self.undelivered or error) from error
-            # A full piece: most likely there is more, for which nobody needs to wait. But others want their turn now and then.
+                raise ConnectionLost(self.post_error or error) from error
+            # After a full piece there is most likely more, without a wait; but other greenlets get their turn now and then.
             self._eager = (eager - 1 if eager else EAGER) if len(data) == PIECE else 0
             return data
 
     def send(self, data: bytes | memoryview) -> int:
-        """Send what can be sent without waiting: how many bytes that was. Raises Lost."""
+        """Send what can be sent without waiting: how many bytes that was. Raises ConnectionLost."""
         try:
             return self.socket.send(data)
         except BlockingIOError:
             return 0
         except OSError as error:
-            raise Lost(error) from error
+            raise ConnectionLost(error) from error
 
     def post(self, data: bytes) -> None:
-        """Send a small piece at the end of this turn of the loop. Who then reads gets Lost when it could not be sent;
-        ``undelivered`` says so when nothing of it has left."""
-        self._posted = True
+        """Send a small piece at the end of this turn of the loop. If that fails, the next ``receive`` raises ConnectionLost;
+        ``post_error`` is set when nothing of it has left."""
+        self._post_pending = True
         self._outbox.post(self._deliver, data)
 
     def send_all(self, data: bytes | memoryview, limit: Limit) -> None:
-        """Send everything. Raises Lost, and what ``limit`` raises."""
-        sent = self.send(data)
-        view = memoryview(data)[sent:]
+        """Send everything. Raises ConnectionLost, and what ``limit`` raises."""
+        size = self.send(data)
+        view = memoryview(data)[size:]
         while view:
             self.wait_writable(limit)
             view = view[self.send(view):]
 
     def alive(self) -> bool:
-        """May an unused connection serve again? Not when it was closed, or has bytes nobody asked for. Asks the system."""
+        """Ask the system whether an idle connection may serve again: it may not with an end, or with stray bytes."""
         return not self._poll.poll(0)
 
     def close(self) -> None:
-        """A greenlet that still waits for this connection gets Lost. May be called again."""
+        """Close it in order; a greenlet that waits for it gets ConnectionLost. May be called again."""
         if not self.closed:
             self._stop_watching()
             self.socket.close()
@@ -161,28 +161,28 @@ class Connection:
             Connection.close(self)
 
     def detach(self) -> Any:
-        """The connection as a gevent socket, which then owns it."""
+        """Hand the connection over to a gevent socket, which then owns it."""
         self._stop_watching()
         return GeventSocket(self.socket.family, SOCK_STREAM, fileno=self.socket.detach())
 
     def _deliver(self, data: bytes) -> None:
-        """For a connection that was at rest: if it has something to read, or will not take it all, it is not well."""
-        self._posted = False
+        """Send a posted piece. An idle connection that has something to read, or does not take it all, is broken."""
+        self._post_pending = False
         if self.closed:
             return
         try:
             if not self.alive():
-                raise ConnectionResetError(errno.ECONNRESET, "it was closed, or had bytes nobody asked for")
-            sent = self.socket.send(data)
+                raise ConnectionResetError(errno.ECONNRESET, "it was closed, or had stray bytes")
+            size = self.socket.send(data)
         except OSError as error:
-            self.undelivered = error
+            self.post_error = error
             self.close()
             return
-        if sent < len(data):
+        if size < len(data):
             self.abort()
 
     def wake(self) -> None:
-        """Let whoever reads look at its limit again."""
+        """Have the reader look at its limit again."""
         self.readable.wake()
 
     def __del__(self) -> None:
@@ -211,10 +211,10 @@ class Connection:
             else:
                 left = limit.left()
                 until = inf if left is None else self.clock.now() + left
-        raise Lost(self.undelivered or ConnectionAbortedError(errno.ECONNABORTED, CLOSED_HERE))
+        raise ConnectionLost(self.post_error or ConnectionAbortedError(errno.ECONNABORTED, CLOSED_HERE))
 
     def wait_writable(self, limit: Limit) -> None:
-        """Return once some bytes can be sent, and not before the loop has looked at all the other sockets too."""
+        """Return once some bytes can be sent, after at least one turn of the loop."""
         if self._writer is not None:
             raise RuntimeError("two greenlets write to one connection")
         waiter = self._writer = Waiter(self.readable.hub)
@@ -223,7 +223,7 @@ class Connection:
             while True:
                 seconds = limit.left()
                 if self.closed:
-                    raise Lost(ConnectionAbortedError(errno.ECONNABORTED, CLOSED_HERE))
+                    raise ConnectionLost(ConnectionAbortedError(errno.ECONNABORTED, CLOSED_HERE))
                 event = self._wait_writable(waiter, seconds)
                 if event == READY:
                     return
@@ -248,4 +248,4 @@ class Connection:
                 self._writable.stop()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({'closed' if self.closed else self.socket.fileno()}, {self.served} served)"
+        return f"{type(self).__name__}({'closed' if self.closed else self.socket.fileno()}, {self.requests} requests)"

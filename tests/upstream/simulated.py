@@ -20,7 +20,7 @@ from gevent.event import Event
 
 from gateway.upstream.dns import SocketAddress
 from gateway.upstream.limit import Limit
-from gateway.upstream.transport import Lost
+from gateway.upstream.transport import ConnectionLost
 from tests.clocks import VirtualClock
 
 PORT = 80
@@ -160,12 +160,12 @@ class SimulatedConnection:
         self.readable = self                             # of which the pool takes these:
         self.watched = False
         self.at_rest: Any = None
-        self.served = 0
+        self.requests = 0
         self.keep: float | None = None
         self.expires = 0.0
         self.retires = float("inf")
         self.place: SocketAddress | None = None
-        self.undelivered: OSError | None = None
+        self.post_error: OSError | None = None
         self.closed = False
         self.ended = False                               # by the machine
         self.opened = 0.0
@@ -203,12 +203,12 @@ class SimulatedConnection:
             raise limit.over()
         self.clock.sleep(latency)
         if (error := self.machine.accept(self)) is not None:
-            raise Lost(error)
+            raise ConnectionLost(error)
         self.opened = self.clock.now()
 
     def send(self, data: bytes | memoryview) -> int:
         if self.closed or self.ended:
-            raise Lost(failure(errno.EPIPE))
+            raise ConnectionLost(failure(errno.EPIPE))
         if not self._request:
             self._check_reuse()
         self._request += bytes(data)
@@ -232,7 +232,7 @@ class SimulatedConnection:
             if self._incoming:
                 piece = self._incoming[0]
                 if isinstance(piece, OSError):
-                    raise Lost(piece)
+                    raise ConnectionLost(piece)
                 return self._incoming.popleft() if piece else b""
             left = limit.left()
             self._arrival.clear()
@@ -242,7 +242,7 @@ class SimulatedConnection:
                     raise limit.over()
             finally:
                 self._reading = False
-        raise Lost(self.undelivered or failure(errno.ECONNABORTED))
+        raise ConnectionLost(self.post_error or failure(errno.ECONNABORTED))
 
     def wait_writable(self, limit: Limit) -> None:
         limit.left()
@@ -276,7 +276,7 @@ class SimulatedConnection:
         if self.closed:
             return
         if not self.alive():
-            self.undelivered = failure(errno.ECONNRESET)
+            self.post_error = failure(errno.ECONNRESET)
             self.close()
         else:
             self.send(data)

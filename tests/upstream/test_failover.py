@@ -19,7 +19,7 @@ from gateway.upstream.balancer import RULES
 from gateway.upstream.client import Upstream
 from gateway.upstream.dns import Resolver
 from gateway.upstream.retry import AT_ONCE, STOP, SUCCESS, Outcome, Resend, Result, decide, judge, judge_status
-from gateway.upstream.transport import Lost
+from gateway.upstream.transport import ConnectionLost
 from tests.clocks import ManualClock
 
 CALLS = {"get": get, "post": lambda: post(b"small"), "stream": lambda: post(body_of([b"x" * 70000] * 3, 210000)),
@@ -175,7 +175,7 @@ def test_a_busy_instance_is_no_reason_to_fail_while_another_is_free(make, serve)
 
 def test_no_descriptor_left_is_our_own_failure(make, serve):
     def none_left(place):
-        raise Lost(OSError(errno.EMFILE, "Too many open files"))
+        raise ConnectionLost(OSError(errno.EMFILE, "Too many open files"))
 
     one = make(serve(Service()), serve(Service()), open=none_left)
     call = get()
@@ -277,10 +277,10 @@ def test_a_status_can_be_a_failure(method, consumed, resend):
 def test_failures_of_the_same_moment_are_one():
     backoff = Backoff()
     for _ in range(100):
-        backoff.fail(begun=10.0, now=11.0)
+        backoff.fail(start=10.0, now=11.0)
     assert (backoff.failures, backoff.until) == (1, 11.0 + FIRST)
     for number in range(10):
-        backoff.fail(begun=20.0 + number, now=20.0 + number)
+        backoff.fail(start=20.0 + number, now=20.0 + number)
     assert backoff.until == 29.0 + LONGEST
     backoff.reset()
     assert backoff.until == 0.0

@@ -211,7 +211,7 @@ def test_an_upload_is_not_cut_by_the_deadline_while_it_moves(serve, upstream):
         clock.time += 15.0
         feed.give(b"x")
         until(lambda: feed.pieces.empty() and feed.reading)
-        for connection in one.instances[0].pool._added:
+        for connection in one.instances[0].pool._connections:
             connection.wake()                            # who waits for the answer looks at its limit
         gevent.idle()
     feed.give(b"")
@@ -275,7 +275,7 @@ def test_silence_of_the_answer_does_not_count_while_the_body_moves(serve, upstre
     until(lambda: waits(stream))
     for _ in range(10):
         clock.time += 15.0
-        gevent.get_hub().loop.run_callback(stream._owner.connection.readable._rung)      # who reads looks at its limit
+        gevent.get_hub().loop.run_callback(stream._owner.connection.readable._after_turns)      # who reads looks at its limit
         gevent.idle()
         feed.give(b"x")
         until(lambda: feed.pieces.empty() and feed.reading and waits(stream))
