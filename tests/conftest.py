@@ -11,6 +11,10 @@ import weakref  # noqa: E402
 import gevent  # noqa: E402
 import pytest  # noqa: E402
 from gevent.server import StreamServer  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
+
+settings.register_profile("gateway", deadline=None, suppress_health_check=[HealthCheck.too_slow])      # a busy machine fails nothing
+settings.load_profile("gateway")
 
 STARTED: weakref.WeakSet[gevent.Greenlet] = weakref.WeakSet()
 gevent.Greenlet.add_spawn_callback(STARTED.add)
