@@ -27,8 +27,8 @@ POLL = monkey.get_original("select", "poll")                 # never to wait, on
 
 
 class ClientGone(ConnectionError):
-    """Nothing more can be sent to the client. ``left`` bytes were not taken of what was to be sent; ``stalled``: it took none for
-    too long, and was cut."""
+    """Nothing more can be sent to the client, which has not taken ``left`` bytes. ``stalled``: it took none for too long, and was
+    cut."""
 
     def __init__(self, error: OSError, left: int) -> None:
         super().__init__(str(error))
@@ -37,7 +37,7 @@ class ClientGone(ConnectionError):
 
 
 class SendStalled(OSError):
-    """Nothing was taken of what is to be sent, for as long as is allowed."""
+    """The client has taken no byte for ``send_timeout``."""
 
 
 class Client:
@@ -118,14 +118,14 @@ class Client:
             return
         assert self.native_sock is not None
         try:
-            sent = self.native_sock.send(data)
+            size = self.native_sock.send(data)
         except BlockingIOError:
-            sent = 0
+            size = 0
         except OSError:
             self._lose()
             return
-        if sent < len(data):
-            self._rest = gevent.spawn(self._send_rest, data[sent:])
+        if size < len(data):
+            self._rest = gevent.spawn(self._send_rest, data[size:])
 
     def _send_rest(self, data: bytes) -> None:
         try:
@@ -155,19 +155,19 @@ class Client:
         """Send all of it, however long that takes a client that goes on taking it. Raises ClientGone."""
         if self.native_sock is not None:
             try:
-                sent = self.native_sock.send(data)
+                size = self.native_sock.send(data)
             except BlockingIOError:
-                sent = 0
+                size = 0
             except OSError as error:
                 raise ClientGone(error, len(data)) from error
-            if sent == len(data):
+            if size == len(data):
                 return
-            data = memoryview(data)[sent:]
+            data = memoryview(data)[size:]
         self._send_all(memoryview(data))
 
     def _send_all(self, left: memoryview) -> None:
-        """A socket is writable only once much of what it holds was taken: while it is not, what was taken says whether the client
-        goes on. gevent's sendall() would bound the whole."""
+        """A socket is writable only once the client has taken much of what it holds: until then, the bytes it holds say whether the
+        client goes on. gevent's sendall() would bound the whole."""
         while left:
             queued = self._queued()
             try:

@@ -208,10 +208,10 @@ class LaneConnection(ClientConnection):
         with this mode, or to anyone; never to a proxy, which shows by what it sends. Nobody waits for the client here."""
         if self.started or self.taken_over or not self.alive:
             return
-        sent = [(name.lower(), value) for name, value in self.headers]
-        if any(name in OF_PROXIES for name, _ in sent) or not rules.anyone and ("sec-fetch-mode", "navigate") not in sent:
+        fields = [(name.lower(), value) for name, value in self.headers]
+        if any(name in OF_PROXIES for name, _ in fields) or not rules.anyone and ("sec-fetch-mode", "navigate") not in fields:
             return
-        dropped = rules.withheld.union(word.strip().lower() for name, value in headers if name.lower() == "connection"
-                                       for word in value.split(","))
-        lines = b"".join([WRITTEN[field] for field in headers if field[0].lower() not in dropped])
+        withheld = rules.withheld.union(word.strip().lower() for name, value in headers if name.lower() == "connection"
+                                        for word in value.split(","))
+        lines = b"".join([WRITTEN[field] for field in headers if field[0].lower() not in withheld])
         self.client.offer(b"%b%b\r\n" % (first_line(status, reason), lines))

@@ -292,7 +292,7 @@ class BodyReader:
 
 
 def gunicorn_error(error: GatewayError) -> Exception:
-    """What an application that is not the gateway's is told: what it would be told by Gunicorn."""
+    """The error that Gunicorn would raise, for an application that is not the gateway's."""
     if isinstance(error, MalformedBody):
         return error.__cause__ if isinstance(error.__cause__, ParseException) else InvalidChunkSize(str(error).encode())
     return TimeoutError(str(error)) if isinstance(error, BodyTimeout) else NoMoreData(str(error))
@@ -320,7 +320,7 @@ class ClientConnection:
         self._unreader = unreader
 
     def interim(self, status: int, reason: str, headers: Headers, rules: Interim) -> None:
-        """An interim answer of an upstream. Here it is dropped: whether the client takes it now cannot be told (fastlane.py)."""
+        """An interim answer of an upstream. Here it is dropped: whether the client takes it now is not known (fastlane.py)."""
 
     def take(self) -> tuple[Any, bytes]:
         """The socket and the bytes already read from it. The worker leaves it alone until the application returns, then ends it.

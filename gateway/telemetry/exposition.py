@@ -36,9 +36,9 @@ class Family:
         """Add the numbers of a key, unless it is of another shape."""
         if (key.kind, key.bounds) != self.shape:
             return
-        found = list(numbers)
-        summed = self.cells.get(key.labels)
-        self.cells[key.labels] = found if summed is None else [a + b for a, b in zip(summed, found)]
+        values = list(numbers)
+        sums = self.cells.get(key.labels)
+        self.cells[key.labels] = values if sums is None else [a + b for a, b in zip(sums, values)]
 
     def metric(self) -> Metric:
         key = self.key

@@ -45,15 +45,15 @@ native_sleep = get_original("time", "sleep")
 class RequestLog:
     """``RequestLog("stdout")``. Until ``start``, or its first line, it runs nothing. Raises ConfigError when it cannot be opened.
 
-    ``dropped`` counts the lines that are lost. At most ``limit`` bytes wait; they are collected for ``interval`` seconds, and
+    ``drops`` counts the lines that are lost. At most ``limit`` bytes wait; they are collected for ``interval`` seconds, and
     written by ``write(fd, data)``, in a native thread.
     """
 
-    def __init__(self, destination: str, dropped: Counter | None = None, limit: int = LIMIT,
+    def __init__(self, destination: str, drops: Counter | None = None, limit: int = LIMIT,
                  interval: float = INTERVAL, write: Callable[[int, bytes], None] | None = None) -> None:
         self.destination = destination
         self.enabled = destination != "off"
-        self.dropped = dropped or registry.counter("gateway_log_dropped_total", "Lines of the request log that were lost.")
+        self.drops = drops or registry.counter("gateway_log_dropped_total", "Lines of the request log that were lost.")
         self.limit = limit
         self._interval = interval
         self._write = write_all if write is None else write
@@ -79,7 +79,7 @@ class RequestLog:
     def write(self, line: bytes) -> None:
         """Take a line, which ends in a newline. Never waits, never fails."""
         if self._size >= self.limit:
-            self.dropped.inc()
+            self.drops.inc()
             return
         self._lines.append(line)
         self._size += len(line)
@@ -100,24 +100,24 @@ class RequestLog:
             self._full.clear()
             lines, self._lines, self._size = self._lines, [], 0
             assert self._pool is not None
-            lost, reason = self._pool.apply(self._write_out, (lines,))
-            if lost:
-                self.dropped.inc(lost)
+            losses, reason = self._pool.apply(self._write_out, (lines,))
+            if losses:
+                self.drops.inc(losses)
             if reason != self._failure:
                 self._failure = reason
                 log.error("the request log %s: %s", self.destination, f"lines are lost: {reason}" if reason else "works again")
 
     def _write_out(self, lines: list[bytes]) -> tuple[int, str]:
         """Write all, in a native thread. Returns how many lines were lost, and why."""
-        lost, reason = 0, ""
+        losses, reason = 0, ""
         for count, piece in pieces(lines, self._fd):
             try:
                 self._write(self._fd, b"\n" + piece if self._mid_line else piece)
                 self._mid_line = False
             except ShortWrite as error:
-                lost, reason = lost + min(count, error.lines_left), str(error.__cause__)
+                losses, reason = losses + min(count, error.lines_left), str(error.__cause__)
                 self._mid_line = self._mid_line or error.mid_line
-        return lost, reason
+        return losses, reason
 
     def flush(self, timeout: float = 2.0) -> bool:
         """Wait until every line taken so far is written or lost, at most ``timeout`` seconds. Says whether it came to that."""
@@ -144,7 +144,7 @@ class RequestLog:
             self._writer.kill()
             self._writer = None
         if not written:
-            self.dropped.inc(len(self._lines))
+            self.drops.inc(len(self._lines))
             return
         if self._pool is not None:
             self._pool.kill()

@@ -104,9 +104,9 @@ class Registry:
         identity = kind, name, tuple(sorted((labels or {}).items())), bounds
         child = self._children.get(identity)
         if child is None:
-            known = self._families.setdefault(name, (kind, bounds, help))
-            if known[:2] != (kind, bounds):
-                raise ValueError(f"{name} is already a {known[0]} {known[1] or ''}")
+            family = self._families.setdefault(name, (kind, bounds, help))
+            if family[:2] != (kind, bounds):
+                raise ValueError(f"{name} is already a {family[0]} {family[1] or ''}")
             child = make()
             self._assign(identity, child)
             self._children[identity] = child

@@ -87,13 +87,13 @@ class Observe:
         if response.takeover is not None:
             response.takeover = ObservedUpgrade(self, request, start, response.takeover)
         elif isinstance(body, bytes):
-            sent = 0 if request.method == "HEAD" else len(body)
-            if sent > LARGE:
+            size = 0 if request.method == "HEAD" else len(body)
+            if size > LARGE:
                 if not response.header("Content-Length"):
-                    response.headers.append(("Content-Length", str(sent)))
+                    response.headers.append(("Content-Length", str(size)))
                 response.body = ObservedStream(self, request, start, response.status, InMemory(body), error)
                 return response
-            self.finish(request, start, response.status, sent, error.flag if error else FINE, error)
+            self.finish(request, start, response.status, size, error.flag if error else FINE, error)
         else:
             response.body = ObservedStream(self, request, start, response.status, body)
         return response
@@ -120,7 +120,7 @@ class Observe:
             response.headers = edit(response.headers)
         return response
 
-    def finish(self, request: Request, start: float, status: int, sent: int, flag: str,
+    def finish(self, request: Request, start: float, status: int, size: int, flag: str,
                error: GatewayError | None = None) -> None:
         """Count and log a request that is over."""
         seconds = self.clock() - start
@@ -130,12 +130,12 @@ class Observe:
             numbers = self._numbers(entry)
         in_flight = self.in_flight
         in_flight.values[in_flight.index] -= 1.0
-        numbers.count(request.method, status, sent, seconds, flag)
+        numbers.count(request.method, status, size, seconds, flag)
         for attempt in request.attempts:
             self.upstreams.count(attempt)
         if self.log.enabled:
             self.log.write(line_of(request, now=self.wall_clock(), route=numbers.name, target=numbers.target, status=status,
-                                   size=sent, seconds=seconds, flag=flag, error=error))
+                                   size=size, seconds=seconds, flag=flag, error=error))
 
     def _numbers(self, entry: RouteEntry | None) -> RouteNumbers:
         if entry is None:
@@ -171,7 +171,7 @@ class ObservedStream:
     """The body of an answer while it is sent. Bytes count once the next ones are asked for: then they were taken. Of the last ones
     those count that the connection says have left. ``error`` is what it is the answer to, if any."""
 
-    __slots__ = ("observe", "request", "start", "status", "stream", "error", "sent", "in_transit", "finished")
+    __slots__ = ("observe", "request", "start", "status", "stream", "error", "size", "in_transit", "finished")
 
     def __init__(self, observe: Observe, request: Request, start: float, status: int, stream: Stream,
                  error: GatewayError | None = None) -> None:
@@ -181,7 +181,7 @@ class ObservedStream:
         self.status = status
         self.stream = stream
         self.error = error
-        self.sent = 0
+        self.size = 0
         self.in_transit = 0                           # bytes of the piece that is being sent
         self.finished = False
 
@@ -192,7 +192,7 @@ class ObservedStream:
             for piece in self.stream:
                 self.in_transit = len(piece)
                 yield piece
-                self.sent += self.in_transit
+                self.size += self.in_transit
         except GatewayError as error:
             self.end(error.flag, error)
             raise
@@ -218,7 +218,7 @@ class ObservedStream:
     def break_off(self, connection: Any) -> None:
         """The server stopped before the end; why, its connection may know."""
         error = getattr(connection, "failure", None) or ClientDisconnected("the answer was not taken to its end")
-        self.sent += max(0, self.in_transit - getattr(connection, "unsent", self.in_transit))
+        self.size += max(0, self.in_transit - getattr(connection, "unsent", self.in_transit))
         if isinstance(error, InternalError):
             self.status = error.status           # its head could not be sent
         self.end(error.flag, error)
@@ -226,11 +226,11 @@ class ObservedStream:
     def end(self, flag: str, error: GatewayError | None = None) -> None:
         if not self.finished:
             self.finished = True
-            sent = 0 if self.request.method == "HEAD" else self.sent
-            self.observe.finish(self.request, self.start, self.status, sent, flag, error)
+            size = 0 if self.request.method == "HEAD" else self.size
+            self.observe.finish(self.request, self.start, self.status, size, flag, error)
 
     def __repr__(self) -> str:
-        return f"ObservedStream({self.stream!r}, {self.sent} bytes sent)"
+        return f"ObservedStream({self.stream!r}, {self.size} bytes sent)"
 
 
 class ObservedUpgrade:
@@ -263,7 +263,7 @@ class ObservedUpgrade:
 class RouteNumbers:
     """The numbers of one route. What a stranger can choose, a method or a status, takes few values."""
 
-    __slots__ = ("registry", "name", "target", "seconds", "sent", "_requests", "_method", "_status", "_last")
+    __slots__ = ("registry", "name", "target", "seconds", "bytes_sent", "_requests", "_method", "_status", "_last")
 
     def __init__(self, registry: Registry, route: Any) -> None:
         self.registry = registry
@@ -271,20 +271,20 @@ class RouteNumbers:
         self.target = route.kind if route is not None else "none"
         self.seconds: Histogram = registry.histogram(
             "gateway_request_seconds", "Seconds from the head of a request to the end of its answer.", {"route": self.name})
-        self.sent = registry.counter("gateway_response_bytes_total", "Bytes of response bodies.", {"route": self.name})
+        self.bytes_sent = registry.counter("gateway_response_bytes_total", "Bytes of response bodies.", {"route": self.name})
         self._requests: dict[tuple[str, int], Counter] = {}
         self._method, self._status = "", -1                  # what was counted last, most likely the next again, and its counter
         self._last: Any = None
 
-    def count(self, method: str, status: int, sent: int, seconds: float, flag: str) -> None:
+    def count(self, method: str, status: int, size: int, seconds: float, flag: str) -> None:
         if method == self._method and status == self._status:
             counter = self._last
         else:
             counter = self._last = self._requests.get((method, status)) or self._counter(method, status)
             self._method, self._status = method, status
         counter.values[counter.index] += 1.0
-        counter = self.sent
-        counter.values[counter.index] += sent
+        counter = self.bytes_sent
+        counter.values[counter.index] += size
         if status != 101:                        # the length of a conversation says nothing about speed
             self.seconds.observe(seconds)
         if flag != FINE:
@@ -292,10 +292,10 @@ class RouteNumbers:
                                   {"route": self.name, "flag": flag}).inc()
 
     def _counter(self, method: str, status: int) -> Counter:
-        known = method in METHODS
+        is_known = method in METHODS
         counter = self.registry.counter("gateway_requests_total", "Requests answered.", {
-            "route": self.name, "method": method if known else OTHER, "status": str(status) if 0 <= status < 600 else OTHER})
-        if known:
+            "route": self.name, "method": method if is_known else OTHER, "status": str(status) if 0 <= status < 600 else OTHER})
+        if is_known:
             self._requests[method, status] = counter
         return counter
 
@@ -317,11 +317,11 @@ class UpstreamNumbers:
 
     def _children(self, upstream: str, instance: str, outcome: Any) -> tuple[Counter, Histogram]:
         key = upstream, instance, outcome
-        known = (upstream, instance) in self._instances
-        if not known and len(self._instances) < self.most:
+        is_known = (upstream, instance) in self._instances
+        if not is_known and len(self._instances) < self.most:
             self._instances.add((upstream, instance))
-            known = True
-        if not known:
+            is_known = True
+        if not is_known:
             upstream = instance = OTHER
         if isinstance(outcome, int):
             outcome = f"{outcome}xx" if 1 <= outcome <= 5 else "none" if outcome == 0 else OTHER
@@ -330,7 +330,7 @@ class UpstreamNumbers:
                                   {"upstream": upstream, "instance": instance, "outcome": outcome}),
             self.registry.histogram("gateway_upstream_seconds", "Seconds until the head of an answer, or the failure.",
                                     {"upstream": upstream}))
-        if known:
+        if is_known:
             self._attempts[key] = children
         return children
 

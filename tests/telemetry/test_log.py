@@ -339,7 +339,7 @@ def test_lines_after_the_stop_are_dropped_and_counted(tmp_path, log_to, dropped)
 
 def test_default_counter_is_that_of_the_process():
     from gateway.telemetry.metrics import registry
-    assert RequestLog("off").dropped is registry.counter("gateway_log_dropped_total", "")
+    assert RequestLog("off").drops is registry.counter("gateway_log_dropped_total", "")
 
 
 def test_error_without_detail_or_cause():
