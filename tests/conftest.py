@@ -13,7 +13,7 @@ import pytest  # noqa: E402
 from gevent.server import StreamServer  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 
-settings.register_profile("gateway", deadline=None, suppress_health_check=[HealthCheck.too_slow])      # a busy machine fails nothing
+settings.register_profile("gateway", deadline=None, suppress_health_check=[HealthCheck.too_slow])   # on a busy machine
 settings.load_profile("gateway")
 
 STARTED: weakref.WeakSet[gevent.Greenlet] = weakref.WeakSet()
