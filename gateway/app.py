@@ -47,8 +47,8 @@ LOG_FORMAT, LOG_TIME = "%(asctime)s [%(process)d] [%(levelname)s] %(name)s: %(me
 
 
 class Gateway(Flask):
-    """``Gateway(config)``. The pipeline is made when it is first needed, and anew when views were added after that; its upstreams
-    and what it has cached stay the same."""
+    """``Gateway(config)``. The pipeline is built at its first use, and again after views were added; upstreams and the cache stay
+    the same."""
 
     def __init__(self, config: Config, source: str = "") -> None:
         super().__init__("gateway", static_folder=None)
@@ -102,8 +102,8 @@ class Gateway(Flask):
         self._pipeline = None
 
     def register_views(self, *names: str) -> None:
-        """Register the modules' own blueprints, each once; one that is nested in another comes with that other alone, since the
-        other may guard it. Raises ConfigError with all there is to say of all modules."""
+        """Register the modules' own blueprints, each once. A blueprint nested in another is registered with that one alone, which
+        may guard it. Raises ConfigError with the mistakes of all modules."""
         modules: dict[str, ModuleType] = {}
         failures: list[Blueprint] = []
         problems: list[str] = []
@@ -159,8 +159,8 @@ class Gateway(Flask):
                 self.on_bypass()
 
     def is_reached_directly(self, wsgi: Any) -> bool:
-        """Does the WSGI application that the server calls lead here with nothing in between: no middleware around this object, on
-        it, or (as Sentry does it) on a class?"""
+        """Is there no middleware between the server and this application: around this object, on it, or (as Sentry does) on a
+        class?"""
         call = type(self).__call__
         direct = (wsgi is self and "wsgi_app" not in vars(self) and type(self).wsgi_app is OWN_WSGI_APP
                   and type(call) is FunctionType and call.__code__.co_filename == flask.app.__file__)
@@ -168,23 +168,24 @@ class Gateway(Flask):
         return direct
 
     def receive(self, plain: PlainRequest, connection: Any, peer: str) -> Response:
-        """Answer what the worker's fast lane has read, without WSGI."""
+        """The answer to a request that the worker's fast lane has read, without WSGI."""
         return self.pipeline.handle(self.incoming.plain(plain, connection, peer))
 
     def refuse(self, error: GatewayError, peer: str) -> Response:
-        """The answer to what the worker could not read as a request, or could not send as an answer."""
+        """The answer to a request that the worker could not read, or whose answer it could not send."""
         return self.pipeline.handle.refuse(Request("-", "-", [], peer=peer), error)
 
     def count_crowded(self, made_room: bool) -> None:
-        """A worker's last connection was taken. ``made_room``: an idle one has been ended for the next."""
+        """Count that all connections of a worker are in use. ``made_room``: an idle one was closed for a new one."""
         (self.made_room if made_room else self.all_busy).inc()
 
     def reopen_logs(self) -> None:
-        """The request log's file was moved away (SIGUSR1)."""
+        """Reopen the file of the request log (SIGUSR1)."""
         self.request_log.reopen()
 
     def handle_exception(self, e: Exception) -> Any:
-        """What a view did not catch: the application's own handler for 500 if there is one, else the gateway's answer."""
+        """The answer to an exception that a view did not catch: of the application's handler for 500 if it has one, else the
+        gateway's."""
         if self._find_error_handler(InternalServerError(), request.blueprints) is not None:
             return super().handle_exception(e)
         got_request_exception.send(self, _async_wrapper=self.ensure_sync, exception=e)
@@ -208,7 +209,8 @@ _latest: Gateway | None = None                           # the last one that cre
 
 
 def served_by(wsgi: Any) -> Gateway | None:
-    """The gateway behind the WSGI application ``wsgi``: itself, or what ``create_app`` has made and something is wrapped around."""
+    """The gateway behind the WSGI application ``wsgi``: itself, or the last one that ``create_app`` made, when a middleware is
+    around it."""
     return wsgi if isinstance(wsgi, Gateway) else _latest
 
 
@@ -218,19 +220,20 @@ def static_url(name: str) -> str:
 
 
 def blueprints_of(module: ModuleType) -> list[Blueprint]:
-    """Those that the variables of a module hold, each once, however many names it has."""
+    """The blueprints among a module's variables, each once."""
     return list(dict.fromkeys(value for value in vars(module).values() if isinstance(value, Blueprint)))
 
 
 def nested_in(blueprint: Any) -> Iterator[Any]:
-    """All that are registered on a blueprint, and on those."""
+    """All blueprints registered on a blueprint, and on those."""
     for inner, _ in blueprint._blueprints:
         yield inner
         yield from nested_in(inner)
 
 
 def home_of(blueprint: Blueprint, name: str) -> str:
-    """The module whose blueprint it is, found in the module ``name``: that one, unless it has it from one outside of itself."""
+    """The module that a blueprint found in the module ``name`` belongs to: ``name``, unless it was imported from outside of
+    that."""
     home = blueprint.import_name
     if home.startswith(f"{name}.") or home not in sys.modules:
         return name
@@ -238,7 +241,7 @@ def home_of(blueprint: Blueprint, name: str) -> str:
 
 
 def nothing_of(name: str, module: ModuleType, there: list[Any]) -> Iterator[str]:
-    """What is wrong when none of a module's own blueprints is ``there``."""
+    """The mistake of a module none of whose own blueprints is ``there``."""
     blueprints = blueprints_of(module)
     own = [blueprint for blueprint in blueprints if home_of(blueprint, name) == name]
     if not blueprints and (app := next((key for key, value in vars(module).items() if isinstance(value, Flask)), None)):
@@ -260,7 +263,7 @@ def nothing_of(name: str, module: ModuleType, there: list[Any]) -> Iterator[str]
 
 
 def remedy(name: str, error: BaseException) -> str:
-    """What to do about a module that is not found."""
+    """What to do about a module that cannot be found."""
     if not isinstance(error, ModuleNotFoundError) or not error.name:
         return ""
     if name.endswith(".py"):
@@ -272,7 +275,7 @@ def remedy(name: str, error: BaseException) -> str:
 
 
 def session_notices(app: Gateway) -> Iterator[str]:
-    """What is worth knowing about sessions in views."""
+    """A notice when views use sessions and there is no secret key."""
     if app.config["SECRET_KEY"]:
         return
     for name in app.settings.gateway.views:
@@ -282,7 +285,7 @@ def session_notices(app: Gateway) -> Iterator[str]:
 
 
 def uses_session(module: ModuleType) -> bool:
-    """Do the views of a module use Flask's session, or flash, which keeps its messages there?"""
+    """Do the views of a module use Flask's session, or flash, which stores its messages there?"""
     values = list(vars(module).values())
     if any(value is session or value is flash for value in values):
         return True
@@ -291,8 +294,8 @@ def uses_session(module: ModuleType) -> bool:
 
 
 def log_of_views(level: str) -> None:
-    """Let what application code logs be written: beside Gunicorn's messages, in their format. An application that has set up
-    logging itself keeps what it has set up."""
+    """Write what application code logs, in the format of Gunicorn's messages. Logging that the application has set up itself is
+    left alone."""
     root = logging.getLogger()
     if root.handlers:
         return
@@ -304,7 +307,7 @@ def log_of_views(level: str) -> None:
 
 
 def with_length(response: Response, method: str) -> list[tuple[str, str]]:
-    """The header fields with the Content-Length of a body that is in memory, unless the answer has none by its nature."""
+    """The header fields, with the Content-Length of a body in memory unless the answer has none by its status or method."""
     body = response.body
     if isinstance(body, bytes) and method != "HEAD" and response.status not in (204, 304):
         for name, _ in response.headers:
@@ -342,8 +345,8 @@ def create_app(config: Config | str | None = None) -> Gateway:
 
 
 def load_kept(text: str, place: run_directory.RunDir) -> Config:
-    """The last configuration that worked. Does it not any more, the folder of the request log may be gone: nobody is to be without
-    an answer for that."""
+    """The last configuration that worked. If it fails now, the folder of the request log may be gone: then the log goes to
+    stderr."""
     name = "the last configuration that worked"
     try:
         return load_text(text, os.environ, name)
@@ -355,7 +358,8 @@ def load_kept(text: str, place: run_directory.RunDir) -> Config:
 
 
 def ready(app: Gateway) -> Gateway:
-    """Make what can fail fail now, and let every ``requests`` call of the process use the upstreams."""
+    """Build the pipeline now, so that mistakes show at start, and route all ``requests`` calls of the process over the
+    upstreams."""
     global _latest
     _latest = app
     view_cache.init(app, app.pipeline.store)

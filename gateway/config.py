@@ -116,7 +116,7 @@ class CacheKey(Model):
 
 
 class CacheSettings(Model):
-    """Answers are kept and served again (RFC 9111). What a route says here goes before the answers' own headers."""
+    """A route's cache (RFC 9111). Its settings take precedence over the answers' own header fields."""
 
     ttl: Duration | None = Field(default=None, description="How long an answer is fresh that does not say so itself; see respect.")
     negative_ttl: Duration | None = Field(default=None, description="The same for 404, 405, 410, 414 and 501.")
@@ -171,7 +171,7 @@ class Part(Model):
 
     @property
     def only_reads(self) -> bool:
-        """Is it a GET that needs nothing of the client's body?"""
+        """Is it a GET that uses nothing of the client's body?"""
         texts = [self.from_, *self.headers.values(), json.dumps(self.json_, default=str)]
         return self.method == "GET" and not any(map(BODY_HOLE.search, texts))
 
@@ -182,8 +182,8 @@ class Part(Model):
 
 
 class StepSettings(Model):
-    """A step of the user's own. ``"module:name"`` is short for ``{ use = "module:name" }``; whatever else stands in the table are
-    its settings, which it takes as keyword arguments."""
+    """A step of the user's own. ``"module:name"`` is short for ``{ use = "module:name" }``; other keys of the table are its
+    settings, passed as keyword arguments."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -241,24 +241,24 @@ class Route(Model):
 
     @model_validator(mode="after")
     def _reading_is_a_get(self) -> Route:
-        """A composition is no answer to a DELETE: what only reads takes GET, the rest has to say what it takes."""
+        """A composition whose parts only read is for GET; any other has to state its methods."""
         if self.methods is None and self.aggregate and all(part.only_reads for part in self.aggregate.values()):
             self.__dict__["methods"] = ("GET",)              # frozen from here on
         return self
 
     @property
     def kind(self) -> str:
-        """What answers, one of TARGETS."""
+        """The kind of its target, one of TARGETS."""
         return next((kind for kind in TARGETS if getattr(self, kind)), "view")
 
     @property
     def target(self) -> str:
-        """What answers, by name: ``upstream legacy``, ``aggregate user, team``, ``respond 410``, ``view``."""
+        """Its target, by name: ``upstream legacy``, ``aggregate user, team``, ``respond 410``, ``view``."""
         return f"{self.kind} {TARGETS[self.kind](getattr(self, self.kind))}".rstrip()
 
     @property
     def name(self) -> str:
-        """How reports, logs and metrics call this route: ``GET,POST shop.test/users/{id}``."""
+        """Its name in reports, logs and metrics: ``GET,POST shop.test/users/{id}``."""
         methods = ",".join(self.methods) + " " if self.methods else ""
         conditions = "".join(f" [{kind} {key}={value}]" for kind in ("header", "query", "cookie")
                              for key, value in getattr(self, kind).items())

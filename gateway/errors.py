@@ -70,7 +70,7 @@ class GatewayError(Exception):
 
 
 class InternalError(GatewayError):
-    """A defect. The cause is chained."""
+    """A defect. Its cause is chained."""
 
 
 class BadRequest(GatewayError):

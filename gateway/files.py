@@ -52,8 +52,8 @@ Stamp = tuple[int, ...]
 
 
 class File:
-    """One opened file: its descriptor and hash. To read it takes until ``deadline``; as a stream, each piece as long as that.
-    ``variants`` are the same in other codings, by their names."""
+    """An open file: its descriptor and hash. Reading it whole may take until ``deadline``, each piece of a stream as long as that.
+    ``variants`` are the same file in other codings, by their names."""
 
     def __init__(self, descriptor: int, status: os.stat_result, deadline: Deadline | None = None) -> None:
         self.descriptor = descriptor
@@ -81,7 +81,7 @@ class File:
             yield piece
 
     def hash(self) -> str:
-        """Of its bytes. In a native thread."""
+        """The hash of the content. Runs in a native thread."""
         digest, at = hashlib.sha256(), 0
         while piece := os.pread(self.descriptor, IN_MEMORY, at):
             digest.update(piece)
@@ -89,7 +89,7 @@ class File:
         return digest.hexdigest()[:16]
 
     def _piece(self, first: int, last: int) -> bytes:
-        """In a native thread."""
+        """Runs in a native thread."""
         piece = os.pread(self.descriptor, min(PIECE, last - first + 1), first)
         if not piece or first + len(piece) > last and stamp(os.fstat(self.descriptor)) != stamp(self.status):
             raise OSError("a file was changed while it was sent")    # its beginning may be of another content than its hash
@@ -110,7 +110,7 @@ class File:
 
 
 class Hashing:
-    """The hash of a file, while it is taken."""
+    """The hash of a file, while it is computed."""
 
     def __init__(self) -> None:
         self.end = Event()
@@ -200,7 +200,7 @@ class Files:
         return file
 
     def _open_all(self, name: str, deadline: Deadline | None) -> File | None:
-        """In a native thread."""
+        """The file and its variants in other codings. Runs in a native thread."""
         file = self._open_one(name, deadline)
         if file is not None and mimetypes.guess_type(name)[1] is None:
             for coding, suffix in SUFFIXES.items():
@@ -222,7 +222,7 @@ class Files:
         return file if stat.S_ISREG(file.status.st_mode) else None
 
     def _digest(self, file: File, deadline: Deadline | None) -> str:
-        """Its hash, which is taken by one for all that wait; who goes away takes nothing from the others."""
+        """The hash, computed once for all that wait; a waiter that goes away does not stop it."""
         state = stamp(file.status)
         if (digest := self._digests.get(state)) is not None:
             return digest
@@ -259,7 +259,7 @@ class Files:
 
 
 def answer(request: Request, whole: File, name: str, caching: str, coding: str, in_memory: int) -> Response:
-    """The file, or what it is in a ``coding``, the parts of that which are asked for, or 304. It has the file from here on."""
+    """The response: the file or its variant in ``coding``, the ranges requested, 304 or 416. It owns the file from here on."""
     file = whole.variants.pop(coding) if coding else whole
     varying: Headers = [("Vary", "Accept-Encoding")] if coding or whole.variants else []
     if coding:
@@ -316,8 +316,8 @@ def content_range(one: Bounds, size: int) -> str:
 
 
 def same_version(request: Request, about: Headers, moment: float) -> bool:
-    """Is a part asked for, of this content? By a strong ETag, or by the date that was given (RFC 9110 section 13.1.5), which is
-    strong once the second of the change is over (section 8.8.2.2). Of several Range lines none counts."""
+    """Does a range request want a part of this content (If-Range, RFC 9110 section 13.1.5)? A date is strong once its second is
+    over (section 8.8.2.2). Several Range lines count as none."""
     fields = dict(about)
     condition = request.header("If-Range", fields["ETag"])
     strong = condition == fields["ETag"] or condition == fields["Last-Modified"] and int(moment) < int(time())
@@ -325,7 +325,7 @@ def same_version(request: Request, about: Headers, moment: float) -> bool:
 
 
 def is_unchanged(request: Request, about: Headers) -> bool:
-    """RFC 9110 section 13.2.2; a date counts when it is the one that was given (section 13.1.3 leaves that open)."""
+    """RFC 9110 section 13.2.2; a date matches only when it equals Last-Modified (section 13.1.3 leaves that open)."""
     fields = dict(about)
     if lines := request.header_list("If-None-Match"):
         tags = [tag.strip().removeprefix("W/") for line in lines for tag in line.split(",")]
@@ -334,7 +334,8 @@ def is_unchanged(request: Request, about: Headers) -> bool:
 
 
 def open_inside(folder: str, name: str) -> int:
-    """A descriptor. Raises OSError for what is not there, ValueError for what a link leads out of ``folder``."""
+    """A descriptor of ``name`` inside ``folder``. Raises OSError when there is no such file, ValueError when a link leads
+    outside."""
     base = os.path.realpath(folder)
     real = os.path.relpath(os.path.realpath(os.path.join(base, name)), base).split(os.sep)
     if real[0] in (os.pardir, os.curdir):
@@ -350,7 +351,7 @@ def open_inside(folder: str, name: str) -> int:
 
 
 def safe_name(segments: list[str]) -> str:
-    """The decoded name below the folder; empty for one that is none, or is hidden."""
+    """The decoded name below the folder; empty for an invalid or a hidden one."""
     names = [unquote_to_bytes(segment.encode("latin-1", "replace")) for segment in segments]
     if any(not name or name[:1] == b"." or b"/" in name or b"\\" in name or b"\0" in name for name in names):
         return ""
@@ -367,5 +368,5 @@ def with_digest(name: str, digest: str) -> str:
 
 
 def stamp(status: os.stat_result) -> Stamp:
-    """What changes with a file's content."""
+    """Numbers that differ when a file's content has changed."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

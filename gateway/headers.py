@@ -43,7 +43,7 @@ def edit_of(rules: HeaderRules) -> Edit | None:
 
 
 def error_edit_of(rules: HeaderRules) -> Edit | None:
-    """The edit of an error's fields: by all of the rules but those about the route's content."""
+    """The edit for an error's fields: all of the rules except those about the route's content."""
     def about_errors(fields: dict[str, str]) -> dict[str, str]:
         return {name: value for name, value in fields.items() if name.lower() not in OF_CONTENT}
 

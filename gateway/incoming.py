@@ -50,10 +50,8 @@ SAID_KINDS = Kinds({name: kind for kind, name in enumerate(SAID, 1)})
 
 
 class Trust:
-    """Is an address a proxy of ours? Answers are remembered: the peers are few and always the same.
-
-    ``verdicts`` has (the address as it is to be written, the answer) of those that were asked for; ``judge`` gives it for any.
-    """
+    """Is an address a trusted proxy? ``judge`` gives (the address in its normal form, the answer), ``verdicts`` caches it: the
+    peers are few and always the same."""
 
     def __init__(self, networks: tuple[str, ...]) -> None:
         self.unix = "unix" in networks
@@ -124,7 +122,7 @@ class Incoming:
         return request
 
     def plain(self, plain: Any, connection: Any, peer: str) -> Request:
-        """The Request of what the worker's fast lane has read. It has no environ until a view asks its connection for one."""
+        """The Request of what the fast lane has read. It has no environ until a target asks its connection for one."""
         peer, is_proxy = self.trust.verdicts.get(peer) or self.trust.judge(peer)
         request = Request(plain.method, plain.target, plain.headers, plain.body, host=plain.host, peer=peer,
                           deadline=Deadline(self.timeout))
@@ -135,7 +133,7 @@ class Incoming:
         return request
 
     def believe(self, request: Request) -> None:
-        """Take client, scheme, host and port from what a trusted proxy says."""
+        """Take client, scheme, host and port from a trusted proxy's fields."""
         fields = [field for field in request.headers if SAID_KINDS[field[0]]]
         if not fields:
             return
@@ -208,7 +206,7 @@ class Accept:
 
 
 def take_absolute(request: Request, authority: str, rest: str) -> None:
-    """Make of a request in absolute-form the one in origin-form. One whose authority or Host is none is left for Accept."""
+    """Turn a request in absolute-form into origin-form. An invalid authority or Host is left for Accept to refuse."""
     host = request.host
     if not HOST.fullmatch(authority) or not (HOST.fullmatch(host) if host else request.version == "1.0"):
         return
@@ -220,14 +218,14 @@ def take_absolute(request: Request, authority: str, rest: str) -> None:
 
 
 def take_host(request: Request, host: str) -> None:
-    """Have the request be for ``host``, for all that look at it."""
+    """Set the host, and the Host field."""
     request.host = host
     request.headers = [field for field in request.headers if field[0].lower() != "host"]
     request.headers.insert(0, ("Host", host))
 
 
 def _last_hop(request: Request) -> bool:
-    """Is an OPTIONS to be answered by whoever has it now? If not, the next one gets a Max-Forwards that is less by one."""
+    """Is an OPTIONS to be answered here? Counts Max-Forwards down otherwise."""
     hops = request.header("Max-Forwards")
     if not hops.isascii() or not hops.isdigit() or len(hops) > 9:
         return False
@@ -238,8 +236,8 @@ def _last_hop(request: Request) -> bool:
 
 
 def drop_nominated(request: Request) -> None:
-    """Take away what Connection names (RFC 9110 section 7.6.1), once and for all that look at the request: an answer must not be
-    kept under a field that the upstream never saw. What frames the message or belongs to the connection itself stays."""
+    """Remove the fields that Connection nominates (RFC 9110 section 7.6.1), once for all steps: an answer must not be stored under
+    a field that the upstream never saw. Fields of framing and of the connection itself stay."""
     options = {option.strip().lower() for value in request.header_list("Connection") for option in value.split(",")}
     names = options - STAYS - {""}
     if names:
@@ -259,8 +257,8 @@ def _items(values: list[str]) -> list[str]:
 
 
 def _elements(values: list[str]) -> tuple[list[str], list[str], list[str]]:
-    """The for, proto and host of each element of Forwarded (RFC 7239 section 4); an element without one counts as empty.
-    What does not follow the grammar says nothing."""
+    """for, proto and host of each element of Forwarded (RFC 7239 section 4), empty where missing; nothing when the field does not
+    follow the grammar."""
     chains: tuple[list[str], list[str], list[str]] = ([], [], [])
     if not FORWARDED.fullmatch(", ".join(values)):           # an open quote would swallow what is added behind it
         return chains
@@ -273,5 +271,5 @@ def _elements(values: list[str]) -> tuple[list[str], list[str], list[str]]:
 
 
 def _at(values: list[str], distance: int) -> str:
-    """The value ``distance`` places from the right, or the leftmost there is."""
+    """The value ``distance`` places from the right, or the leftmost."""
     return values[-distance] if len(values) >= distance else values[0] if values else ""

@@ -39,7 +39,7 @@ class Body:
 
     @classmethod
     def of(cls, data: bytes) -> Body:
-        """A body that is all here."""
+        """A body that has arrived completely."""
         body = cls(bytes, len(data))                         # its reader is never asked
         body._data = data
         return body
@@ -280,7 +280,7 @@ class Call:
 
 
 class Interim(NamedTuple):
-    """What a client hears of interim answers: not the fields ``withheld``, in lower case; ``anyone``: not only browsers do."""
+    """Which interim answers a client gets: without the fields ``withheld``, in lower case; ``anyone``: not only browsers."""
 
     withheld: frozenset[str]
     anyone: bool

@@ -26,7 +26,7 @@ def move_aside(path: str | os.PathLike[str]) -> None:
 
 
 def move_all_aside(folder: Path, but: str) -> set[str]:
-    """Everything in ``folder`` that is no file; the names of all that ever was. Raises OSError."""
+    """Move aside everything in ``folder`` that is not a file. Returns the names of all that was ever moved. Raises OSError."""
     for name in os.listdir(folder):
         if name != but and not name.startswith(".found"):
             move_aside(folder / name)

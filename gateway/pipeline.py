@@ -108,14 +108,14 @@ class Pipeline:
         return handlers
 
     def serve(self, route: Route) -> RouteEntry:
-        """The route with its steps, and the fields with which its requests go on: those of a composition to its parts."""
+        """The entry of a route in the table."""
         handler, target, edit = self.handlers[route.name], self.target(route), error_edit_of(route.response_headers)
         if isinstance(target, Forward):
             return RouteEntry(route, handler, edit, False, lambda request: target.call(request).headers, target.written)
         return RouteEntry(route, handler, edit, edit_of(route.request_headers) is not None, self.forwarding, WRITTEN)
 
     def edit_of(self, request: Request) -> Callable[[Headers], Headers] | None:
-        """What the rules of a request's route make of an error's fields; None where no route answers it."""
+        """The edit for an error's fields by the rules of the request's route; None without a route."""
         try:
             return self.table.match(request)[0].edit
         except GatewayError:
@@ -129,7 +129,7 @@ class Pipeline:
         return handler
 
     def wraps(self, route: Route) -> Iterator[Wrap]:
-        """The steps that a route asks for, outermost first: what puts each around the handler inside it."""
+        """The steps that a route asks for, outermost first: each as a function from the handler inside it to the step."""
         limit = self.config.gateway.max_body if route.max_body is None else route.max_body
         if limit is not None:
             yield partial(BodyLimit, limit=limit)
@@ -168,7 +168,8 @@ class Pipeline:
                          hosts=hosts)
 
     def cache(self, handler: Handler, route: Route) -> Handler:
-        """A route without a cache may still change what the others keep. Routes with conditions share addresses with others."""
+        """The cache step, or invalidation for a route without a cache, whose unsafe methods may change what others store. Routes
+        with conditions share addresses with others, hence ``scope``."""
         if route.cache is None:
             return Invalidate(handler, self.store)
         scope = route.name if route.header or route.query or route.cookie else ""
@@ -176,7 +177,7 @@ class Pipeline:
                          scope=scope, name=self.config.gateway.via)
 
     def handover(self, handler: Handler) -> Handler:
-        """Only where a route hands large bodies over, and there is a folder for them."""
+        """AccelRedirect, when a route hands large bodies over and there is a folder for them."""
         folder = next((tier for tier in self.store.tiers if isinstance(tier, FileTier)), None)
         if folder is None or not any(route.cache and route.cache.offload for route in self.routes):
             return handler
@@ -187,7 +188,8 @@ class Pipeline:
         return self.upstreams[upstream].send(call)
 
     def describe(self, route: Route, *, parts: bool = True) -> list[str]:
-        """What a request of ``route`` meets, a line each, outermost first: steps, branches, targets, and ``parts`` of those."""
+        """One line for each handler that a request of ``route`` meets, outermost first: steps, branches, targets, and their
+        ``parts``."""
         return [*describe_handler(self.handle, parts), *describe_handler(self.handlers[route.name], parts)]
 
     def steps(self, route: Route) -> list[Handler]:
@@ -202,7 +204,7 @@ class Pipeline:
         return handler
 
     def start(self) -> None:
-        """What runs in each worker, after the fork."""
+        """Called in each worker, after the fork."""
         self.store.start()
 
     def close(self) -> None:
@@ -232,8 +234,8 @@ class Match:
 
 
 def inner(handler: Handler) -> dict[str, Handler]:
-    """The handlers inside one, by the name of the branch: none of a target, one without a name of a step (its ``next``), several of
-    a step that chooses (its ``branches``)."""
+    """The handlers inside one, by the name of the branch: none of a target, ``next`` under an empty name of a step, the
+    ``branches`` of a step that chooses."""
     branches: dict[str, Handler] = getattr(handler, "branches", {})
     next = getattr(handler, "next", None)
     return branches or ({"": next} if next is not None else {})
@@ -247,8 +249,8 @@ def layers(handler: Handler) -> Iterator[Handler]:
 
 
 def describe_handler(handler: Handler, parts: bool = True) -> Iterator[str]:
-    """A line for a handler and for each inside it; what belongs to one branch is indented below its name. A target that is made of
-    ``parts`` says them by ``describe()``."""
+    """One line for a handler and each inside it, branches indented below their names. With ``parts``, a target's ``describe()``
+    lines too."""
     yield repr(handler)
     if parts and hasattr(handler, "describe"):
         yield from (f"  {part}" for part in handler.describe())

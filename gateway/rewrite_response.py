@@ -51,7 +51,7 @@ class PublicAddresses:
                 for name, value in headers]
 
     def location(self, value: str, request: Request) -> str:
-        """A reference of the upstream as the client has to write it."""
+        """A reference of the upstream, as a public one."""
         match = ABSOLUTE.fullmatch(value)
         if match is None:
             return self.path(value) if value.startswith("/") else value
@@ -69,12 +69,12 @@ class PublicAddresses:
         return f"{scheme}//{request.host}{self.path(rest)}"
 
     def refresh(self, value: str, request: Request) -> str:
-        """The same for the address in a Refresh."""
+        """The same for the address in Refresh."""
         match = REFRESH.fullmatch(value)
         return match[1] + self.location(match[2], request) if match else value
 
     def path(self, rest: str) -> str:
-        """A path, with what follows it, behind the prefix; one that is there already stays."""
+        """A path behind the public prefix; one that has the prefix already stays."""
         plain = normal_path(PATH_END.split(rest, maxsplit=1)[0])
         if plain == self._normal or plain.startswith(self._normal + "/"):
             return rest
@@ -100,8 +100,8 @@ class PublicAddresses:
 
 
 def place_of(authority: str, tls: bool) -> tuple[str, str] | None:
-    """Host and port of an authority, to be compared (RFC 3986 section 6.2): the port is empty when it is the scheme's own. None for
-    what is no authority, or names a user."""
+    """Host and port of an authority in normal form (RFC 3986 section 6.2): the port is empty when it is the scheme's default. None
+    for an invalid one, or one with a user."""
     match = AUTHORITY.fullmatch(authority)
     if match is None or not match[1]:
         return None
@@ -110,7 +110,7 @@ def place_of(authority: str, tls: bool) -> tuple[str, str] | None:
 
 
 def normal_host(host: str) -> str:
-    """A host to be compared: case, percent-encoding, the dot of the root and the spellings of IPv6 do not count."""
+    """A host in normal form: lower case, no percent-encoding, no root dot, one spelling of IPv6."""
     host = unquote(host, "latin-1").lower()
     if host.startswith("["):
         try:
@@ -121,7 +121,7 @@ def normal_host(host: str) -> str:
 
 
 def normal_path(path: str) -> str:
-    """A path to be compared: percent-encoding of what needs none and dot segments do not count (RFC 3986 section 6.2.2)."""
+    """A path in normal form: no needless percent-encoding, no dot segments (RFC 3986 section 6.2.2)."""
     path = ENCODED.sub(lambda match: plain if (plain := chr(int(match[1], 16))) in UNRESERVED else match[0].upper(), path)
     segments: list[str] = []
     for segment in path.split("/"):

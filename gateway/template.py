@@ -46,7 +46,7 @@ MISSING: Any = type("Missing", (), {"__repr__": lambda self: "MISSING"})()
 
 
 class Inputs:
-    """What templates read: a request, its JSON ``body`` when it was asked for, and the ``answers`` of parts by name."""
+    """The values that templates read: a request, its JSON ``body`` if used, and the ``answers`` of parts by name."""
 
     __slots__ = ("request", "facts", "body", "answers")
 
@@ -201,7 +201,7 @@ def json_template(value: Any, references: References) -> Any:
 
 
 def fill(tree: Any, inputs: Inputs) -> Any:
-    """The value that a ``json_template`` stands for."""
+    """The value of a ``json_template``."""
     if isinstance(tree, dict):
         return {key: fill(item, inputs) for key, item in tree.items()}
     if isinstance(tree, list):

@@ -41,7 +41,8 @@ FRAMING = frozenset({"connection", "content-length", "keep-alive", "proxy-connec
 
 
 def quoted(value: Any) -> str:
-    """A value as it stands in the file: ``"text"``, ``5``, ``true``. What stands before the @ of a URL may be a password."""
+    """A value as written in the file: ``"text"``, ``5``, ``true``. What precedes the @ of a URL may be a password, and is
+    replaced."""
     try:
         text = json.dumps(value, ensure_ascii=False, default=str)
     except (TypeError, ValueError):

@@ -130,15 +130,15 @@ def exactly(length: int, result: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def close(result: Iterable[bytes]) -> None:
-    """What WSGI asks of whoever has taken an answer's body, or does not want it."""
+    """Close the body of a WSGI answer, after its use or instead of it (PEP 3333)."""
     closing = getattr(result, "close", None)
     if closing is not None:
         closing()
 
 
 def sendable(status: str, headers: list[tuple[str, str]], result: Iterable[bytes]) -> tuple[int, str, int | None]:
-    """The status, its reason and the Content-Length, when they and the fields can be written as HTTP. Raises ValueError else, so
-    that it is this answer that fails, in the log too, and not the server that is to send it; ``result`` is then closed."""
+    """Status, reason and Content-Length, when they and the fields can be written as HTTP. Raises ValueError otherwise, so that this
+    answer fails here, with a log line; ``result`` is then closed."""
     try:
         for field in headers:
             WRITTEN[field]
@@ -219,13 +219,13 @@ def _segment(segment: str, variables: list[re.Match[str]], converters: list[Base
 
 
 def converter_of(rule: Rule, variable: re.Match[str]) -> BaseConverter:
-    """What Flask reads the value of a variable with: it knows what it takes, also as an application's own."""
+    """The Flask converter of a variable, also one of the application's own."""
     arguments, options = parse_converter_args(variable["args"]) if variable["args"] else ((), {})
     return rule.get_converter(variable["name"], variable["kind"] or "default", arguments, options)
 
 
 def endpoint_of(rules: Map, request: Request) -> str:
-    """The Flask endpoint that answers a request, or what Flask answers where there is none."""
+    """The Flask endpoint for a request, or Flask's error without one."""
     try:
         return str(rules.bind("localhost").match(as_text(decode(request.path)), request.method)[0])
     except HTTPException as error:
@@ -233,7 +233,7 @@ def endpoint_of(rules: Map, request: Request) -> str:
 
 
 def covers(wide: str, narrow: str) -> bool:
-    """Does the pattern ``wide`` match every path that ``narrow`` matches? One that cannot be read is reported elsewhere."""
+    """Does the pattern ``wide`` match every path that ``narrow`` matches? Invalid ones are reported elsewhere."""
     try:
         left, right = parse_path(wide), parse_path(narrow)
     except ValueError:

@@ -25,7 +25,7 @@ PIECE = 65536
 
 
 class WebSocket:
-    """Whatever stands between this step and the target sees the handshake as a request like any other, and its 101 as an answer."""
+    """Steps between this one and the target see the handshake as an ordinary request, and its 101 as an answer."""
 
     def __init__(self, next: Handler, idle_timeout: float) -> None:
         self.next = next

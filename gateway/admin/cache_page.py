@@ -31,7 +31,7 @@ PURGES = {"url": str, "prefix": str, "tag": str, "everything": bool, "soft": boo
 
 
 def cache_page(store: HttpStore, registry: Registry, wants_html: Callable[[str], bool]) -> Any:
-    """What ``GET /cache`` answers."""
+    """The answer to ``GET /cache``."""
     key = request.args.get("key")
     if key is not None:
         content: dict[str, Any] = {"key": key, "entries": entries_of(store, key)}
@@ -78,7 +78,7 @@ def size_text(size: float) -> str:
 
 
 def numbers_of(registry: Registry) -> dict[str, list[dict[str, Any]]]:
-    """The counts of the cache over all workers: by name, with their labels. In a native thread."""
+    """The cache's metrics over all workers, by name, with their labels. Runs in a native thread."""
     samples: dict[str, list[dict[str, Any]]] = {}
     for metric in Exposition(registry).collect():
         if metric.name.startswith("gateway_cache_"):
@@ -102,7 +102,7 @@ def entries_of(store: HttpStore, key: str) -> list[dict[str, Any]]:
 
 
 def entry_of(entry: Entry, now: float) -> dict[str, Any]:
-    """One entry for people. Times are seconds from now, below 0 for what was."""
+    """One entry, as a page shows it. Times are seconds from now, negative for the past."""
     return {"status": entry.status, "url": entry.url, "bytes": len(entry.body), "age": round(now - entry.born, 1),
             "fresh_for": round(entry.expires - now, 1), "stale_while_revalidate": round(entry.stale_while_revalidate - now, 1),
             "stale_if_error": round(entry.stale_if_error - now, 1), "flags": flag_names(entry.flags), "tags": sorted(entry.tags),
@@ -110,7 +110,7 @@ def entry_of(entry: Entry, now: float) -> dict[str, Any]:
 
 
 def purge(store: HttpStore) -> dict[str, Any]:
-    """What ``POST /cache/purge`` answers."""
+    """The answer to ``POST /cache/purge``."""
     refuse_other_sites()
     if request.mimetype != "application/json":
         raise UnsupportedMediaType("Send application/json.")
@@ -126,7 +126,7 @@ def purge(store: HttpStore) -> dict[str, Any]:
 
 
 def refuse_other_sites() -> None:
-    """Refuse what a browser says another site has made it send."""
+    """Refuse a request that another site's page has made the browser send."""
     origin = request.headers.get("Origin")
     if request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
         raise Forbidden("Another site sends this.")

@@ -85,8 +85,8 @@ def start(sock: Any, application: Gateway | None) -> Listener:
 
 
 def create_admin(application: Gateway | None) -> Flask:
-    """The admin pages of ``application`` as a WSGI application. Where another application is served, there are those of the
-    instance alone."""
+    """The admin pages of ``application`` as a WSGI application. Without one (another application is served) there are only those of
+    the instance."""
     admin = Flask("gateway.admin", root_path=os.path.dirname(os.path.dirname(__file__)), static_folder=None)
     admin.jinja_options = {"autoescape": True}
     admin.add_template_filter(size_text, "size")
@@ -116,7 +116,7 @@ def create_admin(application: Gateway | None) -> Flask:
 # What is shown
 
 def ready() -> bool:
-    """Does a worker of this instance take connections? A process without an instance is its own, and it answers."""
+    """Does a worker of this instance accept connections? A process outside an instance is ready when it answers."""
     place = run_directory.current()
     return place is None or place.ready()
 
@@ -133,14 +133,14 @@ def config_problems() -> list[str]:
 
 
 def summary(application: Gateway) -> dict[str, Any]:
-    """What is configured, in short."""
+    """The source of the configuration, its number of routes, its upstreams."""
     pipeline = application.pipeline
     return {"source": application.source, "routes": len(pipeline.routes),
             "upstreams": {name: list(settings.instances) for name, settings in pipeline.config.upstreams.items()}}
 
 
 def index(application: Gateway) -> str:
-    """The page of the instance, with what answers at this moment. One who looks makes a connection to each upstream's instances."""
+    """The page of the instance, with which instances of upstreams answer now. To see that, it connects to each of them."""
     upstreams = application.pipeline.config.upstreams
     answers = reachable({url for settings in upstreams.values() for url in settings.instances})
     config = summary(application)
@@ -152,7 +152,7 @@ def index(application: Gateway) -> str:
 
 
 def reachable(urls: Iterable[str]) -> dict[str, bool]:
-    """Which instances take connections now."""
+    """Which instances accept connections now."""
     pool, results = Pool(CONNECTIONS), {}
 
     def look(url: str) -> None:
@@ -179,12 +179,12 @@ def takes_connections(url: str) -> bool:
 
 
 def wants_html() -> bool:
-    """Is it a browser that asks? Programs, which say nothing or anything, get what is made for them."""
+    """Does the client prefer HTML, as browsers do? Programs get JSON."""
     return prefers_html(request.headers.get("Accept", ""))
 
 
 def as_page(content: dict[str, Any], title: str) -> Any:
-    """JSON for programs; for a browser a page with the same, and the way back."""
+    """JSON for programs; for a browser, a page with the same content and a link back."""
     if not wants_html():
         return content
     return render_template("admin_text.html.j2", title=title, text=json.dumps(content, indent=2, ensure_ascii=False))
@@ -198,7 +198,7 @@ def readiness() -> tuple[Any, int]:
 
 
 def metrics() -> Response:
-    """In a native thread: thousands of routes take a while, and requests are not to wait for it."""
+    """Rendered in a native thread: with thousands of routes it takes long, and requests must not wait for it."""
     accept = "" if wants_html() else request.headers.get("Accept", "")
     body, content_type = run_in_thread(exposition.render, registry, accept)
     if wants_html():
@@ -217,7 +217,7 @@ def routes_page(application: Gateway) -> Any:
 # Who may ask, and errors
 
 def guard() -> None:
-    """Refuse what only a stranger would send."""
+    """Refuse other methods, and a Host that is not this machine's (DNS rebinding)."""
     methods = CHANGING.get(request.path, METHODS)
     if request.method not in methods:
         raise MethodNotAllowed(methods)

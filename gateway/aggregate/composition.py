@@ -29,7 +29,7 @@ Forwarding = Callable[[Request], Headers]
 
 
 class Composition:
-    """One request being answered: what templates read, what the client will see, and the greenlets at work on it."""
+    """The composition of one answer: the values that templates read, the shapes of the answers, and the greenlets at work."""
 
     def __init__(self, request: Request, send: Send, waits: dict[str, int],
                  forwarding: Forwarding, cacheable: bool) -> None:
@@ -51,7 +51,7 @@ class Composition:
         self._error: Exception | None = None
 
     def all(self, ready: list[PreparedPart]) -> None:
-        """Settle these parts and all that wait for them. No greenlet is left at any end. Raises the first error."""
+        """Settle these parts and all that wait for them. Leaves no greenlet behind. Raises the first error."""
         while len(ready) == 1:
             ready = self.settle(ready[0])
         for part in ready[1:]:
@@ -69,7 +69,7 @@ class Composition:
             raise self._error
 
     def settle(self, part: PreparedPart) -> list[PreparedPart]:
-        """Get the answer of a part, or its default, and return the parts that now have all they wait for."""
+        """Get the answer of a part, or its default. Returns the parts that now have all they wait for."""
         clock = self.request.deadline.clock
         began = clock()
         try:
@@ -86,7 +86,7 @@ class Composition:
         return [other for other in part.feeds if self._was_last(other)]
 
     def give_up(self, part: PreparedPart, error: GatewayError) -> None:
-        """Put the default of an optional part in its place; raise for a required one."""
+        """Use the default of an optional part; raise for a required one."""
         self.notes[part.name] = error.flag
         if part.optional:
             self.missing.add(part.name)
@@ -97,21 +97,21 @@ class Composition:
             raise PartFailed(part.name, "no answer in time" if error.status == 504 else error.title, error) from error
 
     def note_sharing(self, headers: Headers) -> None:
-        """What an answer of a part says about whom the whole may be kept for. What is sent on of the client's is in the key."""
+        """Note what a part's answer says about sharing the whole. The client's fields that parts are sent are in the cache key."""
         self.private = self.private or unshareable(headers)
         names = {name.lower() for name, _ in self.forwarding} | TRACE_FIELDS
         varies = [each.strip().lower() for field, value in headers if field.lower() == "vary" for each in value.split(",")]
         self.varies = self.varies | names.intersection(varies)
 
     def client_fields(self, names: frozenset[str]) -> Headers:
-        """The client's header fields of these names, but for those that its Connection keeps to the gateway."""
+        """The client's header fields of these names, without those that Connection nominates."""
         if names not in self._client_fields:
             nominations = {token.strip().lower() for value in self.request.header_list("Connection") for token in value.split(",")}
             self._client_fields[names] = [field for field in self.request.headers if field[0].lower() in names - nominations]
         return self._client_fields[names]
 
     def _was_last(self, part: PreparedPart) -> bool:
-        """One of those that ``part`` waits for is settled: was it the last?"""
+        """Count down the parts that ``part`` waits for: was this the last?"""
         self._waits[part.name] -= 1
         return not self._waits[part.name]
 
@@ -119,7 +119,7 @@ class Composition:
         self._others.start(partial(self._follow, part))
 
     def _follow(self, part: PreparedPart) -> None:
-        """Settle a part and what it sets free: the first here, the others each in a greenlet of their own."""
+        """Settle a part, then what it sets free: the first part in this greenlet, others each in one of their own."""
         try:
             ready = [part]
             while ready and self._error is None:
@@ -137,7 +137,7 @@ class Composition:
 
 
 def unshareable(headers: Headers) -> bool:
-    """Does an answer say of itself that it is for one caller, or for nobody, to keep?"""
+    """Does an answer forbid a shared cache to store it, or to serve it to others?"""
     for name, value in headers:
         name = name.lower()
         if name == "set-cookie" or (name == "vary" and "*" in value) or (name in CONTROLS and NOT_SHARED.search(value)):

@@ -50,7 +50,7 @@ class PreparedPart:
         self.usual_fields = [field for field in usual if field[0].lower() not in own | self.forward]
 
     def call(self, request: Request, inputs: Inputs, client: Headers, gateway: Headers) -> Call:
-        """The exchange that gets its answer. ``client`` are the client's fields that go along, ``gateway`` the gateway's own."""
+        """The Call for this part. ``client`` are the client's fields that go along, ``gateway`` the gateway's own."""
         headers = client + self.usual_fields
         for name, template in self.own_fields:
             headers.append((name, template(inputs)))
@@ -65,7 +65,7 @@ class PreparedPart:
                     attempts=request.attempts, host=request.host or None if self.preserve_host else self.host)
 
     def read(self, response: Response, deadline: Deadline) -> Any:
-        """The JSON value of an answer, None of one without content. Raises PartFailed, and what reading it raises."""
+        """The JSON value of an answer, None without content. Raises PartFailed, and what reading the body raises."""
         try:
             return json_of(response, deadline, self.json_types)
         except Unusable as error:
@@ -75,7 +75,7 @@ class PreparedPart:
                 response.body.close()
 
     def shape(self, answer: Any) -> Any:
-        """The answer as the client gets it. Raises PartFailed when it has not the form for that."""
+        """The answer as the client gets it. Raises PartFailed when it is neither an object nor a list of objects."""
         if answer is None:
             return None
         if self.merge and not isinstance(answer, dict):
@@ -89,12 +89,12 @@ class PreparedPart:
         raise PartFailed(self.name, "answered neither an object nor a list of objects, so there are no fields to choose from")
 
     def late(self) -> UpstreamTimeout:
-        """Its own limit has passed, and not the request's."""
+        """The error for the part's own timeout, as opposed to the request's deadline."""
         return UpstreamTimeout(f"no answer within the {self.timeout:g} s of part {self.name!r}", self.upstream)
 
     def target_for(self, request: Request) -> str:
-        """The request-target for ``request``, where what other parts and the body give stands as it is written. Raises
-        BadRequest for what the request lacks."""
+        """The request-target for ``request``, with the holes for other parts and for the body left as written. Raises BadRequest
+        when the request lacks a value."""
         inputs = Inputs(request)
         holes = [hole for hole in self.holes if not hole.reference.startswith("body.")]
         for hole in holes:

@@ -39,11 +39,11 @@ FORMATS = {"gzip": (GZIP,), "x-gzip": (GZIP,), "deflate": (ZLIB, RAW)}
 
 
 class Unusable(Exception):
-    """Why an answer cannot be a part."""
+    """An answer cannot be a part. The text says why."""
 
 
 def json_of(response: Response, deadline: Deadline, json_types: frozenset[str]) -> Any:
-    """The JSON value of an answer, None of one without content. Raises Unusable, and what reading it raises."""
+    """The JSON value of an answer, None without content. Raises Unusable, and what reading the body raises."""
     if not 200 <= response.status < 300:
         raise Unusable(f"answered {response.status}")
     media = codings = ""
@@ -65,7 +65,7 @@ def json_of(response: Response, deadline: Deadline, json_types: frozenset[str]) 
 
 
 def whole_body(response: Response, deadline: Deadline) -> bytes:
-    """The body within the deadline; a stream by itself goes on for as long as it moves."""
+    """The body, within the deadline: a stream alone would be read for as long as bytes arrive."""
     if isinstance(response.body, bytes):
         return response.read(MAX_ANSWER)
     with TimeLimit(deadline.left(), deadline.over()):
@@ -73,7 +73,7 @@ def whole_body(response: Response, deadline: Deadline) -> bytes:
 
 
 def decode(data: bytes, codings: str) -> bytes:
-    """Without the codings, of which the last is the outermost. Raises Unusable, and BodyTooLarge above MAX_ANSWER."""
+    """The data without their codings, of which the last is the outermost. Raises Unusable, and BodyTooLarge above MAX_ANSWER."""
     names = [name for coding in codings.lower().split(",") if (name := coding.strip()) not in ("", "identity")]
     if len(names) > MAX_CODINGS:
         raise Unusable(f"answered with {len(names)} codings")
@@ -94,7 +94,7 @@ def inflate(data: bytes, name: str) -> bytes:
 
 
 def inflate_format(data: bytes, wbits: int) -> bytes:
-    """All members of gzip, the one of the others. Raises zlib.error, also for data that end early, and BodyTooLarge."""
+    """All members of gzip, or the one of the other formats. Raises zlib.error, also for truncated data, and BodyTooLarge."""
     pieces: list[bytes] = []
     size = 0
     while data:
@@ -113,7 +113,7 @@ def inflate_format(data: bytes, wbits: int) -> bytes:
 
 
 def parse(data: bytes, media: str) -> Any:
-    """Raises Unusable."""
+    """The value of a JSON text. Raises Unusable."""
     try:
         return orjson.loads(data.removeprefix(BOM))
     except orjson.JSONDecodeError:
@@ -125,7 +125,7 @@ def parse(data: bytes, media: str) -> Any:
 
 
 def text_of(data: bytes, media: str) -> str:
-    """What is not UTF-8 as text, empty when it is none. As UTF-8 the text may be longer than ``data``, by a factor of two."""
+    """The text of data that are not UTF-8, empty when it cannot be decoded. As UTF-8 it may be twice as long as ``data``."""
     match = CHARSET.search(media)
     charset: str = json.detect_encoding(data)
     if charset.startswith("utf-8"):

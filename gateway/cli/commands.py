@@ -190,7 +190,7 @@ def run(path: str | None, bind: tuple[str, ...], workers: int | None, settings: 
 
 
 def settings_file() -> tuple[str, str]:
-    """The file with Gunicorn's settings, and what is to be said of it. One that lies here may be of another application."""
+    """The file with Gunicorn's settings, and a remark about it: a gunicorn.conf.py here may belong to another application."""
     own = Path("gunicorn.conf.py")
     if not own.is_file():
         return str(PACKAGED_CONF), ""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def cache_lines(config: Config, pipeline: Pipeline, route: Route, request: Request) -> list[str]:
-    """What the route's cache makes of the request, and what is stored for it, as far as that can be seen from here."""
+    """What the route's cache decides about the request, and what is stored for it, as far as this process can see."""
     from ..cache.step import CacheStep
     from ..headers import EditHeaders
     for step in pipeline.steps(route):
@@ -81,7 +81,7 @@ def part_lines(part: PreparedPart, instances: tuple[str, ...], request: Request)
 
 
 def addresses(what: str, method: str, instances: tuple[str, ...], target: str) -> list[str]:
-    """A headline and the address at each instance."""
+    """A headline, and below it the address at each instance."""
     return [f"{what}{', one of' if len(instances) > 1 else ''}:",
             *(f"  {method} {target} over {url}" if url.startswith("unix:") else f"  {method} {url.rstrip('/')}{target}"
               for url in instances)]

@@ -57,12 +57,12 @@ def build(method: str, url: str, headers: tuple[str, ...]) -> Request:
 
 
 def as_latin1(argument: str) -> str:
-    """The bytes of an argument as messages have them, one character each."""
+    """A command line argument as messages carry it: one character for each of its bytes."""
     return os.fsencode(argument).decode("latin-1")
 
 
 def address_of(peer: str) -> str:
-    """What a worker has for a peer: an IP address, or nothing for ``unix``. Raises ValueError when it is neither."""
+    """A peer's address as a worker sees it: an IP address, or empty for ``unix``. Raises ValueError for anything else."""
     try:
         return "" if peer == "unix" else str(ip_address(peer))
     except ValueError:
@@ -78,8 +78,8 @@ def trust_text(request: Request) -> str:
 
 
 def receive(request: Request, peer: str = NOBODY, trust: tuple[str, ...] = ()) -> Request:
-    """The request that a worker has of it: without Host an HTTP/1.0 one. ``peer`` is the address it comes from, empty for a unix
-    socket; what it says of its client is believed when it is in ``trust``. Raises the GatewayError that its client gets."""
+    """The request as a worker reads it; without Host, an HTTP/1.0 one. ``peer`` is the address it comes from, empty for a unix
+    socket; its X-Forwarded-* count when it is in ``trust``. Raises the GatewayError that the client gets."""
     config = Config()
     for name, value in SETTINGS.items():
         config.set(name, value)
@@ -101,7 +101,7 @@ def receive(request: Request, peer: str = NOBODY, trust: tuple[str, ...] = ()) -
 
 
 def own_answer(request: Request) -> Response | None:
-    """What the gateway answers itself; None when routes are looked at. Raises the GatewayError that the client gets."""
+    """The gateway's own answer; None when the request goes on to the routes. Raises the GatewayError that the client gets."""
     beyond = Response(200, [])
     answer = Accept(lambda request: beyond)(request)
     return None if answer is beyond else answer

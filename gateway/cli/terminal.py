@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def route_row(route: Route) -> dict[str, Any]:
-    """What the list of routes says about one."""
+    """One row of the list of routes."""
     return {"host": route.host, "methods": list(route.methods) if route.methods else None, "path": route.path,
             "header": route.header, "query": route.query, "cookie": route.cookie, "target": route.target, "timeout": route.timeout}
 
@@ -34,7 +34,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
 
 def plain(text: str) -> Any:
-    """Text that rich does not read as markup: ``[routes]`` is no style."""
+    """Text that rich does not parse as markup: ``[routes]`` is not a style."""
     from rich.text import Text
     return Text(printable(text))
 

@@ -53,7 +53,7 @@ def check_storage(cache: CacheStorage, routes: Collection[Route] = ()) -> Iterat
 
 
 def _writable(path: str) -> str:
-    """Why a file cannot be opened to append to it, or nothing."""
+    """Why a file cannot be opened for appending; empty when it can."""
     folder = os.path.dirname(os.path.abspath(path))
     if os.path.isdir(path):
         return f"{quoted(path)} is a folder"
@@ -237,7 +237,7 @@ def unknown_parameter(name: str, names: Collection[str]) -> str:
 
 
 def notices(config: Config) -> list[str]:
-    """What is no mistake and worth knowing."""
+    """Remarks about a configuration without mistakes."""
     gateway, notes = config.gateway, []
     if not any(route.path == "/*" and route.host is None and route.methods is None
                and not (route.header or route.query or route.cookie) for route in config.routes):
@@ -280,13 +280,13 @@ def notices(config: Config) -> list[str]:
 
 
 def named_by_host(upstream: UpstreamSettings) -> str | None:
-    """An https instance with a name of its own: its server may choose the site by Host, which then has to be that name."""
+    """An https instance with a host name: its server may select the site by Host, which must then be that name."""
     return next((url for url in upstream.instances if (address := parse_instance(url)).scheme == "https"
                  and not is_address(address.host)), None)
 
 
 def catching_all(config: Config) -> set[str]:
-    """The upstreams that take what no other route does."""
+    """The upstreams of routes that match every path."""
     return {route.upstream for route in config.routes if route.upstream and route.path == "/*"}
 
 

@@ -68,7 +68,7 @@ def read_text(path: str | os.PathLike[str] | None, environ: Mapping[str, str]) -
 
 
 def load_text(text: str, environ: Mapping[str, str], source: str = "") -> Config:
-    """The configuration in a text. ``source`` is what its ConfigError says it came from."""
+    """The configuration in a text. ``source`` is the name of its origin, for ConfigError."""
     try:
         data = tomllib.loads(text)
         deep = nested_deeper(data, DEEPEST)
@@ -86,7 +86,7 @@ def load_text(text: str, environ: Mapping[str, str], source: str = "") -> Config
 
 
 def nested_deeper(value: Any, depth: int) -> bool:
-    """A limit of our own: how deep one can go before Python gives up depends on who calls."""
+    """Is a value nested deeper than ``depth``? Python's own recursion limit depends on the caller."""
     level = [value]
     for _ in range(depth):
         level = [item for each in level for item in (each.values() if isinstance(each, dict) else each)
@@ -95,8 +95,7 @@ def nested_deeper(value: Any, depth: int) -> bool:
 
 
 def not_toml(text: str) -> str:
-    """What the parser says, with the line where what it could not read begins: a bracket that is never closed is noticed only
-    far below."""
+    """The parser's message, with the line where the unreadable part begins: a missing closing bracket is reported far below it."""
     message = toml_mistake(text)
     match = TOML_PLACE.fullmatch(message)
     if match is None:
@@ -115,7 +114,7 @@ def not_toml(text: str) -> str:
 
 
 def toml_mistake(text: str) -> str:
-    """What the parser says, empty when it says nothing."""
+    """The parser's message; empty when the text is TOML."""
     try:
         tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -124,8 +123,8 @@ def toml_mistake(text: str) -> str:
 
 
 class Section(NamedTuple):
-    """What could be read of a table: ``model`` None when nothing could; ``names`` are the settings that stand in it, ``broken``
-    those of them in which something could not be read, ``gaps`` the places of that."""
+    """One table as far as it was readable: ``model`` is None when nothing was; ``names`` are the settings in the file, ``broken``
+    those with an unreadable value, ``gaps`` the places of such values."""
 
     model: Any
     names: frozenset[str]
@@ -223,7 +222,7 @@ class Reader:
         return Section(section, frozenset(raw), frozenset(map(str, broken)), frozenset(place_text(place) for place, _ in mistakes))
 
     def report(self, label: str, mistakes: Iterable[str], gaps: Collection[str] = ()) -> None:
-        """``gaps`` are the places of what could not be read: nothing is said to be missing there."""
+        """Add mistakes. ``gaps`` are the places of unreadable values: nothing is reported as missing there."""
         for mistake in mistakes:
             table, dot, setting = mistake.partition(": ")[0].rpartition(".")
             if f"{table}{dot}{NEEDS.get(setting)}" not in gaps:
@@ -231,7 +230,7 @@ class Reader:
 
 
 def salvage(model: type[M], values: dict[str, Any]) -> M | None:
-    """What remains without the settings that cannot be read, or None when one of them is required."""
+    """The model without the settings that cannot be read; None when one of them is required."""
     try:
         return model.model_validate(values)
     except ValidationError:                              # reported already, when all the settings were read
@@ -239,8 +238,8 @@ def salvage(model: type[M], values: dict[str, Any]) -> M | None:
 
 
 def remainder(model: type[M], values: dict[str, Any], places: Iterable[Place]) -> M | None:
-    """What remains without the settings at ``places``, and without the tables that cannot do without them; None when that is the
-    whole. So one mistake hides only what cannot be judged without it."""
+    """The model without the settings at ``places``, and without the tables that require them; None when that is everything. So a
+    mistake hides only what depends on it."""
     for place in places:
         values = without(values, place)
     try:
@@ -251,8 +250,8 @@ def remainder(model: type[M], values: dict[str, Any], places: Iterable[Place]) -
 
 
 def without(value: Any, place: Place) -> Any:
-    """A copy of a table without what stands at ``place``. With an item of a list goes the list: the places of the others are told
-    by their number."""
+    """A copy of a table without the value at ``place``. Of a list the whole is removed: the places of other items are given by
+    their index."""
     if not isinstance(value, dict) or place[0] not in value:
         return value
     name, rest = place[0], place[1:]
@@ -271,7 +270,8 @@ def route_name(raw: Any) -> str | None:
 
 
 def fill(value: Any, environ: Mapping[str, str], mistakes: list[Mistake], place: Place = ()) -> Any:
-    """``value`` with the variables in its texts; those that cannot be had are added to ``mistakes`` and left as they are."""
+    """``value`` with the variables in its texts replaced. Variables that are missing are added to ``mistakes`` and left as
+    written."""
     if isinstance(value, dict):
         return {name: fill(item, environ, mistakes, (*place, name)) for name, item in value.items()}
     if isinstance(value, list):
@@ -299,7 +299,7 @@ def fill(value: Any, environ: Mapping[str, str], mistakes: list[Mistake], place:
 
 
 def schema() -> dict[str, Any]:
-    """The JSON Schema of the file, for editors. It knows single values; what they must be to each other only ``load`` does."""
+    """The JSON Schema of the file, for editors. It covers single values; how they must fit together only ``load`` checks."""
     document = _for_editors(Config.model_json_schema())
     part, route = document["$defs"]["Part"], document["$defs"]["Route"]
     document["$defs"]["Part"] = {"anyOf": [{"type": "string", "description": 'Short for { from = "..." }.'}, part]}
@@ -309,8 +309,8 @@ def schema() -> dict[str, Any]:
 
 
 def _for_editors(node: Any) -> Any:
-    """Without null, which TOML does not have, and titles that repeat the name; durations as they are written; and with a variable
-    wherever a value is not any text."""
+    """Without null, which TOML lacks, and without titles that repeat names; durations as text; and with a variable allowed wherever
+    not any text is."""
     if isinstance(node, list):
         return [_for_editors(item) for item in node if item != {"type": "null"}]
     if not isinstance(node, dict):

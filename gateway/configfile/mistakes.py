@@ -29,7 +29,7 @@ def place_text(place: Place) -> str:
 
 
 def mistakes_of(model: type[BaseModel], error: ValidationError) -> list[Mistake]:
-    """Every mistake that reading ``model`` met."""
+    """All mistakes of one validation of ``model``."""
     details = error.errors(include_url=False)
     places = [detail["loc"] for detail in details]
     mistakes = []
@@ -116,7 +116,7 @@ def unknown_upstream(name: str, upstreams: Collection[str]) -> str:
 
 
 def takes(model: type[BaseModel], place: Place, value: Any) -> bool:
-    """Could ``value`` stand at ``place``? What is suggested must not be the next mistake."""
+    """Is ``value`` valid at ``place``? A suggestion must not be the next mistake."""
     for step in reversed(place):
         value = [value] if isinstance(step, int) else {step: value}
     place = tuple(0 if isinstance(step, int) else step for step in place)
@@ -128,7 +128,7 @@ def takes(model: type[BaseModel], place: Place, value: Any) -> bool:
 
 
 def described_at(model: type[BaseModel], place: Place) -> str:
-    """What the setting at ``place`` is, in a few words; empty for an item of one."""
+    """A few words about the setting at ``place``; empty for an item of a list."""
     try:
         fields = kind_at(model, place[:-1]).model_fields
     except (AttributeError, IndexError, StopIteration):      # a list, or a table with names of one's own

@@ -35,7 +35,7 @@ class ChildProcess:
                                             stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=ended_with(os.getpid()))
 
     def check(self) -> None:
-        """Raises ChildDied when it is not running any more."""
+        """Raises ChildDied when the process has ended."""
         status = self.process.poll()
         if status is not None:
             how = f"exit status {status}" if status >= 0 else signal.Signals(-status).name
@@ -86,7 +86,8 @@ class Children:
 
 
 def ended_with(parent: int) -> Callable[[], None] | None:
-    """What a new child runs before its program: ask the kernel for SIGTERM when ``parent`` ends. None where that is unknown."""
+    """What a new child runs before its program: have the kernel send it SIGTERM when ``parent`` ends. None where that is not
+    supported."""
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None).prctl

@@ -137,7 +137,7 @@ def advice(nginx: bool, others: Sequence[int]) -> str:
 
 
 def used_ports(ports: Ports) -> list[str]:
-    """A sentence for each port of the demo that cannot be had."""
+    """A sentence for each port of the demo that cannot be bound."""
     used = []
     for port, what in ports.by_name().items():
         with socket.socket() as probe:
@@ -164,7 +164,7 @@ def configuration() -> Path:
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The children's environment: the user's, without what would configure them differently from what is printed."""
+    """The children's environment: the user's, without variables that would change what is printed."""
     others = "GATEWAY_", "GUNICORN_", "DEMO_", "WEB_CONCURRENCY"
     variables = {name: value for name, value in environ.items() if not name.startswith(others)}
     path = [str(PACKAGE.parent), *filter(None, [environ.get("PYTHONPATH")])]
@@ -218,7 +218,7 @@ def answers(port: int, path: str) -> bool:
 
 
 def greeting(ports: Ports, folder: Path, config: Path, with_nginx: bool) -> str:
-    """What there is to try, and what each shows."""
+    """URLs to try, and what each shows."""
     if len(ports.instances) > 1:
         title = (f"Wicketgate: nginx on {ports.front}, instances of the gateway on {ports.instances[0]} and {ports.instances[1]}, "
                  f"three slow services behind them.")

@@ -36,7 +36,7 @@ class Chunked:
         self._size_of_trailers = 0
 
     def feed(self, data: bytes) -> bytes:
-        """What ``data`` has of the body."""
+        """The bytes of the body in ``data``."""
         if self._line:
             data, self._line = self._line + data, b""
         pieces: list[bytes] = []

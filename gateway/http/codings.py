@@ -10,8 +10,8 @@ SUFFIXES = {"br": ".br", "zstd": ".zst", "gzip": ".gz"}      # of files that are
 
 
 def preferred_coding(accept: str, choices: Collection[str]) -> str:
-    """One of ``choices``, in the order of preference where the client has none; empty for none of them: the
-    client takes none, or would rather have the answer as it is."""
+    """The one of ``choices`` that the client prefers, in our order where it has no preference; empty when it accepts none of them
+    or prefers the answer uncoded."""
     weights = ranges_of(accept)
     if "x-gzip" in weights:
         weights.setdefault("gzip", weights["x-gzip"])

@@ -48,7 +48,7 @@ class UnsafeField(ValueError):
 
 
 class ReservedField(ValueError):
-    """A header field that somebody else writes."""
+    """A header field that another part of the gateway writes."""
 
 
 class ReadFields(dict[bytes, "tuple[Field, str] | None"]):
@@ -116,8 +116,8 @@ def fields_of(lines: bytes) -> list[Field]:
 
 
 def one_cookie(fields: list[Field]) -> list[Field]:
-    """The fields with all lines of Cookie in the place of the first (RFC 9113 section 8.2.3): a comma, which joins others, may
-    stand in a cookie."""
+    """The fields with all Cookie lines joined in the place of the first (RFC 9113 section 8.2.3): joining by comma would change
+    cookies."""
     cookies = [field for field in fields if field[0].lower() == "cookie"]
     if len(cookies) < 2:
         return fields
@@ -130,7 +130,7 @@ WRITTEN = WrittenFields()
 
 
 class Kinds(dict[str, int]):
-    """What is to be done with a field, by its name in any case: ``table`` has the names in lower case, all others are 0."""
+    """A number for each field name, in any case: ``table`` has the names in lower case, all others are 0."""
 
     def __init__(self, table: dict[str, int]) -> None:
         super().__init__()

@@ -20,9 +20,8 @@ BODILESS = (204, 304)
 
 
 class Prepared(Response):
-    """``written`` are the fields so far, each a line with its CRLF; None once somebody looked at ``headers``. It has the
-    Content-Length of ``body``, and neither X-Request-Id nor fields of the connection. Lines may be appended to it that are safe to
-    send."""
+    """A response whose ``head_lines`` are its fields as lines with CRLF; None once ``headers`` was read. They include the
+    Content-Length of ``body``, and neither X-Request-Id nor fields of the connection."""
 
     __slots__ = ("head_lines", "_fields")
 
@@ -55,8 +54,8 @@ class Prepared(Response):
 
 
 def head_lines_of(status: int, headers: Headers, size: int) -> bytes | None:
-    """``headers``, written, for a body of ``size`` bytes. None where they need a second look when they are sent: what cannot be
-    sent at all, what is the connection's own, another Content-Length than that."""
+    """``headers`` as lines, for a body of ``size`` bytes. None when they need checking at the time of sending: unsafe fields,
+    fields of the connection, another Content-Length."""
     special = [(SENDERS[name], value) for name, value in headers if SENDERS[name]]
     if status < 200 or special != ([] if status in BODILESS else [(1, str(size))]):
         return None

@@ -62,7 +62,7 @@ def render_http(status: int, title: str, detail: str, headers: Iterable[tuple[st
 
 
 def answer(status: int, title: str, detail: str, headers: Headers, *, code: str, type: str, accept: str, id: str) -> Response:
-    """A page or a problem document. What is empty of ``detail`` and ``id`` is left out."""
+    """A page or a problem document. ``detail`` and ``id`` are left out when empty."""
     detail = detail.encode("utf-8", "replace").decode()
     if prefers_html(accept):
         reference = f"{code}, request {id}" if id else code
@@ -87,7 +87,7 @@ def prefers_html(accept: str) -> bool:
 
 
 def ranges_of(accept: str) -> dict[str, float]:
-    """The media ranges of an Accept, in lower case, and their weights. One that cannot be read counts as not acceptable."""
+    """The media ranges of an Accept, in lower case, with their weights. Unreadable ones get weight 0."""
     ranks: dict[str, float] = {}
     for item in accept.lower().split(","):
         name, *parameters = (part.strip() for part in item.split(";"))
@@ -101,12 +101,12 @@ def ranges_of(accept: str) -> dict[str, float]:
 
 
 def weight_of(value: str) -> float:
-    """A quality value; 0 when it is none."""
+    """A quality value; 0 when it is invalid."""
     return float(value) if re.fullmatch(r"0(\.\d{0,3})?|1(\.0{0,3})?", value) else 0.0
 
 
 def quality(ranks: dict[str, float], media_type: str) -> float:
-    """How welcome a media type is: by the most specific range that names it."""
+    """The weight of a media type: that of the most specific range that matches it."""
     for name in (media_type, media_type.partition("/")[0] + "/*", "*/*"):
         if name in ranks:
             return ranks[name]

@@ -15,7 +15,7 @@ Bounds = tuple[int, int]
 
 
 def ranges_of(text: str, length: int) -> list[Bounds] | None:
-    """First and last byte of each range of ``length`` bytes; none when not one of them is there; None to send the whole."""
+    """First and last byte of each range; an empty list when none is satisfiable; None to send the whole of ``length`` bytes."""
     match = RANGES.fullmatch(text.strip())
     items = [item.strip(" \t") for item in match[1].split(",")] if match else []
     matches = [RANGE.fullmatch(item) for item in items if item]

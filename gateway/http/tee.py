@@ -28,7 +28,7 @@ class Tee:
         self._end(b"".join(self._pieces), "")
 
     def close(self) -> None:
-        """Whatever was not complete by now is not stored."""
+        """A body that is not complete by now is not stored."""
         try:
             self._stream.close()
         finally:

@@ -64,7 +64,7 @@ class AccelRedirect:
 
 
 def can_carry(headers: Headers) -> bool:
-    """Does nginx take over all of these?"""
+    """Does nginx carry all of these over to its own answer?"""
     names = [name.lower() for name, _ in headers]
     once = [name for name in names if name in ONCE]
     return KNOWN.issuperset(names) and len(once) == len(set(once)) and "content-type" in once

@@ -88,7 +88,7 @@ def render(config: Config, *, instances: Sequence[str] | None = None, listen: st
 
 
 def problems(instances: Sequence[str], listen: str) -> list[str]:
-    """What of these nginx could not read, or would read as something else."""
+    """Addresses that nginx could not parse, or would parse as something else."""
     mistakes = [f'nginx.instances: "{each}" is neither host:port nor unix:/path'
                 for each in instances if not ADDRESS.fullmatch(each)]
     if not instances:
@@ -132,7 +132,7 @@ def quoted_pattern(patterns: Sequence[str]) -> str:
 
 
 class Edge(NamedTuple):
-    """The paths of one route that nginx keeps answers for: their regular expression, its key, and the route's name."""
+    """The paths of one route on which nginx stores answers: their regular expression, its key, and the route's name."""
 
     pattern: str
     key: str
@@ -140,7 +140,7 @@ class Edge(NamedTuple):
 
 
 def edges_of(routes: Sequence[Route]) -> list[Edge]:
-    """One for each path. Raises ConfigError where an answer depends on a field that nginx cannot look at."""
+    """One Edge for each path. Raises ConfigError where an answer depends on a field that nginx cannot read."""
     conditions = {name for route in routes for name in route.header}
     by_pattern: dict[str, tuple[set[str], list[str]]] = {}
     mistakes = []
@@ -173,7 +173,7 @@ def bodies_of(config: Config) -> str:
 
 
 def fields_of(route: Route) -> set[str]:
-    """The header fields of a request on which an answer may depend without saying so in Vary."""
+    """The request's header fields on which an answer may depend without a Vary."""
     assert route.cache is not None
     fields = set(route.cache.key.headers)
     for part in (route.aggregate or {}).values():
@@ -184,12 +184,12 @@ def fields_of(route: Route) -> set[str]:
 
 
 def comment_text(name: str) -> str:
-    """A route's name as it can stand in a comment."""
+    """A route's name, safe in a comment."""
     return "".join(character if character.isprintable() else "?" for character in name)
 
 
 def longest_edge(routes: Sequence[Route]) -> int:
-    """Whole seconds after which nginx removes what nobody asked for."""
+    """Whole seconds after which nginx removes unused answers."""
     return math.ceil(max((route.cache.edge for route in routes if route.cache and route.cache.edge), default=0.0)) or 1
 
 

@@ -35,7 +35,7 @@ def as_text(segment: str) -> str:
 
 
 def as_bytes(text: str) -> str:
-    """Text of the configuration as messages have it, one character per byte of its UTF-8."""
+    """Text of the configuration as messages carry it: one character for each byte of its UTF-8."""
     return text if text.isascii() else text.encode().decode("latin-1")
 
 
@@ -51,7 +51,7 @@ class Condition(NamedTuple):
 
 
 def conditions_of(route: Route) -> tuple[Condition, ...]:
-    """What a route asks of header fields, query and cookies, cheapest first."""
+    """A route's conditions on header fields, query and cookies, cheapest first."""
     return (*(Condition("header", name.lower(), None if value == "*" else value) for name, value in route.header.items()),
             *(Condition("query", as_bytes(name), None if value == "*" else as_bytes(value))
               for name, value in route.query.items()),
@@ -67,7 +67,7 @@ def condition_rank(route: Route) -> tuple[int, ...]:
 
 
 def exclusive(one: Route, other: Route) -> bool:
-    """Do both ask for the same thing with different values?"""
+    """Do two routes require different values of the same thing?"""
     values = {(kind, name): value for kind, name, value in conditions_of(one) if value is not None}
     return any(values.get((kind, name), value) != value for kind, name, value in conditions_of(other) if value is not None)
 
@@ -93,7 +93,7 @@ def impossible(route: Route) -> Iterator[str]:
 
 
 class Facts:
-    """What conditions ask about one request, made when they do: the first value of each name."""
+    """The values of one request that conditions compare, read on demand: the first value of each name."""
 
     __slots__ = ("request", "_values")
 

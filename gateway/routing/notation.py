@@ -28,7 +28,7 @@ KINDS = {"int": ":int", "path": ":path", "digits": ":int", r"\d+": ":int", "[0-9
 
 
 def translate(path: str) -> str | None:
-    """``path`` in the gateway's notation, None where nothing in it is surely another's."""
+    """``path`` in the gateway's notation; None when no part of it is clearly another framework's."""
     pattern = ELSEWHERE.sub(_parameter, path)
     if pattern == path:
         return None
@@ -39,7 +39,7 @@ def translate(path: str) -> str | None:
 
 
 def perhaps(path: str) -> str:
-    """The same for what may be text as well."""
+    """``path`` with the parts translated that may be plain text as well."""
     return BARE.sub(r"{\1}", path)
 
 

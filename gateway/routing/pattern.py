@@ -110,7 +110,7 @@ class Segment(NamedTuple):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Those of its parameters."""
+        """The names of its parameters."""
         if self.mixed is not None:
             return self.mixed.names
         return (self.text,) if self.kind != "text" and self.text else ()
@@ -185,7 +185,7 @@ def _literal(piece: str) -> str:
 
 
 def parameters(path: str) -> frozenset[str] | None:
-    """The names of a path's parameters, None for a path that cannot be read, which is reported elsewhere."""
+    """The names of a path's parameters; None for an invalid path, which is reported elsewhere."""
     try:
         return frozenset(parameters_of(parse_path(path)))
     except ValueError:
@@ -224,7 +224,7 @@ def host_of(authority: str) -> str:
 
 
 def takes(host: str, authority: str) -> bool:
-    """Does a route's host, which can be read, take a request's?"""
+    """Does a route's host match a request's?"""
     pattern, name = parse_host(host), host_of(authority)
     return name.endswith(pattern[1:]) if pattern.startswith("*") else name == pattern
 
@@ -270,7 +270,7 @@ def labels_of(names: Iterable[str | None]) -> list[str]:
 
 
 def route_problems(route: Route) -> Iterator[str]:
-    """What keeps one route from ever matching."""
+    """Reasons why a route can never match."""
     try:
         parse_path(route.path)
     except ValueError as error:
@@ -294,7 +294,7 @@ def route_problems(route: Route) -> Iterator[str]:
 
 
 def shortest_line(route: Route) -> int:
-    """Bytes that a request line needs at least for a route whose path can be read."""
+    """The least bytes of a request line that matches a route."""
     size = min(map(len, route.methods or ["M"])) + len("  HTTP/1.1")
     for segment in parse_path(route.path):
         if segment.mixed is not None:
@@ -313,7 +313,7 @@ def encoded_size(text: str, raw: re.Pattern[str]) -> int:
 
 
 def clashes(routes: Iterable[Labelled]) -> Iterator[str]:
-    """Pairs that the rule leaves equal and that one same request can match."""
+    """Pairs of routes with equal specificity that one request can match."""
     groups: dict[object, list[Labelled]] = {}
     for label, route in routes:
         groups.setdefault(specificity(route), []).append((label, route))
@@ -325,8 +325,8 @@ def clashes(routes: Iterable[Labelled]) -> Iterator[str]:
 
 
 def _suspects(group: list[Labelled]) -> Iterator[tuple[Labelled, Labelled]]:
-    """The pairs worth a look: those that ask the same with the same values, and those that do not ask about the same things.
-    What is left out, the same question with different values, would be all pairs of a thousand tenants told apart by a header."""
+    """The pairs to compare: routes with the same conditions and values, and routes with different conditions. Same conditions with
+    different values are left out: they would be all pairs of a thousand tenants told apart by a header."""
     forms: dict[object, dict[object, list[Labelled]]] = {}
     for entry in group:
         conditions = sorted(conditions_of(entry[1]), key=lambda condition: condition[:2])

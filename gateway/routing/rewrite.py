@@ -28,7 +28,7 @@ PATH_SAFE = SEGMENT_SAFE + "/%"
 
 
 class Rewrite:
-    """``rewrite(path, params) -> path``, both raw. ``params`` are those that the match gave. Raises InvalidTarget."""
+    """``rewrite(path, params) -> path``, both raw. ``params`` come from the match. Raises InvalidTarget."""
 
     __slots__ = ("text", "_depth", "_pieces", "_rest", "_rest_at", "_after", "_literal")
 
@@ -88,7 +88,7 @@ def several(path: str, slashes: int, after: int) -> str:
 
 
 def encode_parameter(text: str) -> str:
-    """A parameter as one segment."""
+    """A parameter, percent-encoded as one segment."""
     if text.isalnum() and text.isascii():
         return text
     return quote_from_bytes(text.encode("utf-8", "surrogateescape"), SEGMENT_SAFE)

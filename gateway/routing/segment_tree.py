@@ -68,7 +68,7 @@ class Leaf(Generic[T]):
         self.others: tuple[Candidate[T], ...] = ()
 
     def seal(self) -> None:
-        """Sort, and make the list of candidates for each method that is named."""
+        """Sort, and build the list of candidates for each method."""
         self.entries.sort(key=lambda entry: condition_rank(entry.route))
         self.others = tuple(entry for entry in self.entries if entry.route.methods is None)
         methods = {method for entry in self.entries for method in entry.route.methods or ()}
@@ -86,7 +86,7 @@ class Leaf(Generic[T]):
         return None
 
     def candidates(self, method: str) -> list[Candidate[T]]:
-        """All of them, those that take ``method`` first and in their order."""
+        """All entries, those for ``method`` first and in their order."""
         matches = self.by_method.get(method, self.others)
         return [*matches, *(entry for entry in self.entries if entry not in matches)]
 
@@ -109,7 +109,7 @@ class TreeNode(Generic[T]):
         self.leaf: Leaf[T] | None = None
 
     def child(self, segment: Segment) -> TreeNode[T]:
-        """What follows such a segment, made when it is not there yet."""
+        """The node for a segment, created when missing."""
         if segment.kind == "text":
             if self.text is NOTHING:
                 self.text = {}
@@ -144,7 +144,7 @@ class MixedChildren(Generic[T]):
         return self.by_ends.setdefault((first, last), {}).setdefault(mixed.shape, (mixed, TreeNode()))[1]
 
     def matching(self, segment: str) -> list[TreeNode[T]]:
-        """Those that take the segment, in their order."""
+        """The nodes whose pattern matches the segment, in their order."""
         size, matches = len(segment), []
         for first, last in self.lengths:
             candidates = self.by_ends.get((segment[:first], segment[size - last:])) if first + last < size else None
@@ -192,7 +192,7 @@ class HostTable(Generic[T]):
 
 
 def segments_of(path: str) -> list[str]:
-    """The decoded segments of a raw path. What is no path, like the ``*`` of OPTIONS, has none, which no pattern matches."""
+    """The decoded segments of a raw path. An invalid path, like the ``*`` of OPTIONS, has none, which no pattern matches."""
     if "%" in path:
         segments = [decode(segment) for segment in path.split("/")]
     else:

@@ -42,8 +42,8 @@ LONGEST_HOST = 255                                       # RFC 1035 section 3.1
 
 
 class Table(Generic[T]):
-    """Routes with what answers them. Raises ConfigError when a pattern cannot be read. Which of two equal routes wins is not
-    defined: ask ``problems`` first."""
+    """Routes with their targets. Raises ConfigError for an invalid pattern. Which of two equal routes wins is not defined: call
+    ``problems`` first."""
 
     def __init__(self, entries: Iterable[tuple[Route, T]], *, folds: bool = False) -> None:
         self._folds = folds
@@ -69,7 +69,7 @@ class Table(Generic[T]):
         self._by_host = bool(self._exact or self._below)
 
     def match(self, request: Request) -> tuple[T, dict[str, str]]:
-        """What answers the request, and the path parameters as decoded text. Raises NoRoute and MethodNotAllowed."""
+        """The target for a request, and the path parameters as decoded text. Raises NoRoute and MethodNotAllowed."""
         path, method = request.path, request.method
         segments: list[str] = []
         facts = None
@@ -88,19 +88,19 @@ class Table(Generic[T]):
         raise self._refusal(request, segments_of(path))
 
     def _match_folded(self, request: Request) -> tuple[T, dict[str, str]]:
-        """match, for a path that servers read differently."""
+        """``match`` for a path that servers read in different ways."""
         entry, segments = self._agree(request)
         return entry.target, entry.params(segments)
 
     def _read(self, request: Request) -> list[tuple[Candidate[T] | None, list[str]]]:
-        """What each reading of the path chooses, the path as it came first."""
+        """The choice of each reading of the path, the path as received first."""
         facts, tables = Facts(request), self._tables(request.host)
         return [(next(filter(None, (find(table.root, segments, 0, facts) for table in tables)), None), segments)
                 for segments in readings(request.path)]
 
     def _agree(self, request: Request) -> tuple[Candidate[T], list[str]]:
-        """The route for a path that servers read differently, with the segments it is chosen by. Raises what ``match`` does, and
-        InvalidTarget."""
+        """The route for a path that servers read in different ways, with the segments that chose it. Raises what ``match`` raises,
+        and InvalidTarget."""
         choices = self._read(request)
         literal, segments = choices[0]
         if literal is None:
@@ -116,7 +116,7 @@ class Table(Generic[T]):
         return entry, segments
 
     def reaches(self, path: str) -> bool:
-        """Is there a route with a pattern for this path, whatever else it asks for?"""
+        """Does any route's pattern match this path, whatever its other conditions?"""
         try:
             spellings = readings(path) if self._folds and RESPELLED.search(path) else [segments_of(path)]
         except InvalidTarget:                                # of an upstream's Location, for example
@@ -163,7 +163,7 @@ class Table(Generic[T]):
                 for entry, segments in choices]
 
     def _explain(self, request: Request) -> Explanation:
-        """For the path as it came."""
+        """``explain`` for the path as received."""
         segments, facts = segments_of(request.path), Facts(request)
         mine, verdicts = self._tables(request.host), []
         winner: Candidate[T] | None = None
@@ -181,7 +181,7 @@ class Table(Generic[T]):
         return Explanation(request, None, {}, verdicts or list(self._near(request)), self._refusal(request, segments))
 
     def _near(self, request: Request) -> Iterator[RouteVerdict]:
-        """Routes that miss the path by the slash at its end."""
+        """Routes that match but for the slash at the end."""
         path = request.path[:-1] if request.path.endswith("/") else request.path + "/"
         for table in self._tables(request.host):
             for leaf in table.leaves_for(segments_of(path)):
@@ -207,7 +207,7 @@ def _suffixes(host: str) -> Iterator[str]:
 
 
 def _below(host: str, below: dict[str, tuple[HostTable[T], ...]], otherwise: tuple[HostTable[T], ...]) -> tuple[HostTable[T], ...]:
-    """What serves a host that no route names: the longest wildcard with what is wider than it, or ``otherwise``."""
+    """The tables for a host without a table of its own: those of the longest wildcard and wider ones, or ``otherwise``."""
     if below and len(host) <= LONGEST_HOST:
         for suffix in _suffixes(host):
             if suffix in below:
@@ -245,7 +245,7 @@ class Explanation(NamedTuple):
 
 
 def _mismatch(entry: Candidate[T], host_matches: bool, request: Request, facts: Facts) -> str:
-    """What of the request does not match a route whose path does, or nothing."""
+    """Why a route whose path matches does not match the request; empty when it does."""
     methods, method = entry.route.methods, request.method
     reasons = []
     if not host_matches:
@@ -262,7 +262,7 @@ def _mismatch(entry: Candidate[T], host_matches: bool, request: Request, facts: 
 
 
 def _less_specific(entry: Candidate[T], winner: Candidate[T], method: str) -> str:
-    """Where the rule puts ``entry`` behind ``winner``."""
+    """Why ``entry`` is less specific than ``winner``."""
     route, better = entry.route, winner.route
     if (route.host and parse_host(route.host)) != (better.host and parse_host(better.host)):
         return "its host is less specific"
