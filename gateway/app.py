@@ -29,7 +29,7 @@ from .config import Config
 from .configfile.load import DEFAULT_PATH, load_text, read_text
 from .errors import ConfigError, GatewayError
 from .http.problem import render_http
-from .incoming import Incoming
+from .incoming.request import Incoming
 from .message import Request, Response
 from .pipeline import Pipeline
 from .telemetry.log import RequestLog

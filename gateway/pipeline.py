@@ -37,13 +37,13 @@ from .extension import OwnPartError, OwnStep, OwnTarget
 from .files import Files
 from .forward import WRITTEN, Forward, Forwarding
 from .headers import EditHeaders, edit_of, error_edit_of
-from .incoming import Accept
+from .incoming.accept import Accept
 from .message import Call, Handler, Headers, Request, Response, RouteEntry
 from .nginx.accel_redirect import AccelRedirect
 from .respond import Respond
-from .rewrite_response import PublicAddresses
 from .routing.pattern import parameters
 from .routing.rewrite import Rewrite
+from .routing.rewrite_response import PublicAddresses
 from .routing.table import Table, problems
 from .telemetry.log import RequestLog
 from .telemetry.metrics import Registry

@@ -6,7 +6,6 @@ The clock of the deadlines is moved by the client's body, so that a slow upload 
 from __future__ import annotations
 
 import io
-from functools import partial
 from time import monotonic
 
 import gevent
@@ -14,10 +13,8 @@ import pytest
 from flask import Blueprint, request
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 
-from gateway import incoming
 from gateway.app import Gateway
 from gateway.configfile.load import load_text
-from gateway.deadline import Deadline
 from gateway.errors import BodyTimeout
 
 CONFIG = '''
@@ -101,10 +98,9 @@ def view(name):
 
 
 @pytest.fixture
-def upload(serve, monkeypatch):
+def upload(serve):
     """``upload(target, name, body, sized, ...)`` is the status of the answer."""
     ahead, apps = [0.0], []
-    monkeypatch.setattr(incoming, "Deadline", partial(Deadline, clock=lambda: monotonic() + ahead[0]))
 
     def send(target, name, body, sized, timeout="20s", seconds=0.0, stalled=False):
         app = Gateway(load_text(CONFIG.replace("PORT", str(serve(upstream))).replace("TIMEOUT", timeout), {}, "test"))
@@ -112,6 +108,7 @@ def upload(serve, monkeypatch):
         views.post("/view/<name>")(view)
         app.register_blueprint(views)
         apps.append(app)
+        app.incoming.clock = lambda: monotonic() + ahead[0]
         environ = EnvironBuilder(f"/{target}/{name}", method="POST").get_environ()
         environ["wsgi.input"] = Upload(body, ahead, seconds, stalled)
         if sized:

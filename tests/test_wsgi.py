@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from gateway.deadline import Deadline
-from gateway.incoming import Accept, Incoming
+from gateway.incoming.accept import Accept
+from gateway.incoming.request import Incoming
 from gateway.message import Body, Handler, Request, Response
 from gateway.tasks import Guard
 from gateway.wsgi import environ_of, without_client

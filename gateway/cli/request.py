@@ -16,7 +16,8 @@ from gunicorn.config import Config
 from gunicorn.http.errors import ParseException
 from gunicorn.http.unreader import IterUnreader
 
-from ..incoming import Accept, Incoming
+from ..incoming.accept import Accept
+from ..incoming.request import Incoming
 from ..message import Request, Response
 from ..server import reader
 from ..server.request_handler import REFUSALS
@@ -96,7 +97,7 @@ def receive(request: Request, peer: str = NOBODY, trust: tuple[str, ...] = ()) -
     request.environ, request.version = variables(message.raw_headers), version
     if is_proxy:
         request.trusted = True
-        incoming.believe(request)
+        incoming.trust.believe(request)
     return request
 
 

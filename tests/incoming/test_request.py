@@ -5,7 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import DuplicateHeader, GatewayError, InvalidHost, InvalidTarget, MethodNotAllowed
-from gateway.incoming import REMEMBERED, Accept, Incoming, Trust, bare_address
+from gateway.incoming.accept import Accept
+from gateway.incoming.request import Incoming
+from gateway.incoming.trust import REMEMBERED, Trust, bare_address
 from gateway.message import Response
 
 

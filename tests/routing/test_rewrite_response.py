@@ -1,7 +1,7 @@
 import pytest
 
 from gateway.message import Request
-from gateway.rewrite_response import PublicAddresses
+from gateway.routing.rewrite_response import PublicAddresses
 
 REQUEST = Request("GET", "/api/x", [], host="www.test", scheme="https")
 PUBLISH = PublicAddresses(["old.test:8000", "10.0.0.5:8000"], "/api/", True, True)

@@ -3,8 +3,8 @@
 ``Location``, ``Content-Location`` and the address in ``Refresh`` that point at the upstream (one of its instances, or the Host it
 was sent) get the scheme and host the client used; their path, like that of a relative reference starting with ``/``, gets the
 stripped prefix back, unless it has it. ``Link`` stays as it is: what it names is no place to go to. All are compared as URIs are
-(RFC 3986 section 6): hosts without regard to case, encoding, the last dot and the
-spelling of IPv6, ports by what the scheme implies.
+(RFC 3986 section 6): hosts without regard to case, encoding, the last dot and the spelling of IPv6, ports by what the scheme
+implies.
 An address at the client's own host keeps its scheme, and so does https at an upstream that does not speak it: that is an
 application sending its visitors from http to https. Addresses of anybody else are left alone. Of a cookie, ``Domain`` is dropped
 when it is the upstream's own, which makes the cookie belong to the public host alone (RFC 6265 section 5.3), and ``Path`` gets the
@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from ipaddress import ip_address
 from urllib.parse import unquote
 
-from .message import Headers, Request
+from ..message import Headers, Request
 
 AUTHORITY = re.compile(r"(\[[^\[\]@]*\]|[^\[\]:@]*)(?::([0-9]*))?")
 REFRESH = re.compile(r"(?i)([ \t]*[0-9.]+[ \t]*[;,][ \t]*url[ \t]*=[ \t]*[\"']?)(.*)", re.DOTALL)
