@@ -43,7 +43,7 @@ from typing import Any, Literal, NamedTuple
 from ..config import Route
 from ..values import quoted
 from .conditions import LONGEST_LINE, TOO_LONG, as_bytes, condition_rank, conditions_of, decode, exclusive, impossible
-from .notation import remark, translate
+from .notation import remark, translate, without_slash
 
 PARAMETER = re.compile(r"\{([^{}:]*)(?::([^{}]*))?\}")
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -122,7 +122,7 @@ def parse_path(path: str) -> tuple[Segment, ...]:
     if suggestion is not None:
         raise ValueError(f"{quoted(path)} is another framework's notation: did you mean {suggestion}?{remark(path)}")
     if not path.startswith("/"):
-        raise ValueError(f'{quoted(path)} must start with "/": write {quoted("/" + path)}')
+        raise ValueError(f'{quoted(path)} must start with "/"{without_slash(path)}')
     raw = path.split("/")[1:]
     segments = tuple(_segment(piece, len(raw) - 1 - position) for position, piece in enumerate(raw))
     if sum(segment.kind in ("middle", "rest") for segment in segments) > 1:

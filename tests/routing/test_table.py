@@ -562,6 +562,10 @@ def test_the_work_for_a_request_does_not_grow_with_the_routes(pattern, path):
     ("users", '"users" must start with "/": write "/users"'),
     ("", '"" must start with "/": write "/"'),
     ("*", '"*" must start with "/": write "/*"'),
+    ("https://shop.org/u", '"https://shop.org/u" must start with "/"; did you mean path = "/u" with host = "shop.org"?'),
+    ("http://shop.org", '"http://shop.org" must start with "/"; did you mean path = "/" with host = "shop.org"?'),
+    *((path, f'"{path}" must start with "/"; regular expressions are not known here: {{name}} is one segment, /* at the end is all'
+       " that follows") for path in ("^/u/", "~ ^/u/", "~* .php$", "(a|b)/c")),
     ("/{id", 'a brace of "{id" has no partner; a brace itself is written %7B or %7D'),
     ("/id}", 'a brace of "id}" has no partner; a brace itself is written %7B or %7D'),
     ("/{}", '"" is not the name of a parameter: letters, digits and _ only, not beginning with a digit'),
@@ -598,7 +602,11 @@ def test_patterns_that_cannot_be(path, expected):
     ("/f/:rest*", "/f/{rest:path}", "another route"), ("/f/*rest", "/f/{rest:path}", ""), ("/u/{id?}", "/u/{id}", "another route"),
     ("/u/{id=5}", "/u/{id}", "another route"), ("/f/{*rest}", "/f/{rest:path}", ""), ("/f/{**rest}", "/f/{rest:path}", ""),
     ("/f/{rest...}", "/f/{rest:path}", ""), ("/u/{$}", "/u/", ""), ("/u/{id:[0-9]+}", "/u/{id:int}", ""),
-    ("/f/{rest:.*}", "/f/{rest:path}", ""), ("/u/{name:[a-z]+}.json", "/u/{name}.json", ""), ("/a/**", "/a/*", "")])
+    ("/f/{rest:.*}", "/f/{rest:path}", ""), ("/u/{name:[a-z]+}.json", "/u/{name}.json", ""), ("/a/**", "/a/*", ""),
+    ("/f/:name.json", "/f/{name}.json", "%3A"), ("/f/:from-:to", "/f/{from}-{to}", "%3A"),
+    ("/f/:id.:format", "/f/{id}.{format}", "%3A"), ("/{proxy+}", "/{proxy:path}", ""), ("/f/{rest*}", "/f/{rest:path}", ""),
+    ("/u/[id]/x", "/u/{id}/x", "%5B"),
+    ("/f/[...rest]", "/f/{rest:path}", "%5B"), ("/f/[[...rest]]", "/f/{rest:path}", "another route")])
 def test_a_path_in_the_notation_of_others_names_ours(path, meant, more):
     (problem,) = problems([Route(path=path)])
     assert f"did you mean {meant}?" in problem and more in problem
@@ -606,7 +614,7 @@ def test_a_path_in_the_notation_of_others_names_ours(path, meant, more):
 
 
 @pytest.mark.parametrize("path", ["/v1/things:batch", "/{id}:cancel", "/a:b/c", "/%3Aid", "/$metadata", "/a(b)/c", "/{id:int}",
-                                  "/x=1", "/~u"])
+                                  "/x=1", "/~u", "/a[0]", "/[]", "/%5Bid%5D"])
 def test_what_only_looks_like_it_is_left_alone(path):
     assert problems([Route(path=path)]) == []
 
