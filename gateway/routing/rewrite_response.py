@@ -74,10 +74,14 @@ class PublicAddresses:
         return match[1] + self.location(match[2], request) if match else value
 
     def path(self, rest: str) -> str:
-        """A path behind the public prefix; one that has the prefix already stays."""
-        plain = normal_path(PATH_END.split(rest, maxsplit=1)[0])
+        """A path, with what follows it, behind the prefix; one that is there already stays. A ``..`` that leads above the root is
+        dropped, as whoever follows the reference would drop it: behind the prefix it would lead out of that."""
+        path = PATH_END.split(rest, maxsplit=1)[0]
+        plain = normal_path(path)
         if plain == self._normal or plain.startswith(self._normal + "/"):
             return rest
+        if climbs(path):
+            return f"{self.prefix}{plain or '/'}{rest[len(path):]}"
         return self.prefix + rest
 
     def cookie(self, value: str, request: Request) -> str:
@@ -120,11 +124,25 @@ def normal_host(host: str) -> str:
     return host.removesuffix(".")
 
 
+def decoded(path: str) -> str:
+    """A path without percent-encoding of what needs none."""
+    return ENCODED.sub(lambda match: plain if (plain := chr(int(match[1], 16))) in UNRESERVED else match[0].upper(), path)
+
+
+def climbs(path: str) -> bool:
+    """Do its dot segments lead above the root?"""
+    depth = 0
+    for segment in decoded(path).split("/")[1:]:
+        depth += {".": 0, "..": -1}.get(segment, 1)
+        if depth < 0:
+            return True
+    return False
+
+
 def normal_path(path: str) -> str:
-    """A path in normal form: no needless percent-encoding, no dot segments (RFC 3986 section 6.2.2)."""
-    path = ENCODED.sub(lambda match: plain if (plain := chr(int(match[1], 16))) in UNRESERVED else match[0].upper(), path)
+    """A path to be compared: percent-encoding of what needs none and dot segments do not count (RFC 3986 section 6.2.2)."""
     segments: list[str] = []
-    for segment in path.split("/"):
+    for segment in decoded(path).split("/"):
         if segment == "..":
             segments = segments[:-1] or [""]
         elif segment != ".":

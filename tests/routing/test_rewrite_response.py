@@ -63,6 +63,8 @@ SPELLED = PublicAddresses(["old.test", "[2001:db8::1]:8000", "127.0.0.1:80"], "/
     # the path: a prefix that is there does not come twice
     ("/shop", "/shop"), ("/shop/", "/shop/"), ("/shop/a?b#c", "/shop/a?b#c"), ("/shop?x", "/shop?x"), ("/%73hop/a", "/%73hop/a"),
     ("/shopping", "/shop/shopping"), ("/Shop/a", "/shop/Shop/a"), ("/shop%2Fa", "/shop/shop%2Fa"), ("/a?/shop/", "/shop/a?/shop/"),
+    ("/../a?b", "/shop/a?b"), ("/a/../../b#c", "/shop/b#c"), ("/%2E%2e/a", "/shop/a"), ("/..", "/shop/"), ("/a/..", "/shop/a/.."),
+    ("http://old.test/../a", "https://www.test/shop/a"), ("/../shop/a", "/../shop/a"), ("/...", "/shop/..."),
     ("/shop/../a", "/shop/shop/../a"), ("/./shop/a", "/./shop/a"), ("http://old.test/shop/a", "https://www.test/shop/a"),
     ("https://www.test/shop/a", "https://www.test/shop/a")])
 def test_addresses_are_compared_as_uris_are(value, public):
