@@ -62,7 +62,7 @@ test: ready
 
 # As somebody meets it who has just installed Debian, make and git: needs root and debootstrap.
 test-fresh:
-	@ARGS="$(ARGS)" tests/fresh/bare-debian
+	@ARGS="$(ARGS)" JOBS="$(JOBS)" tests/fresh/bare-debian
 
 # Every one of the three has its say.
 lint: $(STAMPS)/lint
