@@ -258,8 +258,8 @@ class Tiered(BaseCache):
 
 class StoredValue:
     """A value in memory. Each ``load()`` gives one of its own, so that whoever changes it changes nothing for others. ``plain`` is
-    its plain form, None when it has none; then ``copy`` is a copy of it. Times are in seconds (bus/clock.py). ``shared``: tiers have
-    it, too; they were read at ``checked_at``."""
+    its plain form, None when it has none; then ``copy`` is a copy of it. Times are in seconds (bus/clock.py). ``shared``: tiers
+    have it too; they were read at ``checked_at``."""
 
     __slots__ = ("plain", "copy", "until", "stored_at", "checked_at", "shared", "size")
 

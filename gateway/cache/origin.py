@@ -148,7 +148,7 @@ class Origin:
                 if conditional.status != entry.status:
                     conditional.headers += [field for field in response.headers if field[0].lower() == "age"]
                     response = conditional
-            return self.responses.fetched(context, response, result)
+            return self.responses.fetched(context, response, result, entry.status)
         self.admission.announce(context, entry, flight, response.status)
         if flight is not None:
             flight.stream()

@@ -61,11 +61,13 @@ class Responses:
         self.tell_edge(response.headers, entry, now)
         return response
 
-    def fetched(self, context: FetchContext, response: Response, result: Entry | NotStored) -> Response:
-        """An answer of the upstream: what is stored of it, or why nothing is."""
+    def fetched(self, context: FetchContext, response: Response, result: Entry | NotStored, status: int = 0) -> Response:
+        """An answer of the upstream: what is stored of it, or why nothing is. ``status`` is the upstream's where the client gets
+        a part of its answer, or that it has it already (RFC 9211 section 2.3)."""
         response.headers = [field for field in response.headers if field[0].lower() != OWN]
         entry, refusal = (None, str(result)) if isinstance(result, NotStored) else (result, "")
-        text = self.report.forwarded(context.decision.fwd, response.status, context.key, stored=entry is not None, detail=refusal)
+        text = self.report.forwarded(context.decision.fwd, status or response.status, context.key, stored=entry is not None,
+                                     detail=refusal)
         response.headers.append(("Cache-Status", text))
         self.tell_edge(response.headers, entry, self.clock())
         return response

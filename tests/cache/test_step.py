@@ -219,6 +219,7 @@ def test_the_age_of_a_new_answer_is_told_whatever_is_made_of_it(world, asked, st
     world.answer = ok(ETag='"v"', Age="7")
     response = world.ask(asked)
     assert (response.status, response.header_list("Age")) == (status, ["7"])
+    assert status_of(response) == ["wicketgate; fwd=uri-miss; fwd-status=200; stored"], "what the origin said"
 
 
 def test_another_answer_takes_its_place_and_an_error_does_not(world):
