@@ -12,7 +12,6 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-import gevent
 import pytest
 from plain import GATEWAY, Connection, Load, Plain, gone, parent, until
 from running import free_port
@@ -126,11 +125,7 @@ def parent_replaced_by_a_file(it: Damaged):
 
 
 def mount(*arguments: str) -> None:
-    for _ in range(600):
-        done = subprocess.run(["mount", *arguments], capture_output=True, text=True)
-        if "busy" not in done.stderr:                        # the instance has a file open for writing at this moment
-            break
-        gevent.sleep(0.1)
+    done = subprocess.run(["mount", *arguments], capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"mounting is not possible here: {done.stderr.strip()}")
 
@@ -140,14 +135,17 @@ def unmounting(it: Damaged):
 
 
 def read_only(it: Damaged):
-    mount("--bind", str(it.parent), str(it.parent))
-    undo = unmounting(it)
+    stage = it.parent.with_name("stage")                     # where the instance opens nothing, which would be in the way
+    stage.mkdir(exist_ok=True)
+    mount("--bind", str(it.parent), str(stage))
     try:
-        mount("-o", "remount,bind,ro", str(it.parent))
-    except BaseException:
-        undo()
-        raise
-    return undo
+        mount("-o", "remount,bind,ro", str(stage))
+        mount("--bind", str(stage), str(it.parent))          # read-only as well
+    finally:
+        subprocess.run(["umount", str(stage)], check=True)
+    with pytest.raises(OSError, match="Read-only"):
+        (it.parent / "written").touch()
+    return unmounting(it)
 
 
 def disk_full(it: Damaged):
