@@ -39,7 +39,7 @@ def worker():
 
     def make(start: bool = True, **settings) -> HttpStore:
         counted = Counted()
-        one = store.http_store(Config(cache=CacheStorage(**settings)), Counts(counted), short_pauses)
+        one = store.http_store(Config(cache=CacheStorage(**{"timeout": "30s", **settings})), Counts(counted), short_pauses)
         one.counted = counted.numbers
         made.append(one)
         if start:
