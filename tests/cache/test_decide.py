@@ -79,6 +79,7 @@ def test_only_if_cached(decision, expected):
     ("GET", [("Authorization", "x")], {"personal": True}, Sharing.ALL),
     ("GET", [("Authorization", "x")], {"stored": True}, Sharing.ALL),
     ("GET", [("Cookie", "x")], {}, Sharing.ALL),                                     # what is learned decides
+    ("GET", [(CC, "max-age=1")], {}, Sharing.ALL),
     ("GET", [("Range", "bytes=0-1"), ("Authorization", "x")], {"whole": True}, Sharing.CALLER)])
 def test_sharing(method, headers, more, expected):
     request = Request(method, "/a", headers)
@@ -148,6 +149,7 @@ def test_what_a_request_gets_of_what_is_stored(stored, headers, credentials, exp
     ("5.2.1.1", "max-age=60", [(CC, "max-age=x")], 31.0, Decision.HIT),
     ("5.2.1.1", "max-age=60, stale-while-revalidate=10", [(CC, "max-age=600")], 61.0, Decision.STALE),
     ("5.2.1.2", "max-age=60", [(CC, "max-stale=10")], 69.0, Decision.MAX_STALE),
+    ("5.2.1.2", "max-age=60", [(CC, "max-stale=10")], 70.0, Decision.MAX_STALE),     # by no more than that
     ("5.2.1.2", "max-age=60", [(CC, "max-stale=10")], 71.0, Decision.STALE),
     ("5.2.1.2", "max-age=60", [(CC, "max-stale")], 10 ** 6, Decision.MAX_STALE),
     ("5.2.1.2", "max-age=60, must-revalidate", [(CC, "max-stale")], 61.0, Decision.STALE),
