@@ -1,7 +1,7 @@
 """Caching. ``from gateway import cache`` gives this package, which application code uses as its one Flask-Caching object.
 
 ``@cache.memoize(60)``, ``@cache.cached(...)``, ``cache.get``, ``cache.set`` and everything else of ``flask_caching.Cache`` are
-those of ``store.view_cache``; Flask-Caching is imported when the first of them is asked for.
+those of ``gateway.view_cache.view_cache``; Flask-Caching is imported with the first of them.
 """
 
 from __future__ import annotations

@@ -20,25 +20,25 @@ STRONG = 1.0                                             # seconds between Last-
 NOT_IN_304 = frozenset({"content-length", "content-type", "content-encoding", "content-language", "content-range", "content-md5"})
 
 
-def answer(entry: Entry, asked: RequestDirectives | None, now: float) -> Response:
+def answer(entry: Entry, directives: RequestDirectives | None, now: float) -> Response:
     """The entry, or what the client's conditions and range make of it. The list of header fields is the caller's own."""
-    if asked is None:
+    if directives is None:
         return entry.response()
-    if entry.status == 200 and asked.conditional and not_modified(entry, asked, now):
+    if entry.status == 200 and directives.conditional and not_modified(entry, directives, now):
         return Response(304, [field for field in entry.headers if field[0].lower() not in NOT_IN_304], b"")
-    if entry.status == 200 and asked.range is not None and same_version(entry, asked.if_range, now):
-        ranges = ranges_of(asked.range, len(entry.body))
+    if entry.status == 200 and directives.range is not None and same_version(entry, directives.if_range, now):
+        ranges = ranges_of(directives.range, len(entry.body))
         if ranges is not None and len(ranges) < 2:
             return part(entry, ranges[0]) if ranges else unsatisfiable(entry)
     return entry.response()
 
 
-def not_modified(entry: Entry, asked: RequestDirectives, now: float) -> bool:
+def not_modified(entry: Entry, directives: RequestDirectives, now: float) -> bool:
     """Does the client have it already?"""
-    if asked.if_none_match:
-        wanted = entity_tags(asked.if_none_match)
-        return "*" in wanted or bool(entry.etag) and opaque(entry.etag or "") in wanted
-    since = http_date(asked.if_modified_since or "", now)
+    if directives.if_none_match:
+        tags = entity_tags(directives.if_none_match)
+        return "*" in tags or bool(entry.etag) and opaque(entry.etag or "") in tags
+    since = http_date(directives.if_modified_since or "", now)
     if since is None:
         return False
     changed = date_of(entry.headers, now) if entry.last_modified is None else entry.last_modified
@@ -55,8 +55,8 @@ def same_version(entry: Entry, if_range: str | None, now: float) -> bool:
     date = http_date(if_range, now)
     if date is None or date != entry.last_modified:
         return False
-    made = date_of(entry.headers, now)
-    return made is not None and made - date >= STRONG
+    origin_date = date_of(entry.headers, now)
+    return origin_date is not None and origin_date - date >= STRONG
 
 
 def is_range(text: str) -> bool:
@@ -75,5 +75,5 @@ def part(entry: Entry, bounds: Bounds) -> Response:
 
 def unsatisfiable(entry: Entry) -> Response:
     """416: there are no such bytes."""
-    told_apart = [field for field in entry.headers if field[0].lower() in ("date", "etag")]
-    return Response(416, [("Content-Range", f"bytes */{len(entry.body)}"), ("Content-Length", "0"), *told_apart], b"")
+    identity = [field for field in entry.headers if field[0].lower() in ("date", "etag")]
+    return Response(416, [("Content-Range", f"bytes */{len(entry.body)}"), ("Content-Length", "0"), *identity], b"")

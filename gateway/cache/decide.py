@@ -164,14 +164,14 @@ def use(variants: Variants | None, request: Request, directives: RequestDirectiv
     entry = variants[0] if len(variants) == 1 and not variants[0].vary else select(variants, request)
     if entry is None:
         return VARY_MISS, None
-    if credentials and (decision := withheld(entry, credentials)) is not None:
+    if credentials and (decision := withhold(entry, credentials)) is not None:
         return decision, entry
     if directives is None and now < entry.expires and not entry.flags & NO_CACHE:
         return HIT, entry                                # most requests
     return judge(entry, directives, now), entry
 
 
-def withheld(entry: Entry, credentials: int) -> Decision | None:
+def withhold(entry: Entry, credentials: int) -> Decision | None:
     """Why a request that carries ``credentials`` (COOKIE, AUTHORIZATION) does not get the entry: its user may have an answer of his
     own. None when he gets it: it is for everybody, or selected by that."""
     if entry.flags & PUBLIC:
@@ -262,10 +262,10 @@ def once_fresh(entry: Entry) -> bool:
 
 # An answer
 
-def may_store(request: Request, status: int, fields: dict[str, list[str]], rule: ResponseDirectives, said: ResponseDirectives,
-              policy: CacheSettings, personal: bool) -> NotStored | None:
-    """Why an answer must not be stored; None when it may be. ``fields`` are its header fields, lower-case name to lines, ``said``
-    its directives, ``rule`` those of them that the route heeds. ``personal``: the key holds who is asking."""
+def may_store(request: Request, status: int, fields: dict[str, list[str]], effective: ResponseDirectives,
+              directives: ResponseDirectives, policy: CacheSettings, personal: bool) -> NotStored | None:
+    """Why an answer must not be stored; None when it may be. ``fields`` are its header fields, lower-case name to lines,
+    ``directives`` its own, ``effective`` those of them that the route heeds. ``personal``: the key holds who is asking."""
     if request.method != "GET" and not (request.method == "POST" and "POST" in policy.methods):
         return NotStored.METHOD
     if policy.client_directives and "no-store" in directives_of(request.header_list("Cache-Control")):
@@ -275,21 +275,21 @@ def may_store(request: Request, status: int, fields: dict[str, list[str]], rule:
     varies = names(fields.get("vary", ()))
     if "*" in varies or not EACH_NEW.isdisjoint(varies):
         return NotStored.VARY
-    if not policy.share_cookies and not said.fields.issuperset(COOKIE_FIELDS.intersection(fields)):
+    if not policy.share_cookies and not directives.fields.issuperset(COOKIE_FIELDS.intersection(fields)):
         return NotStored.SET_COOKIE
-    if rule.must_understand:
+    if effective.must_understand:
         if status not in UNDERSTOOD:
             return NotStored.NO_STORE
-    elif rule.no_store:
+    elif effective.no_store:
         return NotStored.NO_STORE
     if personal:
         return None
-    if rule.private:
+    if effective.private:
         return NotStored.PRIVATE
-    if status in PROVOKED_STATUSES and not said.for_everybody:
+    if status in PROVOKED_STATUSES and not directives.for_everybody:
         return NotStored.PROVOKED
-    if request.header_list("Authorization") and not (said.for_callers or rule.must_revalidate and rule.explicit):
+    if request.header_list("Authorization") and not (directives.for_callers or effective.must_revalidate and effective.explicit):
         return NotStored.AUTHORIZATION
-    if policy.key.cookies is None and not (said.for_everybody or "cookie" in varies) and request.header_list("Cookie"):
+    if policy.key.cookies is None and not (directives.for_everybody or "cookie" in varies) and request.header_list("Cookie"):
         return NotStored.COOKIE
     return None

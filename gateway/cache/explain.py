@@ -14,7 +14,7 @@ from ..message import Request
 from .decide import Decision, Sharing, bypass, detail_of, sharing, unless_stored, use, wants_whole
 from .entry import FLAG_NAMES, Entry, Variants, flag_names
 from .invalidation import SAFE
-from .key import SEPARATOR, KeyOf, caller, cookies, folded, implied_port
+from .key import SEPARATOR, KeyOf, caller, cookies, fold, implied_port
 from .request_directives import AUTHORIZATION, COOKIE, RequestDirectives
 
 PERMITS = {COOKIE: "public, s-maxage or a lifetime in a field for shared caches, or Vary: Cookie",
@@ -54,7 +54,7 @@ def left_out(request: Request, policy: CacheSettings, key_of: KeyOf) -> Iterator
         others = [piece for piece in request.query.split("&") if piece not in counted]
         if others:
             yield f"query {'&'.join(others)}"
-    names = sorted(set(cookies(request)) - set(map(folded, policy.key.cookies or ())))
+    names = sorted(set(cookies(request)) - set(map(fold, policy.key.cookies or ())))
     if policy.key.cookies is not None and names:
         yield f"cookies {', '.join(names)}"
     if request.port and request.port == implied_port(request):

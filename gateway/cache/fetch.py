@@ -30,7 +30,7 @@ from ..tasks import Event, current_request, spawn
 from .admission import Admission, Uses
 from .cache_status import Numbers, Report
 from .coalesce import Flight, Flights, State
-from .decide import HIT, Sharing, judge, sharing, wants_whole, withheld
+from .decide import HIT, Sharing, judge, sharing, wants_whole, withhold
 from .entry import Entry, Variants
 from .fetch_context import FetchContext, Store
 from .key import select
@@ -147,7 +147,7 @@ class Fetch:
     def _share(self, context: FetchContext, entry: Entry) -> Response | None:
         """The answer to another request, when this one may have it; else it goes on, among those of its own variant."""
         context.variants = Variants([entry])
-        if select(context.variants, context.request) is None or withheld(entry, context.credentials) is not None:
+        if select(context.variants, context.request) is None or withhold(entry, context.credentials) is not None:
             return None
         return self.responses.collapsed(context, entry)
 
@@ -193,7 +193,7 @@ class Fetch:
         """What another worker has got, or gets within ``patience`` seconds, when it is usable."""
         found = self.store.wait(context.key, patience, context.lease, wanted)
         entry = select(found, context.request) if found is not None else None
-        if entry is None or entry is context.entry or withheld(entry, context.credentials) is not None:
+        if entry is None or entry is context.entry or withhold(entry, context.credentials) is not None:
             return None
         return entry if judge(entry, None, self.clock()) is HIT else None
 

@@ -7,7 +7,7 @@ from hashlib import sha256
 from typing import Any, Protocol
 
 from ..message import Request
-from .decide import URI_MISS, VARY_MISS, Decision, withheld
+from .decide import URI_MISS, VARY_MISS, Decision, withhold
 from .entry import Entry, Variants
 from .key import SEPARATOR, lines_of, normal, select
 from .request_directives import RequestDirectives
@@ -82,6 +82,6 @@ class FetchContext:
             self.number = store.number
             self.variants = store.held(self.key)
             found = select(self.variants, self.request) if self.variants is not None else None
-            self.entry = found if found is None or withheld(found, self.credentials) is None else None
+            self.entry = found if found is None or withhold(found, self.credentials) is None else None
             if self.entry is None:
                 self.decision = URI_MISS if self.variants is None else VARY_MISS

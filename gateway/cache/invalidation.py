@@ -50,7 +50,7 @@ class Purgeable(Protocol):
     def purger(self) -> Purges: ...
 
 
-def invalidated(request: Request, response: Response) -> list[str]:
+def invalid_urls(request: Request, response: Response) -> list[str]:
     """The addresses whose stored answers are no longer right after this exchange. Not after an error: it changed nothing."""
     if request.method in SAFE or not 200 <= response.status < 400 and response.status != UNKNOWN:
         return []
@@ -59,7 +59,7 @@ def invalidated(request: Request, response: Response) -> list[str]:
         return [own]
     found = [own]
     for name, value in response.headers:
-        if name.lower() in ("location", "content-location") and (other := resolved(own, value)) not in (None, *found):
+        if name.lower() in ("location", "content-location") and (other := resolve(own, value)) not in (None, *found):
             found.append(other)  # type: ignore[arg-type]
     return found
 
@@ -69,20 +69,20 @@ def own_address(request: Request) -> str:
     return f"{request.scheme}://{request.host.lower()}{request.target}" if request.host else request.target
 
 
-def changed_by(next: Handler, store: Purgeable, request: Request) -> Response:
-    """What ``next`` answers to an unsafe request. What that has changed is purged before this returns, and when it raises."""
+def call_unsafe(next: Handler, store: Purgeable, request: Request) -> Response:
+    """The answer of ``next`` to an unsafe request. What that may have changed is purged before this returns, and when it raises."""
     try:
         response = next(request)
     except BaseException as error:
-        if not (isinstance(error, GatewayError) and untouched(request, error)):
+        if not (isinstance(error, GatewayError) and had_no_effect(request, error)):
             purge(store, [own_address(request)])
         raise
     forget(store, request, response)
     return response
 
 
-def untouched(request: Request, error: GatewayError) -> bool:
-    """Is it sure that nothing was done? Nothing was sent, or what was asked for was refused before that."""
+def had_no_effect(request: Request, error: GatewayError) -> bool:
+    """Is it sure that nothing was done? No request went out, or it was refused before that."""
     unreached = isinstance(error, UNREACHED)             # this was the last attempt
     attempts = request.attempts[:-1] if unreached else request.attempts
     refused = error.status < 500 and not isinstance(error, ClientDisconnected)
@@ -90,29 +90,29 @@ def untouched(request: Request, error: GatewayError) -> bool:
 
 
 def forget(store: Purgeable, request: Request, response: Response) -> None:
-    """Purge what this exchange has made invalid, and once more when the rest of its answer has come."""
-    gone = invalidated(request, response)
-    if purge(store, gone) and not isinstance(response.body, bytes):
-        response.body = Ending(response.body, lambda: purge(store, gone))
+    """Purge what this exchange makes invalid, and once more when the rest of its answer has come."""
+    urls = invalid_urls(request, response)
+    if purge(store, urls) and not isinstance(response.body, bytes):
+        response.body = Ending(response.body, lambda: purge(store, urls))
 
 
 def purge(store: Purgeable, urls: list[str]) -> bool:
-    """The store knows as what the routes keep these addresses; whether some do. Where none does there is nothing to purge: most
-    POSTs are to such an address, and all workers would hear of each. An odd one may mean another path."""
-    gone = [url for url in urls if not PLAIN.fullmatch(path := path_of(url)) or store.kept(path)]
-    if gone:
-        store.purger.purge_urls(gone)
-    return bool(gone)
+    """Purge those addresses whose answers a route may store; whether there are any. Most POSTs are to other addresses, and every
+    worker would hear of each. An address that may be written in another way counts as one of a route."""
+    urls = [url for url in urls if not PLAIN.fullmatch(path := path_of(url)) or store.kept(path)]
+    if urls:
+        store.purger.purge_urls(urls)
+    return bool(urls)
 
 
 class Ending:
-    """A stream; ``ended`` is called before its end is passed on, or when it is cut, or left alone."""
+    """A stream that calls ``on_end`` before its end is passed on, or when it is cut or closed."""
 
-    __slots__ = ("_stream", "_ended")
+    __slots__ = ("_stream", "_on_end")
 
-    def __init__(self, stream: Stream, ended: Callable[[], object]) -> None:
+    def __init__(self, stream: Stream, on_end: Callable[[], object]) -> None:
         self._stream = stream
-        self._ended: Callable[[], object] | None = ended
+        self._on_end: Callable[[], object] | None = on_end
 
     def __iter__(self) -> Iterator[bytes]:
         try:
@@ -127,9 +127,9 @@ class Ending:
             self._end()
 
     def _end(self) -> None:
-        ended, self._ended = self._ended, None
-        if ended is not None:
-            ended()
+        on_end, self._on_end = self._on_end, None
+        if on_end is not None:
+            on_end()
 
     def __repr__(self) -> str:
         return f"Ending({self._stream!r})"
@@ -141,7 +141,7 @@ def path_of(url: str) -> str:
     return (f"/{rest.partition('/')[2]}" if rest else url).partition("?")[0]
 
 
-def resolved(base: str, reference: str) -> str | None:
+def resolve(base: str, reference: str) -> str | None:
     """The address that ``reference`` means, when it is of the same origin."""
     try:
         joined = urljoin(base, reference.strip())
@@ -160,7 +160,7 @@ class Invalidate:
         self.store = store
 
     def __call__(self, request: Request) -> Response:
-        response = self.next(request) if request.method in SAFE else changed_by(self.next, self.store, request)
+        response = self.next(request) if request.method in SAFE else call_unsafe(self.next, self.store, request)
         if response.head_lines is None and [1 for name, _ in response.headers if OWN_FIELD[name]]:      # an upstream's
             response.headers = [field for field in response.headers if not OWN_FIELD[field[0]]]
         return response

@@ -1,11 +1,11 @@
-"""Under which key an answer is kept, and which of its variants a request selects. Pure.
+"""The cache key of a request, and which of the variants under it the request selects. Pure.
 
-The key is the address as the client asked for it: scheme, host, path and query, and what the route adds. Only what is the same to
-every server is made the same: the case of the host. Everything else that changes the answer has to be in the key or in Vary. So
-is a public port that a trusted proxy says and the address does not: upstreams are told, and make links of it.
+The key is the address as the client sent it: scheme, host, path and query, and what the route adds. Only the case of the host is
+normalized, since that is the same to every server. Everything else that changes the answer has to be in the key or in Vary. So is a
+public port that a trusted proxy says and the address does not: upstreams get it, and make links of it.
 
-Where only some parameters or cookies count, what an upstream could take for one of them counts as well (``folded``): else a client
-would choose the answer that is kept for others by a spelling that only the upstream understands.
+Where only some parameters or cookies count, what an upstream could take for one of them counts as well (``fold``): else a client
+would choose the answer that is stored for others by a spelling that only the upstream understands.
 
 What counts of a field that the gateway writes, edits or removes (``RouteEntry.own_fields``) is how it goes on: whoever answers sees
 that.
@@ -68,10 +68,10 @@ class KeyOf:
             if written(request, name):                   # a composition may read the one in its templates, and send the other
                 yield f"sent {name}: {normal(name, lines_of(request, name))}"
         if self.cookies:
-            given = cookies(request)
+            carried = cookies(request)
             for name in self.cookies:
-                pairs = given.get(folded(name), ())
-                values = [value if as_sent == name else f"{as_sent}={value}" for as_sent, value in pairs]
+                pairs = carried.get(fold(name), ())
+                values = [value if sent_name == name else f"{sent_name}={value}" for sent_name, value in pairs]
                 yield f"cookie {name}={'; '.join(values)}" if values else f"no cookie {name}"
         if self.policy.vary_by_caller:
             yield f"caller {caller(request, self.policy.key.cookies is None)}"
@@ -98,21 +98,21 @@ class QueryOf:
 
     def __init__(self, key: CacheKey) -> None:
         self.sort = key.sort_query
-        self.counts = matcher(map(folded, key.query)) if key.query is not None else None
+        self.counts = matcher(map(fold, key.query)) if key.query is not None else None
         self.ignored = matcher(key.ignore_query)
 
     def __call__(self, query: str) -> str | None:
-        kept = [piece for piece in query.split("&") if self._counts(piece)]
+        pieces = [piece for piece in query.split("&") if self._counts(piece)]
         if self.sort:
-            kept.sort(key=lambda piece: piece.partition("=")[0])         # of one name the order stays: it may mean something
-        return "&".join(kept) if kept else None
+            pieces.sort(key=lambda piece: piece.partition("=")[0])         # of one name the order stays: it may mean something
+        return "&".join(pieces) if pieces else None
 
     def _counts(self, piece: str) -> bool:
         name = piece.partition("=")[0]
-        return ";" in piece or (self.counts is None or self.counts(folded(name))) and not self.ignored(name)
+        return ";" in piece or (self.counts is None or self.counts(fold(name))) and not self.ignored(name)
 
 
-def folded(name: str) -> str:
+def fold(name: str) -> str:
     """The name of a parameter or cookie as the most lenient of upstreams reads it: decoded, without space around it, in any case,
     with an underscore for a dot or a space, without the index of an array (PHP does the last two)."""
     if name.isalnum() and name.islower():
@@ -142,19 +142,19 @@ def caller(request: Request, with_cookies: bool = False) -> str:
 
 
 def cookies(request: Request) -> dict[str, list[tuple[str, str]]]:
-    """The cookies by their folded name: each as it was sent, name and value. Upstreams differ in which of several they take."""
+    """The cookies by their fold name: each as it was sent, name and value. Upstreams differ in which of several they take."""
     found: dict[str, list[tuple[str, str]]] = {}
     for line in request.header_list("Cookie"):
         for piece in line.split(";"):
             name, _, value = piece.strip().partition("=")
             if piece.strip():
-                found.setdefault(folded(name), []).append((name, value))
+                found.setdefault(fold(name), []).append((name, value))
     return found
 
 
 # Vary
 
-def selecting(vary: Iterable[str], sent: dict[str, list[str]], known: Iterable[str] = ()) -> Vary:
+def selection(vary: Iterable[str], sent: dict[str, list[str]], known: Iterable[str] = ()) -> Vary:
     """What an answer with these Vary lines is selected by; ``sent`` are the request's fields as it went on, lower-case name to
     lines. ``known`` are fields of which the key already has all that counts."""
     return tuple((name, normal(name, sent.get(name, ()))) for name in sorted(set(names(vary)) - set(known)))

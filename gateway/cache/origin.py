@@ -22,7 +22,7 @@ from .conditional import answer
 from .decide import NotStored, may_replace_error
 from .entry import GUESSED, Entry
 from .fetch_context import FetchContext, Store
-from .invalidation import forget, own_address, purge, resolved, untouched
+from .invalidation import forget, had_no_effect, own_address, purge, resolve
 from .request_directives import CONDITIONS
 from .responses import Responses
 
@@ -76,7 +76,7 @@ class Origin:
 
     def _purge_posted(self, context: FetchContext, error: GatewayError) -> None:
         """Nobody knows what a POST that failed has done; it was a question if another like it is stored."""
-        if context.request.method == "POST" and context.entry is None and not untouched(context.request, error):
+        if context.request.method == "POST" and context.entry is None and not had_no_effect(context.request, error):
             purge(self.store, [own_address(context.request)])
 
     def _begin(self, context: FetchContext, again: bool = False) -> float:
@@ -240,7 +240,7 @@ class Origin:
         body = response.body
         location = next((value for name, value in response.headers if name.lower() == "content-location"), None)
         url = self.url_of(context.request)
-        if location is None or response.status != 200 or not isinstance(body, bytes) or resolved(url, location) != url:
+        if location is None or response.status != 200 or not isinstance(body, bytes) or resolve(url, location) != url:
             return
         get, now = copy(context.request), self.clock()
         get.method = "GET"

@@ -1,8 +1,8 @@
 """What a route's ``cache`` means for its kind of target. Pure.
 
-A composition says ``no-store`` about itself, for those who would keep it without being told. A route with a ``ttl`` has been told:
-there the route's word is the one that counts. What the composition sends on of the client's request colours its answer, and it
-names none of that in Vary: so it is in the key. A cookie that is sent on keeps the answer out of the cache, as everywhere, unless
+A composition says ``no-store`` about itself, for caches that would store it although nobody configures that. With a ``ttl`` of the
+route somebody does, and the route's word goes before. A composition names nothing in Vary of what it sends on of the client's
+request: so that is in the key. A cookie that is sent on keeps the answer out of the cache, as everywhere, unless
 the route says which cookies count. Where no cookie reaches what makes the answer, none counts.
 """
 

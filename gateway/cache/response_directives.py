@@ -22,23 +22,23 @@ class ResponseDirectives:
     __slots__ = ("no_store", "private", "no_cache", "fields", "public", "must_revalidate", "proxy_revalidate", "must_understand",
                  "immutable", "max_age", "s_maxage", "expires", "stale_while_revalidate", "stale_if_error", "targeted")
 
-    def __init__(self, given: dict[str, Value], expires: float | None = None, targeted: bool = False) -> None:
-        self.no_store = flag(given, "no-store")
-        self.private = flag(given, "private")
-        self.no_cache = flag(given, "no-cache")
+    def __init__(self, values: dict[str, Value], expires: float | None = None, targeted: bool = False) -> None:
+        self.no_store = flag(values, "no-store")
+        self.private = flag(values, "private")
+        self.no_cache = flag(values, "no-cache")
         self.fields = frozenset(names(value for name in QUALIFIED
-                                      if isinstance(value := given.get(name), str)))
-        self.public = flag(given, "public")
-        self.must_revalidate = flag(given, "must-revalidate")
-        self.proxy_revalidate = flag(given, "proxy-revalidate")
-        self.must_understand = flag(given, "must-understand")
-        self.immutable = flag(given, "immutable")
-        self.max_age = seconds(given, "max-age")
-        self.s_maxage = seconds(given, "s-maxage")
+                                      if isinstance(value := values.get(name), str)))
+        self.public = flag(values, "public")
+        self.must_revalidate = flag(values, "must-revalidate")
+        self.proxy_revalidate = flag(values, "proxy-revalidate")
+        self.must_understand = flag(values, "must-understand")
+        self.immutable = flag(values, "immutable")
+        self.max_age = seconds(values, "max-age")
+        self.s_maxage = seconds(values, "s-maxage")
         self.expires = expires
         self.targeted = targeted
-        self.stale_while_revalidate = window(given, "stale-while-revalidate")
-        self.stale_if_error = window(given, "stale-if-error")
+        self.stale_while_revalidate = window(values, "stale-while-revalidate")
+        self.stale_if_error = window(values, "stale-if-error")
 
     @property
     def explicit(self) -> bool:
@@ -74,29 +74,29 @@ class ResponseDirectives:
 def response_directives(fields: dict[str, list[str]], now: float) -> ResponseDirectives:
     """``fields`` are the header fields of an answer: lower-case name to lines."""
     for name in TARGETED:
-        if name in fields and (given := dictionary(fields[name])) is not None:
+        if name in fields and (values := dictionary(fields[name])) is not None:
             return ResponseDirectives({key: None if isinstance(value, str) and key not in QUALIFIED else value
-                                       for key, value in given.items()}, targeted=True)
+                                       for key, value in values.items()}, targeted=True)
     lines = fields.get("expires")
     expires = None if lines is None else http_date(lines[0], now) or 0.0
     return ResponseDirectives(directives(fields.get("cache-control", ())), expires)
 
 
-def flag(given: dict[str, Value], name: str) -> bool:
+def flag(values: dict[str, Value], name: str) -> bool:
     """Is it there, and not as the list of fields that some take? A value it should not have does not weaken it."""
-    value = given.get(name, False)
+    value = values.get(name, False)
     if name in QUALIFIED and isinstance(value, str) and names((value,)):
         return False
     return value is not False
 
 
-def seconds(given: dict[str, Value], name: str) -> int | None:
-    if name not in given:
+def seconds(values: dict[str, Value], name: str) -> int | None:
+    if name not in values:
         return None
-    found = delta_seconds(given[name])
+    found = delta_seconds(values[name])
     return 0 if found is None else found
 
 
-def window(given: dict[str, Value], name: str) -> int | None:
+def window(values: dict[str, Value], name: str) -> int | None:
     """One that cannot be read is none."""
-    return delta_seconds(given[name]) if name in given else None
+    return delta_seconds(values[name]) if name in values else None

@@ -15,7 +15,7 @@ from ..http.fields import PROXY_WORDS
 from ..message import Headers, Request, Response
 from .decide import HEURISTIC_STATUSES, HIT, UNREACHABLE, NotStored, judge, may_store, once_fresh
 from .entry import HEURISTIC, IMMUTABLE, MUST_REVALIDATE, NO_CACHE, POLICY, PUBLIC, Entry
-from .key import lines_of, selecting
+from .key import lines_of, selection
 from .response_directives import OWN, ResponseDirectives, response_directives
 from .syntax import date_of, delta_seconds, http_date, names, opaque
 
@@ -44,15 +44,15 @@ def entry_of(request: Request, response: Response, policy: CacheSettings, *, req
     """
     fields = grouped(response.headers)
     today = response_time + ahead
-    said = response_directives(fields, today)
+    directives = response_directives(fields, today)
     date = http_date(fields["date"][0], today) if "date" in fields else None
-    made = today if date is None else date
-    rule = said if policy.respect != "policy" else ResponseDirectives({})
-    refusal = may_store(request, response.status, fields, rule, said, policy, personal)
+    date_value = today if date is None else date
+    effective = directives if policy.respect != "policy" else ResponseDirectives({})
+    refusal = may_store(request, response.status, fields, effective, directives, policy, personal)
     if refusal is not None:
         return refusal
-    born = response_time - initial_age(fields, made - ahead, request_time, response_time)
-    found = lifetime(response.status, fields, rule, policy, made)
+    born = response_time - initial_age(fields, date_value - ahead, request_time, response_time)
+    found = lifetime(response.status, fields, effective, policy, date_value)
     if found is None:
         return NotStored.STATUS
     seconds, source = found
@@ -62,33 +62,33 @@ def entry_of(request: Request, response: Response, policy: CacheSettings, *, req
     refusal = misfit(fields, size, policy)
     if refusal is not None:
         return refusal
-    flags = source | flags_of(rule) | (PUBLIC if said.for_everybody else 0)
+    flags = source | flags_of(effective) | (PUBLIC if directives.for_everybody else 0)
     modified = http_date(fields["last-modified"][0], today) if "last-modified" in fields else None
-    refresh, error = windows(expires, rule, flags, policy)
+    refresh, error = windows(expires, effective, flags, policy)
     varies = fields.get("vary", ())
     sent = {name: lines_of(request, name) for name in names(varies)}
     entry = Entry(
-        response.status, response.reason, sendable(response.headers, said, made, date is None, size), b"",
+        response.status, response.reason, sendable(response.headers, directives, date_value, date is None, size), b"",
         request_time=request_time, response_time=response_time, born=born, expires=expires, stale_while_revalidate=refresh,
         stale_if_error=error, flags=flags, etag=tag_of(fields) or None, last_modified=modified,
-        vary=selecting(varies, sent, () if policy.key.cookies is None else ("cookie",)),
+        vary=selection(varies, sent, () if policy.key.cookies is None else ("cookie",)),
         tags=tags_of(fields, policy), url=url, stored_at=response_time)
     if isinstance(response.body, bytes):
         entry.body = response.body
     return entry if useful_for(entry, response_time) > 0 else NotStored.USELESS
 
 
-def lifetime(status: int, fields: dict[str, list[str]], rule: ResponseDirectives, policy: CacheSettings,
+def lifetime(status: int, fields: dict[str, list[str]], effective: ResponseDirectives, policy: CacheSettings,
              date: float) -> tuple[float, int] | None:
     """Seconds of freshness and where they come from (a flag): the answer's own, else the route's, else a guess, else none. None for
     a status that is not cacheable without freshness of its own (section 3)."""
-    own = rule.lifetime(date)
+    own = effective.lifetime(date)
     if own is not None:
         return own, 0
     seconds = policy_ttl(status, policy)
     if seconds is not None:
         return seconds, POLICY
-    if status not in HEURISTIC_STATUSES and not (rule.public and status not in ERRORS):
+    if status not in HEURISTIC_STATUSES and not (effective.public and status not in ERRORS):
         return None
     if "last-modified" in fields and policy.respect != "policy":
         modified = http_date(fields["last-modified"][0], date)
@@ -112,27 +112,27 @@ def initial_age(fields: dict[str, list[str]], date: float, request_time: float, 
     return max(0.0, corrected, apparent if apparent >= 1.0 else 0.0)     # Date has whole seconds: less is no age
 
 
-def windows(expires: float, rule: ResponseDirectives, flags: int, policy: CacheSettings) -> tuple[float, float]:
+def windows(expires: float, effective: ResponseDirectives, flags: int, policy: CacheSettings) -> tuple[float, float]:
     """Until when it may be served stale: while it is refreshed, and in place of an error (RFC 5861).
 
     What the answer forbids stays forbidden (section 4.2.4), but the route's word goes before s-maxage, which says it in passing.
     """
     refresh, error = policy.stale_while_revalidate, policy.stale_if_error
-    if flags & NO_CACHE or rule.must_revalidate or rule.proxy_revalidate:
+    if flags & NO_CACHE or effective.must_revalidate or effective.proxy_revalidate:
         return expires, expires
     if not flags & MUST_REVALIDATE:
-        refresh = rule.stale_while_revalidate if refresh is None else refresh
-        error = rule.stale_if_error if error is None else error
+        refresh = effective.stale_while_revalidate if refresh is None else refresh
+        error = effective.stale_if_error if error is None else error
     return expires + (refresh or 0.0), expires + (0.0 if error is None else error or NEVER)
 
 
-def flags_of(rule: ResponseDirectives) -> int:
+def flags_of(effective: ResponseDirectives) -> int:
     flags = 0
-    if rule.must_revalidate or rule.proxy_revalidate or rule.s_maxage is not None:
+    if effective.must_revalidate or effective.proxy_revalidate or effective.s_maxage is not None:
         flags |= MUST_REVALIDATE
-    if rule.no_cache:
+    if effective.no_cache:
         flags |= NO_CACHE
-    if rule.immutable:
+    if effective.immutable:
         flags |= IMMUTABLE
     return flags
 
@@ -148,17 +148,17 @@ def misfit(fields: dict[str, list[str]], size: int | None, policy: CacheSettings
     return NotStored.SIZE if largest is not None and largest > policy.max_object else None
 
 
-def sendable(headers: Headers, said: ResponseDirectives, date: float, undated: bool, size: int | None) -> Headers:
+def sendable(headers: Headers, directives: ResponseDirectives, date: float, undated: bool, size: int | None) -> Headers:
     """The header fields as they are stored and sent: without what is not stored (section 3.1), with Date and Content-Length."""
-    dropped = (UNSTORED_FIELDS | said.fields | nominated(headers)) - {"date"}
+    dropped = (UNSTORED_FIELDS | directives.fields | nominated(headers)) - {"date"}
     if undated:
         dropped |= {"date"}
-    kept = [field for field in headers if field[0].lower() not in dropped]
+    fields = [field for field in headers if field[0].lower() not in dropped]
     if undated:
-        kept.append(("Date", formatdate(date, usegmt=True)))
-    if size is not None and not any(name.lower() == "content-length" for name, _ in kept):
-        kept.append(("Content-Length", str(size)))
-    return kept
+        fields.append(("Date", formatdate(date, usegmt=True)))
+    if size is not None and not any(name.lower() == "content-length" for name, _ in fields):
+        fields.append(("Content-Length", str(size)))
+    return fields
 
 
 def nominated(headers: Headers) -> set[str]:
@@ -222,8 +222,8 @@ def confirms(entry: Entry, update: Headers) -> bool:
     if strengthens(tag, entry):
         if modified is None or modified != entry.last_modified:
             return False
-        made = date_of(entry.headers, entry.response_time)
-        return made is not None and made - modified >= STRONG_DATE
+        date = date_of(entry.headers, entry.response_time)
+        return date is not None and date - modified >= STRONG_DATE
     if modified is None or tag and entry.etag:
         return bool(entry.etag) or not tag
     return modified == entry.last_modified
@@ -248,11 +248,11 @@ def freshen(entry: Entry, request: Request, update: Headers, policy: CacheSettin
     updated = {name.lower() for name, _ in news} | {"date"}
     headers = [field for field in entry.headers if field[0].lower() not in updated] + news
     response = Response(entry.status, headers, entry.body, entry.reason)
-    made = entry_of(request, response, policy, request_time=request_time, response_time=response_time, url=entry.url,
-                    personal=personal, size=None if entry.status == 204 else len(entry.body), ahead=ahead)
-    if isinstance(made, NotStored):
+    fresh = entry_of(request, response, policy, request_time=request_time, response_time=response_time, url=entry.url,
+                     personal=personal, size=None if entry.status == 204 else len(entry.body), ahead=ahead)
+    if isinstance(fresh, NotStored):
         response.headers = [field for field in headers if field[0].lower() not in UNSTORED_FIELDS]
-    return made, response
+    return fresh, response
 
 
 def same_answer(entry: Entry, headers: Headers) -> bool:

@@ -36,7 +36,7 @@ from .decide import (HIT, LARGEST_KEY_BODY, STALE_WHILE_REVALIDATE, Decision, by
 from .entry import Entry, Variants
 from .fetch import Fetch
 from .fetch_context import FetchContext, Store
-from .invalidation import SAFE, changed_by
+from .invalidation import SAFE, call_unsafe
 from .key import SEPARATOR, KeyOf, caller
 from .request_directives import AUTHORIZATION, COOKIE, DIRECTS, RequestDirectives, kinds_of, request_directives
 from .response_directives import OWN
@@ -144,7 +144,7 @@ class CacheStep:
         if unless_stored(reason, directives) is Decision.ONLY_IF_CACHED:
             return self.fetch.responses.nothing(request, "")
         self._note(request, reason)
-        response = self.next(request) if request.method in SAFE else changed_by(self.next, self.store, request)
+        response = self.next(request) if request.method in SAFE else call_unsafe(self.next, self.store, request)
         if reason is Decision.METHOD and request.method == "POST" and (directives is None or for_origin(directives) is None):
             key = self.key(request, directives)
             self.fetch.keep_posted(self._context(reason, request, None, 0, key, None, None), response)

@@ -54,6 +54,8 @@ def stored(etag='"v"', modified=NOW - 3000, status=200, made=NOW - 10):
     ("RFC 9110 13.1.5", {}, [("Range", "bytes=0-1"), ("If-Range", OLD)], 206),
     ("RFC 9110 13.1.5", {}, [("Range", "bytes=0-1"), ("If-Range", NEW)], 200),                       # exactly the date
     ("RFC 9110 13.1.5", {}, [("Range", "bytes=0-1"), ("If-Range", "x")], 200),
+    ("RFC 9110 13.1.5", {"modified": None}, [("Range", "bytes=0-1"), ("If-Range", "x")], 200),
+    ("RFC 9110 13.1.5", {}, [("Range", "bytes=0-1"), ("If-Range", formatdate(NOW - 4000, usegmt=True))], 200),
     # A date is strong by the Date beside it, whatever time it is here (8.8.2.2): the two are by one clock
     ("RFC 9110 13.1.5", {"made": NOW - 2999}, [("Range", "bytes=0-1"), ("If-Range", OLD)], 206),
     ("RFC 9110 13.1.5", {"made": NOW - 3000}, [("Range", "bytes=0-1"), ("If-Range", OLD)], 200),

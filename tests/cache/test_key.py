@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.cache.entry import MOST_VARIANTS, Entry, Variants
-from gateway.cache.key import KeyOf, caller, normal, select, selecting
+from gateway.cache.key import KeyOf, caller, normal, select, selection
 from gateway.config import CacheSettings
 from gateway.message import Request
 
@@ -130,7 +130,7 @@ def test_the_normal_form_of_a_field(name, lines, expected):
 def entry(vary, asked, language=None):
     headers = [("Content-Language", language)] if language else []
     return Entry(200, "OK", headers, b"", request_time=0, response_time=0, born=0, expires=1, stale_while_revalidate=1,
-                 stale_if_error=1, vary=selecting([vary], {name: [value] for name, value in asked.items()}))
+                 stale_if_error=1, vary=selection([vary], {name: [value] for name, value in asked.items()}))
 
 
 @pytest.mark.parametrize("section, vary, stored, asked, language, expected", [

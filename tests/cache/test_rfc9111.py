@@ -240,7 +240,7 @@ ROWS = [
 ]
 
 
-def resolved(fields, now):
+def resolve(fields, now):
     """The fields of an answer; LATER in Expires is a time to come."""
     def date(value):
         found = formatdate(now + 60, usegmt=True) if value.lower().startswith("later") else value
@@ -260,7 +260,7 @@ def exchanged(world, step):
         status, fields, body = step.comes
         if status == 304 and step.gets == b"new" and not (request.header("If-None-Match") or request.header("If-Modified-Since")):
             return Response(200, [MAX], b"new")
-        return Response(status, resolved(fields, world.clock()), b"" if request.method == "HEAD" else body)
+        return Response(status, resolve(fields, world.clock()), b"" if request.method == "HEAD" else body)
 
     world.answer = answer
     world.offset = step.at
