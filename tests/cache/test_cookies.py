@@ -155,7 +155,7 @@ def test_users_who_ask_at_once_get_their_own(world):
 
     def slow(request):
         if len(world.seen) == 1:
-            gevent.sleep(0.01)
+            settle()
         elif len(world.seen) >= 10:
             together.set()
         if len(world.seen) > 1:
@@ -170,7 +170,7 @@ def test_users_who_ask_at_once_get_their_own(world):
 
 def test_what_is_for_everybody_is_asked_for_once(world):
     def slow(request):
-        gevent.sleep(0.01)
+        settle()
         return ok("public, max-age=60")
 
     world.answer = slow

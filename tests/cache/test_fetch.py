@@ -7,7 +7,7 @@ from math import inf
 
 import gevent
 import pytest
-from asking import SAFETY, Stream, World, at_once, ok, status_of
+from asking import SAFETY, Stream, World, at_once, ok, settle, status_of
 from gevent.event import Event
 from stored import entry_of, until
 
@@ -49,7 +49,7 @@ def test_ten_thousand_for_one_cold_key(world, followers):
 
 def test_an_error_is_for_all_who_waited(world):
     def failing(request):
-        gevent.sleep(0.05)
+        settle()
         raise ConnectFailed("refused")
 
     world.answer = failing
@@ -60,7 +60,7 @@ def test_an_error_is_for_all_who_waited(world):
 
 def test_an_error_that_one_client_may_have_provoked_is_his_alone(world):
     def resetting(request):
-        gevent.sleep(0.01)
+        settle()
         if len(world.seen) == 1:
             raise UpstreamClosed("reset")
         return ok()
@@ -84,7 +84,7 @@ def test_an_upstream_that_fails_twice_is_asked_no_more_for_those_who_waited(worl
 
 def test_leaders_that_leave_do_not_set_the_herd_free(world):
     def leaving(request):
-        gevent.sleep(0.01)
+        settle()
         if len(world.seen) <= 4:
             raise ClientDisconnected("gone")
         return ok()
@@ -96,7 +96,7 @@ def test_leaders_that_leave_do_not_set_the_herd_free(world):
 
 def test_an_unexpected_error_lets_another_try(world):
     def failing(request):
-        gevent.sleep(0.01)
+        settle()
         if len(world.seen) == 1:
             raise RuntimeError("a defect")
         return ok()
@@ -110,7 +110,7 @@ def test_an_unexpected_error_lets_another_try(world):
 @pytest.mark.parametrize("own", [ClientDisconnected("gone"), DeadlineExceeded("its own")])
 def test_the_leaders_own_trouble_is_not_the_others(world, own):
     def leaving(request):
-        gevent.sleep(0.01)
+        settle()
         if len(world.seen) == 1:
             raise own
         return ok()
@@ -123,7 +123,8 @@ def test_the_leaders_own_trouble_is_not_the_others(world, own):
 
 def test_a_killed_leader_lets_another_try(world):
     def slow(request):
-        gevent.sleep(0.01 if len(world.seen) > 1 else SAFETY)
+        if len(world.seen) == 1:
+            gevent.sleep(SAFETY)
         return ok()
 
     world.answer = slow
@@ -156,7 +157,7 @@ def test_a_follower_without_time_gets_the_stale_answer(world):
     world.offset = 20.0
 
     def failing(request):
-        gevent.sleep(0.01)
+        settle()
         raise ConnectFailed("refused")
 
     world.answer = failing
@@ -191,7 +192,7 @@ def test_the_first_uncacheable_answer_costs_one_wait_and_no_more(world):
         if len(world.seen) > 1:
             assert together.wait(SAFETY)
         else:
-            gevent.sleep(0.01)
+            settle()
         return ok("no-store")
 
     world.answer = slow
@@ -204,7 +205,7 @@ def test_variants_do_not_wait_for_each_other(world):
     def slow(request):
         language = request.header("Accept-Language")
         if len(world.seen) == 1:
-            gevent.sleep(0.01)
+            settle()
         elif len(world.seen) == 4:
             together.set()
         if len(world.seen) > 1:
@@ -229,13 +230,13 @@ def test_followers_of_a_streamed_answer_get_it_whole(world):
 
     world.answer = lambda request: ok(body=Slow())
     greenlets = [gevent.spawn(world.ask) for _ in range(5)]
-    gevent.sleep(0.01)
+    settle()
     go.set()
     gevent.joinall(greenlets, timeout=SAFETY)
     assert [one.value.text for one in greenlets] == [b"hello"] * 5 and len(world.seen) == 1
 
 
-def test_a_client_that_does_not_read_holds_nobody_up(world, monkeypatch):
+def test_a_client_that_does_not_read_holds_nobody_up(world):
     world.cache(patience={"streamed": 0.01})
     world.answer = lambda request: ok(body=Stream(b"hel", b"lo"))
     slow = world.step(Request("GET", "/a", [], host="shop.test"))        # its body is not taken
@@ -314,7 +315,7 @@ def meeting(world, count):
     return upstream
 
 
-def test_a_new_key_of_a_route_without_sharable_answers_is_fetched_side_by_side(world, monkeypatch):
+def test_a_new_key_of_a_route_without_sharable_answers_is_fetched_side_by_side(world):
     world.cache(patience={"doubtful": 0.01})
     world.answer = ok("no-store")
     world.ask(target="/known")
@@ -329,22 +330,27 @@ def test_a_few_do_not_wait_long_on_a_route_that_is_new(world, monkeypatch):
     assert [answer.text for answer in at_once(world, 20)] == [b"hello"] * 20
 
 
-def test_a_crowd_waits_on_a_route_that_is_new(world, monkeypatch):
+@pytest.fixture
+def waiting_on(monkeypatch):
+    """``waiting_on()`` is how many followers wait for as long as it takes, after their patience or without any."""
+    wait, found = Flight.wait, []
+    monkeypatch.setattr(Flight, "wait", lambda flight, deadline, patience=inf: (
+        found.append(flight) if patience == inf else None, wait(flight, deadline, patience))[1])
+    return lambda: len(found)
+
+
+def test_a_crowd_waits_on_a_route_that_is_new(world, waiting_on):
     world.cache(patience={"unknown": 0.01})
-    waited = []
 
     def slow(request):
-        until(lambda: len(waited) >= 99)                 # all have waited for UNKNOWN, and wait on
+        until(lambda: waiting_on() >= 99)
         return ok()
 
-    wait = Flight.wait
-    monkeypatch.setattr(Flight, "wait", lambda flight, deadline, patience=inf: (
-        waited.append(1) if patience == inf else None, wait(flight, deadline, patience))[1])
     world.answer = slow
     assert {answer.text for answer in at_once(world, 100)} == {b"hello"} and len(world.seen) == 1
 
 
-def test_one_sharable_answer_gives_hope(world, monkeypatch):
+def test_one_sharable_answer_gives_hope(world, waiting_on):
     world.cache(patience={"doubtful": 0.01})
     world.answer = ok("no-store")
     world.ask(target="/known")
@@ -352,7 +358,7 @@ def test_one_sharable_answer_gives_hope(world, monkeypatch):
     world.ask(target="/stored")
 
     def slow(request):
-        gevent.sleep(0.05)
+        until(lambda: waiting_on() == 99)
         return ok()
 
     world.answer = slow
@@ -360,14 +366,14 @@ def test_one_sharable_answer_gives_hope(world, monkeypatch):
 
 
 @pytest.mark.parametrize("company", [0, 1, 2, 5])
-def test_doubt_costs_no_more_than_some_company(world, monkeypatch, company):
+def test_doubt_costs_no_more_than_some_company(world, waiting_on, company):
     """The answer turns out to be for all."""
     world.cache(patience={"doubtful": 0.01, "company": company})
     world.answer = ok("no-store")
     world.ask(target="/known")
 
     def slow(request):
-        gevent.sleep(0.1)
+        until(lambda: waiting_on() == 99 - company)
         return ok()
 
     world.answer = slow
@@ -413,7 +419,7 @@ def test_an_uncacheable_answer_sets_the_others_free_with_its_head(world):
             yield b"hello"
 
     def answer(request):
-        gevent.sleep(0.01)
+        settle()
         if len(world.seen) == 5:
             go.set()
         return ok("no-store", Endless())
@@ -447,7 +453,7 @@ def test_those_who_wait_count_as_uses(world):
     world.cache({"min_uses": 3})
 
     def slow(request):
-        gevent.sleep(0.01)
+        settle()
         return ok()
 
     world.answer = slow
@@ -461,7 +467,7 @@ def test_what_is_not_used_enough_is_for_those_who_wait_alone(world, streamed, us
     world.cache({"min_uses": uses, "explain": True})
 
     def slow(request):
-        gevent.sleep(0.01)
+        settle()
         return ok(body=Stream(b"hel", b"lo") if streamed else b"hello")
 
     world.answer = slow
@@ -554,7 +560,7 @@ def test_what_was_purged_while_a_request_waited_is_not_validated(world, purged, 
     if elsewhere:
         world.store.leases = Elsewhere()
     greenlets = [gevent.spawn(world.ask) for _ in range(1 if elsewhere else 2)]
-    gevent.sleep(0.01)
+    settle()
     world.store.purger.purge(url="http://shop.test/a" if purged else "http://shop.test/b")
     world.base = time.time()
     go.set()
@@ -619,7 +625,7 @@ def test_what_was_purged_while_a_request_waited_covers_no_error(world, purged):
 
     world.answer = failing
     leader, follower = gevent.spawn(world.ask), gevent.spawn(world.ask)
-    gevent.sleep(0.01)
+    settle()
     world.store.purger.purge(url="http://shop.test/a" if purged else "http://shop.test/b")
     go.set()
     assert leader.get(timeout=SAFETY).text == b"old"     # it asked before the purge
@@ -882,7 +888,7 @@ def test_a_few_do_not_wait_long_across_workers_either(world, workers, monkeypatc
     assert {answer.text for answer in ask_all(workers, 6)} == {b"hello"}
 
 
-def test_doubt_is_short_across_workers_too(world, workers, monkeypatch):
+def test_doubt_is_short_across_workers_too(world, workers):
     for worker in workers:
         worker.cache(patience={"doubtful": 0.01})
     waited = []
@@ -908,14 +914,14 @@ def test_a_leader_elsewhere_that_leaves_sets_no_hopeful_herd_free(world, workers
         raise ClientDisconnected("gone")
 
     def slow(request):
-        gevent.sleep(0.05)
+        settle()
         return ok()
 
     one.answer, other.answer = leaving, slow
     leader = gevent.spawn(one.ask)
-    gevent.sleep(0.05)
+    until(lambda: len(world.seen) == 3)
     followers = [gevent.spawn(other.ask) for _ in range(50)]
-    gevent.sleep(0.05)
+    until(lambda: sum(flight.crowd for flight in other.step.fetch.flights.flying.values()) == 49)
     go.set()
     gevent.joinall([leader, *followers], timeout=SAFETY)
     assert isinstance(leader.exception, ClientDisconnected)
@@ -935,7 +941,7 @@ def test_variants_do_not_wait_for_each_other_across_workers(world, workers):
         worker.answer = answer
     one.ask(("Accept-Language", "en"))                   # from now on it is known that it varies
     slow = gevent.spawn(one.ask, ("Accept-Language", "de"))
-    gevent.sleep(0.05)
+    until(lambda: len(world.seen) == 2)
     assert other.ask(("Accept-Language", "fr")).text == b"fr" and not slow.dead
     go.set()
     assert slow.get(timeout=SAFETY).text == b"de"
@@ -953,13 +959,13 @@ def test_users_do_not_hold_strangers_of_other_workers_up(world, workers):
     for worker in workers:
         worker.answer = answer
     slow = gevent.spawn(one.ask, ("Cookie", "sid=1"))
-    gevent.sleep(0.05)
+    until(lambda: len(world.seen) == 1)
     assert other.ask().text == b"hello" and not slow.dead
     go.set()
     slow.get(timeout=SAFETY)
 
 
-def test_a_client_that_does_not_read_holds_no_other_worker_up(workers, monkeypatch):
+def test_a_client_that_does_not_read_holds_no_other_worker_up(workers):
     for worker in workers:
         worker.cache(patience={"streamed": 0.05})
     one, other, _ = workers

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import time
 
-import gevent
 import pytest
 from asking import SAFETY, Stream, World, at_once, ok, settle, status_of
 from gevent.event import Event
@@ -145,7 +144,7 @@ def test_what_a_proxy_says_of_a_post_is_in_the_key_of_what_its_answer_fills(worl
 
 def test_those_of_whom_a_proxy_says_the_same_wait_for_one_answer(world):
     def slow(request):
-        gevent.sleep(0.02)
+        settle()
         return ok()
 
     world.answer = slow
