@@ -1,12 +1,12 @@
-"""The pause of what could not be connected: exponential, and short. Pure: the time comes as a parameter.
+"""The pause after a failure to connect: exponential, and short. Pure: the time comes as a parameter.
 
 ::
 
     ready --a failure--> pausing --the pause is over--> ready for one trial --success--> ready
                             ^-------------------- failure, twice as long ---------'
 
-Failures of attempts that began before the last one was noted are one failure. A trial that ends without saying anything (its client
-left) ends by itself after the pause.
+Failures of attempts that began before the last failure are one failure. A trial that ends without a result (its client left) is
+over after one more pause.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ FIRST, LONGEST = 1.0, 8.0                                # seconds
 
 
 class Backoff:
-    """``until`` is the end of the pause, on the monotonic clock; 0 without one."""
+    """``until`` is the end of the pause, on the clock of the caller; 0 without one."""
 
     __slots__ = ("failures", "until", "_last_failure")
 
@@ -25,7 +25,7 @@ class Backoff:
         self._last_failure = 0.0
 
     def fail(self, start: float, now: float) -> None:
-        """An attempt that began at ``start`` could not connect."""
+        """Begin a pause: an attempt that began at ``start`` could not connect."""
         if self.failures and start < self._last_failure:
             return
         self.failures += 1
@@ -33,7 +33,7 @@ class Backoff:
         self.until = now + self.pause
 
     def claim(self, now: float) -> None:
-        """It is tried again: by one, while for all others it goes on pausing."""
+        """Begin a trial: for all other attempts the pause goes on."""
         if self.failures:
             self.until = now + self.pause
 

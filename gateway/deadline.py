@@ -13,8 +13,8 @@ from .errors import DeadlineExceeded, GatewayError
 
 
 class Deadline:
-    """``Deadline(2.5)`` is two and a half seconds from now. ``clock`` returns seconds and never goes back. ``error`` makes what
-    it is when they are over; None: DeadlineExceeded."""
+    """``Deadline(2.5)`` is two and a half seconds from now. ``clock`` returns seconds and never goes back. ``error`` makes the
+    error for a deadline that passed; None: DeadlineExceeded."""
 
     __slots__ = ("at", "seconds", "clock", "error")
 
@@ -33,7 +33,7 @@ class Deadline:
         return left
 
     def over(self) -> GatewayError:
-        """The error of whoever has no time left."""
+        """The error for a deadline that passed."""
         return DeadlineExceeded(f"the {self.seconds:g} s of the request are over") if self.error is None else self.error()
 
     def restart(self) -> None:
@@ -41,12 +41,12 @@ class Deadline:
         self.at = self.clock() + self.seconds
 
     def change(self, seconds: float) -> None:
-        """Another time for the whole, counted from the same start."""
+        """Replace the whole time by ``seconds`` from the same start."""
         self.at += seconds - self.seconds
         self.seconds = seconds
 
     def within(self, seconds: float | None, error: Callable[[], GatewayError] | None = None) -> Deadline:
-        """The earlier of this deadline and ``seconds`` from now (None: this one). ``error`` is that of the latter."""
+        """The earlier of this deadline and ``seconds`` from now (None: this one). ``error`` is for the latter."""
         if seconds is None or self.clock() + seconds >= self.at:
             return self
         return Deadline(seconds, self.clock, error)

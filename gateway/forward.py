@@ -1,13 +1,13 @@
-"""Target: the request goes to an upstream as it came, and its answer comes back as it is.
+"""Target: forward the request to an upstream as it is, and its answer back to the client as it is.
 
-What is left out, both ways, belongs to one connection and not to the message (RFC 9110 section 7.6.1): Connection and all it
-names, Keep-Alive, Proxy-*, TE, Trailer, Transfer-Encoding, Upgrade. ``Expect: 100-continue`` is answered by the worker when the
-body is first read and not passed on. Trailers are dropped: neither WSGI nor most clients can take them.
+Fields of one connection are dropped, both ways (RFC 9110 section 7.6.1): Connection and all it nominates, Keep-Alive, Proxy-*, TE,
+Trailer, Transfer-Encoding, Upgrade. ``Expect: 100-continue`` is answered by the worker at the first read of the body and dropped.
+So are trailers: neither WSGI nor most clients can take them.
 
-What is added for the upstream: X-Forwarded-For, -Proto, -Host, -Port, Forwarded (RFC 7239), Via and X-Request-Id. Of a trusted
-proxy, the chain that was believed (X-Forwarded-For or Forwarded) is continued, and the other one made anew from what is believed;
-those of anybody else are replaced. Fields that say the same in other words (X-Real-IP, X-Original-URL...) pass from a trusted proxy
-only. Via names the version of HTTP in which the message came.
+These fields are added for the upstream: X-Forwarded-For, -Proto, -Host, -Port, Forwarded (RFC 7239), Via and X-Request-Id. From a
+trusted proxy, the chain that the gateway believes (X-Forwarded-For or Forwarded) is continued, and the other one is made from it;
+from any other client both are replaced. Fields with the same meaning (X-Real-IP, X-Original-URL...) pass from a trusted proxy only.
+Via names the version of HTTP of the message.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from .message import Call, Headers, Interim, Request, Response
 REPLACED_FIELDS = frozenset({
     "host", "content-length", "expect", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port",
     "forwarded", "via", "x-request-id"})
-KEPT, LEFT_OUT, CONNECTION = range(3)
-TRUSTED_KINDS = Kinds({**dict.fromkeys(CONNECTION_FIELDS | REPLACED_FIELDS, LEFT_OUT), "connection": CONNECTION})
-STRANGER_KINDS = Kinds({**TRUSTED_KINDS.table, **dict.fromkeys(PROXY_WORDS - REPLACED_FIELDS, LEFT_OUT)})
+PASS, DROP, CONNECTION = range(3)
+TRUSTED_KINDS = Kinds({**dict.fromkeys(CONNECTION_FIELDS | REPLACED_FIELDS, DROP), "connection": CONNECTION})
+STRANGER_KINDS = Kinds({**TRUSTED_KINDS.table, **dict.fromkeys(PROXY_WORDS - REPLACED_FIELDS, DROP)})
 VIA = Kinds({"via": 1})
-RESPONSE_KINDS = Kinds({**dict.fromkeys(CONNECTION_FIELDS, LEFT_OUT), "connection": CONNECTION})
-# What an interim answer does not tell a client: what frames or keeps the answer, and cookies, which nobody expects so early
+RESPONSE_KINDS = Kinds({**dict.fromkeys(CONNECTION_FIELDS, DROP), "connection": CONNECTION})
+# Fields that are dropped from interim answers: of the connection, of the body, and cookies, which no client expects there
 NOT_IN_INTERIM = CONNECTION_FIELDS | {"content-length", "set-cookie", "set-cookie2", "wicketgate-cache-control"}
-# What the gateway writes about a request, whoever answers it. Host is in the key of whatever is kept
-WRITTEN = REPLACED_FIELDS - {"host", "content-length", "expect"}
-REMEMBERED = 1024
-LONGEST = 200                   # characters of a chain remembered
+# Fields that the gateway sets on a request, whatever the target. Host is part of the key of a stored answer
+GATEWAY_FIELDS = REPLACED_FIELDS - {"host", "content-length", "expect"}
+MOST_CHAINS = 1024
+LONGEST_CHAIN = 200                   # characters of a chain in the cache
 NODE = re.compile(r"[A-Za-z0-9._:-]+")
 DEFAULT_PORT = {"http": "80", "https": "443"}
 
 
-class Edited(Protocol):
-    """An edit of header fields. ``names`` are those it may change, in lower case."""
+class FieldEdit(Protocol):
+    """A change of header fields. ``names`` are those it may change, in lower case."""
 
     names: frozenset[str]
 
@@ -50,15 +50,15 @@ class Edited(Protocol):
 
 
 class Forward:
-    """``send`` is the upstream's. ``path`` gives the path to send (None: as it came), ``edit`` the route's request header
-    rules, ``publish`` makes an upstream's own addresses in the answer public ones, ``interim`` says who hears
-    102 and 103."""
+    """``send`` is that of the upstream. ``path`` returns the path to send (None: unchanged), ``edit`` applies the request header
+    rules of the route, ``publish`` replaces the upstream's own addresses in the answer by public ones, ``interim`` is the setting
+    for 102 and 103."""
 
-    __slots__ = ("send", "upstream", "preserve_host", "host", "forwarding", "path", "edit", "publish", "interim", "heard",
-                 "_rewritten")
+    __slots__ = ("send", "upstream", "preserve_host", "host", "forwarding", "path", "edit", "publish", "interim", "passes_interim",
+                 "_rewrite")
 
     def __init__(self, route: Route, send: Callable[[Call], Response], *, upstream: str, host: str, forwarding: Forwarding,
-                 path: Callable[[str, dict[str, str]], str] | None = None, edit: Edited | None = None,
+                 path: Callable[[str, dict[str, str]], str] | None = None, edit: FieldEdit | None = None,
                  publish: Callable[[Headers, Request], Headers] | None = None, interim: str = "browsers") -> None:
         self.send = send
         self.upstream = upstream
@@ -68,11 +68,11 @@ class Forward:
         self.path = path
         self.edit = edit
         self.publish = publish
-        self.heard = interim != "off"
-        rules = route.response_headers                       # what they add belongs to the answer itself
+        self.passes_interim = interim != "off"
+        rules = route.response_headers                       # fields that they add are of the final answer
         withheld = NOT_IN_INTERIM | frozenset(name.lower() for name in (*rules.remove, *rules.set))
         self.interim = Interim(withheld, anyone=interim == "all")
-        self._rewritten = route.strip_prefix or route.rewrite or ""
+        self._rewrite = route.strip_prefix or route.rewrite or ""
 
     def __call__(self, request: Request) -> Response:
         connection = request.connection
@@ -98,29 +98,29 @@ class Forward:
         return path if request.query is None else f"{path}?{request.query}"
 
     @property
-    def written(self) -> frozenset[str]:
-        """The names of the fields that may go on other than they came, in lower case."""
-        edited = self.edit.names if self.edit is not None else frozenset()
-        return CONNECTION_FIELDS | PROXY_WORDS | WRITTEN | edited
+    def changes(self) -> frozenset[str]:
+        """The names of the fields that may differ between the request and what is sent for it, in lower case."""
+        names = self.edit.names if self.edit is not None else frozenset()
+        return CONNECTION_FIELDS | PROXY_WORDS | GATEWAY_FIELDS | names
 
     def call(self, request: Request) -> Call:
-        """What is sent for ``request``."""
+        """The Call that is sent for ``request``."""
         headers = end_to_end(request.headers, TRUSTED_KINDS if request.trusted else STRANGER_KINDS)
         headers += self.forwarding(request)
         if self.edit is not None:
             headers = self.edit(headers)
         return Call(request.method, self.target(request), headers, request.body, deadline=request.deadline,
                     host=request.host or None if self.preserve_host else self.host, attempts=request.attempts,
-                    hearer=request.connection if self.heard and not request.trusted else None, interim=self.interim,
+                    hearer=request.connection if self.passes_interim and not request.trusted else None, interim=self.interim,
                     head_first=request.head_first, upgrade=request.upgrade)
 
     def finish(self, response: Response, request: Request) -> Response:
-        """The upstream's answer as the client gets it."""
+        """The answer of the upstream, edited for the client."""
         headers, hop = response.headers, response.hop
         if hop is None:
             headers = end_to_end(headers, RESPONSE_KINDS)
         elif hop:
-            headers = without_hop(headers, hop)
+            headers = drop_hop(headers, hop)
         headers.append(self.forwarding.own[response.version])
         if not isinstance(response.body, bytes) and is_event_stream(headers):
             headers.append(("X-Accel-Buffering", "no"))      # nginx in front would hold events back until a buffer is full
@@ -128,16 +128,16 @@ class Forward:
         return response
 
     def __repr__(self) -> str:
-        return f"forward to {self.upstream}" + (f", path {self._rewritten}" if self._rewritten else "")
+        return f"forward to {self.upstream}" + (f", path {self._rewrite}" if self._rewrite else "")
 
 
 class Forwarding:
-    """``forwarding(request) -> headers``: the fields that tell an upstream who asked, and through whom."""
+    """``forwarding(request) -> headers``: the fields that describe the client and the proxies to an upstream."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.own = {version: ("Via", self.via(version)) for version in ("1.0", "1.1")}      # our element, as a field
-        self._known: dict[tuple[str, ...], Headers] = {}
+        self._cache: dict[tuple[str, ...], Headers] = {}
 
     def __call__(self, request: Request) -> Headers:
         chain = ""
@@ -145,13 +145,13 @@ class Forwarding:
         if request.trusted:
             name, chain = request.chain or ("", "")
             key += request.client, request.port, name, chain
-        fields = self._known.get(key)
+        fields = self._cache.get(key)
         if fields is None:
-            fields = self._told(*key)
-            if len(chain) <= LONGEST:
-                if len(self._known) >= REMEMBERED:
-                    self._known.clear()
-                self._known[key] = fields
+            fields = self._fields(*key)
+            if len(chain) <= LONGEST_CHAIN:
+                if len(self._cache) >= MOST_CHAINS:
+                    self._cache.clear()
+                self._cache[key] = fields
         via = [value for name, value in request.headers if VIA[name]]
         if via or request.version == "1.0":
             fields = [*fields[:-1], ("Via", ", ".join([*via, self.via(request.version)]))]
@@ -161,10 +161,10 @@ class Forwarding:
         """The gateway's own element of Via (RFC 9110 section 7.6.3)."""
         return f"{version} {self.name}"
 
-    def _told(self, peer: str, scheme: str, host: str, client: str = "", port: str = "", name: str = "",
-              chain: str = "") -> Headers:
-        """The fields for a request of ``peer``. ``chain`` is what the field ``name`` of a trusted one says, ``client`` where that
-        comes from: what it says is continued, in the other field the way from the client to here is told anew."""
+    def _fields(self, peer: str, scheme: str, host: str, client: str = "", port: str = "", name: str = "",
+                chain: str = "") -> Headers:
+        """The fields for a request of ``peer``. ``chain`` is the value of the field ``name`` of a trusted proxy, which is
+        continued; the other field is made from ``client``, the first address of the chain that is believed, and ``peer``."""
         peer = peer or "unknown"
         hops = [peer] if client in ("", peer) else [client if NODE.fullmatch(client) else "unknown", peer]
         addresses = hops if name != "X-Forwarded-For" else [chain, peer]
@@ -178,34 +178,34 @@ class Forwarding:
 
 
 def end_to_end(headers: Headers, kinds: Kinds) -> Headers:
-    """The fields that go on: not those of the connection, nor what Connection nominates."""
-    kept = [field for field in headers if not kinds[field[0]]]
-    if len(kept) < len(headers):
+    """The fields that pass: neither those that ``kinds`` drops, nor those that Connection nominates."""
+    passed = [field for field in headers if not kinds[field[0]]]
+    if len(passed) < len(headers):
         for name, value in [field for field in headers if kinds[field[0]]]:
             if kinds[name] == CONNECTION and value not in ("close", "keep-alive"):
-                return without_nominated(headers, kinds)
-    return kept
+                return drop_nominated(headers, kinds)
+    return passed
 
 
-def without_hop(headers: Headers, hop: Headers) -> Headers:
-    """end_to_end, where it is known which fields belong to the connection: ``hop``."""
+def drop_hop(headers: Headers, hop: Headers) -> Headers:
+    """As end_to_end, where the fields of the connection are known: ``hop``."""
     for name, value in hop:
         if value != "keep-alive" and value != "close" and name.lower() == "connection":
-            return without_nominated(headers, RESPONSE_KINDS)
-    kept = headers.copy()
+            return drop_nominated(headers, RESPONSE_KINDS)
+    headers = headers.copy()
     for field in hop:
-        kept.remove(field)
-    return kept
+        headers.remove(field)
+    return headers
 
 
-def without_nominated(headers: Headers, kinds: Kinds) -> Headers:
-    """end_to_end, where Connection names other fields (RFC 9110 section 7.6.1)."""
+def drop_nominated(headers: Headers, kinds: Kinds) -> Headers:
+    """As end_to_end, where Connection nominates other fields (RFC 9110 section 7.6.1)."""
     nominated = {token.strip().lower() for name, value in headers if kinds[name] == CONNECTION for token in value.split(",")}
     return [field for field in headers if not kinds[field[0]] and field[0].lower() not in nominated]
 
 
 def is_event_stream(headers: Headers) -> bool:
-    """Is the answer a stream of server-sent events that says nothing of its buffering itself?"""
+    """Is the answer a stream of server-sent events, without an X-Accel-Buffering of its own?"""
     names = {name.lower(): value for name, value in headers}
     return names.get("content-type", "").lower().startswith("text/event-stream") and "x-accel-buffering" not in names
 

@@ -35,7 +35,7 @@ from .config import Config, Route
 from .errors import ConfigError, GatewayError
 from .extension import OwnPartError, OwnStep, OwnTarget
 from .files import Files
-from .forward import WRITTEN, Forward, Forwarding
+from .forward import GATEWAY_FIELDS, Forward, Forwarding
 from .headers import EditHeaders, edit_of, error_edit_of
 from .incoming.accept import Accept
 from .message import Call, Handler, Headers, Request, Response, RouteEntry
@@ -111,8 +111,8 @@ class Pipeline:
         """The entry of a route in the table."""
         handler, target, edit = self.handlers[route.name], self.target(route), error_edit_of(route.response_headers)
         if isinstance(target, Forward):
-            return RouteEntry(route, handler, edit, False, lambda request: target.call(request).headers, target.written)
-        return RouteEntry(route, handler, edit, edit_of(route.request_headers) is not None, self.forwarding, WRITTEN)
+            return RouteEntry(route, handler, edit, False, lambda request: target.call(request).headers, target.changes)
+        return RouteEntry(route, handler, edit, edit_of(route.request_headers) is not None, self.forwarding, GATEWAY_FIELDS)
 
     def edit_of(self, request: Request) -> Callable[[Headers], Headers] | None:
         """The edit for an error's fields by the rules of the request's route; None without a route."""

@@ -48,7 +48,7 @@ DOORS = {
                  "upstream/requests/shortcuts"},
     "urllib3": {"upstream/requests/adapter", "upstream/requests/call", "upstream/requests/hooks",
                 "upstream/requests/named_host", "upstream/requests/response"},
-    "certifi": {"upstream/requests/places"},
+    "certifi": {"upstream/requests/destinations"},
     "greenlet": {"loop/greenlet_pool"},
     "gevent": {"loop/alarm", "loop/disconnect", "loop/greenlet_pool", "loop/interruption", "loop/monotonic_clock",
                "loop/native_threads", "loop/readiness", "loop/send_queue", "loop/time_limit", "tasks", "upstream/connecting",

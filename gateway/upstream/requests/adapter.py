@@ -1,15 +1,16 @@
 """Ordinary ``requests`` over our upstreams: ``govern_requests()`` takes over every session of the process.
 
-It replaces ``HTTPAdapter.send``, which sessions made before, sessions inside libraries and bare ``requests.get`` all come to; lets
-new sessions make adapters that cost nothing; and puts the shortcuts in place (shortcuts.py). A call then goes one of three
+It replaces ``HTTPAdapter.send``, which every session calls, old or new, its own or a library's; lets new sessions make adapters
+that cost nothing; and puts the shortcuts in place (shortcuts.py). A call then goes one of three
 ways:
 
 - ``http://<upstream>/path`` to that upstream, balanced over its instances, unless a redirect from elsewhere leads there
   (redirects.py);
-- any other http or https URL to an upstream made for its place and TLS settings, with connections shared by the whole process;
+- any other http or https URL to the foreign destination with that authority and TLS settings, whose connections the whole process
+  shares (destinations.py);
 - to the stock adapter, with the stock result: through a proxy, with retries or pool settings of its own, an adapter of a class of
-  its own, an odd scheme or framing, an Upgrade, a tool that replaces parts of urllib3 (hooks.py), and whatever is
-  malformed: what to raise for that, stock knows best.
+  its own, an odd scheme or framing, an Upgrade, a tool that replaces parts of urllib3 (hooks.py, named_host.py), and whatever is
+  malformed, for which stock raises the right error.
 
 The sessions' own business stays theirs: cookies, redirects, authentication, hooks. Nothing is kept here but connections.
 
@@ -49,9 +50,9 @@ from ..client import Upstream
 from ..dns import LookupFailed
 from ..head import ConflictingLengths
 from . import named_host, redirects, shortcuts
-from .call import Fixed, NotOurs, TimedCall, take_apart, target_of, timeouts_of
+from .call import FixedDeadline, NotOurs, TimedCall, take_apart, target_of, timeouts_of
+from .destinations import NEVER, Destination, Destinations
 from .hooks import Way, hooks, show
-from .places import NEVER, ForeignPlace, Places
 from .response import RawResponse, WholeResponse
 
 TRACE = ("traceparent", "tracestate")
@@ -95,33 +96,33 @@ def ungovern_requests() -> None:
 
 
 class Governor:
-    """Whether calls are taken over, by which configured upstreams, and the places of each native thread."""
+    """Whether calls are governed, the configured upstreams, and the destinations of each native thread."""
 
     def __init__(self) -> None:
         self.active = False
         self._upstreams: dict[str, Upstream] = {}
         self._home = 0
-        self._places: WeakKeyDictionary[Any, Places] = WeakKeyDictionary()
+        self._destinations: WeakKeyDictionary[Any, Destinations] = WeakKeyDictionary()
 
     def use(self, upstreams: Mapping[str, Upstream]) -> None:
         """Set the configured upstreams, whose connections belong to this thread."""
         self._upstreams = dict(upstreams)
         self._home = native_thread()
-        places = self._places.pop(event_loop(), None) if self._places else None
-        self._places = WeakKeyDictionary()
-        if places is not None:
-            places.close()
+        destinations = self._destinations.pop(event_loop(), None) if self._destinations else None
+        self._destinations = WeakKeyDictionary()
+        if destinations is not None:
+            destinations.close()
 
-    def places(self) -> Places:
-        """Those of this thread. In a thread other than the application's, an upstream is one with connections of its own."""
+    def destinations(self) -> Destinations:
+        """The destinations of this thread. In a thread other than the application's, each upstream is one of its own."""
         loop = event_loop()
-        places = self._places.get(loop)
-        if places is None or places.process != os.getpid():          # what a parent process opened is its own: left, not closed
+        destinations = self._destinations.get(loop)
+        if destinations is None or destinations.process != os.getpid():      # a parent's connections are left, not closed
             upstreams = self._upstreams
             if native_thread() != self._home:
                 upstreams = {name: Upstream(name, upstream.settings) for name, upstream in upstreams.items()}
-            places = self._places[loop] = Places(upstreams)
-        return places
+            destinations = self._destinations[loop] = Destinations(upstreams)
+        return destinations
 
     def __repr__(self) -> str:
         return f"Governor({'active' if self.active else 'off'}, {', '.join(self._upstreams)})"
@@ -134,20 +135,20 @@ NO_DEADLINE = Deadline(NEVER)
 def governed_send(self: HTTPAdapter, request: PreparedRequest, stream: bool = False, timeout: Any = None, verify: Any = True,
                   cert: Any = None, proxies: Any = None) -> RequestsResponse:
     """``HTTPAdapter.send`` while ``requests`` is governed."""
-    place = None
+    destination = None
     if governor.active and governable(self):
         way = hooks.way()
         try:
             if way is Way.STOCK:
                 return send_by_name(self, request, stream=stream, timeout=timeout)
-            place = place_of(request, verify, cert, proxies)
-            return exchange(self, place, request, stream, timeout, way is Way.SHOWN)
+            destination = destination_of(request, verify, cert, proxies)
+            return exchange(self, destination, request, stream, timeout, way is Way.VISIBLE)
         except NotOurs:
             pass
     try:
         return stock_send(self, request, stream=stream, timeout=timeout, verify=verify, cert=cert, proxies=proxies)
     except exceptions.ConnectionError as error:
-        if place is None or not place.named:
+        if destination is None or not destination.configured:
             raise
         raise exceptions.ConnectionError(
             f"upstream {urlsplit(str(request.url)).hostname!r} is not sent a request with such a body or header fields (the body is"
@@ -155,7 +156,7 @@ def governed_send(self: HTTPAdapter, request: PreparedRequest, stream: bool = Fa
 
 
 def governable(adapter: HTTPAdapter) -> bool:
-    """Is it what a session makes for itself, as it was made?"""
+    """Is it an adapter that a session made for itself, without changes?"""
     own = vars(adapter)
     if type(adapter) is LazyAdapter and own.keys() == FRESH:
         return True
@@ -166,16 +167,16 @@ def governable(adapter: HTTPAdapter) -> bool:
             and own["_pool_connections"] == DEFAULT_POOLSIZE)
 
 
-def place_of(request: PreparedRequest, verify: Any, cert: Any, proxies: Any) -> ForeignPlace:
-    """Where the request goes. A configured upstream is never behind a proxy. Raises NotOurs."""
+def destination_of(request: PreparedRequest, verify: Any, cert: Any, proxies: Any) -> Destination:
+    """The destination of a request; for a configured upstream, whatever the proxies. Raises NotOurs."""
     try:
         parts = urlsplit(request.url or "")
     except ValueError:
         raise NotOurs from None
     scheme, netloc = str(parts.scheme), str(parts.netloc).rpartition("@")[2].lower()
-    places = governor.places()
+    destinations = governor.destinations()
     if scheme == "http":
-        named = named_place(request, netloc, places)
+        named = named_destination(request, netloc, destinations)
         if named is not None:
             return named
         if cert is not None:
@@ -185,19 +186,19 @@ def place_of(request: PreparedRequest, verify: Any, cert: Any, proxies: Any) -> 
         raise NotOurs
     if proxies and select_proxy(str(request.url), proxies):
         raise NotOurs
-    place = places.foreign(scheme, netloc, verify, cert)
-    if place is None:
+    destination = destinations.foreign(scheme, netloc, verify, cert)
+    if destination is None:
         raise NotOurs
     if verify is False:
         warnings.warn(f"Unverified HTTPS request is being made to host '{parts.hostname}'. Adding certificate verification is "
                       "strongly advised. See: https://urllib3.readthedocs.io/en/latest/advanced-usage.html#tls-warnings",
                       urllib3_exceptions.InsecureRequestWarning)
-    return place
+    return destination
 
 
-def named_place(request: PreparedRequest, name: str, places: Places) -> ForeignPlace | None:
+def named_destination(request: PreparedRequest, name: str, destinations: Destinations) -> Destination | None:
     """The configured upstream that an http URL with this authority means, if it may be called by its name."""
-    named = places.names.get(name)
+    named = destinations.names.get(name)
     return named if named is not None and redirects.may_use_name(request, name) else None
 
 
@@ -208,12 +209,12 @@ def send_by_name(adapter: HTTPAdapter, request: PreparedRequest, **arguments: An
     except ValueError:
         raise NotOurs from None
     name = parts.netloc.rpartition("@")[2].lower()
-    place = named_place(request, name, governor.places()) if parts.scheme == "http" else None
-    if place is None:
+    destination = named_destination(request, name, governor.destinations()) if parts.scheme == "http" else None
+    if destination is None:
         raise NotOurs
-    instance = place.upstream.balancer.choose(place.upstream.clock.now())
+    instance = destination.upstream.balancer.choose(destination.upstream.clock.now())
     prepared = request.copy()
-    prepared.headers.setdefault("Host", host_of(place.upstream.settings.host, current_request.get()) or instance.authority)
+    prepared.headers.setdefault("Host", host_of(destination.upstream.settings.host, current_request.get()) or instance.authority)
     with named_host.connecting(name, instance):
         return stock_send(adapter, prepared, **arguments)
 
@@ -223,51 +224,51 @@ def is_certificate(cert: Any) -> bool:
     return cert is None or type(cert) is str or type(cert) is tuple and len(cert) == 2
 
 
-def exchange(adapter: HTTPAdapter, place: ForeignPlace, request: PreparedRequest, stream: bool, timeout: Any,
-             shown: bool) -> RequestsResponse:
-    """Send the request to its place, ``shown`` to the tools that hook into http.client. Raises NotOurs before anything is sent, and
-    what stock raises."""
+def exchange(adapter: HTTPAdapter, destination: Destination, request: PreparedRequest, stream: bool, timeout: Any,
+             visible: bool) -> RequestsResponse:
+    """Send the request to its destination, ``visible`` to the tools that hook into http.client. Raises NotOurs before anything is
+    sent, and what stock raises."""
     connect, read = timeouts_of(timeout)
     prepared, target = take_apart(request), target_of(request.path_url)
     current, headers, body = current_request.get(), prepared.headers, prepared.body
     upload = isinstance(body, Body)
     host = prepared.host
-    if place.named:
-        headers = headers + told(current, prepared.names)
-        host = host or host_of(place.upstream.settings.host, current)
+    if destination.configured:
+        headers = headers + context_fields(current, prepared.names)
+        host = host or host_of(destination.upstream.settings.host, current)
     # The upstream's read timeout bounds an upload's pauses as well, and those are the caller's: then BodyFile watches the answer.
     call = TimedCall(request.method or "", target, headers, body, deadline=NO_DEADLINE, host=host, timeout=read,
-                     connect_timeout=None if place.named else NEVER if connect is None else connect,
+                     connect_timeout=None if destination.configured else NEVER if connect is None else connect,
                      read_timeout=None if upload else read)
     if current is not None:
         give_way(current.deadline)
     try:
         if current is not None:
-            call.deadline = Fixed(current.deadline) if upload else current.deadline
-        response = show(call, str(request.url), place.upstream.send) if shown else place.upstream.send(call)
+            call.deadline = FixedDeadline(current.deadline) if upload else current.deadline
+        response = show(call, str(request.url), destination.upstream.send) if visible else destination.upstream.send(call)
     except BadRequest as error:
         if not upload:
             raise NotOurs from error
-        raise requests_error(error, place, call, request) from error
+        raise requests_error(error, destination, call, request) from error
     except GatewayError as error:
-        raise requests_error(error, place, call, request) from error
+        raise requests_error(error, destination, call, request) from error
     finally:
         if current is not None:
             current.attempts.extend(call.attempts)
     kind = WholeResponse if WholeResponse.suits(response) else RawResponse
-    raw = kind(response, call.method, target, place.label, silence=read if upload else None, late=DeadlineTimeout,
+    raw = kind(response, call.method, target, destination.label, silence=read if upload else None, late=DeadlineTimeout,
                deadline=None if stream or current is None else call.deadline)
-    if place.named and 300 < response.status < 400:
-        raw.own_origins = redirects.own_origins(place.upstream, host)
+    if destination.configured and 300 < response.status < 400:
+        raw.own_origins = redirects.own_origins(destination.upstream, host)
     return adapter.build_response(request, raw)
 
 
-def told(current: Request | None, given: set[str]) -> Headers:
-    """What an upstream is told of the request that is being answered, unless the call says it itself."""
+def context_fields(current: Request | None, names: set[str]) -> Headers:
+    """The fields by which an upstream knows the request that is being answered, without those in ``names``, which the call has."""
     if current is None:
         return []
-    headers = [("X-Request-Id", current.id)] if current.id and "x-request-id" not in given else []
-    if "traceparent" not in given:
+    headers = [("X-Request-Id", current.id)] if current.id and "x-request-id" not in names else []
+    if "traceparent" not in names:
         headers += [(name, value) for name in TRACE for value in current.header_list(name)]
     return headers
 
@@ -284,9 +285,9 @@ class StockAdapter(HTTPAdapter):
 
 
 class LazyAdapter(HTTPAdapter):
-    """What a new session has for ``http://`` and ``https://``: like a stock adapter, but its pools are made when they are needed.
+    """The adapter of new sessions for ``http://`` and ``https://``: a stock adapter that makes its pools on demand.
 
-    To make them is most of what a bare ``requests.get`` costs. Pickled and copied it is a stock adapter.
+    To make them is most of the cost of a bare ``requests.get``. Pickled and copied it is a stock adapter.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -317,9 +318,10 @@ class LazyAdapter(HTTPAdapter):
             super().close()
 
 
-def requests_error(error: GatewayError, place: ForeignPlace, call: Call, request: PreparedRequest) -> exceptions.RequestException:
-    """What stock raises for the same fault, with what urllib3 would have raised inside."""
-    pool: Any = place.label
+def requests_error(error: GatewayError, destination: Destination, call: Call,
+                   request: PreparedRequest) -> exceptions.RequestException:
+    """The error that stock raises for the same fault, around the one that urllib3 would raise."""
+    pool: Any = destination.label
     if isinstance(error, DeadlineExceeded):
         return DeadlineTimeout(urllib3_exceptions.ReadTimeoutError(pool, call.target, error.detail), request=request)
     if isinstance(error, (ConnectTimeout, PoolExhausted)):
@@ -336,14 +338,14 @@ def requests_error(error: GatewayError, place: ForeignPlace, call: Call, request
     if isinstance(error.__cause__, ConflictingLengths):
         return exceptions.InvalidHeader(urllib3_exceptions.InvalidHeader(error.detail), request=request)
     if in_body:
-        return exceptions.ChunkedEncodingError(aborted(IncompleteRead(b""), error, f"Connection broken: {error.detail}"))
+        return exceptions.ChunkedEncodingError(protocol_error(IncompleteRead(b""), error, f"Connection broken: {error.detail}"))
     inside: Exception = error
     if isinstance(error, UpstreamClosed):
         inside = error.__cause__ if isinstance(error.__cause__, OSError) else RemoteDisconnected(
             "Remote end closed connection without response")
     elif isinstance(error, UpstreamProtocolError):
         inside = BadStatusLine(error.detail)
-    return exceptions.ConnectionError(aborted(inside, error, "Connection aborted."), request=request)
+    return exceptions.ConnectionError(protocol_error(inside, error, "Connection aborted."), request=request)
 
 
 def connect_error(error: ConnectFailed, pool: Any, call: Call, request: PreparedRequest) -> exceptions.ConnectionError:
@@ -361,14 +363,14 @@ def gave_up(pool: Any, call: Call, reason: Exception) -> urllib3_exceptions.MaxR
     return urllib3_exceptions.MaxRetryError(pool, call.target, reason)
 
 
-def aborted(inside: Exception, error: GatewayError, text: str) -> urllib3_exceptions.ProtocolError:
+def protocol_error(inside: Exception, error: GatewayError, text: str) -> urllib3_exceptions.ProtocolError:
     if inside is not error:
         inside.__cause__ = error
     return urllib3_exceptions.ProtocolError(text, inside)
 
 
 def gateway_error(error: BaseException | None) -> GatewayError | None:
-    """Ours behind what ``requests`` or urllib3 has raised, whether that comes from the call or from reading the answer's body."""
+    """The GatewayError behind one of ``requests`` or urllib3, from the call or from reading the body of the answer."""
     while error is not None and not isinstance(error, GatewayError):
         if not isinstance(error, (exceptions.RequestException, urllib3_exceptions.HTTPError, HTTPException, TimeoutError)):
             return None

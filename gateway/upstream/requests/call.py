@@ -1,4 +1,4 @@
-"""A prepared request of ``requests`` as a Call: the same bytes that stock would send, or None for what only stock can do.
+"""A prepared request of ``requests`` as a Call that sends the same bytes as stock; NotOurs for what only stock can send.
 
 Host, Content-Length and Transfer-Encoding stand among the prepared headers; here they become the call's ``host`` and ``body``.
 urllib3 and http.client add User-Agent and ``Accept-Encoding: identity`` where they are missing, and encode in the target what
@@ -29,16 +29,16 @@ PIECE = 16384                                            # bytes, as http.client
 
 
 class PreparedCall(NamedTuple):
-    """What a prepared request says, sorted out."""
+    """The parts of a prepared request."""
 
     headers: Headers
-    names: set[str]                                      # of the special ones that were given, and of all others, in lower case
+    names: set[str]                                      # of all fields, in lower case
     host: str | None
     body: bytes | Body | None
 
 
 class NotOurs(Exception):
-    """Only stock can send this, or say what is wrong with it."""
+    """Only stock can send this request, or raise the right error for it."""
 
 
 def take_apart(request: Any) -> PreparedCall:
@@ -117,7 +117,7 @@ def body_of(body: Any, method: str, length: str | None, coding: str | None) -> b
 class Upload:
     """The pieces of a body as ``read(size)``: ``length`` bytes of it, and no more.
 
-    What gives them may be a generator that looks at ``flask.request``, and who sends it runs in a greenlet of its own: so it is run
+    They may come from a generator that uses ``flask.request``, and the sender runs in a greenlet of its own: so the generator runs
     in the context in which the call was made.
     """
 
@@ -141,9 +141,9 @@ class Upload:
 
 
 def pieces_of(chunks: Iterable[Any], chunked: bool) -> Iterator[bytes]:
-    """The bytes, none of them empty, that urllib3 and http.client would send for these; they raise TypeError for what those do not
-    take. A chunk is anything that has a length and goes into ``b"%b"``; a piece of a body with Content-Length is what a socket
-    takes, a file or an iterable of that."""
+    """The bytes, without empty pieces, that urllib3 and http.client would send for these chunks; raises TypeError like them. A
+    chunk of a chunked body is anything that has a length and fits ``b"%b"``; of a body with Content-Length, anything that a socket
+    takes, a file, or an iterable of those."""
     for chunk in chunks:
         if not chunk:
             continue
@@ -159,7 +159,7 @@ def pieces_of(chunks: Iterable[Any], chunked: bool) -> Iterator[bytes]:
 
 
 def octets_of(data: Any) -> Iterable[bytes]:
-    """What ``http.client`` gives to a socket, which takes anything in memory, or an iterable of such. Raises TypeError."""
+    """The bytes that ``http.client`` sends for an object in memory, or an iterable of such. Raises TypeError."""
     try:
         return [octets(data)]
     except TypeError:
@@ -169,7 +169,7 @@ def octets_of(data: Any) -> Iterable[bytes]:
 
 
 def octets(data: Any) -> bytes:
-    """What a socket sends of it. Raises TypeError, and BufferError for what is not in one piece, as a socket does."""
+    """The bytes that a socket sends for ``data``. Raises what it does: TypeError, BufferError for what is not contiguous."""
     if type(data) is bytes:
         return data
     view = memoryview(data)
@@ -187,8 +187,8 @@ class TimedCall(Call):
         self.read_timeout = read_timeout
 
 
-class Fixed(Deadline):
-    """A deadline of its own, for a call that uploads: neither the upload nor its end may move the request's."""
+class FixedDeadline(Deadline):
+    """The deadline of a call that uploads: the end of its body restarts neither this nor that of the request."""
 
     __slots__ = ()
 

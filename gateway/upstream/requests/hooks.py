@@ -1,15 +1,15 @@
 """Tools that hook in below ``HTTPAdapter.send``: they see governed calls too.
 
-By what somebody has replaced a call goes one of three ways:
+What a tool has replaced decides how a call goes:
 
 - nothing: straight to the upstream;
-- methods of ``http.client.HTTPConnection`` (Sentry, New Relic, X-Ray and other tracers): the call is shown to them. Its head goes
-  through ``putrequest``, ``putheader`` and ``endheaders`` of a connection that is none, what they make of it is sent, and the
-  exchange happens within ``getresponse``;
+- methods of ``http.client.HTTPConnection`` (Sentry, New Relic, X-Ray and other tracers): the call is visible to them. Its head
+  passes through ``putrequest``, ``putheader`` and ``endheaders`` of a connection without a socket, the head that results is sent,
+  and the exchange happens within ``getresponse``;
 - connections, pools or adapters of urllib3 and ``requests`` (vcrpy and other recorders): the stock way, as these bring a transport
   of their own.
 
-It is looked at for each call, since such tools come and go while a program runs.
+This is checked for each call, since such tools come and go while a program runs.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from urllib3 import connection, connectionpool, poolmanager
 from ...message import Call, Response
 
 Send = Callable[[Call], Response]
-NOT_SHOWN = frozenset({"host", "content-length", "transfer-encoding"})
+HIDDEN = frozenset({"host", "content-length", "transfer-encoding"})
 
 
 class Way(Enum):
     STRAIGHT = "straight"
-    SHOWN = "shown"
+    VISIBLE = "visible"
     STOCK = "stock"
 
 
@@ -54,18 +54,18 @@ POOLS: dict[Any, type] = {connectionpool.HTTPConnectionPool: connection.HTTPConn
 
 
 class Hooks:
-    """``hooks.way()`` is how calls go now."""
+    """``hooks.way()`` is the way of a call that is made now."""
 
     def __init__(self) -> None:
-        self._seen: list[Any] = []
+        self._functions: list[Any] = []
         self._way = Way.STRAIGHT
-        self._looks: list[Callable[[], Any]] = [partial(itemgetter(*names), vars(owner)) for owner, _, names in PLACES]
-        self._looks += [partial(attrgetter("ConnectionCls"), pool) for pool in POOLS]
+        self._lookups: list[Callable[[], Any]] = [partial(itemgetter(*names), vars(owner)) for owner, _, names in PLACES]
+        self._lookups += [partial(attrgetter("ConnectionCls"), pool) for pool in POOLS]
 
     def way(self) -> Way:
-        seen = [look() for look in self._looks]
-        if seen != self._seen:
-            self._seen = seen
+        functions = [look_up() for look_up in self._lookups]
+        if functions != self._functions:
+            self._functions = functions
             self._way = self._judge()
         return self._way
 
@@ -73,11 +73,11 @@ class Hooks:
         first, *others = [any(foreign(vars(owner)[name], module) for name in names) for owner, module, names in PLACES]
         if any(others) or any(pool.ConnectionCls is not usual for pool, usual in POOLS.items()):
             return Way.STOCK
-        return Way.SHOWN if first else Way.STRAIGHT
+        return Way.VISIBLE if first else Way.STRAIGHT
 
 
 def foreign(function: Any, module: Any) -> bool:
-    """Is it none of the module's own? A wrapper, whatever its name, has the globals of another one."""
+    """Is it not a function of the module itself? A wrapper, whatever its name, has the globals of another module."""
     return type(function) is not FunctionType or function.__globals__ is not vars(module)
 
 
@@ -85,25 +85,25 @@ hooks = Hooks()
 
 
 def show(call: Call, url: str, send: Send) -> Response:
-    """Make the call by ``send`` within what somebody has made of the methods of HTTPConnection. Raises what ``send`` does."""
+    """Make the call by ``send``, inside the methods of HTTPConnection that tools have wrapped. Raises what ``send`` does."""
     parts = urlsplit(url)
-    shown = Shown(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80), parts.scheme)
-    shown.response_class = partial(ShownResponse, shown, call, send)  # type: ignore[assignment]
-    shown.putrequest(call.method, call.target, skip_host=True, skip_accept_encoding=True)
+    connection = HookConnection(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80), parts.scheme)
+    connection.response_class = partial(HookResponse, connection, call, send)  # type: ignore[assignment]
+    connection.putrequest(call.method, call.target, skip_host=True, skip_accept_encoding=True)
     host = call.host or parts.netloc.rpartition("@")[2]
     for name, value in [("Host", host), *call.headers]:
-        shown.putheader(name, value)
-    shown.endheaders()
-    fields = [(name, value) for name, _, value in (line.partition(": ") for line in shown.head.split("\r\n")[1:]) if name]
-    call.headers = [field for field in fields if field[0].lower() not in NOT_SHOWN]
+        connection.putheader(name, value)
+    connection.endheaders()
+    fields = [(name, value) for name, _, value in (line.partition(": ") for line in connection.head.split("\r\n")[1:]) if name]
+    call.headers = [field for field in fields if field[0].lower() not in HIDDEN]
     hosts = [value for name, value in fields if name.lower() == "host"]
     if hosts and hosts[-1] != host:
         call.host = hosts[-1]
-    return shown.getresponse().answer  # type: ignore[attr-defined]
+    return connection.getresponse().answer  # type: ignore[attr-defined]
 
 
-class Shown(HTTPConnection):
-    """A connection that is none: what is sent on it is kept as ``head``."""
+class HookConnection(HTTPConnection):
+    """A connection without a socket: bytes sent on it are appended to ``head``."""
 
     def __init__(self, host: str, port: int, scheme: str) -> None:
         super().__init__(host, port)
@@ -117,10 +117,11 @@ class Shown(HTTPConnection):
         self.head += bytes(data).decode("latin-1")
 
 
-class ShownResponse(HTTPResponse):
-    """What ``getresponse`` returns: the head of ``answer``. Its body is read elsewhere, and is over here."""
+class HookResponse(HTTPResponse):
+    """The response that ``getresponse`` returns: the head of ``answer``, without its body, which ``requests`` reads elsewhere."""
 
-    def __init__(self, shown: Shown, call: Call, send: Send, sock: Any, debuglevel: int = 0, method: str | None = None) -> None:
+    def __init__(self, connection: HookConnection, call: Call, send: Send, sock: Any, debuglevel: int = 0,
+                 method: str | None = None) -> None:
         super().__init__(self, method=method)  # type: ignore[arg-type]
         self._make = partial(send, call)
 

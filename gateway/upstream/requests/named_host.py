@@ -43,15 +43,15 @@ def create_connection(address: tuple[str, int], timeout: Any = None, *arguments:
                                              f" for http://{target[0]}")
     if place.unix_path is None:
         return stock_create_connection((place.host, place.port), timeout, *arguments, **named)
-    made = socket.socket(socket.AF_UNIX)
+    sock = socket.socket(socket.AF_UNIX)
     try:
         if timeout is None or isinstance(timeout, (int, float)):
-            made.settimeout(timeout)
-        made.connect(place.unix_path)
+            sock.settimeout(timeout)
+        sock.connect(place.unix_path)
     except BaseException:
-        made.close()
+        sock.close()
         raise
-    return made
+    return sock
 
 
 def install() -> None:

@@ -28,14 +28,14 @@ stock_target = SessionRedirectMixin.get_redirect_target
 
 
 def copy(self: PreparedRequest) -> PreparedRequest:
-    """``PreparedRequest.copy``, which notes what it is a copy of."""
-    made = stock_copy(self)
-    vars(made)["_copy_of"] = host_called(self)
-    return made
+    """``PreparedRequest.copy``; the copy knows the host of the original."""
+    duplicate = stock_copy(self)
+    vars(duplicate)["_copy_of"] = own_host(self)
+    return duplicate
 
 
-def host_called(request: PreparedRequest) -> str:
-    """The authority of an http URL that the application itself called, or that redirected to itself; else empty."""
+def own_host(request: PreparedRequest) -> str:
+    """The authority of an http URL that the application itself called, or of one that redirected to itself; else empty."""
     try:
         parts = urlsplit(str(request.url))
     except ValueError:
@@ -45,7 +45,7 @@ def host_called(request: PreparedRequest) -> str:
 
 
 def may_use_name(request: PreparedRequest, host: str) -> bool:
-    """Is ``host``, that of the request's URL, the word of the application and not of a redirect from elsewhere?"""
+    """Does ``host``, that of the request's URL, come from the application, and not from a redirect of another host?"""
     return vars(request).get("_copy_of", host) == host
 
 

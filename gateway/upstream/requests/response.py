@@ -1,7 +1,7 @@
 """An answer of ours as urllib3 gives it to ``requests``: decoding, ``raw``, streaming and exceptions are urllib3's own.
 
-``BodyFile`` stands where urllib3 has an ``http.client.HTTPResponse``: it reads the bytes of the body and raises what that would
-raise, so that urllib3 and ``requests`` make of it what programs expect::
+``BodyFile`` takes the place of urllib3's ``http.client.HTTPResponse``: it reads the bytes of the body and raises the same errors,
+so that urllib3 and ``requests`` raise what programs expect::
 
     UpstreamTruncated       IncompleteRead    ProtocolError       requests.ChunkedEncodingError
     UpstreamProtocolError   HTTPException     ProtocolError       requests.ChunkedEncodingError
@@ -25,14 +25,14 @@ from ...deadline import Deadline
 from ...errors import DeadlineExceeded, GatewayError, UpstreamTimeout, UpstreamTruncated
 from ...loop.time_limit import TimeLimit
 from ...message import Response
-from .places import NEVER
+from .destinations import NEVER
 
 PIECE = 65536
 NOT_PLAIN = frozenset({"content-encoding", "transfer-encoding", "set-cookie", "set-cookie2"})
 
 
 class BodyFile:
-    """Reads ``body``: bytes, or a stream with ``read(size)`` that gives what has come, at least one byte before the end.
+    """Reads ``body``: bytes, or a stream whose ``read(size)`` returns at least one byte before the end.
 
     ``silence`` is the longest wait for a piece in seconds, where the stream itself has no limit; ``deadline`` that of the whole.
     ``msg`` holds the header fields, where a cookie jar looks for them.
@@ -65,7 +65,7 @@ class BodyFile:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def read1(self, size: int | None = None) -> bytes:
-        """What has come, at most ``size`` bytes; b"" at the end."""
+        """The bytes that are here, at most ``size``; b"" at the end."""
         if self.closed or size == 0:
             return b""
         piece = self._read_some(size, False)
@@ -83,7 +83,7 @@ class BodyFile:
         return self.closed
 
     def _read_some(self, size: int | None, partial: bool) -> bytes:
-        """At least a byte, b"" at the end. An error after a part of what was asked for (``partial``) waits for the next call."""
+        """At least a byte, b"" at the end. After a part of the bytes (``partial``) an error is left for the next call."""
         if self._at == len(self._here) and self._stream is not None:
             self._here, self._at = self._receive_or_note(), 0
             if self._error is not None and not partial:
@@ -93,12 +93,12 @@ class BodyFile:
         return here if start == 0 and self._at == len(here) else here[start:self._at]
 
     def _receive_or_note(self) -> bytes:
-        """The next piece; b"" at the end, and after an error, which is kept: nothing comes after it."""
+        """The next piece; b"" at the end, and after an error, which stays: nothing comes after it."""
         if self._error is None:
             try:
                 return self._receive()
             except GatewayError as error:
-                self._error = translated(error)
+                self._error = http_client_error(error)
         return b""
 
     def _receive(self) -> bytes:
@@ -116,19 +116,19 @@ class BodyFile:
             return self._stream.read(PIECE)
 
 
-def translated(error: GatewayError) -> Exception:
-    """What http.client would have raised."""
-    raised: Exception
+def http_client_error(error: GatewayError) -> Exception:
+    """The error that http.client would have raised."""
+    result: Exception
     if isinstance(error, UpstreamTruncated):
-        raised = IncompleteRead(b"")
+        result = IncompleteRead(b"")
     elif isinstance(error, UpstreamTimeout):
-        raised = TimeoutError(error.detail)
+        result = TimeoutError(error.detail)
     elif isinstance(error, DeadlineExceeded):
         return error
     else:
-        raised = HTTPException(error.detail)
-    raised.__cause__ = error
-    return raised
+        result = HTTPException(error.detail)
+    result.__cause__ = error
+    return result
 
 
 class RawResponse(HTTPResponse):
@@ -163,7 +163,7 @@ class RawResponse(HTTPResponse):
             raise self._late(error) from error
 
     def stream(self, amt: int | None = PIECE, decode_content: bool | None = None) -> Generator[bytes, None, None]:
-        """A chunked body is given as it comes, in pieces of at most ``amt`` bytes; others in pieces of just ``amt``."""
+        """A chunked body in pieces as they come, of at most ``amt`` bytes; any other in pieces of exactly ``amt``."""
         if self.chunked:
             return self.read_chunked(amt, decode_content)
         return super().stream(amt, decode_content)
@@ -185,33 +185,33 @@ class RawResponse(HTTPResponse):
 
 
 class WholeResponse(RawResponse):
-    """``raw`` of a plain answer that is all here. ``requests`` only reads it once, so it is made when somebody asks for more.
+    """``raw`` of a plain answer that is all here. ``requests`` only reads its body once, so the rest is made on demand.
 
-    States: untouched; taken, since ``requests`` has read the body; made, and then it is a RawResponse, which is read if this was.
+    States: new; read, by ``requests``; made, after any other access: then it is a RawResponse, which is read if this was.
     """
 
-    def __init__(self, response: Response, *given: Any, **settings: Any) -> None:
+    def __init__(self, response: Response, *arguments: Any, **settings: Any) -> None:
         vars(self).update(status=response.status, reason=response.reason, fields=response.headers, sets_cookies=False,
-                          _made_of=(response, given, settings), _taken=None)
+                          _made_of=(response, arguments, settings), _read_with=None)
 
     @staticmethod
     def suits(response: Response) -> bool:
-        """Is there nothing to wait for, to decode or to remember?"""
+        """Is the body here, without a coding, and are there no cookies?"""
         return type(response.body) is bytes and not any(name.lower() in NOT_PLAIN for name, _ in response.headers)
 
     def stream(self, amt: int | None = PIECE, decode_content: bool | None = None) -> Generator[bytes, None, None]:
         own = vars(self)
-        body = own["_made_of"][0].body if type(self) is WholeResponse and not own["_taken"] else None
+        body = own["_made_of"][0].body if type(self) is WholeResponse and not own["_read_with"] else None
         if body is None or not amt or amt < len(body):
             yield from RawResponse.stream(self, amt, decode_content)
             return
-        own["_taken"] = amt, decode_content
+        own["_read_with"] = amt, decode_content
         if body:
             yield body
 
     @property
     def closed(self) -> bool:
-        return vars(self)["_taken"] is not None
+        return vars(self)["_read_with"] is not None
 
     def __getattr__(self, name: str) -> Any:
         self._make()
@@ -223,11 +223,11 @@ class WholeResponse(RawResponse):
 
     def _make(self) -> None:
         own = vars(self)
-        (response, given, settings), taken = own.pop("_made_of"), own.pop("_taken")
+        (response, arguments, settings), read_with = own.pop("_made_of"), own.pop("_read_with")
         object.__setattr__(self, "__class__", RawResponse)
-        RawResponse.__init__(self, response, *given, **settings)
-        if taken:
-            b"".join(self.stream(*taken))
+        RawResponse.__init__(self, response, *arguments, **settings)
+        if read_with:
+            b"".join(self.stream(*read_with))
 
 
 __all__ = ["BodyFile", "RawResponse", "WholeResponse"]

@@ -16,7 +16,7 @@ no result differs. What a bare ``requests.get`` of 1 KB saves by each, in micros
     get_auth_from_url          a URL without @ has no password                                                2
     get_encoding_from_headers  a Content-Type met before has the same charset                                 2
 
-They hold for the versions of ``requests`` in KNOWN, and where nobody has replaced the function before; a shortcut that does not
+They hold for the versions of ``requests`` in VERSIONS, and where nobody has replaced the function before; a shortcut that does not
 hold is left out, which is logged.
 """
 
@@ -43,7 +43,7 @@ from .response import RawResponse
 
 log = logging.getLogger("gateway")
 
-KNOWN = ("2.32.", "2.33.", "2.34.")
+VERSIONS = ("2.32.", "2.33.", "2.34.")
 sessions: Any = requests.sessions
 models: Any = requests.models
 adapters: Any = requests.adapters
@@ -93,9 +93,9 @@ def merge_setting(request_setting: Any, session_setting: Any, dict_class: Any = 
 
 def fields_of(store: OrderedDict[str, tuple[str, Any]]) -> CaseInsensitiveDict[Any]:
     """Header fields as ``requests`` keeps them: by the name in lower case, the name and the value."""
-    made: Any = CaseInsensitiveDict.__new__(CaseInsensitiveDict)
-    made._store = store
-    return made
+    fields: Any = CaseInsensitiveDict.__new__(CaseInsensitiveDict)
+    fields._store = store
+    return fields
 
 
 HAS_ITEMS: dict[Any, bool] = {dict: True, OrderedDict: True, CaseInsensitiveDict: True,
@@ -107,8 +107,8 @@ class QuickItems(type):
     """``isinstance(x, SupportsItems)``, where the type alone says it."""
 
     def __instancecheck__(cls, instance: Any) -> bool:
-        known = HAS_ITEMS.get(type(instance))
-        return isinstance(instance, SupportsItems) if known is None else known
+        verdict = HAS_ITEMS.get(type(instance))
+        return isinstance(instance, SupportsItems) if verdict is None else verdict
 
 
 class QuickRead(type):
@@ -133,8 +133,8 @@ def prepare_headers(self: PreparedRequest, headers: Any) -> None:
         return stock_prepare_headers(self, headers)
     store: OrderedDict[str, tuple[str, Any]] = OrderedDict()
     self.headers = fields_of(store)
-    kept: Any = headers
-    for lower, field in kept._store.items():
+    source: Any = headers
+    for lower, field in source._store.items():
         name, value = field
         if type(name) is not str:
             return stock_prepare_headers(self, headers)
@@ -169,19 +169,19 @@ def build_response(self: HTTPAdapter, req: PreparedRequest, resp: Any) -> reques
             name, before = store[lower]
             value = f"{before}, {value}"
         store[lower] = name, value
-    made = requests.Response()
-    made.status_code = resp.status
-    made.headers = fields_of(store)
-    made.encoding = adapters.get_encoding_from_headers(made.headers)
-    made.raw = resp
-    made.reason = resp.reason  # type: ignore[assignment]
+    response = requests.Response()
+    response.status_code = resp.status
+    response.headers = fields_of(store)
+    response.encoding = adapters.get_encoding_from_headers(response.headers)
+    response.raw = resp
+    response.reason = resp.reason  # type: ignore[assignment]
     url: Any = req.url
-    made.url = url.decode("utf-8") if isinstance(url, bytes) else url
+    response.url = url.decode("utf-8") if isinstance(url, bytes) else url
     if resp.sets_cookies:
-        adapters.extract_cookies_to_jar(made.cookies, req, resp)
-    made.request = req
-    made.connection = self
-    return made
+        adapters.extract_cookies_to_jar(response.cookies, req, resp)
+    response.request = req
+    response.connection = self
+    return response
 
 
 def get_encoding_from_headers(headers: Any) -> str | None:
@@ -256,35 +256,35 @@ if sys.version_info < (3, 12) and SupportsItems is not None and SupportsRead is 
         Shortcut(utils, "_SupportsItems", SupportsItems, QuickItems("SupportsItems", (), {}), "requests._types"),
         Shortcut(models, "_SupportsRead", SupportsRead, QuickRead("SupportsRead", (), {}), "requests._types"),
     )
-installed: list[Shortcut] = []
-told: set[str] = set()
+active: list[Shortcut] = []
+logged: set[str] = set()
 
 
 def install() -> None:
     """Put in place the shortcuts that hold."""
-    if not requests.__version__.startswith(KNOWN):
-        tell(f"requests {requests.__version__} is not known, and left as it is: calls take longer")
+    if not requests.__version__.startswith(VERSIONS):
+        log_once(f"requests {requests.__version__} is not known, and left as it is: calls take longer")
         return
     for shortcut in SHORTCUTS:
-        if shortcut in installed:
+        if shortcut in active:
             continue
         if shortcut.stands or shortcut.holds:
             setattr(shortcut.owner, shortcut.name, shortcut.quick)
-            installed.append(shortcut)
+            active.append(shortcut)
         else:
-            tell(f"requests: somebody has replaced {shortcut.name}, which is left as it is: calls take longer")
+            log_once(f"requests: somebody has replaced {shortcut.name}, which is left as it is: calls take longer")
 
 
-def tell(text: str) -> None:
+def log_once(text: str) -> None:
     """Log it once."""
-    if text not in told:
-        told.add(text)
+    if text not in logged:
+        logged.add(text)
         log.info(text)
 
 
 def remove() -> None:
     """What has been replaced meanwhile is left to whoever did it, and goes on as stock."""
-    while installed:
-        shortcut = installed.pop()
+    while active:
+        shortcut = active.pop()
         if shortcut.stands:
             setattr(shortcut.owner, shortcut.name, shortcut.stock)

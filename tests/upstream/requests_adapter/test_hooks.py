@@ -65,7 +65,7 @@ def sentry(monkeypatch):
 @pytest.mark.parametrize("named", [False, True])
 def test_sentry_sees_calls_and_continues_its_trace(named, shop, sentry, stock_calls):
     base = "http://shop" if named else shop.base
-    assert hooks.way() is Way.SHOWN
+    assert hooks.way() is Way.VISIBLE
     shop.extra["/fails"] = lambda seen: answer(b"no", status="503 Service Unavailable")
     with sentry_sdk.start_transaction(name="view") as transaction:
         got = requests.post(base + "/echo?a=1", data=b"body", headers={"X-Mine": "1"})

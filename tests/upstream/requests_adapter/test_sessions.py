@@ -133,4 +133,4 @@ def test_no_cookie_crosses_between_users(service):
     for base in (one.base, "http://shop"):
         found = gather(*[visit(f"user{number}", base) for number in range(40)])
         assert found == [(f"user{number}", "nobody", f"sid=user{number}", "nobody") for number in range(40)]
-    governor.places().names["shop"].upstream.close()
+    governor.destinations().names["shop"].upstream.close()

@@ -274,14 +274,14 @@ def test_they_come_and_go(service):
     assert standing() == set()
     govern_requests()
     govern_requests()
-    assert standing() == {shortcut.name for shortcut in shortcuts.SHORTCUTS} and len(shortcuts.installed) == len(before)
+    assert standing() == {shortcut.name for shortcut in shortcuts.SHORTCUTS} and len(shortcuts.active) == len(before)
     ungovern_requests()
     assert [vars(shortcut.owner)[shortcut.name] for shortcut in shortcuts.SHORTCUTS] == before
 
 
 def test_an_unknown_version_is_left_as_it_is(service, monkeypatch, caplog):
     monkeypatch.setattr(requests, "__version__", "2.99.0")
-    monkeypatch.setattr(shortcuts, "told", set())
+    monkeypatch.setattr(shortcuts, "logged", set())
     caplog.set_level(logging.INFO, "gateway")
     for _ in range(2):
         govern_requests()
@@ -308,7 +308,7 @@ def wrapped(function):
 @pytest.mark.parametrize("owner, name", [(requests.sessions, "merge_setting"), (PreparedRequest, "prepare_url"),
                                          (HTTPAdapter, "build_response"), (requests.sessions, "get_netrc_auth")])
 def test_what_somebody_has_wrapped_stays_wrapped(owner, name, service, monkeypatch, caplog):
-    monkeypatch.setattr(shortcuts, "told", set())
+    monkeypatch.setattr(shortcuts, "logged", set())
     caplog.set_level(logging.INFO, "gateway")
     one, wrapper = service(), wrapped(vars(owner)[name])
     monkeypatch.setattr(owner, name, wrapper)

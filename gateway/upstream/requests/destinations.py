@@ -1,9 +1,9 @@
-"""Where a call of ``requests`` goes: a configured upstream by its name, or one made for a foreign place when it is first called.
+"""Where a call of ``requests`` goes: to a configured upstream by its name, or to a foreign destination.
 
-A foreign place is scheme, host, port, and TLS settings. Their number is bounded: the one called longest ago is
-closed. Its upstream has no times of its own, as ``requests`` has none: a call brings those it asks for (TimedCall).
+A foreign destination is scheme, host, port and TLS settings; an upstream is made for it at the first call, without timeouts of its
+own, as ``requests`` has none: a call brings its own (TimedCall). Their number is bounded: the one called longest ago is closed.
 
-Connections belong to the event loop of one native thread and to one process, so each thread has Places of its own, and a forked
+Connections belong to the event loop of one native thread and to one process, so each thread has its own Destinations, and a forked
 process begins with empty ones.
 """
 
@@ -27,55 +27,56 @@ Verify = bool | str
 Certificate = str | tuple[str, str] | None
 
 
-class ForeignPlace:
-    """An upstream. ``named``: it is configured, and keeps its own connect timeout. ``label`` is what urllib3 calls a place in its
-    errors."""
+class Destination:
+    """An upstream. ``configured``: it is one of the configuration, and keeps its own connect timeout. ``label`` is the name of the
+    destination in errors of urllib3."""
 
-    def __init__(self, upstream: Upstream, label: str, named: bool) -> None:
+    def __init__(self, upstream: Upstream, label: str, configured: bool) -> None:
         self.upstream = upstream
         self.label = label
-        self.named = named
+        self.configured = configured
 
     def __repr__(self) -> str:
-        return f"ForeignPlace({self.upstream!r})"
+        return f"Destination({self.upstream!r})"
 
 
-class Places:
-    """The places of one native thread in one process. ``names`` are the configured upstreams it may use, ``limit`` is the most of
-    foreign places."""
+class Destinations:
+    """The destinations of one native thread in one process. ``names`` are the configured upstreams it may use, ``limit`` is the
+    most of foreign destinations."""
 
     def __init__(self, names: Mapping[str, Upstream], limit: int = LIMIT) -> None:
         self.process = os.getpid()
         self.limit = limit
-        self.names = {name.lower(): ForeignPlace(upstream, label("http", name, 80), named=True) for name, upstream in names.items()}
-        self._foreign: OrderedDict[tuple[str, str, Verify, Certificate], ForeignPlace] = OrderedDict()
+        self.names = {name.lower(): Destination(upstream, label("http", name, 80), configured=True)
+                      for name, upstream in names.items()}
+        self._foreign: OrderedDict[tuple[str, str, Verify, Certificate], Destination] = OrderedDict()
 
-    def foreign(self, scheme: str, netloc: str, verify: Verify, cert: Certificate) -> ForeignPlace | None:
-        """The place with that authority (no user information); None when it is nothing we can connect to."""
+    def foreign(self, scheme: str, netloc: str, verify: Verify, cert: Certificate) -> Destination | None:
+        """The destination with that authority (without user information); None when it is none we can connect to."""
         key = scheme, netloc, verify, cert
-        place = self._foreign.get(key)
-        if place is not None:
+        destination = self._foreign.get(key)
+        if destination is not None:
             self._foreign.move_to_end(key)
-            return place
-        place = open_place(scheme, netloc, verify, cert)
-        if place is None:
+            return destination
+        destination = open_destination(scheme, netloc, verify, cert)
+        if destination is None:
             return None
-        self._foreign[key] = place
+        self._foreign[key] = destination
         if len(self._foreign) > self.limit:
             self._foreign.popitem(last=False)[1].upstream.close()
-        return place
+        return destination
 
     def close(self) -> None:
-        """Close the unused connections to foreign places; the configured upstreams belong to who gave them."""
+        """Close the unused connections to foreign destinations; the configured upstreams belong to who gave them."""
         while self._foreign:
             self._foreign.popitem()[1].upstream.close()
 
     def __repr__(self) -> str:
-        return f"Places({len(self.names)} named, {len(self._foreign)} foreign)"
+        return f"Destinations({len(self.names)} named, {len(self._foreign)} foreign)"
 
 
-def open_place(scheme: str, netloc: str, verify: Verify, cert: Certificate) -> ForeignPlace | None:
-    """A place for a URL's authority, None when it cannot be one."""
+def open_destination(scheme: str, netloc: str, verify: Verify, cert: Certificate) -> Destination | None:
+    """A destination for a URL's authority, None when it cannot be one."""
     try:
         parts = urlsplit(f"{scheme}://{netloc}")
         host, port = parts.hostname or "", parts.port
@@ -93,7 +94,7 @@ def open_place(scheme: str, netloc: str, verify: Verify, cert: Certificate) -> F
             return None
     try:
         settings = Settings(instances=(url,)).model_copy(update={"connect_timeout": NEVER, "read_timeout": NEVER, "tls": tls})
-        return ForeignPlace(Upstream(netloc, settings), label(scheme, host, port), named=False)
+        return Destination(Upstream(netloc, settings), label(scheme, host, port), configured=False)
     except (ConfigError, ValueError):
         return None
 

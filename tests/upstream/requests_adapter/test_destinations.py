@@ -21,7 +21,7 @@ from gateway.errors import UpstreamTimeout
 from gateway.upstream.limit import Limit
 from gateway.upstream.requests.adapter import gateway_error, govern_requests, governor
 from gateway.upstream.requests.call import TimedCall
-from gateway.upstream.requests.places import Places
+from gateway.upstream.requests.destinations import Destinations
 
 SAFETY = 20.0
 ROOT = Path(__file__).parents[3]
@@ -65,13 +65,13 @@ def test_tls_settings_do_not_share_connections(web, service):
 
 def test_the_place_called_longest_ago_is_closed(service):
     one, two, three = service(), service(), service()
-    places = Places({}, limit=2)
+    destinations = Destinations({}, limit=2)
     for each in (one, two, one, three, one, two):
-        place = places.foreign("http", each.base.removeprefix("http://"), True, None)
-        assert place is not None and place.upstream.send(get("/plain")).status == 200
+        destination = destinations.foreign("http", each.base.removeprefix("http://"), True, None)
+        assert destination is not None and destination.upstream.send(get("/plain")).status == 200
     assert [each.connections for each in (one, two, three)] == [1, 2, 1]
-    assert repr(places) == "Places(0 named, 2 foreign)"
-    places.close()
+    assert repr(destinations) == "Destinations(0 named, 2 foreign)"
+    destinations.close()
 
 
 def test_an_unread_stream_holds_its_connection_until_closed_or_forgotten(service):
@@ -102,7 +102,7 @@ def test_a_killed_call_leaves_nothing_behind(service, stall):
     until(lambda: one.seen)
     call.kill()
     assert requests.get("http://one/plain").text == "hello"
-    governor.places().names["one"].upstream.close()
+    governor.destinations().names["one"].upstream.close()
 
 
 def test_native_threads_have_connections_of_their_own(service):
