@@ -12,6 +12,7 @@ from gateway.errors import (BadRequest, BodyTimeout, DeadlineExceeded, InvalidTa
                             UpstreamTimeout, UpstreamTruncated)
 from gateway.message import Body, Call
 from gateway.upstream.stream import BodyStream
+from tests.clocks import ManualClock
 
 
 def test_a_call_and_its_answer_are_exact(serve, upstream):
@@ -275,16 +276,16 @@ def test_a_small_body_that_does_not_come_is_the_clients_fault(serve, upstream):
 
 
 def test_the_time_a_small_body_takes_does_not_count(serve, upstream):
-    now = [100.0]
+    clock = ManualClock(100.0)
 
     def read(size: int) -> bytes:
-        now[0] += 60
+        clock.time += 60
         return b"01234"
 
-    deadline = Deadline(10.0, lambda: now[0])
+    deadline = Deadline(10.0, clock.now)
     call = Call("POST", "/", [], Body(read, 10, deadline), deadline=deadline)
-    assert upstream(serve(Service())).send(call).body == b"ok"
-    assert deadline.at - now[0] == deadline.seconds and now[0] == 220.0
+    assert upstream(serve(Service()), clock=clock).send(call).body == b"ok"
+    assert deadline.at - clock.time == deadline.seconds and clock.time == 220.0
 
 
 def test_a_small_body_cut_short_is_never_sent(serve, upstream):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import socket
 from collections import Counter
+from functools import partial
 
 import gevent
 import pytest
+import raw
 from gevent.event import Event
-from raw import OK, Service, body_of, get, post
+from raw import OK, Service, body_of
 from test_connecting import closed_port, full_port  # noqa: F401
 
 from gateway.backoff import FIRST, LONGEST, Backoff
@@ -22,13 +24,15 @@ from gateway.upstream.retry import AT_ONCE, STOP, SUCCESS, Outcome, Resend, Resu
 from gateway.upstream.transport import ConnectionLost
 from tests.clocks import ManualClock
 
+CLOCK = ManualClock()
+get, post = partial(raw.get, clock=CLOCK), partial(raw.post, clock=CLOCK)
 CALLS = {"get": get, "post": lambda: post(b"small"), "stream": lambda: post(body_of([b"x" * 70000] * 3, 210000)),
          "chunked": lambda: post(body_of([b"x" * 70000] * 3, None)), "patch": lambda: post(b"", "PATCH")}
 
 
 @pytest.fixture
 def make():
-    """``make(url, ...)`` is an upstream on a clock of its own; no name has an address."""
+    """``make(url, ...)`` is an upstream on CLOCK; no name has an address."""
     made = []
 
     def no_name(host: str, port: int) -> list:
@@ -36,7 +40,7 @@ def make():
 
     def start(*urls: str | int, failures=frozenset(), open=None, **settings) -> Upstream:
         urls = tuple(f"http://127.0.0.1:{url}" if isinstance(url, int) else url for url in urls)
-        made.append(Upstream("shop", Settings(instances=urls, **settings), Resolver(30, no_name), ManualClock(), failures=failures,
+        made.append(Upstream("shop", Settings(instances=urls, **settings), Resolver(30, no_name), CLOCK, failures=failures,
                              open=open))
         return made[-1]
 
@@ -205,8 +209,9 @@ def test_an_outcome_is_delivered_once_to_each_subscriber(make, serve):
     one.send(call)
     failed, answered = call.attempts
     failure = Outcome(Result.FAILURE, "UF", Resend.OTHER)
-    assert heard == [("a", failed, failure, 1000.0, 1000.0), ("b", failed, failure, 1000.0, 1000.0),
-                     ("a", answered, SUCCESS, 1000.0, 1000.0), ("b", answered, SUCCESS, 1000.0, 1000.0)]
+    now = CLOCK.now()
+    assert heard == [("a", failed, failure, now, now), ("b", failed, failure, now, now),
+                     ("a", answered, SUCCESS, now, now), ("b", answered, SUCCESS, now, now)]
     assert [bool(instance.backoff.failures) for instance in one.instances] == [True, False]
 
 
