@@ -32,7 +32,7 @@ from gateway.upstream.dns import Resolver
 from gateway.upstream.instance import Instance
 from gateway.upstream.pool import Pool
 from gateway.upstream.retry import STOP, Outcome, Resend, Result, Retry, Stop, decide
-from tests.cache.test_simulation import Store
+from tests.cache.asking import DictStore
 from tests.clocks import VirtualClock
 from tests.upstream.simulated import EPSILON, Machine, Network
 
@@ -216,7 +216,7 @@ class Cached(Simulation):
 
     def __init__(self, seed: int, balance: str, policy: str) -> None:
         super().__init__(seed, balance, policy)
-        self.step = CacheStep(self._fetch, CacheSettings(), Store(), counter=Registry().counter, clock=self.clock.now,
+        self.step = CacheStep(self._fetch, CacheSettings(), DictStore(), counter=Registry().counter, clock=self.clock.now,
                               ahead=lambda: 0.0, flights=Flights(self.clock))
         self.requests = 0
 
