@@ -39,7 +39,7 @@ def stop(*problems: str) -> NoReturn:
 
 
 def addresses(text: str) -> list[str]:
-    """Of GATEWAY_BIND: empty is unset, here as everywhere, and so is what is between two commas."""
+    """The addresses in GATEWAY_BIND. Empty means unset, here as everywhere; so does an empty item between two commas."""
     found = [address.strip() for address in text.split(",") if address.strip()] or ["127.0.0.1:8000"]
     for address in found:
         try:
@@ -144,7 +144,7 @@ def listen(address: str) -> socket.socket:
 
 
 def refuse(server: Any, problems: list[str]) -> NoReturn:
-    """The same, once there is a master."""
+    """End the start when there is a master already."""
     if server.pidfile is not None:
         server.pidfile.unlink()
     stop(*problems)
@@ -250,7 +250,7 @@ def post_worker_init(worker: Any) -> None:
         closing.append(listener.start(sock, worker.application).close)
     except OSError as error:
         worker.log.error("this worker does not answer on the admin listener: %s", error)
-    worker.orphaned = lambda: [close() for close in closing]     # the next start is to find the port free
+    worker.on_master_death = lambda: [close() for close in closing]      # the next start is to find the port free
 
 
 def worker_exit(server: Any, worker: Any) -> None:

@@ -102,7 +102,7 @@ class RunDir:
         self._lock = lock
 
     def _use(self, memory: SharedMemory) -> Board:
-        """Raises ValueError when it is none."""
+        """Raises ValueError for memory that is not of an instance."""
         self._board = Board(memory.board())
         self._memory = memory
         return self._board
@@ -178,7 +178,7 @@ class RunDir:
 
     @property
     def repairs(self) -> int:
-        """How often the directory was made again, or what is no file was moved out of a file's place."""
+        """How often the directory was made again, or something that is no file was moved out of the place of one."""
         board = self._attached()
         return board.repairs if board is not None else 0
 
@@ -210,7 +210,7 @@ class RunDir:
             self.free_slot(slot)
 
     def enter_slot(self, slot: int) -> None:
-        """In a worker just forked: it starts. What the master has written is the master's to mend."""
+        """In a worker just forked: it is starting. The files of the master are the master's to mend."""
         self.slot, self._own, self._unwritten, self._trouble = slot, {}, set(), ""
         self.set_state("starting")
 
@@ -218,7 +218,7 @@ class RunDir:
 
     @property
     def board(self) -> Board:
-        """What the workers do. Without an instance its memory is made. Raises OSError."""
+        """The workers and what they do. Where there is no instance, memory for one is made. Raises OSError."""
         board = self._attached()
         if board is None:
             board = self._use(SharedMemory.make())
@@ -227,7 +227,7 @@ class RunDir:
 
     @property
     def memory(self) -> SharedMemory:
-        """That of the instance, made if there is none. Raises OSError."""
+        """The memory of the instance; where there is none, it is made. Raises OSError."""
         self.board
         assert self._memory is not None
         return self._memory
@@ -242,7 +242,7 @@ class RunDir:
         return self._board
 
     def adopt(self) -> None:
-        """The master has died: what shows the states from outside is this process from now on."""
+        """The master has died: from now on the link leads to the memory by way of this process."""
         try:
             self.board
             self._link(self.path)
@@ -250,7 +250,7 @@ class RunDir:
             log.error("the run directory %s cannot be used: %s", self.path, error)
 
     def set_state(self, state: str) -> None:
-        """Say what the calling process, the worker in ``slot``, does. Raises ValueError for a state that does not exist."""
+        """Publish the state of the calling process, the worker in ``slot``. Raises ValueError for a state that does not exist."""
         if state not in STATES:
             raise ValueError(f"{state!r} is none of {', '.join(sorted(STATES))}")
         self._state = state
@@ -292,14 +292,14 @@ class RunDir:
         return self._offered if self._offered is not None else self._read("offered")
 
     def keep_config(self, text: str) -> None:
-        """What a worker has made an application of."""
+        """Store the configuration with which a worker has started, as the last one that was valid."""
         self._write("config", text)
 
     def kept_config(self) -> str | None:
         return self._read("config")
 
     def report_config(self, problems: list[str]) -> None:
-        """What is wrong with the configuration file; an empty list: nothing."""
+        """Publish the mistakes in the configuration file; an empty list when there are none."""
         self._write("problems", json.dumps(problems))
 
     def config_problems(self) -> list[str]:
@@ -309,7 +309,7 @@ class RunDir:
             return [f"{self.path / 'problems'} cannot be read; the next HUP writes it again"]
 
     def _write(self, name: str, text: str) -> None:
-        """Now if that is possible, else as soon as ``mend`` can."""
+        """Write a file now if that is possible, else as soon as ``mend`` can."""
         self._own[name] = text
         self._unwritten.add(name)
         self.mend()

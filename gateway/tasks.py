@@ -1,4 +1,4 @@
-"""Greenlets that belong to a request: run several things at once, see the request in each of them, never outlive a wish.
+"""Greenlets that belong to a request: they run at once, each sees the request, and none outlives the call that started it.
 
 A greenlet made by gevent starts with empty context variables, so that in it ``flask.request`` is an error and the deadline is
 unknown. Here each one gets a copy of its maker's context: Flask's request and application, the current request with its
@@ -89,7 +89,7 @@ def gather(*tasks: Callable[[], Any], timeout: float | None = None, limit: int |
 
 
 def give_way(deadline: Deadline) -> None:
-    """If ``deadline`` is over, let everybody else run before that is said: see above."""
+    """If ``deadline`` is over, let other greenlets run before its error is raised: see above."""
     if deadline.at <= deadline.clock():
         gevent.sleep(PAUSE)
 
@@ -127,7 +127,7 @@ class Task:
 
     @property
     def may_be_returned(self) -> bool:
-        """Not what ends a program or a greenlet: that goes up whatever was asked for."""
+        """May the error be an entry of the list? Not one that ends a program or a greenlet: that is always raised."""
         return not isinstance(self.error, (KeyboardInterrupt, SystemExit, gevent.GreenletExit))
 
     def __repr__(self) -> str:
@@ -177,7 +177,7 @@ class Limits:
 
 
 class Overdue(BaseException):
-    """The time was over some while ago. Not an Exception: ``except Exception`` is not to take it for one more failed try."""
+    """The deadline and its grace are over. Not an Exception: a loop of tries with ``except Exception`` does not catch it."""
 
 
 class Guard:

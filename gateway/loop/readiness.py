@@ -52,7 +52,7 @@ class Readable:
             self._watcher.start(self._ready)
 
     def unwatch(self) -> None:
-        """Before somebody else waits for the socket, or closes it."""
+        """Stop watching: before somebody else waits for the socket, or closes it."""
         if self.watched:
             self.watched = False
             self._watcher.stop()
@@ -72,12 +72,12 @@ class Readable:
             self.reader = None
 
     def wake(self) -> None:
-        """Let whoever waits look around. From any greenlet."""
+        """End the wait, if somebody waits. From any greenlet."""
         if self.reader is not None:
             self.hub.loop.run_callback(self._resume, WOKEN)
 
     def close(self) -> None:
-        """It is not used any more."""
+        """Stop watching, for good."""
         self.watched = False
         self._watcher.close()
         if self._alarm is not None:

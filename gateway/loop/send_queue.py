@@ -37,7 +37,7 @@ class SendQueue:
             self.flush()
 
     def flush(self) -> None:
-        """Now: before somebody else writes to one of the connections, or closes it."""
+        """Deliver everything now: before somebody else writes to one of the connections, or closes it."""
         posts, self._posts = self._posts, []
         for deliver, data in posts:
             deliver(data)
@@ -47,7 +47,7 @@ class SendQueue:
 
 
 def send_queue() -> SendQueue:
-    """That of this thread's event loop."""
+    """The send queue of this thread's event loop."""
     hub = get_hub()
     queue = getattr(hub, "wicketgate_send_queue", None)
     if queue is None:

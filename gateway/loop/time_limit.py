@@ -1,9 +1,9 @@
-"""Limits of time that a busy event loop does not make shorter.
+"""Time limits that a busy event loop does not make shorter.
 
-A loop that was busy for longer than a limit finds both: the time is over, and what was waited for has come, maybe by way of other
-greenlets that have not had their turn either. So a limit counts from now, not from when the loop last looked at the clock; its
-timer has a low priority, so that what is ready in the same turn goes first; and it is over only when the loop has turned some times
-more. In a loop with nothing to do that takes some microseconds.
+When a loop was busy for longer than a limit, its time is over and the event that somebody waits for has come as well, maybe by way
+of other greenlets that have not had their turn yet. So a limit counts from now, not from when the loop last read the clock; its
+timer has a low priority, so that events that are ready in the same turn go first; and it is over only after some more turns of the
+loop. In a loop with nothing to do those take some microseconds.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class LoopLimit:
 
 
 def catch_up() -> None:
-    """Let the loop turn TURNS times: for a wait whose time is over, before it says so."""
+    """Let the loop turn TURNS times: for a wait whose time is over, before it raises its error."""
     waiter = Waiter()
     turns = Turns(waiter.switch, None)
     try:

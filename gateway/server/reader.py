@@ -1,9 +1,9 @@
-"""What a client's request is read from: its head, its body, its connection (RFC 9112, PEP 3333).
+"""Reads a client's request: its head, its body, its connection (RFC 9112, PEP 3333).
 
-connection.py accepts and waits; this is what one request is read by, and writer.py is what its answer goes to.
+connection.py accepts and waits; writer.py writes the answer.
 
-``GunicornRequest``     Gunicorn's own strict parser, which also keeps the header lines in the case they were sent in.
-``BodyReader``  ``wsgi.input``: the body exactly, or MalformedBody or TruncatedBody; never a stump taken for the whole.
+``GunicornRequest``   Gunicorn's own strict parser, which also keeps the header lines in the case they were sent in.
+``BodyReader``        ``wsgi.input``: the body exactly, or MalformedBody or TruncatedBody; a part never passes for the whole.
 ``ClientConnection``  ``environ["gateway.connection"]``: the header list, the socket, and the right to take it over.
 """
 
@@ -50,7 +50,7 @@ class GunicornRequest(message.Request):
         return headers
 
     def set_body_reader(self) -> None:
-        """Of the transfer codings only ``chunked`` alone is accepted: any other would be lost on the way (RFC 9112 section 6.1)."""
+        """The only transfer coding that is accepted is ``chunked``: any other would not reach the upstream (RFC 9112, 6.1)."""
         codings = [value for name, value in self.headers if name == "TRANSFER-ENCODING"] if self.gateway else []
         if codings and (len(codings) > 1 or codings[0].lower() != "chunked"):
             if {coding.strip(" \t").lower() for value in codings for coding in value.split(",")} - {"chunked", "identity", ""}:

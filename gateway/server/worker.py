@@ -56,7 +56,7 @@ class GatewayWorker(GeventWorker):
         self.clock = clock
         self.connections = ConnectionHandler(self, clock)
         self.application: Any = None                         # the gateway's, however it is wrapped; None for any other
-        self.orphaned: Callable[[], None] | None = None      # called when the master has died
+        self.on_master_death: Callable[[], None] | None = None
         self._by_signal = False                              # it is to end because of a signal, not of max_requests
         self._changed: Any = None                            # an Event once it runs: there may be something to do
 
@@ -157,7 +157,7 @@ class GatewayWorker(GeventWorker):
         self.tmp.notify()
         if self.ppid == os.getppid():
             return
-        release, self.orphaned = self.orphaned, None
+        release, self.on_master_death = self.on_master_death, None
         if release is not None:
             release()
         if self.alive:

@@ -1,4 +1,4 @@
-"""What a client's answer is written to: ``start_response``, and head and body on the socket (RFC 9112, PEP 3333).
+"""Writes a client's answer: ``start_response``, then head and body on the socket (RFC 9112, PEP 3333).
 
 The status line with its reason, Date, Server and every header value are the application's, byte for byte; Date is added when it
 gives none. Head and first piece go out in one send. The body is framed by the application's Content-Length, else chunked, else
@@ -34,18 +34,18 @@ KINDS = Kinds({"content-length": LENGTH, "date": DATE, "connection": CONNECTION,
 
 
 class ShortBody(Exception):
-    """The application gave less than its Content-Length says."""
+    """The body of the application is shorter than its Content-Length."""
 
 
 class ResponseWriter:
-    """Writes one answer. ``body`` is the request's, None when it has been read; ``leaving`` tells whether the worker wants its
+    """Writes one answer. ``body`` is the request's, None when it has been read; ``is_draining`` tells whether the worker wants its
     connections closed.
 
     The attributes without an underscore are those of Gunicorn's Response, for its access log and its hooks.
     """
 
     def __init__(self, request: GunicornRequest | PlainRequest, sock: Any, cfg: Any, connection: ClientConnection,
-                 body: BodyReader | None, leaving: Callable[[], bool]) -> None:
+                 body: BodyReader | None, is_draining: Callable[[], bool]) -> None:
         self.req = request
         self.sock = sock
         self.transmit: Callable[[bytes], None] = sock.sendall                    # the worker has a better one: Client.send
@@ -59,7 +59,7 @@ class ResponseWriter:
         self.must_close = not cfg.keepalive
         self.headers_sent = False
         self.sent = 0
-        self._leaving = leaving
+        self._is_draining = is_draining
         self._bodiless = False
         self._head = b""
 
@@ -95,12 +95,12 @@ class ResponseWriter:
         self._emit(data)
 
     def answer(self, data: bytes) -> None:
-        """Send the whole body, and be done."""
+        """Send the whole body and end it."""
         self._check_length(len(data))
         self._emit(data, LAST_CHUNK if self.chunked else b"")
 
     def finish(self) -> None:
-        """There is no more. Raises ShortBody when that is less than was announced."""
+        """End the body. Raises ShortBody when it is shorter than its Content-Length."""
         self._check_length(0)
         self._emit(b"", LAST_CHUNK if self.chunked else b"")
 
@@ -147,9 +147,9 @@ class ResponseWriter:
             self._send(data)
 
     def _start(self) -> bytes:
-        """The head, complete. How the connection goes on is decided now."""
+        """The whole head. Whether the connection stays open is decided now."""
         self.headers_sent = self.connection.started = True
-        if self._leaving() or (self.body is not None and self.body.blocks_reuse):
+        if self._is_draining() or (self.body is not None and self.body.blocks_reuse):
             self.must_close = True
         tail = (b"Transfer-Encoding: chunked\r\n" if self.chunked else b"",
                 b"Connection: upgrade\r\n\r\n" if self.status_code == 101
@@ -210,7 +210,7 @@ def compose(version: tuple[int, int], code: int, line: str, headers: Headers) ->
 
 
 def without(headers: Headers, excluded: Headers) -> Headers:
-    """The fields but for ``excluded``, each of which stands there as often as it is to go; the last ones go."""
+    """``headers`` without the fields ``excluded``, each removed as often as it is there, from the end."""
     rest = []
     left = list(excluded)
     for field in reversed(headers):

@@ -87,7 +87,7 @@ class Exposition:
         return parts
 
     def facts(self) -> Iterator[Metric]:
-        """What is known without counting."""
+        """The metrics that nobody counts: the version, the workers, the run directory."""
         yield gauge("gateway_build_info", "The version that runs.",
                     [({"version": own_version(), "python": platform.python_version()}, 1)])
         yield gauge("gateway_metrics_unreadable", "Slots whose metrics could not be read for this answer.", [({}, self.unreadable)])

@@ -120,7 +120,7 @@ class RequestLog:
         return losses, reason
 
     def flush(self, timeout: float = 2.0) -> bool:
-        """Wait until every line taken so far is written or lost, at most ``timeout`` seconds. Says whether it came to that."""
+        """Wait until each line so far is written or lost, at most ``timeout`` seconds; whether it is."""
         self._full.set()
         return bool(self._idle.wait(timeout))
 

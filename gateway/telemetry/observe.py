@@ -99,7 +99,7 @@ class Observe:
         return response
 
     def refuse(self, request: Request, error: GatewayError) -> Response:
-        """The answer to what never became a request: measured and logged like one."""
+        """The answer to a request that could not be read: measured and logged like any other."""
         start = self.clock()
         request.id = new_id()
         self.in_flight.inc()
@@ -168,8 +168,8 @@ class InMemory:
 
 
 class ObservedStream:
-    """The body of an answer while it is sent. Bytes count once the next ones are asked for: then they were taken. Of the last ones
-    those count that the connection says have left. ``error`` is what it is the answer to, if any."""
+    """The body of an answer while it is sent. A piece counts when the server asks for the next one; of the last piece the bytes
+    count that the connection says have left. ``error`` is what it is the answer to, if any."""
 
     __slots__ = ("observe", "request", "start", "status", "stream", "error", "size", "in_transit", "finished")
 
@@ -216,7 +216,7 @@ class ObservedStream:
                 self.break_off(self.request.connection)
 
     def break_off(self, connection: Any) -> None:
-        """The server stopped before the end; why, its connection may know."""
+        """The server stopped before the end of the body; its connection may know why."""
         error = getattr(connection, "failure", None) or ClientDisconnected("the answer was not taken to its end")
         self.size += max(0, self.in_transit - getattr(connection, "unsent", self.in_transit))
         if isinstance(error, InternalError):
@@ -261,7 +261,7 @@ class ObservedUpgrade:
 
 
 class RouteNumbers:
-    """The numbers of one route. What a stranger can choose, a method or a status, takes few values."""
+    """The numbers of one route. Labels whose value a client chooses, the method and the status, take few values."""
 
     __slots__ = ("registry", "name", "target", "seconds", "bytes_sent", "_requests", "_method", "_status", "_last")
 
@@ -336,7 +336,7 @@ class UpstreamNumbers:
 
 
 def defect(caught: Exception, request: Request) -> InternalError:
-    """The error an unexpected exception is to the client; its traceback goes to the error log."""
+    """The error that a client gets for an unexpected exception, whose traceback goes to the error log."""
     log.error("request %s: %s %r failed", request.id, request.method, request.path, exc_info=caught)
     error = InternalError()
     error.__cause__ = caught
@@ -344,7 +344,7 @@ def defect(caught: Exception, request: Request) -> InternalError:
 
 
 def set_id(response: Response, id: str) -> None:
-    """Exactly one X-Request-Id, ours."""
+    """Replace any X-Request-Id by ours."""
     if response.head_lines is not None:
         response.append(b"X-Request-Id: %b\r\n" % id.encode())
         return
@@ -355,7 +355,7 @@ def set_id(response: Response, id: str) -> None:
 
 
 def client_id(request: Request) -> str:
-    """The id a trusted client gave, when it is sane, else a new one."""
+    """The id that a trusted client has sent, if it is sane, else a new one."""
     for name, value in request.headers:
         if OWN[name]:
             return value if SANE_ID.fullmatch(value) else new_id()
