@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import socket
 
+import gevent
 import pytest
 
 from gateway.server.client import Client, ClientGone, SendStalled
+from gateway.server.keepalive import WaitingClients
 
 
 class Scripted:
@@ -64,3 +66,38 @@ def test_progress_and_not_time_decides_whether_a_client_is_cut(script, left, sta
     finally:
         sock.real.close()
     assert found == (left, stalled) and not sock.script and sock.taken == 10 - left
+
+
+def test_what_is_offered_is_never_waited_for():
+    one, other = socket.socketpair()
+    client = Client(None, one, ("127.0.0.1", 5))
+    one.setblocking(False)
+    client.offer(b"hint")
+    gevent.sleep(0)
+    assert other.recv(100) == b"hint"
+    while client._rest is None:                          # it takes no more
+        client.offer(bytes(10_000))
+        gevent.sleep(0)
+    client.offer(b"hint")
+    assert not client._pending
+    one.setblocking(True)
+    taken = b""
+    while client._rest is not None and not client._rest.dead or len(taken) % 10_000:
+        taken += other.recv(65536)
+    client.settle()
+    client.post(b"answer")
+    gevent.sleep(0)
+    other.settimeout(5)
+    while not taken.endswith(b"answer"):
+        taken += other.recv(65536)
+    assert taken.count(b"hint") == 0 and len(taken) % 10_000 == 6
+    client.readable.close()
+    one.close(), other.close()
+
+
+def test_it_says_what_it_is():
+    assert repr(WaitingClients()) == "WaitingClients(0 clients)"
+    with socket.socket() as sock:
+        client = Client(None, sock, ("127.0.0.1", 5))
+        client.readable.close()
+    assert repr(client) == "Client(('127.0.0.1', 5), 0 requests)"
