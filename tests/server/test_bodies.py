@@ -11,8 +11,6 @@ from gunicorn.http.errors import ParseException
 from tests.server.serving import GET, answering, hello, read_all, read_until, undated
 
 
-# The request
-
 def test_connection_in_the_environ(run):
     seen = {}
 

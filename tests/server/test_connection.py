@@ -13,8 +13,6 @@ from gevent.event import Event
 from tests.server.serving import GET, Running, hello, read_all, read_until, undated
 
 
-# Kinds
-
 def test_keepalive_off(run):
     assert b"Connection: close" in run(hello, keepalive=0).exchange(GET)
 

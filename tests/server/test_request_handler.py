@@ -16,8 +16,6 @@ from gateway.server.reader import reset
 from tests.server.serving import GET, LANE, Gateway, answering, hello, read_all, read_until
 
 
-# The answer
-
 @pytest.mark.parametrize("ask, application, expected", [
     (GET, answering(headers=[("Content-Length", "2")]),
      b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: keep-alive\r\n\r\nhi"),
