@@ -102,8 +102,8 @@ def test_with_nginx_everything_it_prints_is_true(demo, require):
     assert (answer["user"]["id"], len(answer["orders"])) == (7, 3)
     status, headers, body = shown.get("/stock/desk-001")
     assert (status, json.loads(body)["title"], field(headers, "Cache-Control")) == (200, "Desk no. 1", "max-age=10")
-    stored = [field(shown.get("/cached/desk-001")[1], "Cache-Status") for _ in range(4)]      # two instances, a memory each
-    assert "fwd=uri-miss" in stored[0] and "; hit" in stored[-1]
+    stored = [field(shown.get("/cached/desk-001")[1], "Cache-Status") for _ in range(3)]      # two instances, a memory each
+    assert "fwd=uri-miss" in stored[0] and any("; hit" in each for each in stored)
     assert shown.get("/old-shop/chair")[0] == 410
     status, headers, body = shown.get("/views/profile/0")
     assert (status, field(headers, "Content-Type")) == (404, "application/problem+json")
