@@ -51,9 +51,10 @@ class Got(Response):
 
 class DictStore:
     """What the step needs of a store, in a dictionary; ``puts`` and ``seconds`` are the number of puts, and for how long the last
-    one is of use. ``made(variants)`` is what the store makes of what is put, None where it was purged meanwhile."""
+    one is of use. ``made(variants)`` is what the store makes of what is put, None where it was purged meanwhile. ``elsewhere``:
+    another worker has each lease."""
 
-    addresses, number, puts, seconds = None, 0, 0, 0.0
+    addresses, number, puts, seconds, elsewhere = None, 0, 0, 0.0, False
     made = staticmethod(lambda variants: variants)
 
     def __init__(self):
@@ -77,7 +78,10 @@ class DictStore:
         return None
 
     def lease(self, key, seconds):
-        return SimpleNamespace(extend=lambda seconds: None, release=lambda stored: None)
+        return None if self.elsewhere else SimpleNamespace(extend=lambda seconds: None, release=lambda stored: None)
+
+    def leased(self, key):
+        return self.elsewhere
 
     def wait(self, key, seconds, lease="", wanted=None):
         return None
@@ -107,8 +111,9 @@ class World:
 
     def cache(self, policy=None, patience=None, **more):
         """A step with this policy; ``patience`` are values of Patience."""
+        more.setdefault("flights", Flights(patience=Patience(**patience or {})))
         self.step = CacheStep(self.upstream, Policy.model_validate(policy or {}), self.store, counter=self.registry.counter,
-                              route="r", clock=self.clock, flights=Flights(patience=Patience(**patience or {})), **more)
+                              route="r", clock=self.clock, **more)
         return self.step
 
     def ask(self, *headers, target="/a", method="GET", body=None, host="shop.test", deadline=5.0, trusted=False):

@@ -7,11 +7,11 @@ from math import inf
 
 import gevent
 import pytest
-from asking import SAFETY, Stream, World, at_once, ok, settle, status_of
+from asking import SAFETY, DictStore, Got, Stream, World, at_once, ok, settle, status_of
 from gevent.event import Event
 from stored import entry_of, until
 
-from gateway.cache.coalesce import Flight, Patience
+from gateway.cache.coalesce import Flight, Flights, Patience, State
 from gateway.cache.decide import Decision, NotStored
 from gateway.cache.entry import Variants
 from gateway.cache.fetch_context import FetchContext
@@ -26,6 +26,7 @@ from gateway.errors import ClientDisconnected, ConnectFailed, DeadlineExceeded, 
 from gateway.loop.monotonic_clock import MonotonicClock
 from gateway.message import Request, Response
 from gateway.view_cache import store_of
+from tests.clocks import ManualClock
 
 
 @pytest.fixture
@@ -796,6 +797,78 @@ def test_what_another_worker_fetches_is_waited_for(world, answer, seen, expected
     world.store.leases = Leased(world, answer)
     response = world.ask()
     assert (status_of(response), len(world.seen)) == ([expected], seen)
+
+
+class Elsewhere(DictStore):
+    """Another worker has the lease, and stores the answer ``found`` in the wait with that number, if at all. During each wait there
+    are ``crowd`` followers; ``waits`` are their seconds."""
+
+    elsewhere = True
+
+    def __init__(self, world, crowd, found):
+        super().__init__()
+        self.world, self.crowd, self.found, self.waits = world, crowd, found, []
+
+    def wait(self, key, seconds, lease="", wanted=None):
+        self.waits.append(seconds)
+        [flight] = self.world.step.fetch.flights.flying.values()
+        flight.crowd = self.crowd
+        return Variants([entry_of(at=self.world.clock(), body=b"theirs")]) if len(self.waits) == self.found else None
+
+
+@pytest.mark.parametrize("known, crowd, found, waits, text", [
+    # of which nothing is known: ``unknown``, and what is left of half the deadline only with more than ``few``
+    ([], 2, 1, [0.5], b"theirs"), ([], 3, 1, [0.5], b"theirs"),
+    ([], 2, 2, [0.5], b"hello"), ([], 3, 2, [0.5, 3.5], b"theirs"), ([], 3, 0, [0.5, 3.5], b"hello"),
+    # of which one was for several: half the deadline, and for one only: ``doubtful``
+    ([True], 3, 0, [4.0], b"hello"), ([True], 0, 1, [4.0], b"theirs"), ([False], 3, 0, [0.25], b"hello"),
+])
+def test_how_long_a_leader_waits_for_another_worker(world, known, crowd, found, waits, text):
+    clock = ManualClock(0.0)
+    world.store = store = Elsewhere(world, crowd, found)
+    step = world.cache(flights=Flights(clock, Patience(few=2)))
+    for number, cacheable in enumerate(known):
+        step.fetch.predictor.learn(number, cacheable, 0)
+    response = Got(step(Request("GET", "/a", [], host="shop.test", deadline=Deadline(8.0, clock.now))))
+    assert ([round(wait, 6) for wait in store.waits], response.text) == (waits, text)
+    assert ("collapsed" in status_of(response)[0]) is (text == b"theirs") and step.fetch.flights.flying == {}
+
+
+@pytest.mark.parametrize("seconds, wait", [(8.0, 4.0), (20.0, 10.0), (60.0, 10.0)])
+def test_another_worker_is_waited_for_at_most_half_the_time_and_the_time_of_a_lease(world, seconds, wait):
+    clock = ManualClock(0.0)
+    world.store = store = Elsewhere(world, 0, 0)
+    step = world.cache(flights=Flights(clock))
+    step.fetch.predictor.learn("other", True, 0)
+    step(Request("GET", "/a", [], host="shop.test", deadline=Deadline(seconds, clock.now)))
+    assert store.waits == [wait]
+
+
+@pytest.mark.parametrize("leased, hopeful, late, state", [
+    (True, False, False, State.UNCACHEABLE), (True, True, False, State.STORED), (False, False, False, State.STORED),
+    (True, False, True, State.STORED)])
+def test_followers_of_a_leader_that_waited_for_nothing_go_on_at_once(world, leased, hopeful, late, state):
+    """They have waited for one answer already: the lease was another worker's, and is free before its time was over."""
+    clock = ManualClock(0.0)
+    world.store = store = Elsewhere(world, 0, 0)
+    store.leased = lambda key: leased
+    step = world.cache(flights=Flights(clock))
+    step.fetch.predictor.learn("other", hopeful, 0)
+    flights, states = step.fetch.flights, []
+
+    def upstream(request):
+        [flight] = flights.flying.values() or [led]
+        states.append(flight.state)
+        return ok()
+
+    def wait(key, seconds, lease="", wanted=None):
+        nonlocal led
+        [led] = flights.flying.values()
+        clock.time += seconds if late else 0.0
+
+    led, world.answer, store.wait = None, upstream, wait
+    step(Request("GET", "/a", [], host="shop.test", deadline=Deadline(8.0, clock.now)))
+    assert (states, led.state) == ([State.UNCACHEABLE if state is State.UNCACHEABLE else State.FLYING], state)
 
 
 @pytest.fixture
