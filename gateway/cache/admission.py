@@ -134,7 +134,7 @@ class Admission:
         return context.variants if variants is None and not context.in_memory else variants
 
     def _learn(self, context: FetchContext, sharable: bool) -> None:
-        self.predictor.learn(context.lane, sharable, context.credentials if context.variants is None else None)
+        self.predictor.learn(context.group, sharable, context.credentials if context.variants is None else None)
 
     def __repr__(self) -> str:
         return f"Admission({self.store!r}, {self.uses!r})"

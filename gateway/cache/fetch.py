@@ -110,13 +110,13 @@ class Fetch:
     def _fetches_whole(self, context: FetchContext) -> bool:
         """Does this request for a range fetch the whole? Not where it is known that the whole is not stored."""
         return (context.entry is None and wants_whole(self.policy, context.directives) and self.uses.suffice(context.key)
-                and self.predictor.worth_waiting(context.lane))
+                and self.predictor.worth_waiting(context.group))
 
     def _shares(self, context: FetchContext) -> bool:
         """May this request wait for others, and they for it?"""
         found = sharing(context.request, context.directives, personal=context.personal, stored=context.entry is not None,
                         whole=context.whole)
-        return found is Sharing.ALL and self.predictor.worth_waiting(context.lane)
+        return found is Sharing.ALL and self.predictor.worth_waiting(context.group)
 
     # Followers
 
@@ -202,12 +202,12 @@ class Fetch:
     def refresh(self, context: FetchContext) -> None:
         """Fetch it anew beside this request, unless somebody does already or the upstream has just failed. Of all workers one does:
         the others wait for what it gets, and when that is nothing, the next request begins anew."""
-        failing = self.predictor.failing(context.lane, True) or self.predictor.failing(context.lane, False)
+        failing = self.predictor.failing(context.group, True) or self.predictor.failing(context.group, False)
         if failing or context.flight_key in self.flights.flying:
             return
         flight = self.flights.lead(context.flight_key)
         request = request_copies.detach(context.request)
-        beside = FetchContext(request, None, context.key, context.lane, context.entry, context.decision, context.personal,
+        beside = FetchContext(request, None, context.key, context.group, context.entry, context.decision, context.personal,
                               context.variants, context.credentials)
         beside.refreshing, beside.number = True, self.store.number
         spawn(self._refresh, beside, flight)
@@ -223,7 +223,7 @@ class Fetch:
             log.exception("a stored answer for %s could not be refreshed", context.request.path)
         finally:
             if result == "failed":
-                self.predictor.note_failure(context.lane, True)
+                self.predictor.note_failure(context.group, True)
             self.flights.land(flight, State.ABANDONED)
             self.numbers.refreshed(result)
 

@@ -40,18 +40,18 @@ class Store(Protocol):
 
 
 class FetchContext:
-    """One request that goes on, with what was found for it. ``lane`` is the key for waiting: requests with credentials wait only
+    """One request that goes on, with what was found for it. ``group`` is the key for waiting: requests with credentials wait only
     for each other. ``decision`` is why it goes on. ``credentials`` are those that the key does not tell apart."""
 
-    __slots__ = ("request", "directives", "key", "lane", "entry", "decision", "personal", "variants", "credentials", "number",
+    __slots__ = ("request", "directives", "key", "group", "entry", "decision", "personal", "variants", "credentials", "number",
                  "in_memory", "alone", "refreshing", "whole")
 
-    def __init__(self, request: Request, directives: RequestDirectives | None, key: str, lane: Any, entry: Entry | None,
+    def __init__(self, request: Request, directives: RequestDirectives | None, key: str, group: Any, entry: Entry | None,
                  decision: Decision, personal: bool, variants: Variants | None = None, credentials: int = 0) -> None:
         self.request = request
         self.directives = directives
         self.key = key
-        self.lane = lane
+        self.group = group
         self.entry = entry
         self.decision = decision
         self.personal = personal
@@ -67,8 +67,8 @@ class FetchContext:
     def flight_key(self) -> Any:
         """Requests that Vary is known to tell apart do not wait for each other."""
         if self.variants is None or not self.variants.entries[0].vary:
-            return self.lane
-        return self.lane, *(normal(name, lines_of(self.request, name)) for name, _ in self.variants.entries[0].vary)
+            return self.group
+        return self.group, *(normal(name, lines_of(self.request, name)) for name, _ in self.variants.entries[0].vary)
 
     @property
     def lease(self) -> str:

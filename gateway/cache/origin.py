@@ -187,7 +187,7 @@ class Origin:
 
     def failing(self, context: FetchContext) -> bool:
         """Has the upstream just failed, in a way that the stale answer may cover?"""
-        return any(self.predictor.failing(context.lane, reached) and self.covers(context, reached=reached)
+        return any(self.predictor.failing(context.group, reached) and self.covers(context, reached=reached)
                    for reached in (True, False))
 
     def fail(self, context: FetchContext, error: GatewayError, *, own: bool) -> Response:
@@ -196,7 +196,7 @@ class Origin:
         reached = not isinstance(error, (UpstreamError, DeadlineExceeded))
         if context.entry is None or error.status < 500 or not self.covers(context, reached=reached):
             raise error
-        self.predictor.note_failure(context.lane, reached)
+        self.predictor.note_failure(context.group, reached)
         if own:
             return self.responses.replaced(context, context.entry, 0, error.code)
         return self.responses.stale(context, context.entry, error.code)
@@ -207,7 +207,7 @@ class Origin:
         if entry is None or response.status not in rules.ERRORS or not self.covers(context, reached=True):
             return None
         close(response)
-        self.predictor.note_failure(context.lane, True)
+        self.predictor.note_failure(context.group, True)
         return self.responses.replaced(context, entry, response.status, "the upstream failed")
 
     # Other methods

@@ -27,7 +27,7 @@ from typing import Any
 from ..bus.clock import ahead, now
 from ..config import CacheSettings as Policy
 from ..message import Handler, Request, Response
-from . import explain
+from . import explanation
 from .cache_status import Numbers, Report
 from .coalesce import Flights
 from .conditional import answer
@@ -109,8 +109,8 @@ class CacheStep:
     def _context(self, decision: Decision, request: Request, directives: RequestDirectives | None, credentials: int, key: str,
                  variants: Variants | None, entry: Entry | None) -> FetchContext:
         personal = self.policy.vary_by_caller and bool(caller(request))
-        lane = (key, credentials) if credentials else key
-        return FetchContext(request, directives, key, lane, entry, decision, personal, variants, credentials)
+        group = (key, credentials) if credentials else key
+        return FetchContext(request, directives, key, group, entry, decision, personal, variants, credentials)
 
     def directives(self, request: Request) -> RequestDirectives | None:
         """What it says to a cache. With ``edge`` nginx in front has no key with a proxy's fields: there it goes past."""
@@ -165,9 +165,9 @@ class CacheStep:
         directives = self.directives(request)
         credentials = self.credentials(kinds_of(request.headers), request)
         if stored is not None:
-            return list(explain.of_stored(stored, request, directives, credentials, self.clock()))
+            return list(explanation.of_stored(stored, request, directives, credentials, self.clock()))
         key = self.key(request, directives)
-        return list(explain.of_request(request, directives, credentials, self.policy, self.methods, self.key_of, key))
+        return list(explanation.of_request(request, directives, credentials, self.policy, self.methods, self.key_of, key))
 
     def __repr__(self) -> str:
         policy = self.policy

@@ -39,7 +39,7 @@ def stored_variants(config: Config, pipeline: Pipeline, key: str) -> tuple[Varia
     from urllib.parse import quote
 
     from ..cache.entry import Variants
-    from ..cache.explain import entry_of_admin
+    from ..cache.explanation import entry_of_admin
     where = "gateway.admin is not set"
     if config.gateway.admin:
         try:

@@ -1197,10 +1197,10 @@ def test_without_redis_each_worker_refreshes(world, workers):
 
 
 def test_the_name_of_a_lease_is_the_same_in_every_process():
-    def named(lane, language=None):
+    def named(group, language=None):
         request = Request("GET", "/a", [("Accept-Language", language)] if language else [], host="shop.test")
         entry = entry_of(vary=(("accept-language", "en"),)) if language else entry_of()
-        return FetchContext(request, None, "k", lane, None, Decision.VARY_MISS, False, Variants([entry])).lease
+        return FetchContext(request, None, "k", group, None, Decision.VARY_MISS, False, Variants([entry])).lease
 
     assert named("k") == "k"
     assert named(("k", COOKIE)) == "k\n53415eb9f6b68c45e39bd5b137cefc6cf16966ee9e1da321096f6811498c07cc"
