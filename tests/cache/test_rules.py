@@ -284,6 +284,31 @@ def test_it_is_kept_while_it_may_be_of_use(cc, tag, expected):
     assert rules.useful_for(made, NOW) == expected
 
 
+# -- nginx in front
+
+@pytest.mark.parametrize("cc, fields, policy, later, windows, expected", [
+    ("max-age=60", [], {}, 0.0, (0, 0), 30.0),                           # no longer than the route says ...
+    ("max-age=60", [], {}, 40.0, (0, 0), 19.0),                          # ... nor than it is fresh, less a tick of nginx
+    ("max-age=60", [], {}, 59.0, (0, 0), 0.0), ("max-age=60", [], {}, 60.0, (0, 0), 0.0),
+    ("no-cache, max-age=60", [("ETag", '"v"')], {}, 0.0, (0, 0), 0.0),
+    ("max-age=5, stale-while-revalidate=60", [], {}, 10.0, (0, 0), 0.0),
+    # nginx selects by the address alone
+    ("max-age=60", [], {"vary_by_caller": True}, 0.0, (0, 0), 0.0),
+    ("max-age=60", [], {"key": CacheKey(headers=("X",))}, 0.0, (0, 0), 0.0),
+    ("max-age=60", [], {"key": CacheKey(cookies=("a",))}, 0.0, (0, 0), 0.0),
+    ("max-age=60", [], {"key": CacheKey(cookies=())}, 0.0, (0, 0), 30.0),
+    ("max-age=60", [("Vary", "Accept")], {}, 0.0, (0, 0), 30.0),
+    ("max-age=60", [("Vary", "X-Forwarded-Host")], {}, 0.0, (0, 0), 0.0),
+    # for so long nginx serves it after that: while it is renewed, while nobody answers
+    ("max-age=60, stale-while-revalidate=50", [], {}, 0.0, (100, 0), 9.0),
+    ("max-age=60, stale-if-error=20", [], {}, 0.0, (0, 70), 9.0),
+    ("max-age=60, stale-while-revalidate=50, stale-if-error=20", [], {}, 0.0, (0, 100), 9.0),
+])
+def test_how_long_nginx_may_keep_it(cc, fields, policy, later, windows, expected):
+    entry = arrived([(CC, cc), *fields], **policy)
+    assert rules.edge_seconds(entry, CacheSettings(**policy), 30.0, NOW + later, *windows) == expected
+
+
 # -- Freshening (section 4.3.4)
 
 def test_a_304_renews_what_it_may_renew():
@@ -341,10 +366,11 @@ def test_a_date_is_strong_by_the_date_beside_it(modified, expected):
 
 def test_a_304_may_take_the_permission_away():
     made = arrived([(CC, "max-age=5"), ("ETag", '"v"')])
-    new, answer = rules.freshen(made, Request("GET", "/a", []), [(CC, "no-store")], CacheSettings(), request_time=NOW,
-                                response_time=NOW)
+    update = [(CC, "no-store"), ("Age", "5"), ("X-Request-Id", "1")]
+    new, answer = rules.freshen(made, Request("GET", "/a", []), update, CacheSettings(), request_time=NOW, response_time=NOW)
     assert new == "no-store"
     assert (answer.status, answer.body) == (200, BODY)
+    assert not [name for name, _ in answer.headers if name in ("Age", "X-Request-Id")]
 
 
 @pytest.mark.parametrize("section, headers, expected", [
