@@ -75,7 +75,7 @@ class Pipeline:
         self.store = store if store is not None else http_store(config, Counts(tier_numbers(registry)))
         self.caching = any(route.cache for route in config.routes)
         folds = not config.gateway.literal_paths
-        self.store.kept = Table(((route, None) for route in config.routes if route.cache), folds=folds).reaches
+        self.store.caches = Table(((route, None) for route in config.routes if route.cache), folds=folds).reaches
         self.routes = (*config.routes, *views)
         if mistakes := problems(self.routes):
             raise ConfigError(mistakes)

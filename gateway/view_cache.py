@@ -84,16 +84,16 @@ def store_of(settings: CacheStorage, counts: Counts | None = None, largest: int 
         transports.append(Journal(place.path / "notices"))
     if settings.redis:
         client = RedisClient(settings.redis, settings.prefix, settings.timeout, largest=largest,
-                             failed=counts.of("errors", "redis"), breaker=breaker())
+                             on_failure=counts.of("errors", "redis"), breaker=breaker())
         leases = RedisTier(client)
         tiers.append(leases)
         transports.append(RedisStream(client))
     if settings.memcached:
         tiers.append(MemcachedTier(settings.memcached, settings.prefix, settings.timeout, largest=largest,
-                                   failed=counts.of("errors", "memcached"), breaker=breaker()))
+                                   on_failure=counts.of("errors", "memcached"), breaker=breaker()))
     if settings.file:
-        tiers.append(FileTier(settings.file, settings.file_size, largest=largest, failed=counts.of("errors", "file"),
-                              evicted=counts.of("evicted", "file")))
+        tiers.append(FileTier(settings.file, settings.file_size, largest=largest, on_failure=counts.of("errors", "file"),
+                              on_eviction=counts.of("evicted", "file")))
     return HttpStore(MemoryTier(settings.memory), tiers, Bus(transports, patience=settings.timeout), leases=leases,
                      compress=settings.compress, counts=counts, patience=settings.timeout, largest=largest)
 

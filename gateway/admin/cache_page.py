@@ -94,7 +94,7 @@ def hottest_of(store: HttpStore) -> list[dict[str, Any]]:
 
 def entries_of(store: HttpStore, key: str) -> list[dict[str, Any]]:
     """The entries under a key. Raises NotFound."""
-    variants: Variants | None = store.look(key)
+    variants: Variants | None = store.inspect(key)
     if variants is None:
         raise NotFound("Nothing is stored under this key, or not here: the memory of another worker is not seen.")
     now = store.clock()

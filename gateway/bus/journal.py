@@ -38,7 +38,7 @@ from ..move_aside import move_aside
 from ..tasks import Semaphore, spawn, spawn_apart
 from . import clock
 from .bell import Bell
-from .log_compaction import halved, latest, total
+from .log_compaction import halve, latest, total
 from .notice import LONGEST, Notice, gap, line_of, parse
 
 POLL = 0.25                     # seconds
@@ -114,7 +114,7 @@ class Journal:
             except OSError as error:
                 log.error("notices of other workers cannot be read: %s", error)
                 return False
-            for notice in parsed(text.splitlines()):
+            for notice in notices_in(text.splitlines()):
                 hear(notice)
             return bool(text)
 
@@ -182,7 +182,7 @@ class Journal:
                 fcntl.flock(old, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 inode = os.fstat(old.fileno()).st_ino
                 new.write(successor_line(inode, 0))
-                for line in self._with_pauses(self._compacted(old)):
+                for line in self._with_pauses(self._compact_lines(old)):
                     new.write(line)
                 self._replace(old, new, inode)
         except BlockingIOError:                          # another process does it
@@ -190,7 +190,7 @@ class Journal:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def _compacted(self, old: IO[bytes]) -> list[bytes]:
+    def _compact_lines(self, old: IO[bytes]) -> list[bytes]:
         """What is left of the lines that are there now; then ``old`` is where they end."""
         size = os.fstat(old.fileno()).st_size
         if size > self.limit * self.huge:
@@ -198,7 +198,7 @@ class Journal:
             return [line_of(gap(clock.now()))]
         left = latest(self._with_pauses(lines_of(old, size)), size)
         if total(left) > self.limit * SHORTER:
-            left = halved(left)
+            left = halve(left)
         return [line.text for line in left]
 
     def _with_pauses(self, lines: Iterable[bytes]) -> Iterator[bytes]:
@@ -225,7 +225,7 @@ class Journal:
         """What was written since the last call; all of it the first time."""
         notices: list[Notice] = []
         while text := self._read_piece():
-            notices += parsed(text.splitlines())
+            notices += notices_in(text.splitlines())
         return notices
 
     def _read_piece(self) -> bytes:
@@ -289,6 +289,6 @@ def lines_of(file: IO[bytes], size: int) -> Iterator[bytes]:
     file.seek(read)
 
 
-def parsed(lines: Iterable[bytes]) -> Iterator[Notice]:
+def notices_in(lines: Iterable[bytes]) -> Iterator[Notice]:
     """The notices in these lines; what is none is passed over."""
     return (notice for line in lines if (notice := parse(line)) is not None)

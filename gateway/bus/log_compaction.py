@@ -34,7 +34,7 @@ def latest(lines: Iterable[bytes], size: int) -> list[Line]:
     return list(found.values())
 
 
-def halved(lines: list[Line]) -> list[Line]:
+def halve(lines: list[Line]) -> list[Line]:
     """These with a gap in place of the older half of the topic that takes most bytes."""
     sizes = Counter[str]()
     for line in lines:

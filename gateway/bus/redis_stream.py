@@ -133,7 +133,7 @@ class RedisStream:
                 if quickest <= circuit.timeout:
                     circuit.resume()
                 else:                                    # for requests; not for notices
-                    circuit.failed(1.0)
+                    circuit.on_failure(1.0)
                     circuit.pause(Slow(f"no answer within {circuit.timeout * 1000:.0f} ms"))
                 while (block := BLOCK if circuit.usable else min(BLOCK, circuit.left())) > 0:
                     self._read(hear, max(1, int(block * 1000)))          # 0 would be for ever
@@ -142,7 +142,7 @@ class RedisStream:
             except Exception as error:                   # whatever it is: a worker that does not follow hears no notices any more
                 self._disconnect()
                 self._batch = max(1, self._batch // 10)
-                circuit.failed(1.0)
+                circuit.on_failure(1.0)
                 circuit.pause(error)
                 sleep(max(circuit.left(), 0.01))
 
@@ -214,7 +214,7 @@ class RedisStream:
         except (KeyError, ValueError, TypeError):
             notice = None
         if notice is None:
-            self.client.circuit.failed(1.0)
+            self.client.circuit.on_failure(1.0)
         return notice
 
     def _moment(self, fields: dict[bytes, bytes]) -> float:

@@ -130,7 +130,7 @@ class Admission:
     def _current(self, context: FetchContext) -> Variants | None:
         """What is stored under its key. Shared tiers were read when it was looked up, and are not read again; what memory had then
         and has no more was purged meanwhile."""
-        variants = self.store.held(context.key)
+        variants = self.store.peek(context.key)
         return context.variants if variants is None and not context.in_memory else variants
 
     def _learn(self, context: FetchContext, sharable: bool) -> None:

@@ -21,14 +21,14 @@ class Store(Protocol):
     @property
     def number(self) -> int: ...
 
-    def held(self, key: str) -> Variants | None: ...
+    def peek(self, key: str) -> Variants | None: ...
 
     def put(self, key: str, variants: Variants, keep: float, begun: float, owner: Any = None) -> Variants | None: ...
 
     def owner(self, route: str) -> Any: ...
 
     purger: Any
-    kept: Callable[[str], bool]
+    caches: Callable[[str], bool]
 
     def delete(self, key: str) -> None: ...
 
@@ -80,7 +80,7 @@ class FetchContext:
         """After a wait: what was found before it may be purged by now."""
         if self.number != store.number:
             self.number = store.number
-            self.variants = store.held(self.key)
+            self.variants = store.peek(self.key)
             found = select(self.variants, self.request) if self.variants is not None else None
             self.entry = found if found is None or withhold(found, self.credentials) is None else None
             if self.entry is None:

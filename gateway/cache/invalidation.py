@@ -42,9 +42,9 @@ class Purges(Protocol):
 
 
 class Purgeable(Protocol):
-    """``kept``: is there a route that keeps answers with such a path?"""
+    """``caches``: is there a route that keeps answers with such a path?"""
 
-    kept: Callable[[str], bool]
+    caches: Callable[[str], bool]
 
     @property
     def purger(self) -> Purges: ...
@@ -99,7 +99,7 @@ def forget(store: Purgeable, request: Request, response: Response) -> None:
 def purge(store: Purgeable, urls: list[str]) -> bool:
     """Purge those addresses whose answers a route may store; whether there are any. Most POSTs are to other addresses, and every
     worker would hear of each. An address that may be written in another way counts as one of a route."""
-    urls = [url for url in urls if not PLAIN.fullmatch(path := path_of(url)) or store.kept(path)]
+    urls = [url for url in urls if not PLAIN.fullmatch(path := path_of(url)) or store.caches(path)]
     if urls:
         store.purger.purge_urls(urls)
     return bool(urls)

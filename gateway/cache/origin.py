@@ -83,7 +83,7 @@ class Origin:
         """It goes on now: when that is, and what the store is like. Whether the answer is for others is known with its head."""
         context.request.head_first = True
         context.number = self.store.number
-        context.in_memory = self.store.held(context.key) is not None
+        context.in_memory = self.store.peek(context.key) is not None
         if not (context.refreshing or again):            # refreshes have numbers of their own
             self.responses.note(context, context.decision)
         return self.clock()

@@ -48,7 +48,7 @@ def stored_variants(config: Config, pipeline: Pipeline, key: str) -> tuple[Varia
             return variants, f"{'' if variants else 'nothing '}in the worker that answers at {config.gateway.admin}"
         except click.ClickException as error:
             where = error.message
-    variants = pipeline.store.look(key)
+    variants = pipeline.store.inspect(key)
     shared = ", ".join(tier.name for tier in pipeline.store.tiers)
     return variants, f"{'' if variants else 'nothing '}in {shared} ({where})" if shared else f"not known ({where})"
 

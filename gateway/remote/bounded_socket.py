@@ -33,7 +33,7 @@ class Framing:
         self.value = value
         self.most = most
         self.lines = 0                                   # of this answer
-        self._begun = b""                                # a line without its end
+        self._partial_line = b""                         # a line without its end
         self._skip = 0                                   # bytes of a value that are still to come
 
     def follow(self, data: bytes) -> int:
@@ -42,20 +42,20 @@ class Framing:
         if skip >= len(data):                            # the middle of a value
             self._skip = skip - len(data)
             return 0
-        data, at = self._begun + data if self._begun else data, skip
+        data, at = self._partial_line + data if self._partial_line else data, skip
         while at < len(data):
             end = data.find(b"\r\n", at, at + LONGEST_LINE)
             if end < 0:
                 break
             size = self.value(data[at:end])
-            self._ended(size)
+            self._count_line(size)
             at = end + 2 + size
-        self._skip, self._begun = max(0, at - len(data)), data[at:]
-        if len(self._begun) >= LONGEST_LINE:
+        self._skip, self._partial_line = max(0, at - len(data)), data[at:]
+        if len(self._partial_line) >= LONGEST_LINE:
             raise TooLarge(f"a line of more than {LONGEST_LINE} bytes")
         return self.lines - before
 
-    def _ended(self, size: int) -> None:
+    def _count_line(self, size: int) -> None:
         self.lines += 1
         if self.lines > MOST_LINES:
             raise TooLarge(f"an answer of more than {MOST_LINES} lines")
@@ -152,7 +152,7 @@ class Sockets:
         return Bounded(socket.socket(*args, **kwargs), self.most, memcached_value)
 
 
-def bounded(kind: type[Any], most: int) -> type[Any]:
+def bounded_class(kind: type[Any], most: int) -> type[Any]:
     """A class of connections of redis-py, with bounded sockets."""
 
     class BoundedConnection(kind):

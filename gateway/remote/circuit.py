@@ -53,15 +53,15 @@ class Slots:
 
 
 class Circuit:
-    """``timeout`` is in seconds, ``errors`` are those that pause; ``failed`` is called with 1 for each failure."""
+    """``timeout`` is in seconds, ``errors`` are those that pause; ``on_failure`` is called with 1 for each failure."""
 
     def __init__(self, name: str, timeout: float, errors: tuple[type[Exception], ...], *,
-                 failed: Callable[[float], None] = lambda number: None, breaker: Breaker | None = None,
+                 on_failure: Callable[[float], None] = lambda number: None, breaker: Breaker | None = None,
                  clock: Callable[[], float] = monotonic) -> None:
         self.name = name
         self.timeout = timeout
         self.errors: tuple[type[Exception], ...] = (*errors, OSError, Slow)
-        self.failed = failed
+        self.on_failure = on_failure
         self.breaker = breaker or Breaker()
         self.clock = clock
         self.failure = ""                                # why it is paused, or the last refusal
@@ -87,7 +87,7 @@ class Circuit:
             self.breaker.cancel(permit)
             return None
         except Refused as error:
-            self.failed(1.0)
+            self.on_failure(1.0)
             if self.breaker.succeed(permit):
                 self._report_recovery()
             if str(error) != self.failure:
@@ -95,7 +95,7 @@ class Circuit:
                 log.warning("%s refuses an operation: %s", self.name, error)
             return None
         except self.errors as error:
-            self.failed(1.0)
+            self.on_failure(1.0)
             if self.breaker.fail(permit, self.clock()):
                 self._report_failure(error)
             return None

@@ -34,11 +34,11 @@ T = TypeVar("T")
 
 class RedisClient:
     """``url`` is where Redis is, ``prefix`` what the names of all keys begin with, ``timeout`` is in seconds, ``largest`` the bytes
-    of the largest value that is read, ``setting`` what asks for Redis, for the error without the extra. ``failed`` is called with
-    the number of operations that failed."""
+    of the largest value that is read, ``setting`` what asks for Redis, for the error without the extra. ``on_failure`` is called
+    with the number of operations that failed."""
 
     def __init__(self, url: str, prefix: str = "wicketgate:", timeout: float = 0.05, *, largest: int = LARGEST,
-                 failed: Callable[[float], None] = lambda number: None, most: int = CONNECTIONS, breaker: Breaker | None = None,
+                 on_failure: Callable[[float], None] = lambda number: None, most: int = CONNECTIONS, breaker: Breaker | None = None,
                  setting: str = "cache.redis") -> None:
         try:
             import redis
@@ -50,7 +50,7 @@ class RedisClient:
         self.largest = largest
         self.most = most
         self.clock = RemoteClock()                       # Redis's own
-        self.circuit = Circuit("Redis", timeout, (redis.RedisError, redis.RedisClusterException, ValueError), failed=failed,
+        self.circuit = Circuit("Redis", timeout, (redis.RedisError, redis.RedisClusterException, ValueError), on_failure=on_failure,
                                breaker=breaker)
         self.slots = Slots(most, timeout / 2)            # of a Cluster
         self._refusals = redis.ResponseError
@@ -68,7 +68,7 @@ class RedisClient:
 
     def ask(self, *command: Any) -> Any:
         """The answer, or None when Redis is paused, busy, or the command fails."""
-        return self.circuit.attempt(lambda: self._translated(lambda: self._ask(command)))
+        return self.circuit.attempt(lambda: self._translate(lambda: self._ask(command)))
 
     def ask_all(self, commands: Sequence[Command]) -> int:
         """Send a batch, beside the requests; how many of it failed. A script runs after the commands before it."""
@@ -91,10 +91,10 @@ class RedisClient:
         try:
             refused += self._with_connection(lambda connection: self._exchange(connection, commands), BATCH_TIMEOUT, BATCH_TIMEOUT)
         except Busy:
-            self.circuit.failed(float(len(commands)))
+            self.circuit.on_failure(float(len(commands)))
             raise
         for _ in refused[1:]:
-            self.circuit.failed(1.0)
+            self.circuit.on_failure(1.0)
         if refused:
             raise Refused(str(refused[0]))
         return True
@@ -125,7 +125,7 @@ class RedisClient:
         connections.give(connection)
         return result
 
-    def _translated(self, operation: Callable[[], T]) -> T:
+    def _translate(self, operation: Callable[[], T]) -> T:
         """The result of an operation; a refusal of Redis is raised as Refused."""
         try:
             return operation()

@@ -22,7 +22,7 @@ from urllib.parse import unquote
 
 from ..loop.time_limit import LoopLimit
 from ..tasks import Semaphore, spawn_apart
-from .bounded_socket import LARGEST, bounded
+from .bounded_socket import LARGEST, bounded_class
 from .circuit import Busy, Slow
 
 CONNECT = 1.0                   # seconds that each step of connecting may take, beside the requests
@@ -42,7 +42,7 @@ class Connections:
         self._idle: list[Any] = []
         self._news = Semaphore(0)                        # at least one for each that is idle, and for each that could not be made
         self._making: set[Any] = set()
-        self._failed = 0
+        self._failures = 0
         self._error: Exception = Slow("no connection")
         self._closed = False
 
@@ -57,7 +57,7 @@ class Connections:
             raise
 
     def _next(self) -> Any:
-        failed, grown = self._failed, False
+        failures, grown = self._failures, False
         while True:
             if not self._news.acquire(blocking=False):
                 if not grown:
@@ -69,7 +69,7 @@ class Connections:
                 if self._sound(connection):
                     return connection
                 self.drop(connection)
-            elif not self.open and self._failed > failed:
+            elif not self.open and self._failures > failures:
                 raise self._error.with_traceback(None)
 
     def _sound(self, connection: Any) -> bool:
@@ -102,7 +102,7 @@ class Connections:
             connection.connect()
         except self.errors as error:
             self._error = error.with_traceback(None)
-            self._failed += 1
+            self._failures += 1
             self._news.release()
         except BaseException:                            # killed: it is closed
             connection.disconnect()
@@ -161,7 +161,7 @@ def connect(url: str, timeout: float, connections: int, largest: int = LARGEST) 
     addresses = [address_of(each, 6379 if kind == "cluster" else 26379) for each in hosts.split(",")]
     if kind == "cluster":
         nodes = [redis.cluster.ClusterNode(host, port) for host, port in addresses]
-        kind_of_node = bounded(redis.SSLConnection if options.pop("ssl", False) else redis.Connection, largest)
+        kind_of_node = bounded_class(redis.SSLConnection if options.pop("ssl", False) else redis.Connection, largest)
         host, port = addresses[0]                        # only a client that was made with a URL takes the class of its connections
         return redis.RedisCluster(url=f"redis://{f'[{host}]' if ':' in host else host}:{port}", startup_nodes=nodes,
                                   connection_class=kind_of_node, max_connections=connections, **options)
@@ -175,7 +175,7 @@ def connect(url: str, timeout: float, connections: int, largest: int = LARGEST) 
 def with_bounds(client: Any, largest: int) -> Any:
     """The client, whose connections are bounded from now on."""
     pool = client.connection_pool
-    pool.connection_class = bounded(pool.connection_class, largest)
+    pool.connection_class = bounded_class(pool.connection_class, largest)
     return client
 
 

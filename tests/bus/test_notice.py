@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.bus.log_compaction import halved, latest, total
+from gateway.bus.log_compaction import halve, latest, total
 from gateway.bus.notice import EVERY, Notice, gap, gaps, line_of, parse
 
 
@@ -66,11 +66,11 @@ def test_the_largest_topic_loses_its_older_half(count, lost):
     notices = [notice("x", 0.5, "sent"), *(notice(f"{number} is a long key", float(number)) for number in range(1, count + 1)),
                notice("y", 9.0, "edge")]
     lines = latest([*map(line_of, notices)], 0)
-    found = halved(lines)
+    found = halve(lines)
     assert parse(found[0].text) == gap(float(lost), "stages")
     assert found[1:] == [line for line in lines if line.topic != "stages" or line.at > lost], "in their order"
     assert total(found) == sum(len(line.text) for line in found)
 
 
 def test_of_nothing_nothing_is_left_but_a_gap():
-    assert [parse(line.text) for line in halved([])] == [gap(0.0, EVERY)]
+    assert [parse(line.text) for line in halve([])] == [gap(0.0, EVERY)]

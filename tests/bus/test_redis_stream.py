@@ -32,7 +32,7 @@ def follow():
         heard: list[Notice] = []
         failures: list[float] = []
         own = {name: more.pop(name) for name in OF_STREAM if name in more}
-        client = RedisClient(url, failed=failures.append, **{"breaker": short_pauses(), **more})
+        client = RedisClient(url, on_failure=failures.append, **{"breaker": short_pauses(), **more})
         client.failures = failures
         log = RedisStream(client, **own)
         log.start(heard.append)
@@ -371,7 +371,7 @@ def test_notices_too_long_for_one_answer_are_read_in_several(redis_server, follo
 
 
 def test_a_notice_that_is_too_long_is_none():
-    client = RedisClient("redis://127.0.0.1:1/0", failed=(counted := []).append)
+    client = RedisClient("redis://127.0.0.1:1/0", on_failure=(counted := []).append)
     log = RedisStream(client)
     entry = {b"notice": text_of("stages", "x" * 2 * 1024 ** 2, None, True).encode(), b"at": b"1.0"}
     assert log._notice(entry) is None and counted == [1.0]

@@ -63,7 +63,7 @@ class DictStore:
     def get(self, key, owner=None):
         return self.variants.get(key)
 
-    held = get
+    peek = get
 
     def put(self, key, variants, keep, begun, owner=None):
         if (made := self.made(variants)) is not None:

@@ -141,7 +141,7 @@ def test_requests_go_on(redis_server, worker, name):
 
     until(lambda: one.store.leases.usable and other.store.leases.usable and shared())
     assert one.store.purger.purge(prefix="/again") == 1
-    until(lambda: not [key for key in list(other.store.memory.nodes) if other.store.held(key)])
+    until(lambda: not [key for key in list(other.store.memory.nodes) if other.store.peek(key)])
 
 
 # -- what is in it, and who it is
@@ -174,7 +174,7 @@ def test_a_full_redis_tells_purges(redis_server, worker):
     for number in range(3):
         other.store.put(f"k{number}", variants_of(tags=[f"t{number}"]), 60, time.time())
         assert one.store.purger.purge(tag=f"t{number}") == 1 and not one.store.bus.backlog()
-        until(lambda number=number: other.store.held(f"k{number}") is None)
+        until(lambda number=number: other.store.peek(f"k{number}") is None)
     assert other.counted["dropped", "redis"] == 3 and other.store.leases.usable
 
 
@@ -207,8 +207,8 @@ GARBAGE = [b":x\r\n", b"$x\r\n", b"*x\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n",
 
 
 @pytest.mark.parametrize("said", GARBAGE)
-@pytest.mark.parametrize("make", [lambda port, failed: RedisTier(RedisClient(f"redis://127.0.0.1:{port}", failed=failed)),
-                                  lambda port, failed: MemcachedTier(f"127.0.0.1:{port}", failed=failed)])
+@pytest.mark.parametrize("make", [lambda port, count: RedisTier(RedisClient(f"redis://127.0.0.1:{port}", on_failure=count)),
+                                  lambda port, count: MemcachedTier(f"127.0.0.1:{port}", on_failure=count)])
 def test_somebody_else_under_its_address(said, make):
     def answer(client, address):
         while client.recv(4096):
@@ -225,7 +225,7 @@ def test_somebody_else_under_its_address(said, make):
 
 def test_keys_that_are_no_unicode(redis_server):
     server, failures, key = redis_server(), [], "caf\udce9"
-    tier = RedisTier(RedisClient(server.url, timeout=SAFETY, failed=failures.append))
+    tier = RedisTier(RedisClient(server.url, timeout=SAFETY, on_failure=failures.append))
     assert tier.put(key, b"1", 60) and tier.get(key) == b"1" and tier.lease(key, "a", 9) and tier.leased(key)
     assert failures == []
     tier.close()

@@ -1155,10 +1155,10 @@ def test_what_another_worker_has_refreshed_is_not_refreshed_again(world, workers
     assert one.ask().text == b"1"
     until(lambda: refreshes(one, "done"))
     one.store.flush()
-    other.store.memory.nodes[key].asked = time.monotonic() + 3600
+    other.store.memory.nodes[key].last_renewal = time.monotonic() + 3600
     assert other.ask().text == b"1"
     until(lambda: refreshes(other, "elsewhere"))
-    assert other.store.held(key)[0].body == b"2" and len(world.seen) == 2
+    assert other.store.peek(key)[0].body == b"2" and len(world.seen) == 2
 
 
 def test_when_the_worker_that_refreshes_fails_the_next_request_tries_again(world, workers):

@@ -51,7 +51,8 @@ def stores():
              intervals: Intervals = Intervals()) -> HttpStore:
         counted = Counted()
         counts = Counts(counted)
-        tier = RedisTier(RedisClient(url, timeout=timeout, failed=counts.of("errors", "redis"), breaker=breaker or short_pauses()))
+        tier = RedisTier(RedisClient(url, timeout=timeout, on_failure=counts.of("errors", "redis"),
+                                     breaker=breaker or short_pauses()))
         made.append(HttpStore(MemoryTier(memory), [tier], leases=tier, counts=counts, patience=timeout, intervals=intervals))
         made[-1].counted = counted.numbers
         return made[-1]
@@ -142,14 +143,14 @@ def test_what_was_never_asked_is_no_failure(request, kind):
     """All connections are in use."""
     failures = []
     if kind == "redis":
-        client = RedisClient(request.getfixturevalue("redis_server")().url, failed=failures.append, most=1)
+        client = RedisClient(request.getfixturevalue("redis_server")().url, on_failure=failures.append, most=1)
         one = RedisTier(client)
         until(lambda: client.ask("PING"))
         connection = client.connections.take(SAFETY)
         assert one.get("k") is None
         client.connections.give(connection)
     else:
-        one = MemcachedTier(f"127.0.0.1:{request.getfixturevalue('memcached')}", failed=failures.append)
+        one = MemcachedTier(f"127.0.0.1:{request.getfixturevalue('memcached')}", on_failure=failures.append)
         while one.slots._free.acquire(blocking=False):
             pass
         assert one.get("k") is None
@@ -162,7 +163,7 @@ def test_what_was_never_asked_is_no_failure(request, kind):
 
 def test_more_at_once_than_memcached_has_connections(memcached):
     failures = []
-    one = MemcachedTier(f"127.0.0.1:{memcached}", timeout=SAFETY, failed=failures.append)
+    one = MemcachedTier(f"127.0.0.1:{memcached}", timeout=SAFETY, on_failure=failures.append)
     one.put("k", b"1", 60)
     assert gather(*[lambda: one.get("k")] * 100) == [b"1"] * 100 and failures == []
     one.close()
@@ -299,11 +300,11 @@ def test_what_was_put_is_there_at_once(redis_server, stores):
     one = stores(redis_server().url, memory=0)
     stored = variants_of()
     one.put("k", stored, 60, time.time())
-    assert one.get("k") is stored and one.look("k") is stored, "not written yet"
+    assert one.get("k") is stored and one.inspect("k") is stored, "not written yet"
     assert one.flush()
     assert repr(one.get("k")) == repr(stored)
     one.delete("k")
-    assert one.get("k") is None and one.look("k") is None
+    assert one.get("k") is None and one.inspect("k") is None
     assert one.flush() and one.leases.get("k") is None
 
 
@@ -429,7 +430,7 @@ def test_nobody_waits_for_anothers_look_up_longer_than_he_may():
     until(lambda: near.asked)
 
     def wait():
-        return one.get("k"), httpstore._looked.get()[1] >= 0.045
+        return one.get("k"), httpstore.last_lookup.get()[1] >= 0.045
 
     with gevent.Timeout(SAFETY / 2):
         assert gather(wait, wait) == [(None, True)] * 2 and near.asked == 1
@@ -454,7 +455,7 @@ def test_a_record_that_is_none_does_not_take_its_successor_along():
     one.put("k", variants_of(), 60, time.time())
     near.go.set()
     looking.join(SAFETY)
-    assert one._writer(near).waiting("k").held is not None
+    assert one._writer(near).pending("k").value is not None
 
 
 def test_a_worker_that_ends_writes_what_is_left(redis_server, stores):

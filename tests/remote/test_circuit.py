@@ -14,7 +14,7 @@ def test_the_life_of_a_circuit():
     def fail():
         raise OSError("gone")
 
-    circuit = Circuit("it", 5.0, (), failed=failures.append, clock=lambda: now[0])
+    circuit = Circuit("it", 5.0, (), on_failure=failures.append, clock=lambda: now[0])
     assert circuit.attempt(lambda: 7) == 7
     pauses = []
     for _ in range(6):
@@ -48,7 +48,7 @@ def test_a_refusal_pauses_nothing():
         raise Refused("too large")
 
     failures = []
-    circuit = Circuit("it", 5.0, (), failed=failures.append)
+    circuit = Circuit("it", 5.0, (), on_failure=failures.append)
     assert circuit.attempt(refuse) is None
     assert circuit.usable and failures == [1.0] and circuit.failure == "too large"
 

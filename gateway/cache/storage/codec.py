@@ -12,7 +12,7 @@ pass for the answer to something else.
 Times are kept in the clock of the tier: ``shift`` is how many seconds it is ahead of ours. So machines whose clocks differ agree.
 
 Nothing in a record is code, and reading one runs none. Whatever is not a whole, undamaged record of this version for this key
-is Corrupt, and a miss.
+is a CorruptRecord, and a miss.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def compressible(entry: Entry) -> bool:
 
 
 def decode(key: str, data: bytes, shift: float = 0.0, largest: int = LARGEST) -> Variants:
-    """What ``encode`` was given, with at most ``largest`` bytes of bodies. Raises Corrupt."""
+    """What ``encode`` was given, with at most ``largest`` bytes of bodies. Raises CorruptRecord."""
     if len(data) < HEAD.size:
         raise CorruptRecord("too short")
     magic, version, _, _, checksum, length = HEAD.unpack_from(data)

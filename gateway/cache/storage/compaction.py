@@ -1,4 +1,4 @@
-"""What an entry takes in memory, and how it takes less: what it has in common with others, or with itself, it has once."""
+"""What an entry takes in memory, and how it takes less: what it shares with other entries, or has twice itself, it has once."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ OBJECT = 240                    # bytes of an entry and the tuple it is in
 NUMBER = 24                     # of a moment
 TEXT = 56                       # of a text, beside its characters
 SAME = 0.001                    # seconds in which two moments are one
-MOST_SHARED = 4096              # tags
+MOST_TAGS = 4096
 
 _tags: dict[str, str] = {}
 
 
-def compacted(entry: Entry, key: str) -> int:
-    """How many bytes an entry takes from now on, stored under ``key``."""
+def compact(entry: Entry, key: str) -> int:
+    """Compact the entry; how many bytes it takes from now on, stored under ``key``."""
     size = OBJECT + entry.pack() + (getsizeof(entry.body) if entry.body else 0)
     if entry.tags:
-        entry.tags = tuple(map(shared, entry.tags))
+        entry.tags = tuple(map(intern, entry.tags))
         size += TEXT + sum([TEXT + len(tag) for tag in entry.tags])
     else:
         entry.tags = ()                                  # an empty set takes 216 bytes
@@ -46,11 +46,11 @@ def moments(entry: Entry) -> int:
                 id(entry.stale_while_revalidate), id(entry.stale_if_error), id(entry.last_modified)})
 
 
-def shared(tag: str) -> str:
+def intern(tag: str) -> str:
     """The same text for all entries with this tag, as long as there are not too many different ones."""
     found = _tags.get(tag)
     if found is None:
-        if len(_tags) >= MOST_SHARED:
+        if len(_tags) >= MOST_TAGS:
             _tags.clear()
         found = _tags[tag] = tag
     return found

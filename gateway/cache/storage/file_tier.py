@@ -42,22 +42,23 @@ log = logging.getLogger("gateway")
 
 
 class FileTier:
-    """Records in the folder ``path``, ``limit`` bytes of them. ``failed`` and ``evicted`` are called with numbers of files."""
+    """Records in the folder ``path``, ``limit`` bytes of them. ``on_failure`` and ``on_eviction`` are called with numbers of
+    files."""
 
     name = "file"
     shift = margin = 0.0
     usable = True
 
     def __init__(self, path: str | os.PathLike[str], limit: int, *, largest: int = LARGEST,
-                 failed: Callable[[float], None] = lambda number: None,
-                 evicted: Callable[[float], None] = lambda number: None, clock: Callable[[], float] = now) -> None:
+                 on_failure: Callable[[float], None] = lambda number: None,
+                 on_eviction: Callable[[float], None] = lambda number: None, clock: Callable[[], float] = now) -> None:
         self.path = Path(path)
         self.limit = limit
         self.largest = largest
-        self.failed = failed
-        self.evicted = evicted
+        self.on_failure = on_failure
+        self.on_eviction = on_eviction
         self.clock = clock
-        self._written = limit                            # the first write finds out what is there
+        self._bytes_written = limit                      # the first write finds out what is there
         self._sweeping = False
 
     def get(self, key: str) -> bytes | None:
@@ -74,14 +75,14 @@ class FileTier:
         if error is not None:
             self._report(error)
             return False
-        self._wrote(len(data))
+        self._count_bytes(len(data))
         return True
 
-    def _wrote(self, size: int) -> None:
-        self._written += size
-        if self._written > self.limit * SHARE and not self._sweeping:
-            self._sweeping, self._written = True, 0
-            spawn(self._swept)
+    def _count_bytes(self, size: int) -> None:
+        self._bytes_written += size
+        if self._bytes_written > self.limit * SHARE and not self._sweeping:
+            self._sweeping, self._bytes_written = True, 0
+            spawn(self._sweep_apart)
 
     def delete(self, key: str) -> None:
         run_in_thread(remove, self._place(key))
@@ -100,7 +101,7 @@ class FileTier:
             self._report(error)
             return None
         if made:
-            self._wrote(len(entry.body))
+            self._count_bytes(len(entry.body))
         return f"{entry.digest[:2]}/{entry.digest[2:]}"
 
     def close(self) -> None:
@@ -111,7 +112,7 @@ class FileTier:
         return self.path / name[:2] / name[2:]
 
     def _report(self, error: OSError) -> None:
-        self.failed(1.0)
+        self.on_failure(1.0)
         log.warning("the cache's folder %s: %s", self.path, error)
 
     # In native threads
@@ -168,12 +169,12 @@ class FileTier:
 
     # Sweeping
 
-    def _swept(self) -> None:
+    def _sweep_apart(self) -> None:
         try:
             gone, error = run_in_thread(self.sweep)
         finally:
             self._sweeping = False
-        self.evicted(gone)
+        self.on_eviction(gone)
         if error is not None:
             self._report(error)
 

@@ -1,14 +1,14 @@
-"""What a request may wait for behind memory: whatever it asks of the shared tiers, it goes on when its time is over.
+"""Bounded waits for what is behind memory: a request goes on when its time is over, the work goes on beside it.
 
 ::
 
-    ask(key) --> what is under way for this key, else a greenlet of its own --its answer--> the request has it
+    ask(key) --> the work that runs for this key, else a greenlet of its own --in time--> its result
                                                       |
-                                                      +--too late--> the request goes on without; the work goes on beside it
+                                                      +--too late--> None; a later request finds what it has found
 
 So it does not matter for the request what takes long: connecting, waiting for a connection, one tier after the other, or what
-somebody else began. The work itself is not cut off: how long an operation takes tells its circuit (remote/circuit.py) how the tier
-is, a late answer is found by the next request, and a client that leaves breaks off nothing that others wait for.
+another request began. The work itself is not cut off: how long an operation takes tells its circuit (remote/circuit.py) how the
+tier is, a late answer is found by the next request, and a client that leaves breaks off nothing that others wait for.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class Lookup:
-    """One that is under way. ``void``: what it is about was forgotten meanwhile, and what it finds may be older than that."""
+    """Work that runs. ``void``: its key was forgotten meanwhile, and what it finds may be older than that."""
 
     __slots__ = ("greenlet", "void")
 
@@ -44,56 +44,57 @@ class Lookups:
 
     def __init__(self, limit: int = LIMIT) -> None:
         self.limit = limit
-        self._under_way: dict[str, Lookup] = {}
-        self._doing: set[Any] = set()
+        self._running: dict[str, Lookup] = {}
+        self._jobs: set[Any] = set()
 
     def ask(self, key: str, work: Callable[[Lookup], T], seconds: float) -> T | None:
-        """What ``work`` returns, or whatever is under way for the same key; None when that is not there within ``seconds``."""
-        look = self._under_way.get(key)
+        """The result of ``work``, or of the work that runs for the same key already; None when it is not there within
+        ``seconds``."""
+        look = self._running.get(key)
         if look is None:
-            if len(self._under_way) >= self.limit:
+            if len(self._running) >= self.limit:
                 return None
-            look = self._under_way[key] = Lookup()
+            look = self._running[key] = Lookup()
             look.greenlet = spawn_apart(self._run, key, partial(work, look))
-        joined([look.greenlet], seconds)
+        join_all([look.greenlet], seconds)
         return value_of(look.greenlet)
 
     def _run(self, key: str, work: Callable[[], T]) -> T | None:
         try:
             return work()
         except Exception:                                # whoever asked may have gone on already
-            log.exception("what the cache asked of its tiers failed")
+            log.exception("a lookup in the tiers of the cache failed")
             return None
         finally:
-            del self._under_way[key]
+            del self._running[key]
 
     def forget(self, key: str) -> None:
-        if (look := self._under_way.get(key)) is not None:
+        if (look := self._running.get(key)) is not None:
             look.void = True
 
     def do(self, work: Iterable[Callable[[], T]], seconds: float) -> list[T | None]:
-        """What each of these returns, all at once; None for those that have not ended within ``seconds``, and go on."""
-        doing = [spawn_apart(each) for each in work]
-        self._doing.update(doing)
-        for greenlet in doing:
-            greenlet.link(self._doing.discard)
-        joined(doing, seconds)
-        return [value_of(each) for each in doing]
+        """The results of these, all at once; None for those that have not ended within ``seconds``, and go on."""
+        jobs = [spawn_apart(each) for each in work]
+        self._jobs.update(jobs)
+        for greenlet in jobs:
+            greenlet.link(self._jobs.discard)
+        join_all(jobs, seconds)
+        return [value_of(each) for each in jobs]
 
     def stop(self, seconds: float) -> None:
-        """What is to be done has ``seconds`` to end; what was asked is of no use to anybody any more."""
-        for look in list(self._under_way.values()):
+        """Jobs have ``seconds`` to end; lookups are of no use to anybody any more."""
+        for look in list(self._running.values()):
             look.greenlet.kill()
-        self._under_way.clear()
-        joined(list(self._doing), seconds)
-        for greenlet in list(self._doing):
+        self._running.clear()
+        join_all(list(self._jobs), seconds)
+        for greenlet in list(self._jobs):
             greenlet.kill()
 
     def __repr__(self) -> str:
-        return f"Lookups({len(self._under_way)} under way)"
+        return f"Lookups({len(self._running)} running)"
 
 
-def joined(greenlets: Iterable[Any], seconds: float) -> None:
+def join_all(greenlets: Iterable[Any], seconds: float) -> None:
     """Wait until all of these have ended, for at most that long."""
     with suppress(Slow), LoopLimit(seconds, Slow()):
         for greenlet in greenlets:

@@ -17,8 +17,8 @@ and they push out nothing. That something else is in a purged bucket costs it on
 
 Hard: the entry is gone. Soft: it is stale from the time of the purge on, with the windows for stale answers that it had.
 
-Addresses are compared in one form (``normal``), in which the order of query parameters does not count. It is wider than the key of
-an entry (key.py): one purge is about all that a client might mean.
+Addresses are compared in one form (``normalize``), in which the order of query parameters does not count. It is wider than the key
+of an entry (key.py): one purge is about all that a client might mean.
 
 Purges travel as notices of the bus (gateway/bus), in the form of ``short``. The marks of prefixes do not grow without bound: what
 falls out at the old end leaves a ``floor``, everything before which counts as purged. So does everything before a gap in the
@@ -158,12 +158,12 @@ class Side:
         if self.tags and entry.tags:
             found = max(found, *[self.tags.at(bucket_of(tag)) for tag in entry.tags])
         if any(self.urls):
-            for address in addresses(normal(entry.url)):
+            for address in addresses(normalize(entry.url)):
                 times = self.urls[form_of(address)]
                 if times:
                     found = max(found, times.at(bucket_of(address)))
         if self.prefixes:
-            found = max(found, self.prefixes.latest(addresses(normal(entry.url, whole=False))))
+            found = max(found, self.prefixes.latest(addresses(normalize(entry.url, whole=False))))
         return found
 
     def __repr__(self) -> str:
@@ -182,7 +182,7 @@ class Marks:
         self.number += 1
         (self.soft if purge.soft else self.hard).add(purge)
 
-    def purged(self, entry: Entry) -> tuple[float, float]:
+    def purge_times(self, entry: Entry) -> tuple[float, float]:
         """When what this entry is was last purged: hard and soft, 0 for never."""
         return self.hard.latest(entry), self.soft.latest(entry)
 
@@ -190,7 +190,7 @@ class Marks:
         """What is left of these: the same object when all is, a shorter one, or None. What is purged softly is made stale."""
         kept, changed = [], False
         for entry in variants:
-            hard, soft = self.purged(entry)
+            hard, soft = self.purge_times(entry)
             if entry.request_time <= hard:
                 changed = True
                 continue
@@ -230,11 +230,11 @@ def addresses(url: str) -> Sequence[str]:
     if not mark:
         return (url,)
     host, slash, path = rest.partition("/")
-    bare = f"//{portless(host)}{slash}{path}"
+    bare = f"//{without_port(host)}{slash}{path}"
     return (url, bare, slash + path) if slash else (url, bare)
 
 
-def portless(host: str) -> str:
+def without_port(host: str) -> str:
     """Without a port that some scheme has by default: an address without its scheme does not tell which."""
     for port in PORTS.values():
         host = host.removesuffix(port)
@@ -255,15 +255,15 @@ class Addresses:
         """One for each of these and of what becomes of it. Raises ValueError when one is no address."""
         purges = set()
         for url in urls:
-            purges.add(parsed_purge(url, None, None, False, soft, at))
+            purges.add(parse_purge(url, None, None, False, soft, at))
             address, mark, query = url.partition("#")[0].partition("?")
             for query_of in self._queries.values() if mark else ():
                 left = query_of(query)
-                purges.add(parsed_purge(address if left is None else f"{address}?{left}", None, None, False, soft, at))
+                purges.add(parse_purge(address if left is None else f"{address}?{left}", None, None, False, soft, at))
         return purges
 
 
-def parsed_purge(url: str | None, prefix: str | None, tag: str | None, everything: bool, soft: bool, at: float) -> Purge:
+def parse_purge(url: str | None, prefix: str | None, tag: str | None, everything: bool, soft: bool, at: float) -> Purge:
     """A purge of exactly one of these. Raises ValueError, with a sentence for whoever asked."""
     given = [(kind, value) for kind, value in (("url", url), ("prefix", prefix), ("tag", tag)) if value is not None]
     if everything:
@@ -274,11 +274,11 @@ def parsed_purge(url: str | None, prefix: str | None, tag: str | None, everythin
     if kind != "everything" and not value:
         raise ValueError(f"{kind} is empty")
     if kind in ("url", "prefix"):
-        value = normal(checked(value), whole=kind == "url")
+        value = normalize(without_fragment(value), whole=kind == "url")
     return Purge(kind, value, soft, at)
 
 
-def checked(address: str) -> str:
+def without_fragment(address: str) -> str:
     """The address without a fragment. Raises ValueError when it is none."""
     address = address.partition("#")[0]
     if address.startswith("/") and not address.startswith("//"):
@@ -289,24 +289,24 @@ def checked(address: str) -> str:
     return address
 
 
-def normal(address: str, whole: bool = True) -> str:
+def normalize(address: str, whole: bool = True) -> str:
     """The form in which addresses are compared (RFC 3986 section 6.2): scheme and host in lower case, without a default port,
     characters not escaped that need not be. That of a ``whole`` one has a path, and its query is in order; else it is a prefix."""
     start, query = address, ""
     if "?" in address:
         start, _, query = address.partition("?")
-        query = f"?{'&'.join(sorted(unescaped(query).split('&'))) if whole else unescaped(query)}"
+        query = f"?{'&'.join(sorted(unescape(query).split('&'))) if whole else unescape(query)}"
     scheme, mark, rest = start.partition("//")
     if start.startswith("/") and not start.startswith("//") or not mark:
-        return unescaped(start) + query
+        return unescape(start) + query
     scheme = scheme.lower()
     host, slash, path = rest.partition("/")
     host = host.lower()
-    host = host.removesuffix(PORTS[scheme]) if scheme in PORTS else portless(host)
-    return f"{scheme}//{host}{'/' if whole else slash}{unescaped(path)}{query}"
+    host = host.removesuffix(PORTS[scheme]) if scheme in PORTS else without_port(host)
+    return f"{scheme}//{host}{'/' if whole else slash}{unescape(path)}{query}"
 
 
-def unescaped(text: str) -> str:
+def unescape(text: str) -> str:
     """Characters that need no escape as they are, the others as UTF-8 in upper case."""
     if not text.isascii():
         text = "".join(char if char.isascii() else "".join(f"%{byte:02X}" for byte in char.encode("utf-8", "surrogatepass"))

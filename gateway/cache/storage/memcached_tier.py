@@ -30,7 +30,7 @@ class MemcachedTier:
     shift = margin = 0.0
 
     def __init__(self, hosts: str, prefix: str = "wicketgate:", timeout: float = 0.05, *, largest: int = LARGEST,
-                 failed: Callable[[float], None] = lambda number: None, breaker: Breaker | None = None) -> None:
+                 on_failure: Callable[[float], None] = lambda number: None, breaker: Breaker | None = None) -> None:
         try:
             from pymemcache.exceptions import MemcacheError, MemcacheServerError
         except ImportError:
@@ -38,7 +38,7 @@ class MemcachedTier:
         self.hosts = hosts
         self.prefix = prefix
         self.largest = largest
-        self.circuit = Circuit("Memcached", timeout, (MemcacheError, ValueError, KeyError), failed=failed,
+        self.circuit = Circuit("Memcached", timeout, (MemcacheError, ValueError, KeyError), on_failure=on_failure,
                                breaker=breaker)
         self.slots = Slots(CONNECTIONS, timeout / 2)
         self._refusal = MemcacheServerError              # too large, out of memory
@@ -83,9 +83,9 @@ class MemcachedTier:
         return self.prefix + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
     def _attempt(self, operation: Callable[[], Any]) -> Any:
-        return self.circuit.attempt(lambda: self.slots.run(lambda: self.circuit.limited(lambda: self._translated(operation))))
+        return self.circuit.attempt(lambda: self.slots.run(lambda: self.circuit.limited(lambda: self._translate(operation))))
 
-    def _translated(self, operation: Callable[[], Any]) -> Any:
+    def _translate(self, operation: Callable[[], Any]) -> Any:
         """The result of an operation; a refusal of Memcached is raised as Refused."""
         try:
             return operation()

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from heapq import nlargest
 from typing import Any
 
-Told = Callable[[float], None]
+Setter = Callable[[float], None]
 
 SMALL = 0.1                     # part of the bytes that new keys share
 MOST_COUNTED = 3                # hits that count for staying
@@ -39,34 +39,36 @@ def whole_steps(size: int, key: str) -> int:
 
 
 class Share:
-    """Whose entries some are: how many there are, what they take, and how many had to go. Each is told as a number."""
+    """The part of the memory that one owner has: the numbers of its entries and bytes are set, and its evictions counted, for the
+    metrics."""
 
-    __slots__ = ("bytes", "entries", "_bytes", "_entries", "_evicted")
+    __slots__ = ("bytes", "entries", "_bytes", "_entries", "_count_evictions")
 
-    def __init__(self, told_bytes: Told, told_entries: Told, told_evicted: Told) -> None:
+    def __init__(self, set_bytes: Setter, set_entries: Setter, count_evictions: Setter) -> None:
         self.bytes = self.entries = 0
-        self._bytes, self._entries, self._evicted = told_bytes, told_entries, told_evicted
+        self._bytes, self._entries, self._count_evictions = set_bytes, set_entries, count_evictions
 
-    def changed(self, size: int, entries: int) -> None:
+    def change(self, size: int, entries: int) -> None:
         """So many bytes and entries more, or less."""
         self.bytes += size
         self.entries += entries
         self._bytes(self.bytes)
         self._entries(self.entries)
 
-    def lost(self, size: int) -> None:
-        """An entry had to go."""
-        self.changed(-size, -1)
-        self._evicted(1.0)
+    def evict(self, size: int) -> None:
+        """One entry is evicted."""
+        self.change(-size, -1)
+        self._count_evictions(1.0)
 
     def __repr__(self) -> str:
         return f"Share({self.entries} entries, {self.bytes} bytes)"
 
 
 class Node:
-    """One entry in a queue. ``hits`` is for people, ``chances`` for the queues; ``seen`` and ``asked`` belong to the store."""
+    """One entry in a queue. ``hits`` is for people, ``chances`` for the queues; of the store are ``purges``, the number of purges
+    against which it was held, and ``last_renewal``, when the shared tiers were asked for a newer one."""
 
-    __slots__ = ("key", "value", "size", "hits", "chances", "main", "older", "newer", "seen", "asked", "owner")
+    __slots__ = ("key", "value", "size", "hits", "chances", "main", "older", "newer", "purges", "last_renewal", "owner")
 
     key: str
     value: Any
@@ -78,8 +80,8 @@ class Node:
         self.hits = 0
         self.chances = 0
         self.main = False
-        self.seen = 0
-        self.asked = 0.0
+        self.purges = 0
+        self.last_renewal = 0.0
         self.owner: Share | None = None
 
 
@@ -113,12 +115,12 @@ class Queue:
 class MemoryTier:
     """``MemoryTier(64 * 1024 ** 2)``: keys and values of known sizes, at most that many bytes together.
 
-    ``evicted`` is called with the number of entries that had to go, whenever some had to.
+    ``count_evictions`` is called with the number of entries that had to go, whenever some had to.
     """
 
-    def __init__(self, limit: int, evicted: Callable[[int], None] = lambda count: None) -> None:
+    def __init__(self, limit: int, count_evictions: Callable[[int], None] = lambda count: None) -> None:
         self.limit = limit
-        self.evicted = evicted
+        self.count_evictions = count_evictions
         self.nodes: dict[str, Node] = {}
         self.small, self.main = Queue(), Queue()
         self.ghosts: OrderedDict[int, None] = OrderedDict()
@@ -144,7 +146,7 @@ class MemoryTier:
                 node.chances += 1
         return node
 
-    def put(self, key: str, value: Any, size: int, seen: int = 0, owner: Share | None = None) -> bool:
+    def put(self, key: str, value: Any, size: int, purges: int = 0, owner: Share | None = None) -> bool:
         """Keep ``value``, which takes ``size`` bytes; False when it is too large to be kept, and then nothing is under ``key``.
         It stays its first owner's."""
         size += NODE + len(key)
@@ -157,17 +159,17 @@ class MemoryTier:
             return False
         if node is None:
             node = self.nodes[key] = Node()
-            node.key, node.size, node.seen, node.owner = key, size, seen, owner
+            node.key, node.size, node.purges, node.owner = key, size, purges, owner
             if owner is not None:
-                owner.changed(size, 1)
+                owner.change(size, 1)
             node.main = self.ghosts.pop(hash(key), self) is None
             (self.main if node.main else self.small).add(node)
         else:
             queue = self.main if node.main else self.small
             queue.bytes += size - node.size
             if node.owner is not None:
-                node.owner.changed(size - node.size, 0)
-            node.size, node.seen = size, seen
+                node.owner.change(size - node.size, 0)
+            node.size, node.purges = size, purges
         node.value = value
         if self.small.bytes + self.main.bytes > self.limit:
             self._make_room()
@@ -184,7 +186,7 @@ class MemoryTier:
     def clear(self) -> None:
         for node in self.nodes.values():
             if node.owner is not None:
-                node.owner.changed(-node.size, -1)
+                node.owner.change(-node.size, -1)
         self.nodes.clear()
         self.ghosts.clear()
         self.small, self.main = Queue(), Queue()
@@ -197,7 +199,7 @@ class MemoryTier:
         (self.main if node.main else self.small).remove(node)
         del self.nodes[node.key]
         if node.owner is not None:
-            node.owner.changed(-node.size, -1)
+            node.owner.change(-node.size, -1)
 
     def _make_room(self) -> None:
         share, before, promoted = int(self.limit * SMALL), len(self.nodes), 0
@@ -206,7 +208,7 @@ class MemoryTier:
                 promoted += self._evict_small()
             else:
                 self._evict_main()
-        self.evicted(before - len(self.nodes))
+        self.count_evictions(before - len(self.nodes))
 
     def _evict_small(self) -> bool:
         """The oldest new key goes to main if it was asked for again, which is True, else away."""
@@ -218,7 +220,7 @@ class MemoryTier:
             return True
         del self.nodes[node.key]
         if node.owner is not None:
-            node.owner.lost(node.size)
+            node.owner.evict(node.size)
         ghosts = self.ghosts
         ghosts[hash(node.key)] = None
         if len(ghosts) > self.main.count:
@@ -239,7 +241,7 @@ class MemoryTier:
         main.remove(node)
         del self.nodes[node.key]
         if node.owner is not None:
-            node.owner.lost(node.size)
+            node.owner.evict(node.size)
 
     def __repr__(self) -> str:
         return f"MemoryTier({len(self.nodes)} entries, {self.bytes} of {self.limit} bytes)"

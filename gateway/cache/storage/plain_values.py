@@ -25,7 +25,7 @@ class NotPlainData(TypeError):
 
 
 def dumps(value: Any) -> bytes:
-    """Raises Unfit."""
+    """Raises NotPlainData."""
     pieces: list[bytes] = []
     _write(value, pieces.append, 0)
     return b"".join(pieces)
@@ -34,16 +34,16 @@ def dumps(value: Any) -> bytes:
 def _write(value: Any, put: Callable[[bytes], None], depth: int) -> None:
     kind = type(value)
     if kind is str:
-        _sized(b"s", value.encode("utf-8", "surrogatepass"), put)
+        _write_sized(b"s", value.encode("utf-8", "surrogatepass"), put)
     elif value is None or kind is bool:
         put(CONSTANTS[value])
     elif kind is bytes:
-        _sized(b"b", value, put)
+        _write_sized(b"b", value, put)
     elif kind is float:
         put(b"d" + FLOAT.pack(value))
     elif kind in TEXTS and exact(value):
         letter, to_text, _ = TEXTS[kind]
-        _sized(letter, to_text(value).encode(), put)
+        _write_sized(letter, to_text(value).encode(), put)
     elif kind in GROUPS:
         if depth == DEEPEST:
             raise NotPlainData(f"nested more than {DEEPEST} deep")
@@ -61,7 +61,7 @@ def exact(value: Any) -> bool:
     return not isinstance(value, (datetime, time)) or type(value.tzinfo) in (type(None), timezone) and not value.fold
 
 
-def _sized(letter: bytes, data: bytes, put: Callable[[bytes], None]) -> None:
+def _write_sized(letter: bytes, data: bytes, put: Callable[[bytes], None]) -> None:
     put(letter + SIZE.pack(len(data)))
     put(data)
 

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable
 
 from ...bus.bus import Bus
 from ...bus.notice import Notice
-from .lookups import joined
-from .marks import TOPIC, Addresses, Marks, Purge, notice_of, parsed_purge, purge_of
+from .lookups import join_all
+from .marks import TOPIC, Addresses, Marks, Purge, notice_of, parse_purge, purge_of
 from .nginx_generation import Generation, edge_notice
 
 
@@ -41,12 +41,12 @@ class Purger:
         """
         single = url is not None and prefix is tag is None and not everything
         purges = (self.addresses.purges([url], soft, self.clock()) if single and url is not None
-                  else {parsed_purge(url, prefix, tag, everything, soft, self.clock())})
+                  else {parse_purge(url, prefix, tag, everything, soft, self.clock())})
         if self.generation is None:
             return self._publish(purges)
         step = self.generation.advance()
         accepted = self._publish(purges, edge_notice(self.clock()))      # behind the purges: who hears of it knows those
-        joined([step], self.bus.patience)
+        join_all([step], self.bus.patience)
         return accepted
 
     def purge_urls(self, urls: Iterable[str], soft: bool = False) -> int:

@@ -1,24 +1,24 @@
-"""Where the HTTP cache keeps its answers: the memory of the worker, and behind it what workers and machines share.
+"""The store of the HTTP cache: the memory of the worker, and behind it the tiers that workers and machines share.
 
 ::
 
     get ---> memory --miss--> shared tiers, nearest first --miss--> None
                |  ^                |
-               |  +-- kept here <--+
+               |  +-- stored <-----+
                v
-             held against the purges made since it was last looked at (marks.py); what other workers of this machine have
-             purged is heard before that (the bell of the bus)
+             held against the purges since its last hit (marks.py), after the notices of other workers were read (the bell of the
+             bus)
 
     put ---> memory, and beside the request (write_behind.py) every tier
 
-The memory is asked without waiting. A request waits for shared tiers for ``patience`` seconds, the look-up and the lease together,
+A look-up in memory does not wait. A request waits for shared tiers for ``patience`` seconds, the look-up and the lease together,
 and for nothing that is written; for each key there is one look-up, beside the requests that wait for it (lookups.py). A tier that
 fails is a miss.
 
-What memory holds may be out of date when another worker has got a newer answer: so when it has expired, the shared tiers are asked
-once more, at most every ``again`` seconds (Intervals).
+An entry in memory may be out of date when another worker has a newer one: so when it has expired, the shared tiers are asked once
+more, at most every ``again`` seconds (Intervals).
 
-Nothing runs before ``start``: no connection, no greenlet. Without it, purges made elsewhere are not heard.
+Nothing runs before ``start``: no connection, no greenlet. Without it, purges of other workers are not heard.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from ...loop.native_threads import run_in_thread
 from ...tasks import Event
 from ..entry import Variants
 from . import codec
-from .compaction import compacted
+from .compaction import compact
 from .lease import SHORT, TICK, Lease, Leases
 from .lookups import Lookup, Lookups
 from .memory import MemoryTier, Node, Share, whole_steps
@@ -53,7 +53,7 @@ FLUSH = 20.0                    # seconds
 HEAVY = 16 * 1024               # bytes of a record that takes the loop's time: compressed it may be a thousand times as long
 
 log = logging.getLogger("gateway")
-_looked: ContextVar[tuple[float, float]] = ContextVar("cache_looked", default=(0.0, 0.0))    # when the last look-up ended, its time
+last_lookup: ContextVar[tuple[float, float]] = ContextVar("last_lookup", default=(0.0, 0.0))     # when it ended, its duration
 
 
 class Intervals(NamedTuple):
@@ -98,46 +98,46 @@ class HttpStore:
         self.largest = largest
         self._writers: dict[str, WriteBehind] = {}
         self._leases: Leases | None = None
-        self.kept: Callable[[str], bool] = lambda path: True         # is there a route that keeps answers with this path?
+        self.caches: Callable[[str], bool] = lambda path: True      # does a route with a cache have this path?
         self._hit = self.counts.of("hits", "memory")
         self._bytes, self._entries = self.counts.of("bytes", "memory"), self.counts.of("entries", "memory")
-        memory.evicted = self.counts.of("evicted", "memory")
+        memory.count_evictions = self.counts.of("evicted", "memory")
 
     def owner(self, route: str) -> Share:
-        """Whose the entries are that a route stores, for the numbers."""
+        """The share of a route in memory, for its metrics."""
         return Share(self.counts.of("bytes", "memory", route), self.counts.of("entries", "memory", route),
                      self.counts.of("evicted", "memory", route))
 
     @property
     def number(self) -> int:
-        """The number of purges that were heard: while it stays the same, nothing was purged."""
+        """The number of purges that this worker knows: while it stays the same, nothing was purged."""
         self.bus.catch_up()
         return self.marks.number
 
     # Answers
 
     def get(self, key: str, owner: Share | None = None) -> Variants | None:
-        """What is stored under ``key``, the object itself, for reading only; None when there is nothing, or it was purged."""
+        """The variants under ``key``, the object itself, for reading only; None when there are none, or they were purged."""
         node = self.memory.find(key)
-        if node is None or (node.seen != self.marks.number or self.bell.heard != self.bell.shared[0]
-                            ) and not self._still_there(node):
+        if node is None or (node.purges != self.marks.number or self.bell.heard != self.bell.shared[0]
+                            ) and not self._survives(node):
             return self._fetch(key, None, owner)
         variants: Variants = node.value
         if self.tiers and variants[0].expires <= self.clock():
-            return self._renewed(key, node, owner)
+            return self._renew(key, node, owner)
         self._hit(1.0)
         return variants
 
-    def held(self, key: str) -> Variants | None:
-        """What memory has under ``key``, without what was purged. Nobody is asked, and nothing is counted."""
+    def peek(self, key: str) -> Variants | None:
+        """The variants in memory, without those that were purged. No tier is asked, and nothing is counted."""
         self.bus.catch_up()
         node = self.memory.nodes.get(key)
-        if node is None or node.seen != self.marks.number and not self._still_there(node):
+        if node is None or node.purges != self.marks.number and not self._survives(node):
             return None
         return node.value
 
-    def _still_there(self, node: Node) -> bool:
-        """Hold what is in memory against the purges that it has not seen."""
+    def _survives(self, node: Node) -> bool:
+        """Hold the variants in memory against the purges since they were last; whether any are left."""
         self.bus.catch_up()
         number = self.marks.number
         if self.memory.nodes.get(node.key) is not node:  # while those were read
@@ -147,63 +147,63 @@ class HttpStore:
             self.memory.delete(node.key)
             self._measure()
             return False
-        node.value, node.seen = left, number
+        node.value, node.purges = left, number
         return True
 
-    def _renewed(self, key: str, node: Node, owner: Share | None) -> Variants | None:
-        """What memory has has expired: another worker may have put a newer one into a shared tier."""
+    def _renew(self, key: str, node: Node, owner: Share | None) -> Variants | None:
+        """An expired entry: another worker may have put a newer one into a shared tier."""
         now = self.timer.now()
-        if node.asked + self.intervals.again <= now:
-            node.asked = now
+        if node.last_renewal + self.intervals.again <= now:
+            node.last_renewal = now
             if (found := self._fetch(key, node, owner)) is not None:
                 return found
         self._hit(1.0)
-        return self.held(key)
+        return self.peek(key)
 
     def _fetch(self, key: str, known: Node | None, owner: Share | None = None) -> Variants | None:
-        """From the shared tiers, kept in memory from now on. With ``known``, only what is newer than that."""
+        """From the shared tiers, in memory from now on. With ``known``, only what is newer than that."""
         self.bus.catch_up()
-        found = self._looked_up(key, known, owner) if self.tiers else None
+        found = self._await_lookup(key, known, owner) if self.tiers else None
         if found is None and known is None:
             self.counts.of("misses", "memory")(1.0)
         return found
 
-    def _looked_up(self, key: str, known: Node | None, owner: Share | None) -> Variants | None:
-        """What the look-up of this key finds within the time that a request has for it."""
+    def _await_lookup(self, key: str, known: Node | None, owner: Share | None) -> Variants | None:
+        """What the look-up of this key finds within the patience of a request."""
         began = self.timer.now()
-        looked = self.looks.ask(key, lambda look: (self._look_up(key, known, owner, look), self.marks.number), self.patience)
-        _looked.set((ended := self.timer.now(), ended - began))
-        if looked is None:
+        result = self.looks.ask(key, lambda look: (self._look_up(key, known, owner, look), self.marks.number), self.patience)
+        last_lookup.set((ended := self.timer.now(), ended - began))
+        if result is None:
             return None
-        found, number = looked
+        found, number = result
         return found if found is None or number == self.marks.number else self.marks.apply(found)
 
     def _look_up(self, key: str, known: Node | None, owner: Share | None, look: Lookup) -> Variants | None:
         for tier in self.tiers:
             found = self._read(tier, key)
             node = self.memory.nodes.get(key)
-            if node is not None and node is not known:   # it was stored here while the tier was waited for
-                return node.value if node.seen == self.marks.number or self._still_there(node) else None
+            if node is not None and node is not known:   # it was stored while the tier was asked
+                return node.value if node.purges == self.marks.number or self._survives(node) else None
             if found is None or look.void:
                 self.counts.of("misses", tier.name)(1.0)
                 continue
             if node is not None and found[0].stored_at <= node.value[0].stored_at:
                 return None
             self.counts.of("hits", tier.name)(1.0)
-            self._keep(key, found, owner)
+            self._remember(key, found, owner)
             return found
         return None
 
     def _read(self, tier: Shared, key: str, forget: bool = True) -> Variants | None:
-        """What a tier has, or is about to have, without what was purged. A record that is none is removed."""
-        queued = self._writer(tier).waiting(key)
+        """The variants in a tier, or on their way to it, without those that were purged. A corrupt record is removed."""
+        queued = self._writer(tier).pending(key)
         if queued is not None:
-            return self.marks.apply(queued.held) if queued.held is not None else None
+            return self.marks.apply(queued.value) if queued.value is not None else None
         data = tier.get(key)
         if data is None:
             return None
         try:
-            found = self._decoded(key, data, tier.shift)
+            found = self._decode(key, data, tier.shift)
             if max(entry.request_time for entry in found) > self.clock() + tier.margin:
                 return None                              # by a clock that was stepped since: no purge could be held against it
             return self.marks.apply(found)
@@ -211,30 +211,30 @@ class HttpStore:
             if forget:
                 log.warning("the cache tier %s has an unusable record: %s", tier.name, error)
                 self.counts.of("corrupt", tier.name)(1.0)
-                if key not in self.memory.nodes and self._writer(tier).waiting(key) is None:     # nothing newer came meanwhile
+                if key not in self.memory.nodes and self._writer(tier).pending(key) is None:     # nothing newer came meanwhile
                     self._write(tier, key, PendingWrite(lambda: ("delete", key)))
         return None
 
-    def _decoded(self, key: str, data: bytes, shift: float) -> Variants:
-        """What a record holds. A large one is read beside the loop."""
+    def _decode(self, key: str, data: bytes, shift: float) -> Variants:
+        """The variants of a record. A large one is decoded beside the loop."""
         if len(data) < HEAVY:
             return codec.decode(key, data, shift, self.largest)
         found: Variants = run_in_thread(codec.decode, key, data, shift, self.largest)
         return found
 
     def put(self, key: str, variants: Variants, keep: float, begun: float, owner: Share | None = None) -> Variants | None:
-        """Store ``variants``, whose first is new, for ``keep`` seconds. ``begun`` is the wall clock time at which the request
-        for it was sent: an answer to a request that began before a purge is not stored. What is kept now, made stale where a
-        soft purge says so; None when a purge refused it."""
+        """Store ``variants``, whose first is new, for ``keep`` seconds. ``begun`` is when the request for it was sent, by
+        ``clock``: an answer to a request from before a purge is not stored. The variants that are stored now, stale where a soft
+        purge says so; None when a purge refused them."""
         self.bus.catch_up()
         if self.marks.number:
-            hard, _ = self.marks.purged(variants[0])
+            hard, _ = self.marks.purge_times(variants[0])
             left = self.marks.apply(variants) if begun > hard else None
             if left is None:
                 self.counts.of("refused", "memory")(1.0)
                 return None
             variants = left
-        if self._keep(key, variants, owner):
+        if self._remember(key, variants, owner):
             self.counts.of("stored", "memory")(1.0)
         if self.tiers:
             self._put_behind(key, variants, self.clock() + keep)
@@ -250,20 +250,20 @@ class HttpStore:
                 self.counts.of("dropped", tier.name)(1.0)
 
     def _record(self, tier: Shared, key: str, variants: Variants, until: float) -> Operation | None:
-        """What is written down, now that it is; nothing when it was purged, or is of no use to anybody any more."""
+        """The operation that writes the record, when it is its turn; None when the variants were purged or have expired."""
         left, seconds = self.marks.apply(variants), until - self.clock()
         if left is None or seconds <= 0:
             return None
         try:
             data = codec.encode(key, left, tier.shift - tier.margin, self.compress)
         except ValueError as error:
-            log.warning("the cache cannot write down %s: %s", variants[0].url, error)
+            log.warning("the cache cannot encode %s: %s", variants[0].url, error)
             self.counts.of("errors", tier.name)(1.0)
             return None
         return "put", key, data, seconds
 
-    def _write(self, tier: Shared, key: str, written: PendingWrite) -> None:
-        self._writer(tier).add(key, written)
+    def _write(self, tier: Shared, key: str, write: PendingWrite) -> None:
+        self._writer(tier).add(key, write)
 
     def _writer(self, tier: Shared) -> WriteBehind:
         writer = self._writers.get(tier.name)
@@ -271,23 +271,23 @@ class HttpStore:
             writer = self._writers[tier.name] = WriteBehind(tier.write, self.counts.of("dropped", tier.name))
         return writer
 
-    def _keep(self, key: str, variants: Variants, owner: Share | None) -> bool:
-        size = whole_steps(sum([compacted(entry, key) for entry in variants]), key)
-        kept = self.memory.put(key, variants, size, self.marks.number, owner)
+    def _remember(self, key: str, variants: Variants, owner: Share | None) -> bool:
+        size = whole_steps(sum([compact(entry, key) for entry in variants]), key)
+        fits = self.memory.put(key, variants, size, self.marks.number, owner)
         self._measure()
-        return kept
+        return fits
 
     def delete(self, key: str) -> None:
         """Forget one key, in every worker. What is stored under it afterwards is not affected; a purge is."""
         self._forget(key)
         send = partial(self.bus.send, Notice(TOPIC, key, None, False, self.clock()))
-        for tier in self.tiers:                          # the others hear of it when they would not find it any more
+        for tier in self.tiers:                          # the others hear of it when it is gone from the tiers
             self._write(tier, key, PendingWrite(lambda: ("delete", key), after=send))
         if not self.tiers:
             send()
 
     def _forget(self, key: str | None) -> None:
-        """One key; what is being looked up under it now counts no more either."""
+        """One key; a look-up that runs for it counts no more either."""
         if key is not None:
             self.memory.delete(key)
             self.looks.forget(key)
@@ -301,7 +301,7 @@ class HttpStore:
         self._bytes(self.memory.bytes)
         self._entries(len(self.memory))
 
-    def look(self, key: str) -> Variants | None:
+    def inspect(self, key: str) -> Variants | None:
         """What ``get`` would give, for an operator: nothing is counted, kept or removed."""
         if (node := self.memory.nodes.get(key)) is not None:
             return self.marks.apply(node.value)
@@ -317,7 +317,7 @@ class HttpStore:
         if self._leases is None:
             self._leases = Leases(self.leases, self._writer(self.leases), short=self.intervals.lease,
                                   tick=self.intervals.extension, timer=self.timer)
-        ended, spent = _looked.get()
+        ended, spent = last_lookup.get()
         patience = self.patience - (spent if self.timer.now() < ended + RECENT else 0.0)
         return self._leases.take(key, seconds, patience)
 
@@ -342,10 +342,10 @@ class HttpStore:
                 continue
             self.timer.sleep(min(pause, left))
             pause = min(pause * 1.5, self.intervals.longest_poll)
-        if leased is None:                                 # nobody can be asked, nor for the answer
+        if leased is None:                               # nobody can be asked, nor for the answer
             return None
         found = self._fetch(key, self.memory.nodes.get(key))
-        return found if found is not None else self.held(key)
+        return found if found is not None else self.peek(key)
 
     # The life of the worker
 

@@ -48,15 +48,15 @@ class Counts:
 
     def __init__(self, counter: Callable[[str, str, str], Callable[[float], None]] = lambda name, tier, route: ignore) -> None:
         self._counter = counter
-        self._made: dict[tuple[str, str, str], Callable[[float], None]] = {}
+        self._counters: dict[tuple[str, str, str], Callable[[float], None]] = {}
 
     def of(self, name: str, tier: str, route: str = "") -> Callable[[float], None]:
         """``name`` is hits, misses, stored, evicted, corrupt, refused, errors or dropped; bytes and entries are gauges. Of routes
         there are evicted, bytes and entries."""
-        made = self._made.get((name, tier, route))
-        if made is None:
-            made = self._made[name, tier, route] = self._counter(name, tier, route)
-        return made
+        count = self._counters.get((name, tier, route))
+        if count is None:
+            count = self._counters[name, tier, route] = self._counter(name, tier, route)
+        return count
 
 
 def ignore(what: object) -> None:

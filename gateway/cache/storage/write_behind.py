@@ -1,17 +1,17 @@
-"""What is written to a tier beside the requests: records, deletions, and what becomes of leases. No request waits for it.
+"""Write-behind: records, deletions and leases go to a tier beside the requests, in batches. No request waits for it.
 
 ::
 
-    add --> queue: under each name what is to be written last --> a batch --> the tier, one batch after the other
+    add --> queue: under each name the last operation --> a batch --> the tier, one batch after the other
      |
-     +--- full: it is dropped, and counted, as is what the tier does not take
+     +--- full: the operation is dropped, and counted, as is what the tier does not take
 
-Order: what was added under a name later is written later, or instead; names are written in the order in which they were first
-added, unless what waited was withdrawn first. So whoever sees a lease gone sees the record that was put before. Deletions and
-leases find room when records do not.
+Order: what was added under a name later is written later, or instead; names are written in the order in which they were
+first added, unless what waited was withdrawn first. So a worker that sees a lease gone sees the record that was put before it.
+Deletions and leases find room when records do not.
 
-What is to be written is made when it is its turn (``make``), so that a purge that came meanwhile counts. The greenlet that writes
-begins with the first thing and ends after the last: there is none before the fork, none while nothing is written.
+An operation is made when it is its turn (``make``), so that a purge that came meanwhile counts. The greenlet that writes begins
+with the first operation and ends after the last: there is none before the fork, and none while nothing waits.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ log = logging.getLogger("gateway")
 
 
 class PendingWrite:
-    """Something to write. ``make`` gives it, None when there is no use in it any more; ``held`` is what it will be, for those who
-    ask meanwhile; ``size`` is in bytes, 0 for what is no record; ``after`` is called when it was written, or could not be, or what
-    replaced it."""
+    """An operation to come. ``make`` returns it, None when there is no use in it any more; ``value`` is what it will store, for
+    those who look it up meanwhile; ``size`` is in bytes, 0 for what is no record; ``after`` is called when it, or what has replaced
+    it, was written or could not be."""
 
-    __slots__ = ("make", "held", "size", "after")
+    __slots__ = ("make", "value", "size", "after")
 
-    def __init__(self, make: Callable[[], Operation | None], held: Any = None, size: int = 0,
+    def __init__(self, make: Callable[[], Operation | None], value: Any = None, size: int = 0,
                  after: Callable[[], object] | None = None) -> None:
         self.make = make
-        self.held = held
+        self.value = value
         self.size = size
         self.after = after
 
 
 class WriteBehind:
-    """For one tier, whose ``write`` takes a batch and says how many of it were lost. ``dropped`` is called with the number of
+    """For one tier, whose ``write`` takes a batch and says how many of it were lost. ``on_drop`` is called with the number of
     those, and of what found no room. Limits are numbers of ``records``, their bytes, and of ``others``, and those of a batch."""
 
-    def __init__(self, write: Callable[[Sequence[Operation]], int | None], dropped: Callable[[float], None], *,
+    def __init__(self, write: Callable[[Sequence[Operation]], int | None], on_drop: Callable[[float], None], *,
                  records: int = RECORDS, record_bytes: int = BYTES, others: int = OTHERS, batch: int = BATCH,
                  batch_bytes: int = BATCH_BYTES) -> None:
         self.write = write
-        self.dropped = dropped
+        self.on_drop = on_drop
         self.limits = records, record_bytes, others
         self.batch_limits = batch, batch_bytes
         self.bytes = 0
@@ -65,46 +65,46 @@ class WriteBehind:
     def __len__(self) -> int:
         return len(self._queue) + len(self._sending)
 
-    def add(self, name: str, written: PendingWrite) -> bool:
+    def add(self, name: str, write: PendingWrite) -> bool:
         """Write it soon; whether there is room for it."""
         before = self._queue.get(name)
         self._leave(before)
-        if before is not None and written.after is None:
-            written.after = before.after
-        if not self._has_room(written):
+        if before is not None and write.after is None:
+            write.after = before.after
+        if not self._has_room(write):
             if self._queue.pop(name, None) is not None:  # what was to be written before is not right any more
-                self.dropped(1.0)
-            self.dropped(1.0)
-            if written.after is not None:
-                written.after()
+                self.on_drop(1.0)
+            self.on_drop(1.0)
+            if write.after is not None:
+                write.after()
             return False
-        self._queue[name] = written
-        self.bytes += written.size
-        self._records += bool(written.size)
+        self._queue[name] = write
+        self.bytes += write.size
+        self._records += bool(write.size)
         if self._greenlet is None:
             self._greenlet = spawn_apart(self._run)
         return True
 
-    def _has_room(self, written: PendingWrite) -> bool:
+    def _has_room(self, write: PendingWrite) -> bool:
         records, record_bytes, others = self.limits
-        if written.size:
-            return self._records < records and self.bytes + written.size <= record_bytes
+        if write.size:
+            return self._records < records and self.bytes + write.size <= record_bytes
         return len(self._queue) < others
 
-    def _leave(self, written: PendingWrite | None) -> None:
-        if written is not None:
-            self.bytes -= written.size
-            self._records -= bool(written.size)
+    def _leave(self, write: PendingWrite | None) -> None:
+        if write is not None:
+            self.bytes -= write.size
+            self._records -= bool(write.size)
 
-    def waiting(self, name: str) -> PendingWrite | None:
+    def pending(self, name: str) -> PendingWrite | None:
         """What is to be written under this name, or is being written right now."""
         return self._queue.get(name) or self._sending.get(name)
 
     def withdraw(self, name: str) -> PendingWrite | None:
         """What was to be written under this name: it is not, unless it is on its way."""
-        written = self._queue.pop(name, None)
-        self._leave(written)
-        return written
+        write = self._queue.pop(name, None)
+        self._leave(write)
+        return write
 
     def _run(self) -> None:
         try:
@@ -116,11 +116,11 @@ class WriteBehind:
     def _batch(self) -> dict[str, PendingWrite]:
         batch: dict[str, PendingWrite] = {}
         (most, most_bytes), size = self.batch_limits, 0
-        for name, written in self._queue.items():
-            if batch and (len(batch) >= most or size + written.size > most_bytes):
+        for name, write in self._queue.items():
+            if batch and (len(batch) >= most or size + write.size > most_bytes):
                 break
-            batch[name] = written
-            size += written.size
+            batch[name] = write
+            size += write.size
         for name in batch:
             self._leave(self._queue.pop(name))
         return batch
@@ -128,17 +128,17 @@ class WriteBehind:
     def _write(self, batch: dict[str, PendingWrite]) -> None:
         self._sending = batch
         try:
-            operations = [made for written in batch.values() if (made := written.make()) is not None]
+            operations = [operation for write in batch.values() if (operation := write.make()) is not None]
             if operations and (lost := self.write(operations)):
-                self.dropped(float(lost))
+                self.on_drop(float(lost))
         except Exception:
             log.exception("what the cache writes beside the requests is lost")
-            self.dropped(float(len(batch)))
+            self.on_drop(float(len(batch)))
         finally:
             self._sending = {}
-        for written in batch.values():
-            if written.after is not None:
-                written.after()
+        for write in batch.values():
+            if write.after is not None:
+                write.after()
 
     def flush(self, seconds: float) -> bool:
         """Wait until everything is written, for at most that long; whether it is."""
@@ -150,7 +150,7 @@ class WriteBehind:
         """The same, and give up what is left."""
         if not self.flush(seconds):
             greenlet = self._greenlet
-            self.dropped(float(len(self)))
+            self.on_drop(float(len(self)))
             self._queue.clear()
             self.bytes = self._records = 0
             greenlet.kill()

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from gateway.cache.entry import Entry, Variants
 from gateway.cache.storage import plain_values as objects
 from gateway.cache.storage.codec import COMPRESSED, HEAD, TIMES, CorruptRecord, decode, encode
-from gateway.cache.storage.compaction import compacted
+from gateway.cache.storage.compaction import compact
 
 FIELDS = tuple("headers" if name == "_fields" else name for name in Entry.__slots__ if name != "digest")   # which is made of body
 text = st.text(st.characters(max_codepoint=255), max_size=20)
@@ -148,7 +148,7 @@ def test_a_right_checksum_around_other_types(field, value):
         [entry] = decode("k", HEAD.pack(b"WGHC", 1, 0, 0, zlib.crc32(rest), len(changed)) + rest[4:])
     except CorruptRecord:
         return
-    assert compacted(entry, "k") > 0 and 100 <= entry.status <= 999
+    assert compact(entry, "k") > 0 and 100 <= entry.status <= 999
     assert all(type(text) is str for pair in entry.headers for text in pair) and entry.expires > 0
 
 

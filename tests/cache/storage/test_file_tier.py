@@ -25,8 +25,8 @@ class Folder:
         self.path = path
         self.failures: list[float] = []
         self.evicted: list[float] = []
-        self.tier = FileTier(path, limit, failed=self.failures.append, evicted=self.evicted.append, clock=lambda: self.now)
-        self.tier._written = 0                           # sweep when the test says so
+        self.tier = FileTier(path, limit, on_failure=self.failures.append, on_eviction=self.evicted.append, clock=lambda: self.now)
+        self.tier._bytes_written = 0                           # sweep when the test says so
 
     def files(self) -> list[Path]:
         return sorted(path for path in self.path.rglob("*") if path.is_file() and path.name != ".lock")
@@ -93,7 +93,7 @@ def test_the_longest_unused_goes_first(tmp_path):
     for number in range(120):
         folder.tier.put(str(number), b"x" * 1000, 10 ** 6)
         folder.now += 100
-        folder.tier._written = 0
+        folder.tier._bytes_written = 0
     for number in (0, 1, 2):
         assert folder.tier.get(str(number)), "asked for again"
     gone, error = folder.tier.sweep()
@@ -109,7 +109,7 @@ def test_nothing_goes_while_there_is_room(tmp_path, count, kept):
     folder = Folder(tmp_path, limit=100_000)
     for number in range(count):
         folder.tier.put(str(number), b"x" * 1000, 10 ** 6)
-        folder.tier._written = 0
+        folder.tier._bytes_written = 0
     assert folder.tier.sweep() == (count - kept, None)
     assert len(folder.files()) == kept
 
@@ -181,7 +181,7 @@ def test_a_folder_that_is_removed_while_it_is_used(tmp_path):
 
 def test_a_reader_sees_whole_records_while_processes_write(folder):
     code = ("import sys, time; from gateway.cache.storage.file_tier import FileTier\n"
-            "tier = FileTier(sys.argv[1], 10 ** 9); tier._written = 0\n"
+            "tier = FileTier(sys.argv[1], 10 ** 9); tier._bytes_written = 0\n"
             "for number in range(300): tier._write(tier._place('key'), bytes([65 + number % 26]) * 200_000, time.time() + 60)")
     writers = [subprocess.Popen([sys.executable, "-c", code, folder.path], cwd=ROOT) for _ in range(2)]
     seen = set()
@@ -202,7 +202,7 @@ def test_a_body_is_a_file_named_by_its_content(folder):
     assert names[0] == names[1] == names[3] != names[2]
     assert [path.read_bytes() for path in folder.files()].count(one.body) == 1 and len(folder.files()) == 2
     file = folder.path / file_tier.BODIES / names[0]
-    assert file.read_bytes() == one.body and file.stat().st_mode & 0o777 == 0o640 and folder.tier._written == 2000
+    assert file.read_bytes() == one.body and file.stat().st_mode & 0o777 == 0o640 and folder.tier._bytes_written == 2000
     file.write_bytes(b"cut")
     assert folder.tier.file_of(one) == names[0] and file.read_bytes() == one.body, "one of another size is made anew"
 

@@ -38,7 +38,7 @@ class Behind:
         self.far = far
         self.counted = Counted()
         counts = Counts(self.counted)
-        self.client = RedisClient(far[0].url, timeout=timeout, failed=counts.of("errors", "redis"), breaker=short_pauses())
+        self.client = RedisClient(far[0].url, timeout=timeout, on_failure=counts.of("errors", "redis"), breaker=short_pauses())
         self.redis = RedisTier(self.client)
         tiers = [self.redis] + [MemcachedTier(f"127.0.0.1:{each.server.server_port}", timeout=timeout, breaker=short_pauses())
                                 for each in far[1:]]
@@ -149,7 +149,7 @@ def test_what_comes_late_is_there_for_the_next(behind):
     behind.store.memory.clear()
     behind.far[0].delay = 0.3
     assert behind.store.get("k") is None
-    until(lambda: behind.store.held("k"))
+    until(lambda: behind.store.peek("k"))
     assert behind.counted.numbers["hits", "redis"] == 1 and behind.redis.usable
 
 
@@ -161,8 +161,8 @@ def test_what_comes_late_is_not_older_than_what_was_forgotten(behind, forget):
     behind.far[0].delay = 0.3
     assert behind.store.get("k") is None
     forget(behind.store)
-    until(lambda: not behind.store.looks._under_way)
-    assert behind.store.held("k") is None
+    until(lambda: not behind.store.looks._running)
+    assert behind.store.peek("k") is None
 
 
 def test_a_value_that_comes_late_does_not_replace_a_newer_one(behind):
@@ -174,7 +174,7 @@ def test_a_value_that_comes_late_does_not_replace_a_newer_one(behind):
         behind.far[0].delay = 0.3
         assert cache.get("k") is None
         cache.set("k", "new")
-        until(lambda: not behind.store.looks._under_way)
+        until(lambda: not behind.store.looks._running)
         assert cache.get("k") == "new"
 
 
@@ -228,7 +228,7 @@ def test_one_for_each_key_at_a_time():
     one = Lookups()
     asking = [spawn(one.ask, key, work, SAFETY) for key in "aab"]
     until(lambda: len(begun) == 2)
-    assert repr(one) == "Lookups(2 under way)"
+    assert repr(one) == "Lookups(2 running)"
     go.set()
     gevent.joinall(asking, timeout=SAFETY)
     assert [each.value for each in asking] == [2, 2, 2] and one.ask("a", work, SAFETY) == 3
@@ -250,7 +250,7 @@ def test_work_that_fails_is_nothing_and_is_said(caplog):
     assert "ZeroDivisionError" in caplog.text and one.ask("k", lambda look: 7, SAFETY) == 7
 
 
-def test_stopping_ends_what_is_under_way():
+def test_stopping_ends_what_is_running():
     one = Lookups()
     asking = spawn(one.ask, "k", lambda look: gevent.sleep(NEVER), SAFETY)
     gevent.sleep(0.001)

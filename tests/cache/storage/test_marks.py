@@ -9,7 +9,7 @@ from stored import entry_of, variants_of
 
 from gateway.bus.notice import Notice, line_of, parse
 from gateway.cache.entry import Variants
-from gateway.cache.storage.marks import Marks, Purge, addresses, normal, notice_of, parsed_purge, purge_of
+from gateway.cache.storage.marks import Marks, Purge, addresses, normalize, notice_of, parse_purge, purge_of
 
 URL = "https://shop.test/api/a?b=1"
 
@@ -39,7 +39,7 @@ def hit(marks: Marks, *, url: str = URL, tags=("red", "blue"), at: float = 100.0
 @pytest.mark.parametrize("soft", [False, True])
 def test_what_a_mark_is_about(kind, value, expected, soft):
     marks = marks_of(Purge(kind, value, soft, 100.0))
-    hard, softly = marks.purged(entry_of(URL, tags=("red", "blue"), at=1.0))
+    hard, softly = marks.purge_times(entry_of(URL, tags=("red", "blue"), at=1.0))
     assert ((softly if soft else hard) == 100.0) is expected
     assert (hard if soft else softly) == 0.0
 
@@ -96,14 +96,14 @@ def test_the_ways_to_write_an_address(url, expected):
     ("http://h/?b=1&a=2&a=1", "http://h/?a=1&a=2&b=1"), ("http://h?b&%61", "http://h/?a&b"), ("/a?", "/a?"),
     ("/a?u=http://h:80/", "/a?u=http://h:80/")])
 def test_addresses_are_read(address, expected):
-    assert parsed_purge(address, None, None, False, False, 0.0).value == expected
-    assert normal(expected) == expected
+    assert parse_purge(address, None, None, False, False, 0.0).value == expected
+    assert normalize(expected) == expected
 
 
 @pytest.mark.parametrize("address, expected", [
     ("http://shop.test", "http://shop.test"), ("HTTP://Shop.test:80/A?b=1&a", "http://shop.test/A?b=1&a"), ("/%7e", "/~")])
 def test_prefixes_are_read(address, expected):
-    assert parsed_purge(None, address, None, False, False, 0.0).value == expected
+    assert parse_purge(None, address, None, False, False, 0.0).value == expected
 
 
 @pytest.mark.parametrize("stored, purged", [
@@ -111,14 +111,14 @@ def test_prefixes_are_read(address, expected):
     ("http://h:80/p", "http://h/p"), ("https://h:443/p", "//h/p"), ("http://h:443/p", "//h/p"), ("http://h/%7eu", "http://h/~u"),
     ("http://h/caf%c3%a9", "/caf\u00e9"), ("http://h/", "http://h")])
 def test_one_purge_is_about_all_ways_to_write_an_address(stored, purged):
-    marks = marks_of(parsed_purge(purged, None, None, False, False, 100.0))
+    marks = marks_of(parse_purge(purged, None, None, False, False, 100.0))
     assert hit(marks, url=stored) and not hit(marks, url=stored + "x")
 
 
 @pytest.mark.parametrize("address", ["", "shop.test/a", "ftp://shop.test/a", "a b", "http:/a", "//", "https://", "///a", "#"])
 def test_what_is_no_address(address):
     with pytest.raises(ValueError):
-        parsed_purge(address, None, None, False, False, 0.0)
+        parse_purge(address, None, None, False, False, 0.0)
 
 
 @pytest.mark.parametrize("given_", [
@@ -126,7 +126,7 @@ def test_what_is_no_address(address):
 def test_one_thing_at_a_time(given_):
     arguments = {"url": None, "prefix": None, "tag": None, "everything": False, **given_}
     with pytest.raises(ValueError):
-        parsed_purge(**arguments, soft=False, at=0.0)
+        parse_purge(**arguments, soft=False, at=0.0)
 
 
 # -- marks stay small
@@ -164,7 +164,7 @@ def test_what_travels_says_the_same(purge):
     assert len(short.value) <= 7 and short.soft == purge.soft and short.short() == short
     for where, tags in (("http://h/a", ()), ("http://h/b", ("t",)), ("http://h/b", ())):
         entry = entry_of(where, tags=tags)
-        assert marks_of(short).purged(entry) == marks_of(purge).purged(entry)
+        assert marks_of(short).purge_times(entry) == marks_of(purge).purge_times(entry)
 
 
 @pytest.mark.parametrize("value", ["", "x", "-1", "70000", "1.5", "3:1", "1:", "1:70000", "2:9999999"])

@@ -26,7 +26,7 @@ def tier():
 
     def make(url: str, **more) -> RedisTier:
         failures: list[float] = []
-        found = RedisTier(RedisClient(url, failed=failures.append, **{"breaker": short_pauses(), **more}))
+        found = RedisTier(RedisClient(url, on_failure=failures.append, **{"breaker": short_pauses(), **more}))
         found.failures = found.client.failures = failures
         made.append(found)
         return found

@@ -244,7 +244,7 @@ def test_an_answer_is_followed_however_it_is_cut(size):
     lines = RedisLines()
     framing = Framing(lines, 100)
     count = sum(framing.follow(answers[at:at + size]) for at in range(0, len(answers), size))
-    assert count == framing.lines == 12 * 100 and not lines._left and not framing._begun and not framing._skip
+    assert count == framing.lines == 12 * 100 and not lines._left and not framing._partial_line and not framing._skip
 
 
 @pytest.mark.parametrize("value", [RedisLines(), memcached_value])

@@ -370,7 +370,7 @@ def test_a_purge_reaches_other_workers_through_the_run_directory(instance, worke
     assert one.get("k") is None
     until(lambda: other.get("k") is None)
     late = worker()
-    assert late.marks.purged(entry_of(tags=["t"], at=1.0))[0] > 0, "known before it serves"
+    assert late.marks.purge_times(entry_of(tags=["t"], at=1.0))[0] > 0, "known before it serves"
 
 
 def test_the_workers_of_an_instance_do_not_wait_for_redis(redis_server, instance, worker):
@@ -422,7 +422,7 @@ def test_without_redis_everything_goes_on(redis_server, worker):
     server.start()
     until(lambda: one.leases.usable)
     late = worker(redis=server.url)
-    assert late.marks.purged(entry_of(tags=["later"], at=1.0))[0] > 0, "the purge was made up for"
+    assert late.marks.purge_times(entry_of(tags=["later"], at=1.0))[0] > 0, "the purge was made up for"
 
 
 def test_an_entry_written_by_a_clock_that_is_wrong_is_not_newer_than_a_purge(redis_server, worker):
@@ -438,12 +438,12 @@ def test_an_entry_written_by_a_clock_that_is_wrong_is_not_newer_than_a_purge(red
 
 def test_looking_changes_nothing(behind, worker):
     one, other = worker(**behind), worker(**behind)
-    assert one.look("k") is None
+    assert one.inspect("k") is None
     stored = keep(one)
-    assert one.look("k") is stored and one.memory.nodes["k"].hits == 0
-    assert repr(other.look("k")) == repr(stored) and len(other.memory) == 0
+    assert one.inspect("k") is stored and one.memory.nodes["k"].hits == 0
+    assert repr(other.inspect("k")) == repr(stored) and len(other.memory) == 0
     other.tiers[0].put("bad", b"nonsense", 60)
-    assert other.look("bad") is None and other.tiers[0].get("bad") == b"nonsense"
+    assert other.inspect("bad") is None and other.tiers[0].get("bad") == b"nonsense"
 
 
 # -- memcached

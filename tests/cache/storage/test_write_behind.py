@@ -47,16 +47,16 @@ def make(tier):
 
 
 def record(name: str, size: int = 1, **more) -> PendingWrite:
-    return PendingWrite(lambda: ("put", name), held=name, size=size, **more)
+    return PendingWrite(lambda: ("put", name), value=name, size=size, **more)
 
 
 def test_nothing_runs_while_nothing_is_written(make, tier):
     writer = make()
     assert writer.flush(0) and writer._greenlet is None
     writer.add("a", record("1"))
-    assert writer.waiting("a").held == "1" and tier.batches == [], "whoever adds does not wait"
+    assert writer.pending("a").value == "1" and tier.batches == [], "whoever adds does not wait"
     assert writer.flush(SAFETY) and tier.batches == [["put 1"]]
-    assert writer.waiting("a") is None and writer._greenlet is None and writer.bytes == 0
+    assert writer.pending("a") is None and writer._greenlet is None and writer.bytes == 0
 
 
 def test_order_and_the_latest_of_each_name(make, tier):
@@ -72,7 +72,7 @@ def test_what_is_added_while_it_is_written_is_written_afterwards(make, tier):
     writer.add("a", record("1"))
     gevent.sleep(0)
     writer.add("a", record("2"))
-    assert writer.waiting("a").held == "2" and len(writer) == 2
+    assert writer.pending("a").value == "2" and len(writer) == 2
     tier.go.set()
     assert writer.flush(SAFETY) and tier.batches == [["put 1"], ["put 2"]]
 
@@ -113,7 +113,7 @@ def test_what_is_withdrawn_is_not_written(make, tier):
     writer = make()
     writer.add("a", record("1"))
     writer.add("b", record("2"))
-    assert writer.withdraw("a").held == "1" and writer.withdraw("a") is None
+    assert writer.withdraw("a").value == "1" and writer.withdraw("a") is None
     assert writer.flush(SAFETY) and tier.batches == [["put 2"]] and writer.bytes == 0
 
 
