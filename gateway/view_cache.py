@@ -44,7 +44,7 @@ from .cache.storage.memory import MemoryTier
 from .cache.storage.nginx_generation import Generation
 from .cache.storage.redis_tier import RedisTier
 from .cache.storage.store import HttpStore
-from .cache.storage.tiers import Counts, Shared, ignore
+from .cache.storage.tiers import Counts, SharedTier, ignore
 from .config import CacheStorage, Config
 from .loop.native_threads import native_lock, native_thread
 from .remote.redis_client import RedisClient
@@ -74,7 +74,7 @@ def store_of(settings: CacheStorage, counts: Counts | None = None, largest: int 
              breaker: Callable[[], Breaker] = Breaker) -> HttpStore:
     """The same from the settings themselves. ``largest`` is the size of a record in bytes."""
     counts = counts or Counts()
-    tiers: list[Shared] = []
+    tiers: list[SharedTier] = []
     transports: list[Transport] = []
     leases = None
     place = run_directory.current()
@@ -140,7 +140,7 @@ class Tiered(BaseCache):
         if value is not None and value.until > moment and (value.checked_at + self.near > moment or not value.shared):
             return value.load()
         tiers = self._tiers()
-        if tiers and (found := self.store.looks.ask(f"view:{key}", partial(self._look_up, key), self.store.patience)) is not None:
+        if tiers and (found := self.store.lookups.ask(f"view:{key}", partial(self._look_up, key), self.store.patience)) is not None:
             return found.load()
         if value is not None and value.until > moment and not any(tier.usable for tier in tiers):
             return value.load()                          # nobody can say whether there is a newer one
@@ -155,7 +155,7 @@ class Tiered(BaseCache):
                 return self._newer(key, found, tier.margin)
         return None
 
-    def _read(self, tier: Shared, key: str, data: bytes) -> StoredValue | None:
+    def _read(self, tier: SharedTier, key: str, data: bytes) -> StoredValue | None:
         """The value of a record; None when it is none."""
         try:
             return value_of(key, data, tier.shift)
@@ -188,19 +188,19 @@ class Tiered(BaseCache):
         stored = StoredValue(value, moment + seconds, moment, bool(tiers))
         with self._lock:
             self.memory.put(key, stored, stored.size)
-        self.store.looks.forget(f"view:{key}")           # what a look-up finds now may be older
+        self.store.lookups.forget(f"view:{key}")           # what a look-up finds now may be older
         if tiers and stored.plain is not None:
             self._behind(partial(self._put, key, stored, seconds, tiers))
         return True
 
-    def _put(self, key: str, value: StoredValue, seconds: float, tiers: Sequence[Shared]) -> None:
+    def _put(self, key: str, value: StoredValue, seconds: float, tiers: Sequence[SharedTier]) -> None:
         for tier in tiers:
             if not tier.put(f"view:{key}", record_of(key, value, tier.shift - tier.margin), seconds):
                 self.store.counts.of("dropped", tier.name)(1.0)
 
     def _behind(self, work: Callable[[], object]) -> None:
         """Do it behind memory, and wait for it as long as a request may."""
-        self.store.looks.do([work], self.store.patience)
+        self.store.lookups.do([work], self.store.patience)
 
     def add(self, key: str, value: Any, timeout: Any = None) -> bool:
         return not self.has(key) and self.set(key, value, timeout)
@@ -214,7 +214,7 @@ class Tiered(BaseCache):
         self._behind(partial(self._delete, key, self._tiers(), moment))
         return present
 
-    def _delete(self, key: str, tiers: Sequence[Shared], at: float) -> None:
+    def _delete(self, key: str, tiers: Sequence[SharedTier], at: float) -> None:
         for tier in tiers:
             tier.delete(f"view:{key}")
         self.store.bus.send(Notice(TOPIC, key, None, False, at)).wait()
@@ -228,7 +228,7 @@ class Tiered(BaseCache):
             self.deletions[key] = max(surely, self.deletions.pop(key, 0.0))
             if len(self.deletions) > self.most_deletions:
                 self.deletions.popitem(last=False)
-        self.store.looks.forget(f"view:{key}")
+        self.store.lookups.forget(f"view:{key}")
 
     def clear(self) -> bool:
         self.store.bus.publish(Notice(TOPIC, "", None, True, now())).wait()
@@ -248,7 +248,7 @@ class Tiered(BaseCache):
             for key in [key for key, node in self.memory.nodes.items() if node.value.stored_at <= at]:
                 self.memory.delete(key)
 
-    def _tiers(self) -> Sequence[Shared]:
+    def _tiers(self) -> Sequence[SharedTier]:
         """Those behind memory. Their connections belong to the loop of one thread."""
         return self.store.tiers if native_thread() == self._thread else ()
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from ...loop.monotonic_clock import CLOCK, MonotonicClock
 from ...tasks import spawn, spawn_apart
-from .tiers import Leasing
+from .tiers import LeasingTier
 from .write_behind import PendingWrite, WriteBehind
 
 SHORT, TICK = 2.0, 0.5          # seconds
@@ -72,7 +72,7 @@ class Lease:
 class Leases:
     """Those of one worker, in ``tier``. The greenlet that extends them runs while there are any."""
 
-    def __init__(self, tier: Leasing, writer: WriteBehind, *, short: float = SHORT, tick: float = TICK,
+    def __init__(self, tier: LeasingTier, writer: WriteBehind, *, short: float = SHORT, tick: float = TICK,
                  timer: MonotonicClock = CLOCK) -> None:
         self.tier = tier
         self.writer = writer

@@ -42,7 +42,7 @@ from .lease import SHORT, TICK, Lease, Leases
 from .lookups import Lookup, Lookups
 from .memory import MemoryTier, Node, Share, whole_steps
 from .purger import Purger
-from .tiers import Counts, Leasing, Operation, Shared
+from .tiers import Counts, LeasingTier, Operation, SharedTier
 from .write_behind import PendingWrite, WriteBehind
 
 TOPIC = "keys"                  # of the bus: keys that were deleted
@@ -77,9 +77,10 @@ class HttpStore:
     for them, ``largest`` the size of a record. ``clock`` is that of the bus, ``timer`` that by which the store waits.
     """
 
-    def __init__(self, memory: MemoryTier, tiers: Sequence[Shared] = (), bus: Bus | None = None, *, leases: Leasing | None = None,
-                 compress: bool = False, counts: Counts | None = None, patience: float = PATIENCE, largest: int = codec.LARGEST,
-                 intervals: Intervals = Intervals(), clock: Callable[[], float] = clock.now, timer: MonotonicClock = CLOCK) -> None:
+    def __init__(self, memory: MemoryTier, tiers: Sequence[SharedTier] = (), bus: Bus | None = None, *,
+                 leases: LeasingTier | None = None, compress: bool = False, counts: Counts | None = None,
+                 patience: float = PATIENCE, largest: int = codec.LARGEST, intervals: Intervals = Intervals(),
+                 clock: Callable[[], float] = clock.now, timer: MonotonicClock = CLOCK) -> None:
         self.memory = memory
         self.tiers = tuple(tiers)
         self.bus = bus or Bus()
@@ -92,7 +93,7 @@ class HttpStore:
         self.intervals = intervals
         self.clock = clock
         self.timer = timer
-        self.looks = Lookups()
+        self.lookups = Lookups()
         self.leases = leases
         self.compress = compress
         self.largest = largest
@@ -171,7 +172,7 @@ class HttpStore:
     def _await_lookup(self, key: str, known: Node | None, owner: Share | None) -> Variants | None:
         """What the look-up of this key finds within the patience of a request."""
         began = self.timer.now()
-        result = self.looks.ask(key, lambda look: (self._look_up(key, known, owner, look), self.marks.number), self.patience)
+        result = self.lookups.ask(key, lambda look: (self._look_up(key, known, owner, look), self.marks.number), self.patience)
         last_lookup.set((ended := self.timer.now(), ended - began))
         if result is None:
             return None
@@ -194,7 +195,7 @@ class HttpStore:
             return found
         return None
 
-    def _read(self, tier: Shared, key: str, forget: bool = True) -> Variants | None:
+    def _read(self, tier: SharedTier, key: str, forget: bool = True) -> Variants | None:
         """The variants in a tier, or on their way to it, without those that were purged. A corrupt record is removed."""
         queued = self._writer(tier).pending(key)
         if queued is not None:
@@ -249,7 +250,7 @@ class HttpStore:
             else:
                 self.counts.of("dropped", tier.name)(1.0)
 
-    def _record(self, tier: Shared, key: str, variants: Variants, until: float) -> Operation | None:
+    def _record(self, tier: SharedTier, key: str, variants: Variants, until: float) -> Operation | None:
         """The operation that writes the record, when it is its turn; None when the variants were purged or have expired."""
         left, seconds = self.marks.apply(variants), until - self.clock()
         if left is None or seconds <= 0:
@@ -262,10 +263,10 @@ class HttpStore:
             return None
         return "put", key, data, seconds
 
-    def _write(self, tier: Shared, key: str, write: PendingWrite) -> None:
+    def _write(self, tier: SharedTier, key: str, write: PendingWrite) -> None:
         self._writer(tier).add(key, write)
 
-    def _writer(self, tier: Shared) -> WriteBehind:
+    def _writer(self, tier: SharedTier) -> WriteBehind:
         writer = self._writers.get(tier.name)
         if writer is None:
             writer = self._writers[tier.name] = WriteBehind(tier.write, self.counts.of("dropped", tier.name))
@@ -290,7 +291,7 @@ class HttpStore:
         """One key; a look-up that runs for it counts no more either."""
         if key is not None:
             self.memory.delete(key)
-            self.looks.forget(key)
+            self.lookups.forget(key)
             self._measure()
 
     def _clear(self) -> None:
@@ -328,7 +329,7 @@ class HttpStore:
     def _leased(self, key: str) -> bool | None:
         """None when nobody can be asked, or does not answer in time."""
         leases = self.leases
-        return None if leases is None else self.looks.ask(f"\0lease\n{key}", lambda _: leases.leased(key), self.patience)
+        return None if leases is None else self.lookups.ask(f"\0lease\n{key}", lambda _: leases.leased(key), self.patience)
 
     def wait(self, key: str, seconds: float, lease: str = "", wanted: Event | None = None) -> Variants | None:
         """What is there when the worker that has the lease is done, or ``seconds`` are over; None when nothing is, or nobody
@@ -366,7 +367,7 @@ class HttpStore:
             self._leases.stop()
         for writer in self._writers.values():
             writer.stop(max(0.0, until - self.timer.now()))
-        self.looks.stop(max(0.0, until - self.timer.now()))
+        self.lookups.stop(max(0.0, until - self.timer.now()))
         self.bus.stop(max(0.0, until - self.timer.now()))
         if self.purger.generation is not None:
             self.purger.generation.stop()

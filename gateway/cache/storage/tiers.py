@@ -10,7 +10,7 @@ from typing import Any, Protocol
 Operation = tuple[Any, ...]
 
 
-class Shared(Protocol):
+class SharedTier(Protocol):
     """A tier of bytes by key. It never raises: a failure is counted, and is None or nothing done. ``put`` is whether it was."""
 
     name: str
@@ -35,7 +35,7 @@ class Shared(Protocol):
     def close(self) -> None: ...
 
 
-class Leasing(Shared, Protocol):
+class LeasingTier(SharedTier, Protocol):
     """A tier that gives leases, each under a token. None: it cannot be asked."""
 
     def lease(self, key: str, token: str, seconds: float) -> bool | None: ...

@@ -161,7 +161,7 @@ def test_what_comes_late_is_not_older_than_what_was_forgotten(behind, forget):
     behind.far[0].delay = 0.3
     assert behind.store.get("k") is None
     forget(behind.store)
-    until(lambda: not behind.store.looks._running)
+    until(lambda: not behind.store.lookups._running)
     assert behind.store.peek("k") is None
 
 
@@ -174,7 +174,7 @@ def test_a_value_that_comes_late_does_not_replace_a_newer_one(behind):
         behind.far[0].delay = 0.3
         assert cache.get("k") is None
         cache.set("k", "new")
-        until(lambda: not behind.store.looks._running)
+        until(lambda: not behind.store.lookups._running)
         assert cache.get("k") == "new"
 
 
