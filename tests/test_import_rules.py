@@ -274,6 +274,8 @@ def test_contributing_says_the_same():
     ("upstream/pool", "from ..telemetry.log import RequestLog", ["gateway.telemetry.log.RequestLog"]),
     ("upstream/pool", "from .. import forward", ["gateway.forward"]),
     ("config", "from .values import Size", []),
+    ("bus/bus", "from ..cache.storage.marks import Marks", ["gateway.cache.storage.marks.Marks"]),
+    ("bus/redis_stream", "from ..remote.redis_client import RedisClient", []),
     ("config", "from .nginx.configuration import render", ["gateway.nginx.configuration.render"]),
     ("errors", "from .message import Request", ["gateway.message.Request"]),
     ("pipeline", "from .forward import Forward\nfrom .app import create_app", ["gateway.app.create_app"]),

@@ -77,6 +77,8 @@ class Delivery:
 
     def wait(self) -> int:
         """The number of transports that have all of it when all have, or the time of a request is over."""
+        if not self.transports:
+            return 0
         with suppress(OutOfTime), LoopLimit(self.patience, OutOfTime()):
             for batches in self.transports:
                 for batch in batches:

@@ -23,11 +23,11 @@ DIGITS = 20                     # of a number
 
 
 class TooLarge(OSError):
-    """The answer has no end that anybody wants to wait for."""
+    """The answer is larger than any that is expected."""
 
 
 class Framing:
-    """Where the lines and values of a protocol are. ``value`` is the size of what follows a line, and of which no line is."""
+    """Finds the lines and values in what arrives. ``value`` returns the size of the value that follows a line, 0 without one."""
 
     def __init__(self, value: Callable[[bytes], int], most: int) -> None:
         self.value = value
@@ -64,7 +64,7 @@ class Framing:
 
 
 class RedisLines:
-    """Of the protocol of Redis: bulk strings, and how deep arrays are in each other."""
+    """The ``value`` of the protocol of Redis (RESP): the sizes of bulk strings. It also limits how deep arrays nest."""
 
     def __init__(self) -> None:
         self._left: list[int] = []                       # elements of the arrays that have begun
@@ -93,7 +93,7 @@ def memcached_value(line: bytes) -> int:
 
 
 def number(text: bytes) -> int:
-    """Raises TooLarge: who does not know where an answer ends cannot wait for it."""
+    """Raises TooLarge for what is no number: the end of the answer is not known then."""
     try:
         return int(text[:DIGITS + 1])                    # longer ones are too large anyway
     except ValueError:
@@ -101,7 +101,7 @@ def number(text: bytes) -> int:
 
 
 class Bounded:
-    """``sock`` in all else. ``value`` is that of the Framing of its protocol."""
+    """A socket that behaves like ``sock`` but for the bound. ``value`` is that of Framing, for its protocol."""
 
     def __init__(self, sock: Any, most: int, value: Callable[[bytes], int]) -> None:
         self._sock = sock
@@ -140,7 +140,7 @@ class Bounded:
 
 
 class Sockets:
-    """The module ``socket``, but that its sockets are bounded, and speak Memcached's protocol."""
+    """In place of the module ``socket``: its sockets are bounded, for the protocol of Memcached."""
 
     def __init__(self, most: int) -> None:
         self.most = most

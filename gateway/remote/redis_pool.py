@@ -1,17 +1,17 @@
-"""The connections of one worker to Redis, and how a Redis is found: one, behind Sentinel, or a Cluster.
+"""The connection pool of one worker for Redis, and how a Redis is found: one, behind Sentinel, or a Cluster.
 
 ::
 
-    take --idle--------------------------------> in use --give--> idle
-      |                                             ^
-      +--none--> one more is made beside that       |
-      +--------> waits: for that one, or for another's
+    take --idle connection--------------------------------> in use --give--> idle
+      |                                                        ^
+      +--none idle--> waits for the first one that is given ---+
+             +------> one more is connected, in a greenlet of its own, and given
 
-Connecting takes several round trips, so no request connects: it waits for a while for whichever connection is there first, and the
-new one is there for the next. Whoever waits in vain while others use connections was never heard by Redis (Busy). When there is no
-connection at all, and none can be made, Redis is not well.
+Connecting takes several round trips, so no request connects: it waits for a while for the first connection that is idle, and the
+new one is there for the next request. When the wait is over while others use connections, Redis was not asked (Busy). When there is
+no connection at all, and none can be made, Redis is not well.
 
-A Cluster's client has connections of its own, for each node.
+The library's client of a Cluster has a pool of its own for each node.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ CONNECT = 1.0                   # seconds that each step of connecting may take,
 
 
 class Connections:
-    """At most ``most``. ``make`` is an unconnected connection, ``owned`` whether one still leads to the right place, ``errors`` are
-    those of connecting."""
+    """At most ``most`` connections. ``make`` returns one that is not connected yet, ``owned`` whether one still leads to the right
+    place, ``errors`` are those of connecting."""
 
     def __init__(self, make: Callable[[], Any], owned: Callable[[Any], Any], most: int,
                  errors: tuple[type[Exception], ...]) -> None:
@@ -47,7 +47,7 @@ class Connections:
         self._closed = False
 
     def take(self, seconds: float) -> Any:
-        """A connection, which is given back or dropped. Raises Busy, or when there is no connection at all what is wrong."""
+        """A connection, to be given back or dropped. Raises Busy, or the error of connecting when there is no connection."""
         try:
             with LoopLimit(seconds, Slow(f"no connection within {seconds * 1000:.0f} ms")):
                 return self._next()
@@ -73,7 +73,7 @@ class Connections:
                 raise self._error.with_traceback(None)
 
     def _sound(self, connection: Any) -> bool:
-        """Was it neither closed meanwhile, nor left in the middle of an answer?"""
+        """Is it neither closed nor in the middle of an answer?"""
         try:
             return self.owned(connection) and not connection.can_read()
         except self.errors:
@@ -123,7 +123,7 @@ class Connections:
 
 
 def connections_of(client: Any, most: int, errors: tuple[type[Exception], ...]) -> Connections:
-    """Those to where a client of one Redis leads, or of one behind Sentinel."""
+    """The pool for a client of one Redis, or of one behind Sentinel."""
     pool = client.connection_pool
     return Connections(lambda: pool.connection_class(**pool.connection_kwargs), pool.owns_connection, most, errors)
 
@@ -140,8 +140,8 @@ def is_cluster(url: str) -> bool:
 
 
 def connect(url: str, timeout: float, connections: int, largest: int = LARGEST) -> Any:
-    """A client that connects when it is first used. Each step may take ``timeout`` seconds; nothing is tried twice: whoever asks
-    decides. An answer has as many bytes as a record of the ``largest`` size."""
+    """A client of redis-py, which connects when it is first used. Each step of it may take ``timeout`` seconds, and is not tried
+    twice: the caller decides. An answer has as many bytes as a value of the ``largest`` size."""
     import redis
     from redis.backoff import NoBackoff
     from redis.retry import Retry

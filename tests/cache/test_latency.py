@@ -98,9 +98,9 @@ def test_when_the_one_who_looks_leaves_another_looks(redis_server, stores):
     one.memory.clear()
     server.client.client_pause(600)
     first = gevent.spawn(one.get, "k")
-    gevent.sleep(0.01)
+    until(lambda: one.lookups._running)
     others = [gevent.spawn(one.get, "k") for _ in range(3)]
-    gevent.sleep(0.01)
+    gevent.sleep(0)                                      # all wait for its look-up
     first.kill()
     gevent.joinall(others, timeout=SAFETY)
     assert [repr(each.value) for each in others] == [repr(stored)] * 3

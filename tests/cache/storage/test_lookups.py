@@ -250,12 +250,16 @@ def test_work_that_fails_is_nothing_and_is_said(caplog):
     assert "ZeroDivisionError" in caplog.text and one.ask("k", lambda look: 7, SAFETY) == 7
 
 
-def test_stopping_ends_what_is_running():
-    one = Lookups()
+@pytest.mark.parametrize("seconds, results", [(0.0, [None]), (SAFETY, ["done"])])
+def test_stopping_ends_lookups_at_once_and_gives_jobs_their_time(seconds, results):
+    one, go = Lookups(), gevent.event.Event()
     asking = spawn(one.ask, "k", lambda look: gevent.sleep(NEVER), SAFETY)
-    gevent.sleep(0.001)
-    doing = spawn(one.do, [lambda: gevent.sleep(NEVER), lambda: gevent.sleep(0.01) or "done"], SAFETY)
-    gevent.sleep(0.001)
-    one.stop(0.05)
-    gevent.joinall([asking, doing], timeout=SAFETY)
-    assert asking.dead and asking.value is None and doing.value == [None, "done"]
+    doing = spawn(one.do, [lambda: go.wait(SAFETY) and "done"], SAFETY)
+    until(lambda: one._running and one._jobs)
+    stopping = spawn(one.stop, seconds)
+    asking.join(SAFETY)
+    if not seconds:
+        stopping.join(SAFETY)
+    go.set()
+    gevent.joinall([stopping, doing], timeout=SAFETY)
+    assert asking.dead and asking.value is None and doing.value == results
