@@ -22,15 +22,15 @@ GENEROUS = {"connect_timeout": "30s", "pool_timeout": "30s"}
 def upstream() -> Iterator[Callable[..., Upstream]]:
     """``upstream(port, ...)`` is an upstream of these instances (ports or URLs), with settings as in a file. What a test does not
     set has all the time that a busy machine may need."""
-    made = []
+    upstreams = []
 
     def make(*instances: int | str, clock: MonotonicClock = CLOCK, **settings: Any) -> Upstream:
         urls = tuple(f"http://127.0.0.1:{place}" if isinstance(place, int) else place for place in instances)
-        made.append(Upstream("shop", Settings(instances=urls, **{**GENEROUS, **settings}), clock=clock))
-        return made[-1]
+        upstreams.append(Upstream("shop", Settings(instances=urls, **{**GENEROUS, **settings}), clock=clock))
+        return upstreams[-1]
 
     yield make
-    for one in made:
+    for one in upstreams:
         one.close()
 
 

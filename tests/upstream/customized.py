@@ -60,7 +60,7 @@ class Signed(requests.auth.AuthBase):
     def __call__(self, prepared):
         prepared.headers["X-Signed"] = f"{prepared.method} {prepared.path_url} {prepared.body!r}"
         prepared.prepare_url(prepared.url, {"signed": "1"})
-        prepared.register_hook("response", lambda answer, **_: answer.headers.update({"X-Seen": str(answer.raw.tell())}))
+        prepared.register_hook("response", lambda answer, **_: answer.headers.update({"X-RequestRecord": str(answer.raw.tell())}))
         return prepared
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 Answer = bytes | Iterable[bytes]
 
 
-class Seen(NamedTuple):
+class RequestRecord(NamedTuple):
     """One request as it arrived."""
 
     method: str
@@ -34,7 +34,7 @@ class Reset(Exception):
 
 
 def answer(body: bytes = b"", *fields: str, status: str = "200 OK", length: bool = True, version: str = "1.1") -> bytes:
-    """A response with these header lines, and Content-Length unless told otherwise."""
+    """A response with these header lines, and Content-Length unless fields otherwise."""
     lines = [f"HTTP/{version} {status}", *fields, *([f"Content-Length: {len(body)}"] if length else [])]
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
@@ -59,23 +59,24 @@ def then_reset(data: bytes) -> Iterable[bytes]:
     raise Reset
 
 
-def echo(seen: Seen) -> bytes:
-    told = {"method": seen.method, "target": seen.target, "headers": sorted(seen.headers), "body": seen.body.decode("latin-1")}
-    return answer(json.dumps(told).encode(), "Content-Type: application/json")
+def echo(record: RequestRecord) -> bytes:
+    fields = {"method": record.method, "target": record.target, "headers": sorted(record.headers),
+              "body": record.body.decode("latin-1")}
+    return answer(json.dumps(fields).encode(), "Content-Type: application/json")
 
 
-def digest(seen: Seen) -> bytes:
-    if (seen.header("Authorization") or "").startswith("Digest ") and 'username="ann"' in seen.header("Authorization"):
+def digest(record: RequestRecord) -> bytes:
+    if (record.header("Authorization") or "").startswith("Digest ") and 'username="ann"' in record.header("Authorization"):
         return answer(b"welcome")
     return answer(b"who?", 'WWW-Authenticate: Digest realm="r", nonce="n", qop="auth", algorithm=MD5', "Set-Cookie: asked=1",
                   status="401 Unauthorized")
 
 
-def chain(seen: Seen) -> bytes:
-    left = int(seen.target.rsplit("/", 1)[1])
+def chain(record: RequestRecord) -> bytes:
+    left = int(record.target.rsplit("/", 1)[1])
     if left:
         return redirect(f"/chain/{left - 1}", f"Set-Cookie: step{left}=done; Path=/")
-    return answer((seen.header("Cookie") or "").encode())
+    return answer((record.header("Cookie") or "").encode())
 
 
 LINES = b"one\ntwo\r\nthree\n\nfive"
@@ -151,23 +152,23 @@ ENDING: dict[str, bytes] = {                             # what is sent before t
     "/bad-first-chunk": answer(b"", "Transfer-Encoding: chunked", length=False) + b"xyz\r\nhello\r\n0\r\n\r\n",
     "/two-lengths": answer(b"hello", "Content-Length: 7"),
 }
-MADE: dict[str, Callable[[Seen], Answer]] = {
+MADE: dict[str, Callable[[RequestRecord], Answer]] = {
     "/echo": echo,
     "/digest": digest,
     "/chain": chain,
-    "/reset": lambda seen: then_reset(b""),
-    "/reset-later": lambda seen: then_reset(answer(b"some", "Content-Length: 50", length=False)),
+    "/reset": lambda record: then_reset(b""),
+    "/reset-later": lambda record: then_reset(answer(b"some", "Content-Length: 50", length=False)),
 }
 
 
 class Service:
-    """``handle`` is for a StreamServer. ``seen`` are the requests that came, ``connections`` counts, ``extra`` adds paths."""
+    """``handle`` is for a StreamServer. ``requests`` are those that came, ``connections`` counts, ``extra`` adds paths."""
 
     def __init__(self, tls: Any = None) -> None:
         self.tls = tls
-        self.seen: list[Seen] = []
+        self.requests: list[RequestRecord] = []
         self.connections = 0
-        self.extra: dict[str, Callable[[Seen], Answer]] = {}
+        self.extra: dict[str, Callable[[RequestRecord], Answer]] = {}
 
     def handle(self, sock: Any, address: Any) -> None:
         self.connections += 1
@@ -178,9 +179,9 @@ class Service:
                 if reader.peek(1)[:1] == b"\x16":        # a TLS handshake: say in plain text that none is spoken here
                     sock.sendall(answer(b"plain HTTP, please", status="400 Bad Request"))
                     return
-                while (seen := read_request(reader)) is not None:
-                    self.seen.append(seen)
-                    self.send(sock, seen)
+                while (record := read_request(reader)) is not None:
+                    self.requests.append(record)
+                    self.send(sock, record)
         except Reset:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         except (End, OSError, ValueError):               # the client may go whenever it wants, and ValueError: it speaks no HTTP
@@ -188,20 +189,20 @@ class Service:
         finally:
             sock.close()
 
-    def send(self, sock: Any, seen: Seen) -> None:
-        path = seen.target.partition("?")[0]
+    def send(self, sock: Any, record: RequestRecord) -> None:
+        path = record.target.partition("?")[0]
         if path in ENDING:
             sock.sendall(ENDING[path])
             raise End
         made = self.extra.get(path) or MADE.get("/" + path.lstrip("/").partition("/")[0])
-        pieces = made(seen) if made is not None else FIXED.get(path, answer(b"no such path", status="404 Not Found"))
-        if seen.method == "HEAD" and isinstance(pieces, bytes):
+        pieces = made(record) if made is not None else FIXED.get(path, answer(b"no such path", status="404 Not Found"))
+        if record.method == "HEAD" and isinstance(pieces, bytes):
             pieces = pieces.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
         for piece in [pieces] if isinstance(pieces, bytes) else pieces:
             sock.sendall(piece)
 
 
-def read_request(reader: Any) -> Seen | None:
+def read_request(reader: Any) -> RequestRecord | None:
     """The next request on a connection, None at its end."""
     line = reader.readline()
     if not line:
@@ -211,12 +212,12 @@ def read_request(reader: Any) -> Seen | None:
     while (line := reader.readline().rstrip(b"\r\n")):
         name, _, value = line.decode("latin-1").partition(":")
         headers.append((name, value.strip()))
-    seen = Seen(method, target, headers, b"")
-    if (seen.header("Transfer-Encoding") or "").lower() == "chunked":
+    record = RequestRecord(method, target, headers, b"")
+    if (record.header("Transfer-Encoding") or "").lower() == "chunked":
         pieces = []
         while size := int(reader.readline(), 16):
             pieces.append(reader.read(size))
             reader.readline()
         reader.readline()
-        return seen._replace(body=b"".join(pieces))
-    return seen._replace(body=reader.read(int(seen.header("Content-Length") or 0)))
+        return record._replace(body=b"".join(pieces))
+    return record._replace(body=reader.read(int(record.header("Content-Length") or 0)))

@@ -92,12 +92,12 @@ class Peer:
 
 
 class Service:
-    """``serve(Service(answer))``: every request is kept in ``seen`` and answered by ``answer(head, body)``: bytes, or None to
-    close. ``connections`` counts those accepted, ``open`` those not yet ended."""
+    """``serve(Service(answer))``: every request is appended to ``requests`` and answered by ``answer(head, body)``: bytes, or None
+    to close. ``connections`` counts those accepted, ``open`` those not yet ended."""
 
     def __init__(self, answer: Callable[[bytes, bytes], bytes | None] | bytes = OK) -> None:
         self.answer = answer if callable(answer) else lambda head, body: answer
-        self.seen: list[tuple[bytes, bytes]] = []
+        self.requests: list[tuple[bytes, bytes]] = []
         self.connections = 0
         self.open = 0
 
@@ -107,7 +107,7 @@ class Service:
         try:
             peer = Peer(sock)
             while request := peer.request():
-                self.seen.append(request)
+                self.requests.append(request)
                 answer = self.answer(*request)
                 if answer is None:
                     return

@@ -33,17 +33,17 @@ class Name:
 
 
 @pytest.fixture
-def named():
-    """``named(name, ...)`` is an upstream called http://shop.test:8000, which ``name`` looks up."""
-    made = []
+def by_name():
+    """``by_name(name, ...)`` is an upstream called http://shop.test:8000, which ``name`` looks up."""
+    upstreams = []
 
     def make(name: Name, **settings) -> Upstream:
         settings = Settings(instances=("http://shop.test:8000",), **settings)
-        made.append(Upstream("shop", settings, Resolver(settings.dns_ttl, name)))
-        return made[-1]
+        upstreams.append(Upstream("shop", settings, Resolver(settings.dns_ttl, name)))
+        return upstreams[-1]
 
     yield make
-    for one in made:
+    for one in upstreams:
         one.close()
 
 
@@ -81,7 +81,7 @@ class Together(Service):
         self.all_here = gevent.event.Event()
 
     def wait(self, head: bytes, body: bytes) -> bytes:
-        if len(self.seen) >= self.number:
+        if len(self.requests) >= self.number:
             self.all_here.set()
         self.all_here.wait()
         return OK
@@ -137,28 +137,28 @@ def test_a_busy_connection_is_not_used_longer_than_its_age(serve, upstream):
 
 
 @pytest.mark.parametrize("steady", [True, False])
-def test_an_address_that_left_the_name_is_drained(serve, named, steady):
+def test_an_address_that_left_the_name_is_drained(serve, by_name, steady):
     """Under steady traffic and without any: the name is looked up beside the requests."""
     old, new = Together(10), Service()
     name = Name(ipv4(serve(old)))
-    one = named(name, dns_ttl="50ms")
+    one = by_name(name, dns_ttl="50ms")
     burst(one, 10)
     name.places = [ipv4(serve(new))]
     if steady:
-        until(lambda: one.send(get()).status == 200 and new.seen)
+        until(lambda: one.send(get()).status == 200 and new.requests)
     until(lambda: old.open == 0)
-    seen = len(old.seen)
+    number = len(old.requests)
     burst(one, 10)
-    assert len(old.seen) == seen
+    assert len(old.requests) == number
 
 
-def test_a_busy_connection_to_an_address_that_left_ends_with_its_answer(serve, named):
+def test_a_busy_connection_to_an_address_that_left_ends_with_its_answer(serve, by_name):
     go = gevent.event.Event()
     old, new = Service(lambda head, body: go.wait() and OK), Service()
     name = Name(ipv4(serve(old)))
-    one = named(name, dns_ttl="50ms")
+    one = by_name(name, dns_ttl="50ms")
     first = gevent.spawn(one.send, get())
-    until(lambda: old.seen)
+    until(lambda: old.requests)
     name.places = [ipv4(serve(new))]
     until(lambda: one.instances[0].connector.places[0].sockaddr == name.places[0][1])
     go.set()
@@ -167,10 +167,10 @@ def test_a_busy_connection_to_an_address_that_left_ends_with_its_answer(serve, n
 
 
 @pytest.mark.parametrize("answer", [[], socket.gaierror(-2, "Name or service not known"), OSError("down")])
-def test_an_answer_that_is_none_changes_nothing(serve, named, answer):
+def test_an_answer_that_is_none_changes_nothing(serve, by_name, answer):
     service = Service()
     name = Name(ipv4(serve(service)))
-    one = named(name, dns_ttl="50ms")
+    one = by_name(name, dns_ttl="50ms")
     one.send(get())
     if isinstance(answer, Exception):
         name.error = answer
@@ -181,36 +181,36 @@ def test_an_answer_that_is_none_changes_nothing(serve, named, answer):
 
 
 @pytest.mark.parametrize("at_once", [1, 10])
-def test_all_addresses_of_a_name_are_used(serve, serve_ipv6, named, at_once):
+def test_all_addresses_of_a_name_are_used(serve, serve_ipv6, by_name, at_once):
     services = [Service(), Service(), Service()]
-    one = named(Name(ipv4(serve(services[0])), serve_ipv6(services[1]), ipv4(serve(services[2]))))
+    one = by_name(Name(ipv4(serve(services[0])), serve_ipv6(services[1]), ipv4(serve(services[2]))))
     for _ in range(30 // at_once):
         burst(one, at_once)
-    assert Counter(len(service.seen) for service in services) == {10: 3}
+    assert Counter(len(service.requests) for service in services) == {10: 3}
     if at_once == 1:
         assert [service.connections for service in services] == [1, 1, 1]
 
 
-def test_an_address_that_cannot_be_connected_pauses(serve, named):
+def test_an_address_that_cannot_be_connected_pauses(serve, by_name):
     service = Service()
-    one = named(Name((socket.AF_INET6, ("::1", closed_port(), 0, 0)), ipv4(closed_port()), ipv4(serve(service))))
+    one = by_name(Name((socket.AF_INET6, ("::1", closed_port(), 0, 0)), ipv4(closed_port()), ipv4(serve(service))))
     calls = [get() for _ in range(20)]
     assert [one.send(call).status for call in calls] == [200] * 20
     assert all(len(call.attempts) == 1 for call in calls)       # within one attempt
     assert {place for place in one.instances[0].connector._backoffs} == set(one.instances[0].connector.places[:2])
 
 
-def test_a_full_pool_does_not_open_and_close_for_an_address(serve, named):
+def test_a_full_pool_does_not_open_and_close_for_an_address(serve, by_name):
     services = [Service(), Service()]
-    one = named(Name(*(ipv4(serve(service)) for service in services)), max_connections=1)
+    one = by_name(Name(*(ipv4(serve(service)) for service in services)), max_connections=1)
     for _ in range(10):
         one.send(get())
     assert sum(service.connections for service in services) == 1
 
 
-def test_nothing_is_looked_up_for_a_name_without_connections(serve, named):
+def test_nothing_is_looked_up_for_a_name_without_connections(serve, by_name):
     name = Name(ipv4(serve(Service())))
-    one = named(name, dns_ttl="50ms", idle_timeout="20ms")
+    one = by_name(name, dns_ttl="50ms", idle_timeout="20ms")
     one.send(get())
     until(lambda: pool_of(one) == (0, 0, 0))
     until(lambda: not one.instances[0].follower.alarm.is_set)

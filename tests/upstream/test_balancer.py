@@ -39,11 +39,11 @@ def test_round_robin_starts_with_the_first_and_goes_on():
     assert picks(Balancer(instances(a=9, b=0, c=5), round_robin), 7) == "abcabca"
 
 
-@pytest.mark.parametrize("in_flight, chosen", [
+@pytest.mark.parametrize("in_flight, name", [
     ({"a": 1, "b": 0}, "b"), ({"a": 0, "b": 1}, "a"), ({"a": 3, "b": 2, "c": 4}, "b"), ({"a": 2, "b": 2, "c": 1}, "c"),
 ])
-def test_least_requests_takes_the_one_with_the_fewest(in_flight, chosen):
-    assert picks(Balancer(instances(**in_flight), least_requests), 6) == chosen * 6
+def test_least_requests_takes_the_one_with_the_fewest(in_flight, name):
+    assert picks(Balancer(instances(**in_flight), least_requests), 6) == name * 6
 
 
 def test_equals_take_turns():

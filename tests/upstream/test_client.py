@@ -19,7 +19,7 @@ def test_connections_are_kept_and_used_again(serve, upstream):
     calls = [get() for _ in range(5)]
     for call in calls:
         one.send(call)
-    assert service.connections == 1 and len(service.seen) == 5
+    assert service.connections == 1 and len(service.requests) == 5
     assert [call.attempts[0].reused for call in calls] == [False, True, True, True, True]
 
 
@@ -33,7 +33,7 @@ def test_two_hundred_calls_share_ten_connections(serve, upstream):
     calls = [gevent.spawn(one.send, get(f"/{number}")) for number in range(200)]
     gevent.joinall(calls, timeout=30, raise_error=True)
     assert [call.value.body for call in calls] == [b"ok"] * 200
-    assert len(service.seen) == 200 and service.connections == 10
+    assert len(service.requests) == 200 and service.connections == 10
     assert pool_of(one) == (10, 10, 0)
 
 
@@ -44,9 +44,9 @@ def test_nobody_waits_for_a_connection_for_ever(serve, upstream, settings, error
     one = upstream(serve(Service(lambda head, body: go.wait() and OK)), max_connections=1, pool_timeout="20ms")
     first = gevent.spawn(one.send, get())
     gevent.idle()
-    with pytest.raises(error) as caught:
+    with pytest.raises(error) as excinfo:
         one.send(call)
-    assert type(caught.value) is error and call.attempts[0].flag == flag
+    assert type(excinfo.value) is error and call.attempts[0].flag == flag
     go.set()
     assert first.get(timeout=30).body == b"ok"
     assert pool_of(one) == (1, 1, 0)
@@ -63,7 +63,7 @@ def test_a_request_that_could_not_leave_is_sent_on_a_fresh_connection(serve, ups
     sending = gevent.spawn(one.send, call)
     gevent.get_hub().loop.run_callback(harm, connection)     # after the greenlet has begun to wait, before what it posted leaves
     assert sending.get(timeout=30).status == 200
-    assert [attempt.flag for attempt in call.attempts] == ["UC", ""] and len(service.seen) == 2 and service.connections == 2
+    assert [attempt.flag for attempt in call.attempts] == ["UC", ""] and len(service.requests) == 2 and service.connections == 2
     assert pool_of(one) == (1, 1, 0)
 
 
@@ -75,7 +75,7 @@ def test_a_call_whose_time_is_over_is_not_sent_on_a_warm_connection_either(serve
     with pytest.raises(DeadlineExceeded):
         one.send(call)
     one.send(get("/next"))
-    assert [head.split()[1] for head, _ in service.seen] == [b"/", b"/next"] and pool_of(one) == (1, 1, 0)
+    assert [head.split()[1] for head, _ in service.requests] == [b"/", b"/next"] and pool_of(one) == (1, 1, 0)
 
 
 def strayed(serve, upstream):
@@ -175,7 +175,7 @@ def test_calls_go_round_the_instances(serve, upstream):
     one = upstream(*map(serve, services))
     for _ in range(6):
         one.send(get())
-    assert [len(service.seen) for service in services] == [2, 2, 2]
+    assert [len(service.requests) for service in services] == [2, 2, 2]
 
 
 def test_least_requests_avoids_the_busy_one(serve, upstream):
@@ -186,7 +186,7 @@ def test_least_requests_avoids_the_busy_one(serve, upstream):
     gevent.idle()
     for _ in range(5):
         one.send(get())
-    assert (one.instances[0].in_flight, len(quick.seen)) == (1, 5)
+    assert (one.instances[0].in_flight, len(quick.requests)) == (1, 5)
     go.set()
     first.get(timeout=30)
     assert one.instances[0].in_flight == 0
@@ -206,7 +206,7 @@ class Fickle:
     """A service whose first connection answers once and then, on the next request, ends without a word."""
 
     def __init__(self, last_words: bytes = b"") -> None:
-        self.seen: list[tuple[bytes, bytes]] = []
+        self.requests: list[tuple[bytes, bytes]] = []
         self.connections = 0
         self.last_words = last_words
 
@@ -221,8 +221,8 @@ class Fickle:
                 return
             if request is None:
                 return
-            self.seen.append(request)
-            if fickle and len(self.seen) > 1:
+            self.requests.append(request)
+            if fickle and len(self.requests) > 1:
                 sock.sendall(self.last_words)
                 sock.close()
                 return
@@ -240,7 +240,7 @@ def test_an_idempotent_request_goes_once_more(serve, upstream, method, body):
     response = one.send(call)
     assert response.status == 200
     assert [(attempt.status, attempt.flag, attempt.reused) for attempt in call.attempts] == [(0, "UC", True), (200, "", False)]
-    assert service.connections == 2 and service.seen[1] == service.seen[2]
+    assert service.connections == 2 and service.requests[1] == service.requests[2]
     assert pool_of(one)[2] == 0
 
 
@@ -252,7 +252,7 @@ def test_no_other_request_is_sent_twice(serve, upstream, method, body):
     call = post(body_of([b"abc"], None) if body == "stream" else body, method)
     with pytest.raises(UpstreamClosed):
         one.send(call)
-    assert len(service.seen) == 2 and service.connections == 1
+    assert len(service.requests) == 2 and service.connections == 1
     assert [(attempt.status, attempt.flag, attempt.reused) for attempt in call.attempts] == [(0, "UC", True)]
     assert pool_of(one) == (0, 0, 0)
 
@@ -264,7 +264,7 @@ def test_nothing_is_sent_twice_once_a_byte_of_the_answer_came(serve, upstream, w
     one.send(get())
     with pytest.raises(UpstreamClosed, match="within the head"):
         one.send(get())
-    assert len(service.seen) == 2
+    assert len(service.requests) == 2
 
 
 def test_a_fresh_connection_is_not_tried_twice(serve, upstream):
@@ -273,7 +273,7 @@ def test_a_fresh_connection_is_not_tried_twice(serve, upstream):
     call = get()
     with pytest.raises(UpstreamClosed):
         one.send(call)
-    assert len(service.seen) == 1 and len(call.attempts) == 1
+    assert len(service.requests) == 1 and len(call.attempts) == 1
 
 
 @pytest.mark.parametrize("body", [b"x", b"x" * 70000, "stream"])
@@ -288,7 +288,7 @@ def test_what_never_left_goes_once_more_whatever_it_is(serve, upstream, body):
     call = post(body_of([b"abc"], None) if body == "stream" else body)
     assert one.send(call).body == b"ok"
     assert [(attempt.flag, attempt.reused) for attempt in call.attempts] == [("UC", True), ("", False)]
-    assert [received for head, received in service.seen] == [b"", b"abc" if body == "stream" else body]
+    assert [received for head, received in service.requests] == [b"", b"abc" if body == "stream" else body]
 
 
 def test_the_second_attempt_makes_room_for_itself(serve, upstream):
@@ -336,13 +336,13 @@ def test_what_is_thrown_at_the_caller_is_not_the_services_fault(serve, upstream,
     one.send(get())
     call = get("/wait")
     caller = gevent.spawn(one.send, call)
-    until(lambda: len(service.seen) == 2)
+    until(lambda: len(service.requests) == 2)
     caller.kill(exception)
     assert caller.exception is exception
     assert len(call.attempts) == 1 and call.attempts[0].reused
     go.set()
     gevent.idle()
-    assert len(service.seen) == 2 and pool_of(one) == (0, 0, 0)
+    assert len(service.requests) == 2 and pool_of(one) == (0, 0, 0)
 
 
 def test_killing_who_waits_for_a_connection_loses_none(serve, upstream):

@@ -47,7 +47,7 @@ def full_port():
         one.close()
 
 
-def named(ports: list[int], **settings) -> Upstream:
+def by_name(ports: list[int], **settings) -> Upstream:
     """An upstream called http://shop.test, whose name has these ports of 127.0.0.1 as its places."""
     def lookup(host: str, port: int) -> list[tuple]:
         assert (host, port) == ("shop.test", 8000)
@@ -58,15 +58,15 @@ def named(ports: list[int], **settings) -> Upstream:
 
 def test_a_name_is_looked_up_and_sent_as_host(serve):
     service = Service()
-    one = named([serve(service)])
+    one = by_name([serve(service)])
     assert one.send(get()).body == b"ok"
-    assert service.seen[0][0] == b"GET / HTTP/1.1\r\nHost: shop.test:8000\r\n\r\n"
+    assert service.requests[0][0] == b"GET / HTTP/1.1\r\nHost: shop.test:8000\r\n\r\n"
     one.close()
 
 
 def test_all_places_are_tried_in_order(serve):
     first, second = Service(), Service()
-    one = named([closed_port(), serve(first), serve(second)])
+    one = by_name([closed_port(), serve(first), serve(second)])
     call = get()
     assert one.send(call).body == b"ok"
     assert (first.connections, second.connections) == (1, 0)
@@ -75,17 +75,17 @@ def test_all_places_are_tried_in_order(serve):
 
 
 def test_a_place_that_does_not_answer_is_given_up_for_the_next(serve, full_port):
-    one = named([full_port, serve(Service())], connect_timeout="50ms")
+    one = by_name([full_port, serve(Service())], connect_timeout="50ms")
     assert one.send(get()).body == b"ok"
     one.close()
 
 
 def test_no_place_answers():
-    one = named([closed_port(), closed_port()])
+    one = by_name([closed_port(), closed_port()])
     call = get()
-    with pytest.raises(ConnectFailed, match="shop.test.*refused") as caught:
+    with pytest.raises(ConnectFailed, match="shop.test.*refused") as excinfo:
         one.send(call)
-    assert (caught.value.upstream, caught.value.instance) == ("shop", "http://shop.test:8000")
+    assert (excinfo.value.upstream, excinfo.value.instance) == ("shop", "http://shop.test:8000")
     assert [(attempt.flag, attempt.status) for attempt in call.attempts] == [("UF", 0)]
     assert pool_of(one) == (0, 0, 0)
 
@@ -94,9 +94,9 @@ def test_no_place_answers():
                                                      (10, 0.01, UpstreamTimeout)])
 def test_connecting_is_bounded(full_port, upstream, seconds, timeout, error):
     one = upstream(full_port, connect_timeout="50ms")
-    with pytest.raises(error) as caught:
+    with pytest.raises(error) as excinfo:
         one.send(get(seconds=seconds, timeout=timeout))
-    assert type(caught.value) is error
+    assert type(excinfo.value) is error
     assert pool_of(one) == (0, 0, 0)
 
 
@@ -155,7 +155,7 @@ def test_ipv6(upstream):
     finally:
         server.stop(timeout=0)
         listener.close()
-    assert b"\r\nHost: [::1]:%d\r\n" % port in service.seen[0][0]
+    assert b"\r\nHost: [::1]:%d\r\n" % port in service.requests[0][0]
 
 
 def test_a_unix_socket(serve_unix, upstream):
@@ -164,7 +164,7 @@ def test_a_unix_socket(serve_unix, upstream):
     for _ in range(2):
         assert one.send(get()).body == b"ok"
     assert service.connections == 1
-    assert service.seen[0][0] == b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    assert service.requests[0][0] == b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 def test_a_unix_socket_nobody_listens_on(tmp_path, upstream):

@@ -22,7 +22,7 @@ def test_a_call_and_its_answer_are_exact(serve, upstream):
     call = get("/a%2Fb//c?q=+%20", ("X-Two", "1"), ("x-two", "\xe9"))
     response = upstream(port).send(call)
     sent = f"GET /a%2Fb//c?q=+%20 HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nX-Two: 1\r\nx-two: \xe9\r\n\r\n"
-    assert service.seen == [(sent.encode("latin-1"), b"")]
+    assert service.requests == [(sent.encode("latin-1"), b"")]
     assert (response.status, response.reason, response.body) == (207, "M\xfclti\tStatus", b"hello")
     assert response.headers == [("X-b", "1"), ("x-B", "\xe9"), ("Set-Cookie", "a"), ("Set-Cookie", "b"), ("Content-Length", "5")]
     attempt, = call.attempts
@@ -35,7 +35,7 @@ def test_a_call_and_its_answer_are_exact(serve, upstream):
 def test_a_host_of_its_own(serve, upstream):
     service = Service()
     upstream(serve(service)).send(get(host="www.shop.test"))
-    assert service.seen[0][0] == b"GET / HTTP/1.1\r\nHost: www.shop.test\r\n\r\n"
+    assert service.requests[0][0] == b"GET / HTTP/1.1\r\nHost: www.shop.test\r\n\r\n"
 
 
 @pytest.mark.parametrize("body, field", [
@@ -45,7 +45,7 @@ def test_a_host_of_its_own(serve, upstream):
 def test_bytes_are_sent_whole(serve, upstream, body, field):
     service = Service()
     assert upstream(serve(service)).send(post(body)).body == b"ok"
-    (head, received), = service.seen
+    (head, received), = service.requests
     assert received == (body or b"")
     assert head.partition(b"\r\n")[2].partition(b"\r\n")[2] == field + b"\r\n"
 
@@ -59,7 +59,7 @@ def test_a_body_is_passed_on_piece_by_piece(serve, upstream, pieces, length, fie
     service = Service()
     one = upstream(serve(service))
     assert one.send(post(body_of(pieces, length))).body == b"ok"
-    (head, received), = service.seen
+    (head, received), = service.requests
     assert received == b"".join(pieces)
     assert field in head.split(b"\r\n")
     assert pool_of(one) == (1, 1, 0)
@@ -166,9 +166,9 @@ def test_an_answer_cut_short_is_never_complete(serve, upstream, data):
 
     one = upstream(serve(handle))
     call = get()
-    with pytest.raises(UpstreamTruncated) as caught:
+    with pytest.raises(UpstreamTruncated) as excinfo:
         content(one.send(call).body)
-    assert (caught.value.upstream, caught.value.instance) == ("shop", one.instances[0].name)
+    assert (excinfo.value.upstream, excinfo.value.instance) == ("shop", one.instances[0].name)
     assert [(attempt.status, attempt.flag) for attempt in call.attempts] == [(200, "UX")]
     assert pool_of(one) == (0, 0, 0)
 
@@ -184,9 +184,9 @@ def test_what_is_no_valid_answer_is_an_error(serve, upstream, data):
     service = Service(data)
     one = upstream(serve(service))
     call = get()
-    with pytest.raises(UpstreamProtocolError) as caught:
+    with pytest.raises(UpstreamProtocolError) as excinfo:
         content(one.send(call).body)
-    assert caught.value.instance == one.instances[0].name
+    assert excinfo.value.instance == one.instances[0].name
     assert call.attempts[0].flag == "UP"
     assert pool_of(one) == (0, 0, 0)
 
@@ -208,9 +208,9 @@ def test_what_would_be_two_requests_is_never_sent(serve, upstream, call):
 def test_the_wait_for_the_head_is_bounded(serve, upstream, parts, seconds, timeout, error, flag):
     one = upstream(serve(stall(*parts)))
     call = get(seconds=seconds, timeout=timeout)
-    with pytest.raises(error) as caught:
+    with pytest.raises(error) as excinfo:
         one.send(call)
-    assert type(caught.value) is error
+    assert type(excinfo.value) is error
     assert [(attempt.status, attempt.flag) for attempt in call.attempts] == [(0, flag)]
     assert pool_of(one) == (0, 0, 0)
 
@@ -270,9 +270,9 @@ def test_the_deadline_holds_for_a_body_in_memory_and_not_for_a_stream(serve, ups
 def test_a_small_body_that_does_not_come_is_the_clients_fault(serve, upstream):
     service = Service()
     never = Body(lambda size: Event().wait() and b"", 10)
-    with pytest.raises(BodyTimeout) as caught:
+    with pytest.raises(BodyTimeout) as excinfo:
         upstream(serve(service), read_timeout="20ms").send(post(never))
-    assert caught.value.status == 408 and service.connections == 0
+    assert excinfo.value.status == 408 and service.connections == 0
 
 
 def test_the_time_a_small_body_takes_does_not_count(serve, upstream):

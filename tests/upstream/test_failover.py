@@ -33,19 +33,19 @@ CALLS = {"get": get, "post": lambda: post(b"small"), "stream": lambda: post(body
 @pytest.fixture
 def make():
     """``make(url, ...)`` is an upstream on CLOCK; no name has an address."""
-    made = []
+    upstreams = []
 
     def no_name(host: str, port: int) -> list:
         raise socket.gaierror(-2, "Name or service not known")
 
     def start(*urls: str | int, failures=frozenset(), open=None, **settings) -> Upstream:
         urls = tuple(f"http://127.0.0.1:{url}" if isinstance(url, int) else url for url in urls)
-        made.append(Upstream("shop", Settings(instances=urls, **settings), Resolver(30, no_name), CLOCK, failures=failures,
-                             open=open))
-        return made[-1]
+        upstreams.append(Upstream("shop", Settings(instances=urls, **settings), Resolver(30, no_name), CLOCK, failures=failures,
+                                  open=open))
+        return upstreams[-1]
 
     yield start
-    for one in made:
+    for one in upstreams:
         one.close()
 
 
@@ -71,7 +71,7 @@ def test_no_call_fails_while_one_instance_of_two_cannot_be_connected(make, serve
     calls = [CALLS[kind]() for _ in range(20)]
     assert [one.send(call).status for call in calls] == [200] * 20
     failed = sum(bool(attempt.flag) for call in calls for attempt in call.attempts)
-    assert failed == 1 and len(service.seen) == 20       # it pauses from the first failure on
+    assert failed == 1 and len(service.requests) == 20       # it pauses from the first failure on
 
 
 @pytest.mark.parametrize("seconds", [{}, {"timeout": 0.1}])
@@ -104,13 +104,13 @@ def test_with_all_pausing_all_are_used(make, serve, rule):
 def test_after_the_pause_one_call_tries_it_and_the_others_do_not_wait(make, serve, rule):
     good = serve(Service())
     one = make(closed_port(), good, balance=rule)
-    tried = []
+    trials = []
     for pause in (0.0, 0.9, 0.2, 1.9, 0.2, 3.9, 0.2, 7.9, 0.2, 7.9, 0.2):       # grows to LONGEST
         one.clock.time += pause
         calls = [get() for _ in range(4)]
         assert [one.send(call).status for call in calls] == [200] * 4
-        tried.append(sum(len(call.attempts) - 1 for call in calls))
-    assert tried == [1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1]
+        trials.append(sum(len(call.attempts) - 1 for call in calls))
+    assert trials == [1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1]
 
 
 def test_an_instance_that_is_back_gets_its_share_again(make, serve):
@@ -129,7 +129,7 @@ def test_an_instance_that_is_back_gets_its_share_again(make, serve):
             one.send(get())
         one.close()
         answering.join(timeout=30)
-    assert len(service.seen) == 5
+    assert len(service.requests) == 5
 
 
 def test_a_used_connection_that_ended_while_its_instance_went_down_leads_to_another(make, serve):
@@ -163,7 +163,7 @@ def test_a_call_that_was_sent_goes_nowhere_else(make, serve, method, body):
     one = make(*map(serve, services))
     with pytest.raises(UpstreamClosed):
         one.send(post(body, method))
-    assert sum(len(service.seen) for service in services) == 1
+    assert sum(len(service.requests) for service in services) == 1
 
 
 def test_a_busy_instance_is_no_reason_to_fail_while_another_is_free(make, serve):
@@ -183,9 +183,9 @@ def test_no_descriptor_left_is_our_own_failure(make, serve):
 
     one = make(serve(Service()), serve(Service()), open=none_left)
     call = get()
-    with pytest.raises(OutOfFiles) as caught:
+    with pytest.raises(OutOfFiles) as excinfo:
         one.send(call)
-    assert caught.value.status == 503 and len(call.attempts) == 1
+    assert excinfo.value.status == 503 and len(call.attempts) == 1
     assert not any(instance.backoff.failures for instance in one.instances)
 
 
@@ -195,23 +195,23 @@ def test_failing_over_does_not_unbalance_the_others(make, serve, rule):
     one = make(closed_port(), *map(serve, services), balance=rule)
     for _ in range(60):
         one.send(get())
-    assert Counter(len(service.seen) for service in services) == {30: 2} or abs(
-        len(services[0].seen) - len(services[1].seen)) <= 2
+    assert Counter(len(service.requests) for service in services) == {30: 2} or abs(
+        len(services[0].requests) - len(services[1].requests)) <= 2
 
 
 def test_an_outcome_is_delivered_once_to_each_subscriber(make, serve):
     one = make(closed_port(), serve(Service()))
-    heard: list[tuple] = []
+    deliveries: list[tuple] = []
     for instance in one.instances:
         for name in "ab":
-            instance.subscribe(lambda attempt, outcome, begun, now, name=name: heard.append((name, attempt, outcome, begun, now)))
+            instance.subscribe(lambda *delivery, name=name: deliveries.append((name, *delivery)))
     call = get()
     one.send(call)
-    failed, answered = call.attempts
+    first, second = call.attempts
     failure = Outcome(Result.FAILURE, "UF", Resend.OTHER)
     now = CLOCK.now()
-    assert heard == [("a", failed, failure, now, now), ("b", failed, failure, now, now),
-                     ("a", answered, SUCCESS, now, now), ("b", answered, SUCCESS, now, now)]
+    assert deliveries == [("a", first, failure, now, now), ("b", first, failure, now, now),
+                          ("a", second, SUCCESS, now, now), ("b", second, SUCCESS, now, now)]
     assert [bool(instance.backoff.failures) for instance in one.instances] == [True, False]
 
 

@@ -105,10 +105,10 @@ def test_a_head_may_come_in_any_pieces():
         assert parse_head(data[:cut]) is None
         whole = parse_head(data, cut)
         assert whole is not None and (whole.end, whole.size, whole.headers) == (end, 4, [("A", "b"), ("Content-Length", "4")])
-    seen = 0
+    old_size = 0
     for size in range(1, end):
-        assert parse_head(data[:size], seen) is None
-        seen = size
+        assert parse_head(data[:size], old_size) is None
+        old_size = size
 
 
 @pytest.mark.parametrize("size, fits", [(MAX_HEAD - 1, True), (MAX_HEAD, True), (MAX_HEAD + 1, False)])

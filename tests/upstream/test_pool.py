@@ -24,14 +24,14 @@ class Line:
         self.at_rest: object = None
         self.readable = self                             # of which only this is looked at:
         self.watched = False
-        self.asked = 0
+        self.checks = 0
 
     def watch(self) -> None:
         self.watched = True
 
     def alive(self) -> bool:
         assert not self.closed
-        self.asked += 1
+        self.checks += 1
         return self.healthy
 
     def close(self) -> None:
@@ -43,7 +43,7 @@ def lend(pool: Pool, seconds: float = 5.0, fresh: bool = False) -> Line:
     return (None if fresh else pool.unused(True)) or pool.take(seconds, fresh) or Line()
 
 
-def filled(pool: Pool, number: int) -> list[Line]:
+def fill(pool: Pool, number: int) -> list[Line]:
     """``number`` connections, given back in their order."""
     lines = [lend(pool) for _ in range(number)]
     for line in lines:
@@ -57,7 +57,7 @@ def state(pool: Pool) -> tuple[int, int, int]:
 
 def test_last_in_first_out():
     pool = Pool(3, 50)
-    a, b, c = filled(pool, 3)
+    a, b, c = fill(pool, 3)
     assert [lend(pool) for _ in range(3)] == [c, b, a]
     assert state(pool) == (3, 0, 0)
 
@@ -76,7 +76,7 @@ def test_no_more_than_the_maximum(maximum):
 
 def test_one_that_was_closed_meanwhile_is_dropped():
     pool = Pool(3, 50)
-    a, b, c = filled(pool, 3)
+    a, b, c = fill(pool, 3)
     b.healthy = c.healthy = False
     assert lend(pool) is a
     assert b.closed and c.closed
@@ -85,14 +85,14 @@ def test_one_that_was_closed_meanwhile_is_dropped():
 
 def test_what_the_loop_has_seen_is_enough_for_who_is_not_careful():
     pool = Pool(3, 50)
-    a, b, c = filled(pool, 3)
-    assert pool.unused(careful=False) is c and not c.asked
+    a, b, c = fill(pool, 3)
+    assert pool.unused(careful=False) is c and not c.checks
     b.watched = False                                    # something has come
     b.healthy = False
-    assert pool.unused(careful=False) is a and b.closed and b.asked and not a.asked
+    assert pool.unused(careful=False) is a and b.closed and b.checks and not a.checks
     assert pool.unused(careful=False) is None
     pool.give(c)
-    assert pool.unused(careful=True) is c and c.asked
+    assert pool.unused(careful=True) is c and c.checks
 
 
 @pytest.mark.parametrize("keep, lasts", [(None, 50), (100, 50), (10, 8), (0, 0)])
@@ -114,7 +114,7 @@ def test_one_unused_for_too_long_is_dropped(keep, lasts):
 def test_the_cold_end_goes_while_the_warm_end_is_used():
     clock = ManualClock()
     pool = Pool(10, 50, clock=clock)
-    lines = filled(pool, 4)
+    lines = fill(pool, 4)
     for _ in range(6):
         clock.time += 10
         pool.give(lend(pool))
@@ -125,7 +125,7 @@ def test_the_cold_end_goes_while_the_warm_end_is_used():
 
 def test_fresh_is_never_one_used_before():
     pool = Pool(2, 50)
-    a, b = filled(pool, 2)
+    a, b = fill(pool, 2)
     assert pool.take(5, fresh=True) is None              # the maximum is reached: the coldest makes room
     assert a.closed and not b.closed
     assert state(pool) == (2, 1, 0)
@@ -140,11 +140,11 @@ def test_fresh_is_never_one_used_before():
 def test_who_waits_is_served_in_order():
     pool = Pool(1, 50)
     first = lend(pool)
-    served = []
+    order = []
 
     def wait(name: int) -> None:
         line = lend(pool)
-        served.append((name, line is first))
+        order.append((name, line is first))
         gevent.sleep(0)
         pool.give(line)
 
@@ -153,7 +153,7 @@ def test_who_waits_is_served_in_order():
     assert state(pool) == (1, 0, 5)
     pool.give(first)
     gevent.joinall(waiters, timeout=30, raise_error=True)
-    assert served == [(name, True) for name in range(5)]
+    assert order == [(name, True) for name in range(5)]
     assert state(pool) == (1, 1, 0)
 
 

@@ -2,7 +2,7 @@
 and behind the real coalescing of a cache.
 
 A simulation is one seed. Whatever happens in it, INVARIANTS hold; the same seed gives the same events, and each fault that is
-planted in the code is seen.
+planted in the code is found.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def test_a_call_over_tls(serve_tls, upstream, certificates):
         assert one.send(call).body == b"ok"
         assert call.attempts[0].reused is (number > 0)
     assert service.connections == 1                      # session tickets that came behind the handshake did no harm
-    assert service.seen[0][0] == b"GET /0 HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n" % port
+    assert service.requests[0][0] == b"GET /0 HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n" % port
     assert serve_tls.protocols == ["http/1.1"]
     assert serve_tls.names == [None]                     # an address is no name to ask for (RFC 6066 section 3)
 
@@ -78,7 +78,7 @@ def test_bodies_of_any_size_pass(serve_tls, upstream, certificates, version):
     for body in (b"x" * 3_000_000, body_of([b"x" * PIECE] * 50, None), b"small", None):
         response = one.send(post(body))
         assert content(response.body) == b"y" * 3_000_000
-    assert [len(body) for head, body in service.seen] == [3_000_000, 50 * PIECE, 5, 0]
+    assert [len(body) for head, body in service.requests] == [3_000_000, 50 * PIECE, 5, 0]
     assert service.connections == 1
 
 
@@ -116,7 +116,7 @@ def test_a_server_we_cannot_believe_gets_nothing(serve_tls, upstream, certificat
     call = get()
     with pytest.raises(ConnectFailed, match=says):
         one.send(call)
-    assert service.seen == [] and call.attempts[0].flag == "UF"
+    assert service.requests == [] and call.attempts[0].flag == "UF"
     assert pool_of(one) == (0, 0, 0)
 
 

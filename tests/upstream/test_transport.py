@@ -193,11 +193,11 @@ def test_a_body_is_exactly_as_long_as_announced(serve, upstream, pieces, error):
     one = upstream(serve(service))
     if error is None:
         one.send(post(body_of(pieces, 100_000)))
-        assert [len(body) for head, body in service.seen] == [100_000]
+        assert [len(body) for head, body in service.requests] == [100_000]
     else:
         with pytest.raises(error):
             one.send(post(body_of(pieces, 100_000)))
-        assert service.seen == []
+        assert service.requests == []
 
 
 def test_an_upload_is_not_cut_by_the_deadline_while_it_moves(serve, upstream):
@@ -217,7 +217,7 @@ def test_an_upload_is_not_cut_by_the_deadline_while_it_moves(serve, upstream):
     feed.give(b"")
     assert answer.get(timeout=30).body == b"ok"
     assert call.deadline.at == clock.time + 30.0
-    assert service.seen[0][1] == b"x" * 10
+    assert service.requests[0][1] == b"x" * 10
 
 
 @pytest.mark.parametrize("seconds, timeout, error", [(0.02, None, DeadlineExceeded), (10, 0.02, UpstreamTimeout)])
@@ -225,9 +225,9 @@ def test_after_the_upload_the_answer_must_come_in_time(serve, upstream, seconds,
     one = upstream(serve(Recorder()))
     feed = Feed()
     feed.give(b"x", b"")
-    with pytest.raises(error) as caught:
+    with pytest.raises(error) as excinfo:
         one.send(post(feed.body, seconds=seconds, timeout=timeout))
-    assert type(caught.value) is error
+    assert type(excinfo.value) is error
 
 
 def test_a_client_that_stops_sending_is_at_fault(serve, upstream):
@@ -236,9 +236,9 @@ def test_a_client_that_stops_sending_is_at_fault(serve, upstream):
     feed = Feed()
     feed.give(b"x")
     call = post(feed.body)
-    with pytest.raises(BodyTimeout) as caught:
+    with pytest.raises(BodyTimeout) as excinfo:
         one.send(call)
-    assert caught.value.status == 408 and call.attempts[0].flag == "BT"
+    assert excinfo.value.status == 408 and call.attempts[0].flag == "BT"
     assert service.done.wait(30) and service.how == "reset"
 
 

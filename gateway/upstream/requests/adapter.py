@@ -257,7 +257,7 @@ def exchange(adapter: HTTPAdapter, destination: Destination, request: PreparedRe
             current.attempts.extend(call.attempts)
     kind = WholeResponse if WholeResponse.suits(response) else RawResponse
     raw = kind(response, call.method, target, destination.label, silence=read if upload else None, late=DeadlineTimeout,
-               deadline=None if stream or current is None else call.deadline)
+               deadline=None if stream or current is None else call.deadline, clock=destination.upstream.clock)
     if destination.configured and 300 < response.status < 400:
         raw.own_origins = redirects.own_origins(destination.upstream, host)
     return adapter.build_response(request, raw)

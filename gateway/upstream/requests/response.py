@@ -23,7 +23,7 @@ from urllib3.response import HTTPResponse
 
 from ...deadline import Deadline
 from ...errors import DeadlineExceeded, GatewayError, UpstreamTimeout, UpstreamTruncated
-from ...loop.time_limit import TimeLimit
+from ...loop.monotonic_clock import CLOCK, MonotonicClock
 from ...message import Response
 from .destinations import NEVER
 
@@ -38,9 +38,11 @@ class BodyFile:
     ``msg`` holds the header fields, where a cookie jar looks for them.
     """
 
-    def __init__(self, body: Any, headers: HTTPHeaderDict, silence: float | None, deadline: Deadline | None) -> None:
+    def __init__(self, body: Any, headers: HTTPHeaderDict, silence: float | None, deadline: Deadline | None,
+                 clock: MonotonicClock) -> None:
         self.msg = headers
         self.closed = False
+        self._clock = clock
         self._silence = silence
         self._deadline = deadline
         self._here = body if isinstance(body, bytes) else b""
@@ -112,7 +114,7 @@ class BodyFile:
             if left < seconds:
                 seconds = left
                 late = DeadlineExceeded("the time of the request was over within the body of an answer")
-        with TimeLimit(seconds, late):
+        with self._clock.time_limit(seconds, late):
             return self._stream.read(PIECE)
 
 
@@ -141,13 +143,13 @@ class RawResponse(HTTPResponse):
     own_origins: frozenset[str] = frozenset()
 
     def __init__(self, response: Response, method: str, target: str, label: str, *, silence: float | None,
-                 deadline: Deadline | None, late: Callable[[DeadlineExceeded], Exception]) -> None:
+                 deadline: Deadline | None, late: Callable[[DeadlineExceeded], Exception], clock: MonotonicClock = CLOCK) -> None:
         headers = HTTPHeaderDict()
         for name, value in response.headers:
             headers.add(name, value)
         self.fields = response.headers
         self.sets_cookies = "set-cookie" in headers or "set-cookie2" in headers
-        body: Any = BodyFile(response.body, headers, silence, deadline)
+        body: Any = BodyFile(response.body, headers, silence, deadline, clock)
         pool: Any = label
         self._late = late
         super().__init__(body, headers, response.status, 11, "HTTP/1.1", response.reason, preload_content=False,

@@ -77,7 +77,7 @@ def stall():
     over = Event()
 
     def make(first=b""):
-        def reply(seen):
+        def reply(record):
             if first:
                 yield first
             over.wait(SAFETY)
@@ -96,7 +96,7 @@ def web(service, stall, certificates, tmp_path):
     tls = f"https://localhost:{secure.port}"
     plain.extra.update({
         "/stall": stall(), "/stall-in-body": stall(answer(b"x", "Content-Length: 5", length=False)),
-        "/away": lambda seen: redirect(other.base + "/echo"), "/to-tls": lambda seen: redirect(tls + "/echo")})
+        "/away": lambda record: redirect(other.base + "/echo"), "/to-tls": lambda record: redirect(tls + "/echo")})
     refused, full, waiting = socket.socket(), socket.socket(), [socket.socket() for _ in range(3)]
     refused.bind(("127.0.0.1", 0))
     full.bind(("127.0.0.1", 0))

@@ -40,11 +40,11 @@ def test_connections_are_shared_by_all_sessions_and_kept(service):
 def test_calls_at_the_same_time_have_each_their_connection(service):
     one, meeting = service(), Event()
 
-    def wait(seen):
-        if len(one.seen) == 5:
+    def wait(record):
+        if len(one.requests) == 5:
             meeting.set()
         assert meeting.wait(SAFETY)
-        return answer(seen.target.encode())
+        return answer(record.target.encode())
 
     one.extra["/meet"] = wait
     govern_requests()
@@ -60,7 +60,7 @@ def test_tls_settings_do_not_share_connections(web, service):
     with pytest.raises(requests.exceptions.SSLError):
         requests.get(web.tls + "/plain")
     requests.get(web.tls + "/plain", verify=web.ca)
-    assert len(secure.seen) == 2 and secure.connections == 3
+    assert len(secure.requests) == 2 and secure.connections == 3
 
 
 def test_the_place_called_longest_ago_is_closed(service):
@@ -78,9 +78,9 @@ def test_an_unread_stream_holds_its_connection_until_closed_or_forgotten(service
     one = service()
     govern_requests({"big": upstream("big", one.base, max_connections=1, pool_timeout="20ms")})
     held = requests.get("http://big/big", stream=True)
-    with pytest.raises(requests.exceptions.ConnectTimeout) as caught:
+    with pytest.raises(requests.exceptions.ConnectTimeout) as excinfo:
         requests.get("http://big/plain")
-    assert gateway_error(caught.value).status == 503
+    assert gateway_error(excinfo.value).status == 503
     held.close()
     assert requests.get("http://big/plain").text == "hello"
     requests.get("http://big/big", stream=True)          # nobody keeps it
@@ -99,7 +99,7 @@ def test_a_killed_call_leaves_nothing_behind(service, stall):
     one.extra["/stall"] = stall()
     govern_requests({"one": upstream("one", one.base, max_connections=1)})
     call = gevent.spawn(requests.get, "http://one/stall")
-    until(lambda: one.seen)
+    until(lambda: one.requests)
     call.kill()
     assert requests.get("http://one/plain").text == "hello"
     governor.destinations().names["one"].upstream.close()
@@ -142,7 +142,7 @@ def test_alone_in_a_program_and_never_on_a_connection_of_the_parent(service):
     done = subprocess.run([sys.executable, "-c", PROGRAM, one.base + "/plain"], cwd=ROOT, text=True, capture_output=True,
                           timeout=SAFETY)
     assert (done.stdout, done.stderr) == ("hello\nhello False\n", "")
-    assert one.connections == 2 and len(one.seen) == 3
+    assert one.connections == 2 and len(one.requests) == 3
 
 
 def test_times_of_calls_share_the_connections_of_their_place(service):

@@ -46,7 +46,7 @@ def test_a_redirect_to_what_is_no_url(status, service):
     one = service()
     for number, url in enumerate(URLS):
         location = url.encode().decode("latin-1").replace("\r\n", "%0d%0a")
-        one.extra[f"/{number}"] = lambda seen, location=location: redirect(location, status=status)
+        one.extra[f"/{number}"] = lambda record, location=location: redirect(location, status=status)
     expected = [outcome(requests.get, f"{one.base}/{number}", timeout=20) for number in range(len(URLS))]
     shop = upstream("shop", one.base)
     govern_requests({"shop": shop})
@@ -79,7 +79,7 @@ LENGTHS = [("5", "7"), ("5, 7",), ("5,5", "7"), ("5", "5"), ("5, 5",), ("7", "5"
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_conflicting_lengths(lengths, method, stream, service):
     one = service()
-    one.extra["/x"] = lambda seen: end_after(answer(
+    one.extra["/x"] = lambda record: end_after(answer(
         b"hello" if method != "HEAD" else b"", *(f"Content-Length: {length}" for length in lengths), length=False))
     expected = outcome(requests.request, method, one.base + "/x", stream=stream, timeout=20)
     shop = upstream("shop", one.base)
@@ -117,7 +117,7 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_faulty_answer(fault, stream, service):
     one = service()
-    one.extra["/x"] = lambda seen: FAULTS[fault]()
+    one.extra["/x"] = lambda record: FAULTS[fault]()
     expected = outcome(requests.get, one.base + "/x", stream=stream, timeout=20)
     shop = upstream("shop", one.base)
     govern_requests({"shop": shop})

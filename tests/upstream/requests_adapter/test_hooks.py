@@ -33,7 +33,7 @@ def shop(service):
     made.close()
 
 
-class Kept(Transport):
+class MemoryTransport(Transport):
     """Keeps what would be sent to Sentry."""
 
     events: list = []
@@ -50,14 +50,15 @@ def sentry(monkeypatch):
         for name, value in list(vars(owner).items()):
             if callable(value):
                 monkeypatch.setattr(owner, name, value)
-    Kept.events = []
+    MemoryTransport.events = []
     with sentry_sdk.isolation_scope() as scope:
-        client = sentry_sdk.Client("http://key@127.0.0.1:1/1", transport=Kept, traces_sample_rate=1.0, default_integrations=False,
-                                   integrations=[StdlibIntegration()], auto_enabling_integrations=False)
+        client = sentry_sdk.Client("http://key@127.0.0.1:1/1", transport=MemoryTransport, traces_sample_rate=1.0,
+                                   default_integrations=False, integrations=[StdlibIntegration()],
+                                   auto_enabling_integrations=False)
         scope.set_client(client)
         if hooks.way() is Way.STRAIGHT:                  # it does so once in a process
             StdlibIntegration.setup_once()
-        yield Kept.events
+        yield MemoryTransport.events
         client.close(timeout=0)
 
 
@@ -66,7 +67,7 @@ def sentry(monkeypatch):
 def test_sentry_sees_calls_and_continues_its_trace(named, shop, sentry, stock_calls):
     base = "http://shop" if named else shop.base
     assert hooks.way() is Way.VISIBLE
-    shop.extra["/fails"] = lambda seen: answer(b"no", status="503 Service Unavailable")
+    shop.extra["/fails"] = lambda record: answer(b"no", status="503 Service Unavailable")
     with sentry_sdk.start_transaction(name="view") as transaction:
         got = requests.post(base + "/echo?a=1", data=b"body", headers={"X-Mine": "1"})
         assert requests.get(base + "/fails").status_code == 503
@@ -78,10 +79,10 @@ def test_sentry_sees_calls_and_continues_its_trace(named, shop, sentry, stock_ca
     assert [(span["op"], span["description"].removeprefix(base)) for span in spans[:2]] == [
         ("http.client", f"POST {base}/echo"), ("http.client", f"GET {base}/fails")]
     assert [span["data"].get("http.response.status_code") for span in spans] == [200, 503, None]
-    seen = shop.seen[0]
-    assert seen.header("sentry-trace").startswith(transaction.trace_id) and seen.header("X-Mine") == "1"
-    assert seen.header("baggage") and seen.body == b"body"
-    assert seen.header("Host") == f"127.0.0.1:{shop.port}"
+    record = shop.requests[0]
+    assert record.header("sentry-trace").startswith(transaction.trace_id) and record.header("X-Mine") == "1"
+    assert record.header("baggage") and record.body == b"body"
+    assert record.header("Host") == f"127.0.0.1:{shop.port}"
     crumbs = [crumb["data"] for event in sentry for crumb in (event.get("breadcrumbs") or {}).get("values", ())]
     assert [crumb.get("http.response.status_code") for crumb in crumbs] == [200, 503, None]
 
@@ -96,8 +97,8 @@ def test_what_a_hook_makes_of_the_head_is_sent(shop, monkeypatch):
 
     monkeypatch.setattr(http.client.HTTPConnection, "putheader", putheader)
     requests.get("http://shop/echo", headers={"X-Secret": "1", "X-Latin": "caf\xe9", "X-Empty": ""})
-    seen = shop.seen[0]
-    assert [seen.header(name) for name in ("Host", "X-Secret", "X-Latin", "X-Empty")] == ["other.test", None, "caf\xe9", ""]
+    record = shop.requests[0]
+    assert [record.header(name) for name in ("Host", "X-Secret", "X-Latin", "X-Empty")] == ["other.test", None, "caf\xe9", ""]
 
 
 @pytest.mark.parametrize("method", ["putrequest", "putheader", "endheaders", "getresponse"])
@@ -129,31 +130,31 @@ def test_vcrpy_records_and_plays_back(shop, tmp_path):
     with vcr.use_cassette(cassette, record_mode="none") as played:
         assert requests.get(shop.base + "/plain").content == b"hello"
         assert played.play_count == 1
-    assert len(shop.seen) == 1
+    assert len(shop.requests) == 1
     (tmp_path / "named.yaml").write_text((tmp_path / "one.yaml").read_text().replace(shop.base, "http://shop"))
     with vcr.use_cassette(str(tmp_path / "named.yaml"), record_mode="none"):
         assert requests.get("http://shop/plain").content == b"hello"
     assert requests.get("http://shop/plain").content == b"hello"
-    assert len(shop.seen) == 2
+    assert len(shop.requests) == 2
 
 
 def test_vcrpy_records_an_upstream_by_its_name(orders, tmp_path):
     """Also a redirect to itself. Sessions take turns among the instances, and the Host is the one of a governed call."""
     one, two = orders(host="shop.test")
-    one.extra["/there"] = two.extra["/there"] = lambda seen: redirect("http://orders/echo")
+    one.extra["/there"] = two.extra["/there"] = lambda record: redirect("http://orders/echo")
     with vcr.use_cassette(str(tmp_path / "named.yaml")) as recorded:
         found = [requests.get(f"http://Orders/{path}").content for path in ("plain", "plain", "there")]
         assert [request.path for request in recorded.requests] == ["/plain", "/plain", "/there", "/echo"]
         assert {request.host for request in recorded.requests} == {"orders"}
     with vcr.use_cassette(str(tmp_path / "named.yaml"), record_mode="none"):
         assert [requests.get(f"http://orders/{path}").content for path in ("plain", "plain", "there")] == found
-    assert {len(one.seen), len(two.seen)} == {1, 3}
-    assert {value for seen in (*one.seen, *two.seen) for name, value in seen.headers if name.lower() == "host"} == {"shop.test"}
+    assert {len(one.requests), len(two.requests)} == {1, 3}
+    assert {record.header("Host") for record in (*one.requests, *two.requests)} == {"shop.test"}
 
 
 def test_a_recorder_does_not_lead_others_to_an_upstream_by_its_name(orders, service, tmp_path):
     foreign = service()
-    foreign.extra["/x"] = lambda seen: redirect("http://orders/echo")
+    foreign.extra["/x"] = lambda record: redirect("http://orders/echo")
     one, two = orders()
     with vcr.use_cassette(str(tmp_path / "named.yaml")):
         with pytest.raises(requests.ConnectionError):
@@ -161,7 +162,7 @@ def test_a_recorder_does_not_lead_others_to_an_upstream_by_its_name(orders, serv
         with requests.Session() as own, pytest.raises(requests.ConnectionError):
             own.mount("http://", StockAdapter())
             own.get("http://orders/echo")
-    assert not one.seen and not two.seen
+    assert not one.requests and not two.requests
 
 
 def test_a_recorder_reaches_an_instance_on_a_unix_socket_and_none_with_tls(tmp_path, web):

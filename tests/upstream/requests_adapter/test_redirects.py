@@ -25,7 +25,7 @@ def users(service):
 
 
 def leads(users, name: str, location: str) -> None:
-    users[name].extra["/go"] = lambda seen: redirect(location)
+    users[name].extra["/go"] = lambda record: redirect(location)
 
 
 # -- names are for the application's own calls
@@ -56,7 +56,7 @@ def test_a_foreign_redirect_never_enters_a_named_upstream(location, method, user
             requests.Session().send(following, timeout=20)
     except requests.RequestException:
         pass                                             # a host of that name is nowhere
-    assert users["users"].seen == []
+    assert users["users"].requests == []
 
 
 class OwnRules(requests.Session):
@@ -79,7 +79,7 @@ def test_a_redirect_does_not_lead_from_one_upstream_into_another(users):
     leads(users, "orders", "http://users/secret")
     with pytest.raises(requests.ConnectionError):
         requests.get("http://orders/go")
-    assert users["users"].seen == []
+    assert users["users"].requests == []
 
 
 def test_nor_by_way_of_a_foreign_server_back_into_the_first(users):
@@ -87,7 +87,7 @@ def test_nor_by_way_of_a_foreign_server_back_into_the_first(users):
     leads(users, "foreign", "http://orders/echo")
     with pytest.raises(requests.ConnectionError):
         requests.get("http://orders/go")
-    assert [seen.target for seen in users["orders"].seen] == ["/go"]
+    assert [record.target for record in users["orders"].requests] == ["/go"]
 
 
 def test_a_host_reached_by_a_redirect_stays_a_host(users):
@@ -98,7 +98,7 @@ def test_a_host_reached_by_a_redirect_stays_a_host(users):
         first.url = url
     with pytest.raises(requests.ConnectionError):
         requests.Session().send(first)
-    assert users["users"].seen == []
+    assert users["users"].requests == []
 
 
 @pytest.mark.parametrize("location", [
@@ -107,7 +107,7 @@ def test_an_upstream_that_redirects_to_its_own_name_stays_there(location, users)
     leads(users, "orders", location)
     got = requests.get("http://orders/go", auth=("ann", "pw"))
     assert got.json()["target"] == "/echo?x=1"
-    assert [seen.header("Authorization") is not None for seen in users["orders"].seen] == [True, True]
+    assert [record.header("Authorization") is not None for record in users["orders"].requests] == [True, True]
 
 
 def test_the_applications_own_call_with_what_a_foreign_server_said_is_its_own(users):
@@ -130,18 +130,18 @@ def itself(setting: str, path: str, port: int) -> str:
 @pytest.mark.parametrize("setting", ["upstream", "preserve", "shop.internal", "shop.internal:8080", "[::1]:81"])
 def test_a_redirect_to_the_host_that_was_asked_with_is_the_same_upstream(setting, orders, in_request):
     for each in (services := orders(host=setting)):
-        each.extra["/api/users"] = lambda seen: redirect(
-            f"http://{seen.header('Host')}/api/users/?page=1", "Set-Cookie: seen=1", status="301 Moved Permanently")
-        each.extra["/api/users/"] = lambda seen: answer(
-            f"{seen.header('Authorization')} {seen.header('Cookie')}".encode())
+        each.extra["/api/users"] = lambda record: redirect(
+            f"http://{record.header('Host')}/api/users/?page=1", "Set-Cookie: visit=1", status="301 Moved Permanently")
+        each.extra["/api/users/"] = lambda record: answer(
+            f"{record.header('Authorization')} {record.header('Cookie')}".encode())
     in_request()
     session = requests.Session()
     session.cookies.set("sid", "7", domain="orders.local")
     for _ in range(4):
         got = session.get("http://orders/api/users#there", headers={"Authorization": "Bearer x"})
         assert got.url == "http://orders/api/users/?page=1#there"
-        assert sorted(got.text.removeprefix("Bearer x ").split("; ")) == ["seen=1", "sid=7"]
-    assert [len(each.seen) for each in services] == [4, 4], "each call is balanced"
+        assert sorted(got.text.removeprefix("Bearer x ").split("; ")) == ["sid=7", "visit=1"]
+    assert [len(each.requests) for each in services] == [4, 4], "each call is balanced"
 
 
 @pytest.mark.parametrize("location, same", [
@@ -153,7 +153,7 @@ def test_a_redirect_to_the_host_that_was_asked_with_is_the_same_upstream(setting
 ])
 def test_an_address_is_compared_as_uris_are(location, same, orders):
     for each in orders(host="shop.internal"):
-        each.extra["/go"] = lambda seen: redirect(location)
+        each.extra["/go"] = lambda record: redirect(location)
     answered = requests.get("http://orders/go", allow_redirects=False)
     assert answered.headers["Location"] == location
     target = requests.Session().get_redirect_target(answered)
@@ -164,8 +164,8 @@ def test_an_address_is_compared_as_uris_are(location, same, orders):
 
 def test_another_instances_address_is_the_same_upstream(orders):
     one, two = orders()
-    one.extra["/go"] = lambda seen: redirect(two.base + "/echo")
-    two.extra["/go"] = lambda seen: redirect(one.base + "/echo")
+    one.extra["/go"] = lambda record: redirect(two.base + "/echo")
+    two.extra["/go"] = lambda record: redirect(one.base + "/echo")
     got = requests.get("http://ann@orders/go", auth=("ann", "pw"))
     assert got.url == "http://ann@orders/echo" and "authorization" in str(got.json()).lower()
 
@@ -173,5 +173,5 @@ def test_another_instances_address_is_the_same_upstream(orders):
 def test_a_foreign_servers_location_stays_as_it_is(orders, service):
     one, _ = orders()
     foreign = service()
-    foreign.extra["/go"] = lambda seen: redirect(one.base + "/echo")
+    foreign.extra["/go"] = lambda record: redirect(one.base + "/echo")
     assert requests.get(foreign.base + "/go").url == one.base + "/echo"

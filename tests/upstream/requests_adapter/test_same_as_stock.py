@@ -15,12 +15,12 @@ from gateway.upstream.requests.adapter import govern_requests
 def outcome(scenario, web, services):
     """What a scenario gives or raises, and what the services saw of it."""
     for one in services:
-        one.seen.clear()
+        one.requests.clear()
     try:
         result = describe(scenario(web), web)
     except Exception as error:
         result = "raised", describe_error(error)
-    return result, [(one.method, one.target, without_nonce(one.headers), one.body) for each in services for one in each.seen]
+    return result, [(one.method, one.target, without_nonce(one.headers), one.body) for each in services for one in each.requests]
 
 
 OURS = GOVERNED | CUSTOMIZED
@@ -64,7 +64,7 @@ DIFFERENT = {
 def test_where_the_transport_is_stricter(name, service):
     reply, more, expected = DIFFERENT[name]
 
-    def send(seen):
+    def send(record):
         yield more.get("before", b"") + reply
         if more.get("end"):
             raise End
@@ -83,14 +83,14 @@ def test_where_the_transport_is_stricter(name, service):
 @pytest.mark.parametrize("method, times", [("GET", 2), ("PUT", 2), ("POST", 1), ("PATCH", 1)])
 def test_only_an_idempotent_call_is_repeated_when_a_reused_connection_ends(method, times, service):
     one = service()
-    one.extra["/gone"] = lambda seen: answer(b"again") if one.seen.count(seen) > 1 else die()
+    one.extra["/gone"] = lambda record: answer(b"again") if one.requests.count(record) > 1 else die()
     govern_requests()
     requests.get(one.base + "/plain")
     try:
         assert requests.request(method, one.base + "/gone").content == b"again"
     except requests.ConnectionError as error:
         assert isinstance(error.__cause__, UpstreamClosed) and times == 1
-    assert [seen.target for seen in one.seen] == ["/plain"] + ["/gone"] * times
+    assert [record.target for record in one.requests] == ["/plain"] + ["/gone"] * times
 
 
 def die():

@@ -103,7 +103,7 @@ def test_a_proxy_of_the_environment_is_used(variable, value, service, stock_call
     monkeypatch.setenv(variable, value.format(proxy.base))
     govern_requests()
     assert requests.get("http://shop.test/echo").status_code == 404
-    assert proxy.seen[0].target == "http://shop.test/echo" and len(stock_calls) == 1
+    assert proxy.requests[0].target == "http://shop.test/echo" and len(stock_calls) == 1
 
 
 def test_unverified_https_is_warned_of(web):
@@ -116,8 +116,8 @@ def test_unverified_https_is_warned_of(web):
 
 def test_no_cookie_crosses_between_users(service):
     one = service()
-    one.extra["/login"] = lambda seen: answer(b"in", f"Set-Cookie: sid={seen.target.partition('?')[2]}; Path=/")
-    one.extra["/who"] = lambda seen: answer((seen.header("Cookie") or "nobody").encode())
+    one.extra["/login"] = lambda record: answer(b"in", f"Set-Cookie: sid={record.target.partition('?')[2]}; Path=/")
+    one.extra["/who"] = lambda record: answer((record.header("Cookie") or "nobody").encode())
     govern_requests({"shop": upstream("shop", one.base)})
 
     def visit(user, base):

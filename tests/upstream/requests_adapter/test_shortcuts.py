@@ -258,9 +258,9 @@ def test_a_small_answer_that_nobody_reads_leaves_nothing_behind(service, recwarn
 def test_a_hook_may_read_raw_before_requests_does(service):
     one = service()
     govern_requests()
-    seen = []
-    found = requests.get(one.base + "/plain", hooks={"response": lambda response, **_: seen.append(response.raw.read(2))})
-    assert (seen, found.content) == ([b"he"], b"llo")
+    pieces = []
+    found = requests.get(one.base + "/plain", hooks={"response": lambda response, **_: pieces.append(response.raw.read(2))})
+    assert (pieces, found.content) == ([b"he"], b"llo")
 
 
 # -- left alone where it is not as known
@@ -291,7 +291,7 @@ def test_an_unknown_version_is_left_as_it_is(service, monkeypatch, caplog):
     govern_requests()
     assert standing() == set()
     one = service()
-    one.extra["/cookie"] = lambda seen: answer(b"in", "Set-Cookie: a=1; Path=/")
+    one.extra["/cookie"] = lambda record: answer(b"in", "Set-Cookie: a=1; Path=/")
     assert requests.get(one.base + "/plain").text == "hello"
     assert requests.get(one.base + "/cookie").cookies["a"] == "1"
 

@@ -41,9 +41,9 @@ def test_a_call_has_the_time_the_request_has_left(reply, orders, service, stall,
     request = in_request(0.05)
     for base, timeout in product((foreign.base, "http://orders"), (None, SAFETY, (SAFETY, None), (None, SAFETY))):
         request.deadline.restart()
-        with pytest.raises(requests.exceptions.Timeout) as caught:
+        with pytest.raises(requests.exceptions.Timeout) as excinfo:
             requests.get(base + "/stall", timeout=timeout)
-        error = caught.value
+        error = excinfo.value
         assert type(error) is DeadlineTimeout and isinstance(error, (requests.ReadTimeout, DeadlineExceeded))
         assert (error.status, error.code) == (504, "deadline_exceeded")
         assert isinstance(gateway_error(error), DeadlineExceeded) and isinstance(error.__cause__, DeadlineExceeded)
@@ -88,9 +88,9 @@ def test_an_upload_does_not_move_the_deadline_of_the_request(service, in_request
 def test_the_timeout_of_a_call_holds_for_upstreams_and_uploads_too(path, error, upload, orders, stall):
     for each in orders():
         each.extra.update({"/stall": stall(), "/stall-in-large-body": stall(answer(b"x", "Content-Length: 500000", length=False))})
-    with pytest.raises(error) as caught:
+    with pytest.raises(error) as excinfo:
         requests.post("http://orders" + path, data=iter([b"body"]) if upload else b"body", timeout=1.0)
-    assert isinstance(gateway_error(caught.value), UpstreamTimeout)
+    assert isinstance(gateway_error(excinfo.value), UpstreamTimeout)
 
 
 def test_a_slow_generator_is_not_the_servers_fault(service):
@@ -109,7 +109,7 @@ def test_a_slow_generator_is_not_the_servers_fault(service):
 def test_pieces_are_delivered_as_they_come(service):
     one, got = service(), [Event(), Event(), Event()]
 
-    def events(seen):
+    def events(record):
         yield chunked(end=b"")
         for number in range(3):
             yield b"%x\r\n%b\r\n" % (7, b"data:%d\n" % number)

@@ -153,10 +153,10 @@ REFUSED = {
 
 
 class Recorder:
-    """Takes one request on each connection and answers it; ``seen`` are method, framing fields, type and body."""
+    """Takes one request on each connection and answers it; ``requests`` are method, framing fields, type and body."""
 
     def __init__(self):
-        self.seen = []
+        self.requests = []
 
     def handle(self, sock, address):
         with sock, sock.makefile("rb") as reader:
@@ -167,21 +167,21 @@ class Recorder:
             while (text := reader.readline().strip()):
                 name, _, value = text.decode("latin-1").partition(":")
                 fields[name.lower()] = value.strip()
-            told = {name: fields.get(name) for name in ("content-length", "transfer-encoding", "content-type")}
-            self.seen.append([line, told, None])         # the body did not come whole
+            framing_fields = {name: fields.get(name) for name in ("content-length", "transfer-encoding", "content-type")}
+            self.requests.append([line, framing_fields, None])         # the body did not come whole
             body = b""
-            if told["transfer-encoding"]:
+            if framing_fields["transfer-encoding"]:
                 while size := int(reader.readline() or b"-1", 16):
                     if size < 0:
                         return
                     body += reader.read(size)
                     assert reader.read(2) == b"\r\n"
                 reader.readline()
-            elif told["content-length"]:
-                body = reader.read(int(told["content-length"]))
-                if len(body) < int(told["content-length"]):
+            elif framing_fields["content-length"]:
+                body = reader.read(int(framing_fields["content-length"]))
+                if len(body) < int(framing_fields["content-length"]):
                     return
-            self.seen[-1][2] = body
+            self.requests[-1][2] = body
             sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
 
 
@@ -194,10 +194,10 @@ def recorder(serve):
 
 def sent(recorder, url: str, make, **arguments):
     """What comes of a POST, and what the server saw of it."""
-    recorder.seen.clear()
+    recorder.requests.clear()
     try:
         response = requests.post(url, data=make(), timeout=20, **arguments)
-        return response.status_code, recorder.seen.copy()
+        return response.status_code, recorder.requests.copy()
     except requests.RequestException as error:
         return type(error)
     except Exception as error:
@@ -219,11 +219,11 @@ def test_an_upload_is_that_of_stock(kind, place, recorder, stock_calls):
 
 
 class Raw:
-    """Answers when ``end`` has come, the end of a body; ``seen`` are the field that announces it, and what came of it."""
+    """Answers when ``end`` has come, the end of a body; ``requests`` are the field that announces it, and the bytes that came."""
 
     def __init__(self, end: bytes) -> None:
         self.end = end
-        self.seen: list[tuple[bytes, bytes]] = []
+        self.requests: list[tuple[bytes, bytes]] = []
 
     def handle(self, sock, address):
         with sock:
@@ -235,7 +235,7 @@ class Raw:
                 data += piece
             head, _, body = data.partition(b"\r\n\r\n")
             framing = next(line for line in head.split(b"\r\n") if line.lower().startswith((b"content-length", b"transfer-enc")))
-            self.seen.append((framing, body))
+            self.requests.append((framing, body))
             sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
 
 
@@ -261,16 +261,16 @@ def test_where_an_upload_differs_from_that_of_stock(kind, serve):
     make, stock, ours = DIFFERENT[kind]
     raw = Raw(stock[1])
     url = f"http://127.0.0.1:{serve(raw.handle)}/"
-    assert requests.post(url, data=make(), timeout=20).content == b"ok" and raw.seen == [stock]
-    raw.seen.clear()
+    assert requests.post(url, data=make(), timeout=20).content == b"ok" and raw.requests == [stock]
+    raw.requests.clear()
     raw.end = ours[1] if ours else b"never"
     govern_requests()
     if ours is None:
-        with pytest.raises(requests.ConnectionError) as caught:
+        with pytest.raises(requests.ConnectionError) as excinfo:
             requests.post(url, data=make(), timeout=20)
-        assert isinstance(gateway_error(caught.value), TruncatedBody) and raw.seen == []
+        assert isinstance(gateway_error(excinfo.value), TruncatedBody) and raw.requests == []
     else:
-        assert requests.post(url, data=make(), timeout=20).content == b"ok" and raw.seen == [ours]
+        assert requests.post(url, data=make(), timeout=20).content == b"ok" and raw.requests == [ours]
 
 
 # Stock announces the number of the items for the number of bytes. No server understands that, and it is left to stock.

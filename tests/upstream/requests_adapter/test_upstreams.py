@@ -16,8 +16,8 @@ def test_a_name_is_balanced_over_its_instances(orders, monkeypatch):
     answers = [requests.get("http://orders/echo", params={"n": number}).json() for number in range(6)]
     answers += [requests.Session().post("HTTP://ann:pw@ORDERS/echo").json()]
     assert [answer["target"] for answer in answers] == [f"/echo?n={number}" for number in range(6)] + ["/echo"]
-    assert sorted((len(one.seen), len(two.seen))) == [3, 4]
-    assert {seen.header("Host") for seen in one.seen} == {f"127.0.0.1:{one.port}"}
+    assert sorted((len(one.requests), len(two.requests))) == [3, 4]
+    assert {record.header("Host") for record in one.requests} == {f"127.0.0.1:{one.port}"}
     assert (one.connections, two.connections) == (1, 1)
     assert repr(governor) == "Governor(active, Orders)"
 
@@ -38,17 +38,17 @@ def test_the_host_an_upstream_sees(setting, inside, given, expected, orders, in_
     if inside:
         in_request()
     requests.get("http://orders/echo", headers={"Host": given} if given else {})
-    seen = (one.seen + two.seen)[0]
-    assert seen.header("Host") in ([f"127.0.0.1:{each.port}" for each in (one, two)] if expected == "instance" else [expected])
+    record = (one.requests + two.requests)[0]
+    assert record.header("Host") in ([f"127.0.0.1:{each.port}" for each in (one, two)] if expected == "instance" else [expected])
 
 
 TRACED = [("Traceparent", "00-a-b-01"), ("tracestate", "x=1"), ("tracestate", "y=2"), ("X-Other", "secret"), ("Cookie", "sid=1")]
 
 
-def told(seen) -> list[tuple[str, str]]:
+def context_fields(record) -> list[tuple[str, str]]:
     """What the client did not write itself."""
     usual = {"host", "user-agent", "accept-encoding", "accept", "connection"}
-    return [(name.lower(), value) for name, value in seen.headers if name.lower() not in usual]
+    return [(name.lower(), value) for name, value in record.headers if name.lower() not in usual]
 
 
 def test_an_upstream_is_told_of_the_request_and_a_foreign_host_is_not(orders, service, in_request):
@@ -59,20 +59,20 @@ def test_an_upstream_is_told_of_the_request_and_a_foreign_host_is_not(orders, se
     requests.get("http://orders/echo")
     requests.get("http://orders/echo", headers={"x-request-id": "mine", "TraceParent": "own"})
     requests.get(foreign.base + "/echo")
-    seen = one.seen + two.seen
-    assert sorted(map(told, seen)) == [
+    records = one.requests + two.requests
+    assert sorted(map(context_fields, records)) == [
         [], [("x-request-id", "id-of-the-request"), ("traceparent", "00-a-b-01"), ("tracestate", "x=1"), ("tracestate", "y=2")],
         [("x-request-id", "mine"), ("traceparent", "own")]]
-    assert told(foreign.seen[0]) == []
+    assert context_fields(foreign.requests[0]) == []
 
 
 def test_a_redirect_from_an_upstream_to_a_foreign_host_tells_it_nothing(orders, service, in_request):
     foreign = service()
     for each in orders():
-        each.extra["/away"] = lambda seen: redirect(foreign.base + "/echo")
+        each.extra["/away"] = lambda record: redirect(foreign.base + "/echo")
     in_request(headers=TRACED)
     assert requests.get("http://orders/away").history
-    assert told(foreign.seen[0]) == []
+    assert context_fields(foreign.requests[0]) == []
 
 
 # -- errors
@@ -84,17 +84,17 @@ def test_a_redirect_from_an_upstream_to_a_foreign_host_tells_it_nothing(orders, 
 ])
 def test_behind_every_error_is_one_of_ours(path, expected, cause, service):
     govern_requests()
-    with pytest.raises(expected) as caught:
+    with pytest.raises(expected) as excinfo:
         requests.get(service().base + path)
-    assert type(caught.value) is expected
-    assert isinstance(gateway_error(caught.value), cause) and gateway_error(caught.value).instance
+    assert type(excinfo.value) is expected
+    assert isinstance(gateway_error(excinfo.value), cause) and gateway_error(excinfo.value).instance
 
 
 def test_a_refused_connection_names_the_place(web):
     govern_requests()
-    with pytest.raises(requests.ConnectionError, match=r"HTTPConnectionPool\(host='127.0.0.1', port=\d+\): Max retries") as caught:
+    with pytest.raises(requests.ConnectionError, match=r"HTTPConnectionPool\(host='127.0.0.1', port=\d+\): Max retries") as excinfo:
         requests.get(web.refused)
-    assert isinstance(caught.value.__cause__, ConnectFailed)
+    assert isinstance(excinfo.value.__cause__, ConnectFailed)
 
 
 @pytest.mark.parametrize("error", [None, ValueError("mine"), requests.exceptions.InvalidURL("mine")])
