@@ -330,6 +330,8 @@ GOVERNED: dict[str, Callable[[Web], Any]] = {
     "stream: broken gzip": streamed(lambda response: response.content, "/gzip-broken"),
     "raw: read": streamed(lambda response: [response.raw.read(7), response.raw.tell(), response.raw.read(), response.raw.read()],
                           "/lines"),
+    **{f"raw: read all of {path}": streamed(lambda response: response.raw.read(), path)
+       for path in ("/short-chunk", "/short-chunks", "/short-big")},
     "raw: read chunked": streamed(lambda response: [response.raw.read(7), response.raw.read(), response.raw.read(5)], "/chunked"),
     "raw: read everything": streamed(lambda response: response.raw.read()),
     "raw: packed": streamed(lambda response: response.raw.read(), "/gzip"),

@@ -51,13 +51,13 @@ class BodyFile:
         self._error: Exception | None = None
 
     def read(self, size: int | None = None) -> bytes:
-        """``size`` bytes, fewer only at the end; None: all."""
+        """``size`` bytes, fewer only at the end; None: all, or the error that came in the place of the rest."""
         if self.closed or size == 0:
             return b""
         pieces: list[bytes] = []
         left = size
         while left is None or left > 0:
-            piece = self._read_some(left, bool(pieces))
+            piece = self._read_some(left, bool(pieces) and size is not None)
             if not piece:
                 break
             pieces.append(piece)
