@@ -232,6 +232,19 @@ def test_early_refresh(left, took, draw, expected):
     assert decide.due_early(made, made.expires - left, 1.0, draw) is expected
 
 
+def test_statuses_that_must_understand_lets_through():
+    """Section 5.2.2.3: those whose caching is known here."""
+    found = {status for status in range(200, 600) if not isinstance(
+        arrived([(CC, "max-age=60, no-store, must-understand, public")], status=status), NotStored)}
+    assert found == {200, 201, 202, 203, 204, 300, 301, 302, 303, 307, 308, 400, 401, 403, 404, 405, 406, 409, 410, 414, 415, 422,
+                     429, 500, 501, 502, 503, 504}
+
+
+def test_statuses_that_one_request_may_have_provoked():
+    found = {status for status in range(200, 600) if arrived([(CC, "max-age=60")], status=status) == "provoked"}
+    assert found == {400, 406, 408, 411, 412, 413, 415, 416, 417, 421, 422, 425, 426, 428, 429, 431}
+
+
 # -- Invariants
 
 def has(headers, name, word):

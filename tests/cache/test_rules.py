@@ -230,17 +230,15 @@ def test_statuses_that_are_stored_without_freshness_of_their_own():
     assert timed == {200, 203, 204, 300, 301, 308}
 
 
-def test_statuses_that_must_understand_lets_through():
-    """Section 5.2.2.3: those whose caching is known here."""
-    found = {status for status in range(200, 600) if not isinstance(
-        arrived([(CC, "max-age=60, no-store, must-understand, public")], status=status), decide.NotStored)}
-    assert found == {200, 201, 202, 203, 204, 300, 301, 302, 303, 307, 308, 400, 401, 403, 404, 405, 406, 409, 410, 414, 415, 422,
-                     429, 500, 501, 502, 503, 504}
-
-
-def test_statuses_that_one_request_may_have_provoked():
-    found = {status for status in range(200, 600) if arrived([(CC, "max-age=60")], status=status) == "provoked"}
-    assert found == {400, 406, 408, 411, 412, 413, 415, 416, 417, 421, 422, 425, 426, 428, 429, 431}
+@pytest.mark.parametrize("fields, stored_date, age, lifetime", [
+    ([(CC, "max-age=60")], date(100), 0, 60), ([(CC, "max-age=60"), ("Date", date(80))], date(80), 20, 40),
+    ([("Date", date(100)), ("Expires", date(160))], date(100), 0, 60), ([("Expires", date(160))], date(100), 0, 60)])
+def test_dates_of_messages_are_by_the_machines_clock(fields, stored_date, age, lifetime):
+    """That is 100 s ahead of the cache's, which was agreed upon before it was set."""
+    entry = rules.entry_of(Request("GET", "/a", []), Response(200, fields, BODY), CacheSettings(), request_time=NOW,
+                           response_time=NOW, ahead=100.0)
+    assert [value for name, value in entry.headers if name == "Date"] == [stored_date]
+    assert (entry.born, entry.expires) == (NOW - age, NOW + lifetime)
 
 
 @pytest.mark.parametrize("late, age", [(0.0, 0.0), (0.999, 0.0), (1.0, 1.0), (1.5, 1.5)])
@@ -378,6 +376,13 @@ def test_a_304_may_take_the_permission_away():
     ("4.3.5", [("Content-Length", "11")], False), ("4.3.5", [("Last-Modified", date(0))], False)])
 def test_head_tells_whether_the_stored_answer_is_still_right(section, headers, expected):
     assert rules.same_answer(arrived([(CC, "max-age=5"), ("ETag", '"v"')]), headers) is expected
+
+
+@pytest.mark.parametrize("fields, expected", [
+    ([("ETag", '"v"')], [("If-None-Match", '"v"')]), ([], []),
+    ([("Last-Modified", date(-10))], [("If-Modified-Since", date(-10))])])
+def test_validators_are_those_that_there_are(fields, expected):
+    assert list(rules.validators(arrived([(CC, "max-age=5"), *fields]))) == expected
 
 
 def test_validators_are_sent_as_they_came():
