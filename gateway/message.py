@@ -27,12 +27,12 @@ class Body:
     whoever reads it, ``deadline`` starts anew.
     """
 
-    __slots__ = ("length", "_read", "started", "_data", "_deadline", "_missing")
+    __slots__ = ("length", "_read", "is_started", "_data", "_deadline", "_missing")
 
     def __init__(self, read: Callable[[int], bytes], length: int | None, deadline: Deadline | None = None) -> None:
         self._read = read
         self.length = length
-        self.started = False
+        self.is_started = False
         self._data: bytes | None = None
         self._deadline = deadline                            # None too once it was started anew
         self._missing = length
@@ -45,7 +45,7 @@ class Body:
         return body
 
     def read(self, size: int = 65536) -> bytes:
-        self.started = True
+        self.is_started = True
         if self._data is not None:
             piece, self._data = self._data[:size], self._data[size:]
             return piece
@@ -68,7 +68,7 @@ class Body:
             return self._data
         if self.length is not None and self.length > limit:
             raise BodyTooLarge(f"{self.length} bytes, {limit} allowed")
-        self.started = True
+        self.is_started = True
         pieces, size = [], 0
         while size != self.length:
             with bound():
@@ -81,11 +81,11 @@ class Body:
             pieces.append(piece)
         self._data = b"".join(pieces)
         self.length = size
-        self.started = False
+        self.is_started = False
         return self._data
 
     def __repr__(self) -> str:
-        return f"Body({'chunked' if self.length is None else f'{self.length} bytes'}{', started' if self.started else ''})"
+        return f"Body({'chunked' if self.length is None else f'{self.length} bytes'}{', started' if self.is_started else ''})"
 
 
 class Stream(Protocol):
@@ -131,7 +131,7 @@ class Request(Message):
 
     Two wishes are for whichever target answers, and one that cannot fulfil them need not know them: ``head_first``, the answer is
     wanted as soon as its head is known, a body that is not here yet as a stream, however small; ``upgrade``, the protocol to which
-    the client wants to switch, empty for none (see Response.upgraded).
+    the client wants to switch, empty for none (see Response.tunnel).
     """
 
     __slots__ = ("method", "target", "path", "query", "body", "scheme", "host", "client", "peer", "trusted", "port",
@@ -200,10 +200,10 @@ class Response(Message):
     """An answer. ``body`` is bytes, or a Stream when it is not all here yet. ``reason`` may be empty and is sent as it is.
     ``version`` is that of HTTP in which it was received. ``whole`` is the stored answer of which this is all or a part, where nginx
     in front may send that (nginx/accel_redirect.py), else None. ``hop`` are those of its fields that belong to the connection it
-    came on, when whoever read it has noted them. ``upgraded`` is the connection behind a 101, with ``sock`` and ``leftover``, else
+    came on, when whoever read it has noted them. ``tunnel`` is the connection behind a 101, with ``sock`` and ``leftover``, else
     None."""
 
-    __slots__ = ("status", "reason", "body", "version", "takeover", "whole", "hop", "upgraded")
+    __slots__ = ("status", "reason", "body", "version", "takeover", "whole", "hop", "tunnel")
     head_lines: bytes | None = None                         # see Prepared
 
     def __init__(self, status: int, headers: Headers, body: bytes | Stream = b"", reason: str | None = None) -> None:
@@ -214,8 +214,8 @@ class Response(Message):
         self.version = "1.1"
         self.hop: Headers | None = None
         self.whole: Any
-        self.upgraded: Any
-        self.whole = self.upgraded = None
+        self.tunnel: Any
+        self.whole = self.tunnel = None
         self.takeover: Callable[[], None] | None = None     # set by an Upgrade: called with the connection, which ends after it
 
     def append(self, lines: bytes) -> None:
@@ -289,7 +289,7 @@ class Interim(NamedTuple):
 class Attempt:
     """One try on one instance, for the log: seconds until the answer's head, its status, or the flag of the error."""
 
-    __slots__ = ("upstream", "instance", "seconds", "status", "flag", "reused")
+    __slots__ = ("upstream", "instance", "seconds", "status", "flag", "reuse")
 
     def __init__(self, upstream: str, instance: str) -> None:
         self.upstream = upstream
@@ -297,7 +297,7 @@ class Attempt:
         self.seconds = 0.0
         self.status = 0
         self.flag = ""
-        self.reused = False
+        self.reuse = False
 
     def __repr__(self) -> str:
         return f"Attempt({self.upstream} {self.instance} {self.status or self.flag} {self.seconds * 1000:.1f} ms)"

@@ -40,8 +40,8 @@ class WebSocket:
             raise NotAllowedHere("WebSocket needs the gateway's own worker class")
         request.upgrade = "websocket"
         response = self.next(request)
-        if response.upgraded is not None:
-            response.takeover = lambda: self._take(request, response, response.upgraded)
+        if response.tunnel is not None:
+            response.takeover = lambda: self._take(request, response, response.tunnel)
         return response
 
     def _take(self, request: Request, response: Response, tunnel: Any) -> None:

@@ -24,7 +24,7 @@ def test_limit(limit, size, accepted, announced):
     else:
         with pytest.raises(BodyTooLarge):
             BodyLimit(read_all, limit)(request)
-        assert body.started is not announced          # refused by its announcement, nothing was read
+        assert body.is_started is not announced          # refused by its announcement, nothing was read
 
 
 def test_no_body():

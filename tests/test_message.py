@@ -13,16 +13,16 @@ def body(data: bytes, length: int | None = None) -> Body:
 
 def test_a_body_is_read_once_and_piece_by_piece():
     stream = body(b"abcdef", 6)
-    assert not stream.started
+    assert not stream.is_started
     assert [stream.read(4), stream.read(4), stream.read(4)] == [b"abcd", b"ef", b""]
-    assert stream.started
+    assert stream.is_started
 
 
 @pytest.mark.parametrize("length", [6, None])
 def test_a_buffered_body_can_be_read_again(length):
     stream = body(b"abcdef", length)
     assert stream.buffer(6) == b"abcdef"
-    assert not stream.started and stream.length == 6
+    assert not stream.is_started and stream.length == 6
     assert stream.buffer(6) == b"abcdef"
     assert stream.read(4) + stream.read(4) == b"abcdef"
 

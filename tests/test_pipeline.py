@@ -207,8 +207,8 @@ def test_an_upgrade_passes_a_step_wherever_it_stands(world, place):
         made = world("upstream", place)
         response = made.ask(headers=(("Connection", "Upgrade"), ("Upgrade", "websocket")), connection=Connection(here))
     assert response.status == 101 and response.takeover is not None
-    assert response.upgraded.leftover == b"hello"
-    response.upgraded.sock.close()
+    assert response.tunnel.leftover == b"hello"
+    response.tunnel.sock.close()
     assert b"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" in made.service.heads[0]
 
 

@@ -60,7 +60,7 @@ def test_an_answer_that_is_no_upgrade_is_an_ordinary_one():
 def test_a_switch_of_protocols_takes_the_connection():
     def switch(request):
         answer = Response(101, [("Upgrade", "websocket")])
-        answer.upgraded = object()
+        answer.tunnel = object()
         return answer
 
     here, there = socketpair()

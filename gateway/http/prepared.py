@@ -31,7 +31,7 @@ class Prepared(Response):
         self.body: bytes | Stream = body
         self.version = "1.1"
         self.hop = self.takeover = None
-        self.whole = self.upgraded = None
+        self.whole = self.tunnel = None
         self.head_lines: bytes | None = head_lines
 
     @property

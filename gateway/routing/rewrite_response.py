@@ -124,7 +124,7 @@ def normal_host(host: str) -> str:
     return host.removesuffix(".")
 
 
-def decoded(path: str) -> str:
+def normal_escapes(path: str) -> str:
     """A path without percent-encoding of what needs none."""
     return ENCODED.sub(lambda match: plain if (plain := chr(int(match[1], 16))) in UNRESERVED else match[0].upper(), path)
 
@@ -132,7 +132,7 @@ def decoded(path: str) -> str:
 def climbs(path: str) -> bool:
     """Do its dot segments lead above the root?"""
     depth = 0
-    for segment in decoded(path).split("/")[1:]:
+    for segment in normal_escapes(path).split("/")[1:]:
         depth += {".": 0, "..": -1}.get(segment, 1)
         if depth < 0:
             return True
@@ -142,7 +142,7 @@ def climbs(path: str) -> bool:
 def normal_path(path: str) -> str:
     """A path to be compared: percent-encoding of what needs none and dot segments do not count (RFC 3986 section 6.2.2)."""
     segments: list[str] = []
-    for segment in decoded(path).split("/"):
+    for segment in normal_escapes(path).split("/"):
         if segment == "..":
             segments = segments[:-1] or [""]
         elif segment != ".":

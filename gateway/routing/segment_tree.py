@@ -23,7 +23,7 @@ MARKED = re.compile(f"%|{RESPELLED.pattern}")                # what keeps a path
 class Candidate(Generic[T]):
     """One route with its target, and where in the path its parameters are."""
 
-    __slots__ = ("route", "target", "segments", "conditions", "captures", "mixed", "several", "fixed")
+    __slots__ = ("route", "target", "segments", "conditions", "captures", "mixed", "several", "is_plain")
 
     def __init__(self, route: Route, target: T) -> None:
         self.route = route
@@ -34,7 +34,7 @@ class Candidate(Generic[T]):
         self.mixed = tuple((place, segment.mixed) for place, segment in _places(self.segments) if segment.mixed is not None)
         self.several = next(((segment.text, slice(place, -segment.after or None)) for place, segment in enumerate(self.segments)
                              if segment.kind in ("middle", "rest") and segment.text), None)
-        self.fixed = not (self.captures or self.mixed or self.several)
+        self.is_plain = not (self.captures or self.mixed or self.several)
 
     def params(self, segments: list[str]) -> dict[str, str]:
         values = {name: as_text(segments[place]) for place, name in self.captures}

@@ -84,7 +84,7 @@ class Table(Generic[T]):
                 facts, segments = Facts(request), segments_of(path)
             entry = find(table.root, segments, 0, facts)
             if entry is not None:
-                return entry.target, {} if entry.fixed else entry.params(segments)
+                return entry.target, {} if entry.is_plain else entry.params(segments)
         raise self._refusal(request, segments_of(path))
 
     def _match_folded(self, request: Request) -> tuple[T, dict[str, str]]:

@@ -62,7 +62,7 @@ class Upstream:
     def send(self, call: Call) -> Response:
         """The answer to ``call``. Raises UpstreamError and its kinds, DeadlineExceeded, BadRequest for what cannot be sent, and
         what reading the call's body raises. A stream that is its body must be closed, and so must the connection behind a 101
-        (``upgraded``), which is the caller's."""
+        (``tunnel``), which is the caller's."""
         body = call.body
         if body is not None:
             body = small_body(call, call.read_timeout or self.settings.read_timeout, self.clock)
@@ -115,7 +115,7 @@ class Upstream:
         try:
             may_post = instance.plain and body is None and call.method in IDEMPOTENT and len(request) <= LARGEST
             connection = instance.connection(call, limit, fresh, not may_post, patient)
-            attempt.reused = connection.requests > 0
+            attempt.reuse = connection.requests > 0
             exchange = Exchange(connection, limit, call.read_timeout or self.settings.read_timeout, instance.release, attempt)
             exchange.send(request, body, may_post)
             head = exchange.read_head(call)
@@ -124,7 +124,7 @@ class Upstream:
             outcome = judge_status(head.status, call.method, is_consumed(body)) if head.status in self.failures else SUCCESS
             instance.settle(attempt, outcome, start, now)
             if head.status == 101:
-                head.upgraded = exchange.detach()
+                head.tunnel = exchange.detach()
                 return head
             connection.keep = head.idle
             head.body = exchange.read_body(head, not call.head_first)
@@ -166,4 +166,4 @@ class Upstream:
 
 def is_consumed(body: bytes | Body | None) -> bool:
     """Has some of the body been read, so that it cannot be sent again?"""
-    return isinstance(body, Body) and body.started
+    return isinstance(body, Body) and body.is_started

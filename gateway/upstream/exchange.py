@@ -129,10 +129,10 @@ class Exchange:
     def detach(self) -> UpgradedConnection:
         """Take the connection out of the pool, for another protocol."""
         release, self._release = self._release, None
-        upgraded = UpgradedConnection(self.connection.detach(), self._rest)
+        tunnel = UpgradedConnection(self.connection.detach(), self._rest)
         if release is not None:
             release(None, False)
-        return upgraded
+        return tunnel
 
     def finish(self, reusable: bool, block: bool = True) -> None:
         """Release the connection. Only the first call counts."""

@@ -56,7 +56,7 @@ class Head(Response):
         self.reason = reason
         self.headers = []
         self.body = b""
-        self.whole = self.upgraded = self.takeover = None
+        self.whole = self.tunnel = self.takeover = None
         self.hop = []
         self.end = end
         self.size = UNTIL_CLOSE

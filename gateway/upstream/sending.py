@@ -15,7 +15,7 @@ def small_body(call: Call, silence: float, clock: MonotonicClock) -> bytes | Bod
     """The body of the call, read into memory if it is small. Raises BodyTimeout when nothing comes for ``silence`` seconds, and
     what reading the body raises."""
     body = call.body
-    if not isinstance(body, Body) or body.length is None or body.length > PIECE or body.started:
+    if not isinstance(body, Body) or body.length is None or body.length > PIECE or body.is_started:
         return body
     return body.buffer(PIECE, lambda: clock.time_limit(silence, BodyTimeout(f"no byte of the body came for {silence:g} s")))
 

@@ -604,7 +604,7 @@ def test_bodies_that_cannot_be_read(data, error, optional):
 def test_a_body_that_no_part_asks_for_is_not_read():
     asked = request(body=body_of(b"{"))
     called("a:/", asked)
-    assert not asked.body.started
+    assert not asked.body.is_started
 
 
 def test_time_attempts_and_target():

@@ -20,7 +20,7 @@ def test_connections_are_kept_and_used_again(serve, upstream):
     for call in calls:
         one.send(call)
     assert service.connections == 1 and len(service.requests) == 5
-    assert [call.attempts[0].reused for call in calls] == [False, True, True, True, True]
+    assert [call.attempts[0].reuse for call in calls] == [False, True, True, True, True]
 
 
 def test_two_hundred_calls_share_ten_connections(serve, upstream):
@@ -133,7 +133,7 @@ def test_stray_bytes_never_reach_the_next_client(serve, upstream):
     sent.wait(30)
     call = post(b"x")
     assert one.send(call).status == 200
-    assert [(attempt.status, attempt.reused) for attempt in call.attempts] == [(200, False)]
+    assert [(attempt.status, attempt.reuse) for attempt in call.attempts] == [(200, False)]
 
 
 def test_a_connection_closed_meanwhile_is_not_used(serve, upstream):
@@ -239,7 +239,7 @@ def test_an_idempotent_request_goes_once_more(serve, upstream, method, body):
     call = post(body_of([b"abc"], 3) if body == "small" else body, method)
     response = one.send(call)
     assert response.status == 200
-    assert [(attempt.status, attempt.flag, attempt.reused) for attempt in call.attempts] == [(0, "UC", True), (200, "", False)]
+    assert [(attempt.status, attempt.flag, attempt.reuse) for attempt in call.attempts] == [(0, "UC", True), (200, "", False)]
     assert service.connections == 2 and service.requests[1] == service.requests[2]
     assert pool_of(one)[2] == 0
 
@@ -253,7 +253,7 @@ def test_no_other_request_is_sent_twice(serve, upstream, method, body):
     with pytest.raises(UpstreamClosed):
         one.send(call)
     assert len(service.requests) == 2 and service.connections == 1
-    assert [(attempt.status, attempt.flag, attempt.reused) for attempt in call.attempts] == [(0, "UC", True)]
+    assert [(attempt.status, attempt.flag, attempt.reuse) for attempt in call.attempts] == [(0, "UC", True)]
     assert pool_of(one) == (0, 0, 0)
 
 
@@ -287,7 +287,7 @@ def test_what_never_left_goes_once_more_whatever_it_is(serve, upstream, body):
     connection._poll.unregister(connection.socket)       # ... it sees nothing
     call = post(body_of([b"abc"], None) if body == "stream" else body)
     assert one.send(call).body == b"ok"
-    assert [(attempt.flag, attempt.reused) for attempt in call.attempts] == [("UC", True), ("", False)]
+    assert [(attempt.flag, attempt.reuse) for attempt in call.attempts] == [("UC", True), ("", False)]
     assert [received for head, received in service.requests] == [b"", b"abc" if body == "stream" else body]
 
 
@@ -339,7 +339,7 @@ def test_what_is_thrown_at_the_caller_is_not_the_services_fault(serve, upstream,
     until(lambda: len(service.requests) == 2)
     caller.kill(exception)
     assert caller.exception is exception
-    assert len(call.attempts) == 1 and call.attempts[0].reused
+    assert len(call.attempts) == 1 and call.attempts[0].reuse
     go.set()
     gevent.idle()
     assert len(service.requests) == 2 and pool_of(one) == (0, 0, 0)

@@ -225,20 +225,20 @@ def test_an_upgrade_hands_the_connection_over(serve, upstream):
     one = upstream(serve(handle), max_connections=1)
     call = get(upgrade="echo")
     response = one.send(call)
-    upgraded = response.upgraded
+    tunnel = response.tunnel
     assert (response.status, response.reason, response.header("Upgrade")) == (101, "Switching Protocols", "echo")
-    assert upgraded is not None and upgraded.leftover == b"hello"
+    assert tunnel is not None and tunnel.leftover == b"hello"
     assert pool_of(one) == (0, 0, 0)                     # it is no longer one of the pool's
     assert call.attempts[0].status == 101
-    upgraded.sock.settimeout(5)
-    upgraded.sock.sendall(b"x" * 1000)
-    upgraded.sock.shutdown(socket.SHUT_WR)
-    assert b"".join(iter(lambda: upgraded.sock.recv(100), b"")) == b"x" * 1000
-    upgraded.sock.close()
+    tunnel.sock.settimeout(5)
+    tunnel.sock.sendall(b"x" * 1000)
+    tunnel.sock.shutdown(socket.SHUT_WR)
+    assert b"".join(iter(lambda: tunnel.sock.recv(100), b"")) == b"x" * 1000
+    tunnel.sock.close()
 
 
 def test_an_upgrade_refused_is_an_ordinary_answer(serve, upstream):
     one = upstream(serve(Service()))
     response = one.send(get(upgrade="echo"))
-    assert (response.status, response.body, response.upgraded) == (200, b"ok", None)
+    assert (response.status, response.body, response.tunnel) == (200, b"ok", None)
     assert pool_of(one) == (1, 1, 0)

@@ -26,9 +26,8 @@ def test_a_call_and_its_answer_are_exact(serve, upstream):
     assert (response.status, response.reason, response.body) == (207, "M\xfclti\tStatus", b"hello")
     assert response.headers == [("X-b", "1"), ("x-B", "\xe9"), ("Set-Cookie", "a"), ("Set-Cookie", "b"), ("Content-Length", "5")]
     attempt, = call.attempts
-    assert (attempt.upstream, attempt.instance, attempt.status, attempt.flag, attempt.reused) == ("shop",
-                                                                                                  f"http://127.0.0.1:{port}", 207,
-                                                                                                  "", False)
+    found = attempt.upstream, attempt.instance, attempt.status, attempt.flag, attempt.reuse
+    assert found == ("shop", f"http://127.0.0.1:{port}", 207, "", False)
     assert 0 < attempt.seconds < 10
 
 

@@ -63,7 +63,7 @@ def test_a_call_over_tls(serve_tls, upstream, certificates):
     for number in range(3):
         call = get(f"/{number}")
         assert one.send(call).body == b"ok"
-        assert call.attempts[0].reused is (number > 0)
+        assert call.attempts[0].reuse is (number > 0)
     assert service.connections == 1                      # session tickets that came behind the handshake did no harm
     assert service.requests[0][0] == b"GET /0 HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n" % port
     assert serve_tls.protocols == ["http/1.1"]
@@ -189,7 +189,7 @@ def test_an_unused_connection_that_is_not_quiet_is_not_used_again(serve_tls, ups
     assert done.wait(30)
     call = post(b"x")
     assert one.send(call).body == b"ok"
-    assert [(attempt.status, attempt.reused) for attempt in call.attempts] == [(200, False)]
+    assert [(attempt.status, attempt.reuse) for attempt in call.attempts] == [(200, False)]
     orders.put("end")
 
 
@@ -212,10 +212,10 @@ def test_we_say_goodbye(serve_tls, upstream, certificates):
 def test_an_upgrade_over_tls(serve_tls, upstream, certificates):
     one = upstream(f"https://127.0.0.1:{serve_tls(echo)}", tls={"ca": certificates["ca"]})
     response = one.send(get(upgrade="echo"))
-    upgraded = response.upgraded
-    assert response.status == 101 and upgraded is not None
-    sock = upgraded.sock
-    hello = upgraded.leftover or sock.recv(100)
+    tunnel = response.tunnel
+    assert response.status == 101 and tunnel is not None
+    sock = tunnel.sock
+    hello = tunnel.leftover or sock.recv(100)
     assert hello == b"hello" and sock.fileno() > 0
     sock.settimeout(5)
     reader = gevent.spawn(lambda: b"".join(iter(lambda: sock.recv(1000), b"")))
@@ -232,13 +232,13 @@ def test_an_upgrade_over_tls(serve_tls, upstream, certificates):
 
 def test_an_upgraded_socket_may_time_out(serve_tls, upstream, certificates):
     one = upstream(f"https://127.0.0.1:{serve_tls(echo)}", tls={"ca": certificates["ca"]})
-    upgraded = one.send(get(upgrade="echo")).upgraded
-    assert upgraded is not None
-    assert (upgraded.leftover or upgraded.sock.recv(100)) == b"hello"
-    upgraded.sock.settimeout(0.01)
+    tunnel = one.send(get(upgrade="echo")).tunnel
+    assert tunnel is not None
+    assert (tunnel.leftover or tunnel.sock.recv(100)) == b"hello"
+    tunnel.sock.settimeout(0.01)
     with pytest.raises(TimeoutError):
-        upgraded.sock.recv(1)
-    upgraded.sock.close()
+        tunnel.sock.recv(1)
+    tunnel.sock.close()
 
 
 @pytest.mark.parametrize("orderly", [True, False])
@@ -256,13 +256,13 @@ def test_an_upgraded_socket_ends_however_the_service_ends_it(serve_tls, upstream
         sock._sock.shutdown(socket.SHUT_RDWR)
 
     one = upstream(f"https://127.0.0.1:{serve_tls(handle)}", tls={"ca": certificates["ca"]})
-    upgraded = one.send(get(upgrade="echo")).upgraded
-    assert upgraded is not None
-    assert (upgraded.leftover or upgraded.sock.recv(100)) == b"hello"
-    upgraded.sock.settimeout(5)
-    upgraded.sock.sendall(b"last")
-    assert b"".join(iter(lambda: upgraded.sock.recv(1000), b"")) == sent
-    upgraded.sock.close()
+    tunnel = one.send(get(upgrade="echo")).tunnel
+    assert tunnel is not None
+    assert (tunnel.leftover or tunnel.sock.recv(100)) == b"hello"
+    tunnel.sock.settimeout(5)
+    tunnel.sock.sendall(b"last")
+    assert b"".join(iter(lambda: tunnel.sock.recv(1000), b"")) == sent
+    tunnel.sock.close()
 
 
 @pytest.mark.parametrize("settings, says", [
