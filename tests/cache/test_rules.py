@@ -164,6 +164,7 @@ def test_what_is_stored(section, headers, given, refusal):
     ("5.3", [("Expires", "")], {}, 0),
     ("5.3", [("Expires", date(-1))], {}, 0),
     ("5.1", [(CC, "max-age=60"), ("Age", "20")], {}, 40),
+    ("policy", [("Last-Modified", date(-864000))], {"respect": "policy"}, 0),            # what is ignored is no reason to guess
     ("5.1", [(CC, "max-age=60"), ("Age", "70")], {}, -10),
     ("5.1", [(CC, "max-age=60"), ("Age", "20, 50")], {}, 40),            # of a list the first
     ("5.1", [(CC, "max-age=60"), ("Age", "20"), ("Age", "50")], {}, 40),
@@ -215,6 +216,7 @@ def test_freshness(section, headers, given, left):
     ("policy", "max-age=60, stale-while-revalidate=5", {"stale_while_revalidate": "1m"}, 60, 0),
     ("policy", "s-maxage=60", {"stale_while_revalidate": "1m", "stale_if_error": "2m"}, 60, 120),
     ("policy", "max-age=60, must-revalidate", {"stale_while_revalidate": "1m", "stale_if_error": "2m"}, 0, 0),
+    ("policy", "max-age=60, proxy-revalidate", {"stale_while_revalidate": "1m", "stale_if_error": "2m"}, 0, 0),
 ])
 def test_windows_for_stale_answers(section, cc, policy, refresh, error):
     made = arrived([(CC, cc)], **policy)
