@@ -156,7 +156,7 @@ def test_views_added_later_share_the_upstreams_and_the_cache():
     assert answers(app, "/late") == [200]
     assert app.pipeline is not first and store is not None
     assert app.pipeline.upstreams is upstreams and app.pipeline.store is store
-    assert governor.places().names["legacy"].upstream is app.pipeline.upstreams["legacy"]
+    assert governor.destinations().names["legacy"].upstream is app.pipeline.upstreams["legacy"]
 
 
 # -- what Flask's extensions expect
