@@ -150,7 +150,9 @@ class Upstream:
     def _retries(self, call: Call, outcome: Outcome | None, number: int, exclusions: int) -> bool:
         """Whether another attempt follows on that of this ``number``, after the pause that ``decide`` asks for. ``exclusions``
         instances are not tried again. Without an outcome the answer had begun."""
-        if outcome is None or outcome.resend is Resend.OTHER and exclusions == len(self.instances):
+        if outcome is None or outcome.resend is Resend.NOWHERE:
+            return False
+        if outcome.resend is Resend.OTHER and exclusions == len(self.instances):
             return False
         now = self.clock.now()
         retry = self.decide(outcome, number, now)

@@ -38,10 +38,10 @@ def make():
     def no_name(host: str, port: int) -> list:
         raise socket.gaierror(-2, "Name or service not known")
 
-    def start(*urls: str | int, failures=frozenset(), open=None, **settings) -> Upstream:
+    def start(*urls: str | int, failures=frozenset(), open=None, decide=decide, **settings) -> Upstream:
         urls = tuple(f"http://127.0.0.1:{url}" if isinstance(url, int) else url for url in urls)
         upstreams.append(Upstream("shop", Settings(instances=urls, **settings), Resolver(30, no_name), CLOCK, failures=failures,
-                                  open=open))
+                                  open=open, decide=decide))
         return upstreams[-1]
 
     yield start
@@ -232,6 +232,15 @@ def test_a_status_that_counts_as_a_failure_leads_to_another_instance(make, serve
     if not isinstance(response.body, bytes):
         response.body.close()
     assert [instance.in_flight for instance in one.instances] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("call", [lambda: post(b"x"), lambda: post(body_of([b"x" * 70000] * 3, None), "PUT")])
+def test_no_policy_sends_again_what_may_have_been_seen(make, serve, call):
+    services = [Service(lambda head, body: None), Service(lambda head, body: None)]
+    call = call()
+    with pytest.raises(UpstreamClosed):
+        make(*map(serve, services), decide=lambda outcome, number, now: AT_ONCE).send(call)
+    assert len(call.attempts) == 1 and sum(len(service.requests) for service in services) == 1
 
 
 def test_the_last_answer_stands_when_no_instance_is_left(make, serve):
