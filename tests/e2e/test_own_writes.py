@@ -17,6 +17,7 @@ from pathlib import Path
 import gevent
 import pytest
 from gevent.server import StreamServer
+from plain import until
 from redis_server import RedisServer
 from running import Running, ask
 
@@ -141,11 +142,17 @@ def of_each(gateway, path):
         for pid in others:
             os.kill(pid, signal.SIGSTOP)
         try:
+            until(lambda: all(state(pid) == "T" for pid in others))      # the signal is on its way when kill() returns
             answers.append(get(gateway, path))
         finally:
             for pid in others:
                 os.kill(pid, signal.SIGCONT)
     return answers
+
+
+def state(pid):
+    """What a process is doing: ``T`` is that it stands still."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
 
 
 warm = of_each
