@@ -18,13 +18,13 @@ SIZE = 8                        # bytes
 
 
 class Bell:
-    """``shared[0]`` is the number, ``heard`` what it was when all news was read. Without a file nobody shares it."""
+    """``cell[0]`` is the number, ``last_read`` what it was when all news was read. Without a file nobody shares it."""
 
-    __slots__ = ("shared", "heard", "_inode")
+    __slots__ = ("cell", "last_read", "_inode")
 
     def __init__(self) -> None:
-        self.shared: MutableSequence[int] | memoryview[int] = [0]
-        self.heard = 0
+        self.cell: MutableSequence[int] | memoryview[int] = [0]
+        self.last_read = 0
         self._inode = 0
 
     @property
@@ -37,12 +37,12 @@ class Bell:
             move_aside(path)
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                found = os.fstat(file)
-                if found.st_ino != self._inode:
-                    if found.st_size < SIZE:
+                status = os.fstat(file)
+                if status.st_ino != self._inode:
+                    if status.st_size < SIZE:
                         os.ftruncate(file, SIZE)
-                    self.shared = memoryview(mmap.mmap(file, SIZE)).cast("Q")
-                    self._inode = found.st_ino
+                    self.cell = memoryview(mmap.mmap(file, SIZE)).cast("Q")
+                    self._inode = status.st_ino
             finally:
                 os.close(file)
         except (OSError, ValueError):
@@ -51,7 +51,7 @@ class Bell:
 
     def ring(self) -> None:
         """There is news, whatever others put there at the same time: each reads again."""
-        self.shared[0] = secrets.randbits(8 * SIZE)
+        self.cell[0] = secrets.randbits(8 * SIZE)
 
     def __repr__(self) -> str:
         return f"Bell({'shared' if self.hangs else 'not shared'})"

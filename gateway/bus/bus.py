@@ -82,8 +82,8 @@ class Delivery:
         with suppress(OutOfTime), LoopLimit(self.patience, OutOfTime()):
             for batches in self.transports:
                 for batch in batches:
-                    batch.done.wait()
-        return sum(bool(batches) and all([batch.accepted for batch in batches]) for batches in self.transports)
+                    batch.completion.wait()
+        return sum(bool(batches) and all([batch.success for batch in batches]) for batches in self.transports)
 
 
 class Bus:
@@ -123,12 +123,12 @@ class Bus:
         """Let the subscribers of other workers hear these."""
         if native_thread() == self._owner:
             return Delivery([[commit.add(notice) for notice in notices] for commit in self._commits], self.patience)
-        written = []
+        batches = []
         for transport in self.transports if notices else ():
             batch = Batch()
             batch.settle(transport.write(*notices))
-            written.append([batch])
-        return Delivery(written, self.patience)
+            batches.append([batch])
+        return Delivery(batches, self.patience)
 
     def backlog(self) -> int:
         """How many notices wait for a transport that cannot take them now."""
@@ -158,12 +158,12 @@ class Bus:
     def catch_up(self) -> None:
         """Hear what the other workers of this machine have published up to now, or as much of it as there is time for."""
         bell = self.bell
-        if bell.heard == bell.shared[0]:
+        if bell.last_read == bell.cell[0]:
             return
         until = monotonic() + self.patience
-        while (number := bell.shared[0]) != bell.heard:
+        while (number := bell.cell[0]) != bell.last_read:
             if (left := until - monotonic()) <= 0:
-                bell.heard = number                      # the next request need not wait for what is not to be had
+                bell.last_read = number                  # the next request need not wait for what is not to be had
                 log.warning("notices of other workers cannot be read within %g s", self.patience)
                 return
             if self._reading is None or self._reading.dead:
@@ -172,12 +172,12 @@ class Bus:
                 self._reading.join()
 
     def _read(self) -> None:
-        number = self.bell.shared[0]                     # before it is read: what comes meanwhile is news again
+        number = self.bell.cell[0]                       # before it is read: what comes meanwhile is news again
         try:
             self._journal.catch_up(self.deliver)
         except Exception:                                # a defect: it is not tried again before there is more
             log.exception("notices of other workers cannot be read")
-        self.bell.heard = number
+        self.bell.last_read = number
 
     # The life of the worker
 

@@ -45,7 +45,7 @@ def agree(path: Path) -> None:
     try:
         boot = BOOT.read_text().strip() if BOOT.exists() else ""
         move_aside(path)
-        if (agreed := offset_of(path, boot)) is None:
+        if (offset := offset_of(path, boot)) is None:
             temporary = path.with_name(f"{path.name}.{os.getpid()}")
             temporary.write_text(f"{boot} {_offset!r}")
             if path.exists():                            # of another run, or damaged
@@ -56,8 +56,8 @@ def agree(path: Path) -> None:
                 except FileExistsError:                  # another process was first
                     pass
                 temporary.unlink()
-            agreed = offset_of(path, boot)
-        _offset = _offset if agreed is None else agreed
+            offset = offset_of(path, boot)
+        _offset = _offset if offset is None else offset
     except OSError as error:
         log.error("the processes of this machine cannot agree upon a clock: %s", error)
 
@@ -66,8 +66,8 @@ def offset_of(path: Path, boot: str) -> float | None:
     """What was written down in this run of the machine, None when that is nothing."""
     try:
         with open(path, encoding="ascii", errors="replace") as file:
-            said, _, number = file.read(LONGEST).rpartition(" ")
-        found = float(number)
+            recorded_boot, _, number = file.read(LONGEST).rpartition(" ")
+        offset = float(number)
     except (FileNotFoundError, ValueError):
         return None
-    return found if said == boot and abs(found) < MOST else None
+    return offset if recorded_boot == boot and abs(offset) < MOST else None

@@ -19,18 +19,18 @@ log = logging.getLogger("gateway")
 
 
 class Batch:
-    """Notices that are written together. ``done`` is set when they were, or could not be; then ``accepted`` says which."""
+    """Notices that are written together. ``completion`` is set when they were, or could not be; then ``success`` says which."""
 
-    __slots__ = ("notices", "done", "accepted")
+    __slots__ = ("notices", "completion", "success")
 
     def __init__(self) -> None:
         self.notices: dict[Identity, Notice] = {}
-        self.done = Event()
-        self.accepted = False
+        self.completion = Event()
+        self.success = False
 
-    def settle(self, accepted: bool) -> None:
-        self.accepted = accepted
-        self.done.set()
+    def settle(self, success: bool) -> None:
+        self.success = success
+        self.completion.set()
 
     def __repr__(self) -> str:
         return f"Batch({len(self.notices)} notices)"
@@ -49,9 +49,9 @@ class GroupCommit:
         """The batch with which the notice is written."""
         notices = self._next.notices
         if notices.pop(notice.identity, None) is None and len(notices) >= self.limit:
-            lost = gaps(notices, notice.at)
+            replacement = gaps(notices, notice.at)
             notices.clear()
-            notices.update(lost)
+            notices.update(replacement)
         notices[notice.identity] = notice
         if self._greenlet is None or self._greenlet.dead:
             self._greenlet = spawn_apart(self._run)
@@ -60,13 +60,13 @@ class GroupCommit:
     def _run(self) -> None:
         while self._next.notices:
             batch, self._next = self._next, Batch()
-            accepted = False
+            success = False
             try:
-                accepted = self.write(*batch.notices.values())
+                success = self.write(*batch.notices.values())
             except Exception:                            # a defect of this transport: what comes next is written all the same
                 log.exception("%d notices are lost", len(batch.notices))
             finally:
-                batch.settle(accepted)
+                batch.settle(success)
 
     def flush(self, seconds: float) -> None:
         """Wait until everything is written, for at most that long."""

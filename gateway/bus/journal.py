@@ -154,8 +154,8 @@ class Journal:
             move_aside(self.path)
             with open(self.path, "a+b", buffering=0, opener=private) as file:
                 size = file.seek(0, os.SEEK_END)
-                broken = size and os.pread(file.fileno(), 1, size - 1) != b"\n"      # no room was left for the end of that line
-                data = b"\n" + lines if broken else lines
+                mid_line = size and os.pread(file.fileno(), 1, size - 1) != b"\n"    # no room was left for the end of that line
+                data = b"\n" + lines if mid_line else lines
                 if file.write(data) < len(data):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 with suppress(FileNotFoundError):        # removed meanwhile
@@ -264,8 +264,8 @@ def successor_line(inode: int, length: int) -> bytes:
 def successor(old: IO[bytes], path: Path) -> IO[bytes]:
     """What replaced a file, at the first line that did not come from that."""
     new = open(path, "rb")
-    found = SUCCESSOR.fullmatch(new.readline())
-    new.seek(int(found[2]) if found is not None and int(found[1]) == os.fstat(old.fileno()).st_ino else 0)
+    match = SUCCESSOR.fullmatch(new.readline())
+    new.seek(int(match[2]) if match is not None and int(match[1]) == os.fstat(old.fileno()).st_ino else 0)
     old.close()
     return new
 

@@ -22,16 +22,16 @@ class Line(NamedTuple):
 
 def latest(lines: Iterable[bytes], size: int) -> list[Line]:
     """What is left of a log of ``size`` bytes; what is no notice is left out."""
-    found: dict[Identity, Line] = {}
+    newest: dict[Identity, Line] = {}
     read = 0
     for text in lines:
         read += len(text)
         notice = parse(text)
         if notice is None or not notice.retain and read <= size / 2:
             continue
-        before = found.pop(notice.identity, None)
-        found[notice.identity] = before if before is not None and before.at > notice.at else Line(notice.topic, notice.at, text)
-    return list(found.values())
+        before = newest.pop(notice.identity, None)
+        newest[notice.identity] = before if before is not None and before.at > notice.at else Line(notice.topic, notice.at, text)
+    return list(newest.values())
 
 
 def halve(lines: list[Line]) -> list[Line]:
@@ -41,9 +41,9 @@ def halve(lines: list[Line]) -> list[Line]:
         sizes[line.topic] += len(line.text)
     [(topic, _)] = sizes.most_common(1) or [("", 0)]
     places = [place for place, line in enumerate(lines) if line.topic == topic]
-    lost = set(places[:(len(places) + 1) // 2])
-    until = max([lines[place].at for place in lost], default=0.0)
-    return [Line(topic, until, line_of(gap(until, topic))), *(line for place, line in enumerate(lines) if place not in lost)]
+    victims = set(places[:(len(places) + 1) // 2])
+    until = max([lines[place].at for place in victims], default=0.0)
+    return [Line(topic, until, line_of(gap(until, topic))), *(line for place, line in enumerate(lines) if place not in victims)]
 
 
 def total(lines: Iterable[Line]) -> int:

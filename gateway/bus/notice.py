@@ -37,9 +37,9 @@ def gap(at: float, topic: str = EVERY) -> Notice:
     return Notice(topic, None, None, True, at)
 
 
-def gaps(lost: dict[Identity, Notice], at: float) -> dict[Identity, Notice]:
+def gaps(notices: dict[Identity, Notice], at: float) -> dict[Identity, Notice]:
     """In place of these notices, a gap in each of their topics."""
-    return {(topic, None): gap(at, topic) for topic in dict.fromkeys(topic for topic, _ in lost)}
+    return {(topic, None): gap(at, topic) for topic in dict.fromkeys(topic for topic, _ in notices)}
 
 
 def text_of(*elements: Any) -> str:

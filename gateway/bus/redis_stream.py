@@ -178,9 +178,9 @@ class RedisStream:
         self._compare_clocks(lambda: self.client.circuit.limited(self._library.time))
         if abs(theirs.shift - before) > STEP:
             log.warning("the clock of Redis was set by %.1f s: what is kept there is not used any more", theirs.shift - before)
-            lost = gap(self.now())
-            hear(lost)
-            self._unsent[lost.identity] = lost
+            notice = gap(self.now())
+            hear(notice)
+            self._unsent[notice.identity] = notice
 
     def _compare_clocks(self, ask: Callable[[], tuple[int, int]]) -> float:
         """The seconds of the quickest answer."""

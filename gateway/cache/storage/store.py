@@ -120,7 +120,7 @@ class HttpStore:
     def get(self, key: str, owner: Share | None = None) -> Variants | None:
         """The variants under ``key``, the object itself, for reading only; None when there are none, or they were purged."""
         node = self.memory.find(key)
-        if node is None or (node.purges != self.marks.number or self.bell.heard != self.bell.shared[0]
+        if node is None or (node.purges != self.marks.number or self.bell.last_read != self.bell.cell[0]
                             ) and not self._survives(node):
             return self._fetch(key, None, owner)
         variants: Variants = node.value
