@@ -7,7 +7,7 @@
                      +----------------------- keep-alive ----------------------------+
 
 A plainly simple request takes the fast lane (fastlane.py); everything else is read by Gunicorn's parser. Who waits and who is
-dismissed is in keepalive.py, sending in client.py, the way from a request to its answer in request_handler.py.
+dismissed is in keepalive.py, sending in client_socket.py, the way from a request to its answer in request_handler.py.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gunicorn.sock import ssl_context
 
 from ..errors import HeadTimeout
 from ..loop.monotonic_clock import CLOCK, MonotonicClock
-from .client import Client
+from .client_socket import Client
 from .fastlane import Lane, is_possible
 from .keepalive import Dismissal, WaitingClients
 from .reader import GunicornRequest

@@ -10,7 +10,7 @@ from __future__ import annotations
 from gevent import get_hub
 
 from ..loop.monotonic_clock import CLOCK, MonotonicClock
-from .client import Client
+from .client_socket import Client
 
 
 class Dismissal(BaseException):

@@ -24,7 +24,7 @@ from ..errors import (BadRequest, BodyTimeout, ExpectationFailed, GatewayError, 
                       NotAllowedHere, TargetTooLong, TruncatedBody)
 from ..loop.monotonic_clock import CLOCK, MonotonicClock
 from ..message import REASONS, Stream
-from .client import Client, ClientGone
+from .client_socket import Client, ClientGone
 from .fastlane import Lane, LaneConnection
 from .reader import BodyReader, ClientConnection, GunicornRequest, PlainRequest
 from .writer import ResponseWriter, closing_answer

@@ -22,7 +22,7 @@ from ..http.date import date_line
 from ..http.fields import WRITTEN, Kinds, UnsafeField
 from ..http.prepared import status_line
 from ..message import Headers, Response
-from .client import ClientGone
+from .client_socket import ClientGone
 from .reader import PIECE, BodyReader, ClientConnection, GunicornRequest, PlainRequest, reset
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"

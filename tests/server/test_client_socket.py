@@ -7,7 +7,7 @@ import socket
 import gevent
 import pytest
 
-from gateway.server.client import Client, ClientGone, SendStalled
+from gateway.server.client_socket import Client, ClientGone, SendStalled
 from gateway.server.keepalive import WaitingClients
 
 
