@@ -18,7 +18,7 @@ from gunicorn.config import Config as GunicornConfig
 
 import gateway
 from gateway import create_app
-from gateway.cli.request import SETTINGS
+from gateway.cli.example_request import SETTINGS
 from gateway.configfile.load import load_text
 from gateway.server.worker import GatewayWorker
 from gateway.upstream.requests.adapter import ungovern_requests

@@ -56,7 +56,7 @@ DOORS = {
                "admin/listener", "server/worker", "server/client_socket", "server/connection", "server/keepalive",
                "server/request_handler", "gunicorn_conf"},
     "gunicorn": {"server/worker", "server/client_socket", "server/connection", "server/fastlane", "server/reader", "server/writer",
-                 "server/master", "server/request_handler", "cli/request", "gunicorn_conf"},
+                 "server/master", "server/request_handler", "cli/example_request", "gunicorn_conf"},
     "orjson": {"aggregate/part", "aggregate/part_answer", "aggregate/target", "cache/storage/codec", "configfile/checks",
                "configfile/part_checks", "http/problem", "respond", "telemetry/log", "telemetry/slot_memory"},
     "prometheus_client": {"telemetry/exposition"},

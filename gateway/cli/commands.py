@@ -127,8 +127,8 @@ def explain(path: str | None, headers: tuple[str, ...], peer: str | None, method
     config, source = load(path)
     from ..errors import GatewayError
     from ..routing.conditions import as_text
+    from .example_request import NOBODY, address_of, build, own_answer, receive, trust_text
     from .explain import cache_lines, destinations
-    from .request import NOBODY, address_of, build, own_answer, receive, trust_text
     try:
         request, address = build(method, url, headers), NOBODY if peer is None else address_of(peer)
     except ValueError as error:

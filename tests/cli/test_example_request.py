@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway import gunicorn_conf
-from gateway.cli.request import NOBODY, SETTINGS, address_of, own_answer, receive, trust_text
+from gateway.cli.example_request import NOBODY, SETTINGS, address_of, own_answer, receive, trust_text
 from gateway.config import Route
 from gateway.errors import BadRequest, DuplicateHeader, GatewayError, HeadTooLarge, InvalidHost, InvalidTarget, TargetTooLong
 from gateway.message import Request
