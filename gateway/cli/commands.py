@@ -17,7 +17,7 @@ import click
 
 from .. import __version__
 from .admin_client import call_admin
-from .configuration import assemble, load
+from .assembly import assemble, load
 from .terminal import count_text, print_table, printable, route_row
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The configuration that a command works on: read, and put together as a worker would."""
+"""What a command works on: the configuration and the application, put together as a worker would."""
 
 from __future__ import annotations
 
