@@ -1,6 +1,6 @@
 """``gateway demo``: three slow synchronous services, two instances of the gateway before them, nginx before those.
 
-start.py starts and watches all of it, processes.py its child processes; services.py and views.py are the applications.
+start.py starts and watches all of it, processes.py its child processes; services.py and shop.py are the applications.
 """
 
 from __future__ import annotations
