@@ -9,7 +9,7 @@ the same, an older hash     302 to the address of today
 anything else               404: no file, a folder, a name that begins with a dot, a way out of the folder
 ==========================  =====================================================================================
 
-Parts are sent by Range (http/ranges.py). A file beside it with ``.br``, ``.zst`` or ``.gz`` behind its name, and not older, is sent
+Parts are sent by Range (http/range_header.py). A file beside it with ``.br``, ``.zst`` or ``.gz`` behind its name, and not older, is sent
 in its place to whoever takes that coding (http/codings.py); the address keeps the hash of the file itself.
 
 ``url("app.css")`` gives the first of these. The hash is of the bytes themselves, taken once for each state of a file. A file is
@@ -35,7 +35,7 @@ from urllib.parse import quote, unquote_to_bytes
 from .deadline import Deadline
 from .errors import NO_ROOM, MethodNotAllowed, NoRoute, OutOfFiles
 from .http.codings import SUFFIXES, preferred_coding
-from .http.ranges import Bounds, ranges_of
+from .http.range_header import Bounds, byte_ranges
 from .loop.native_threads import native_thread, run_in_thread
 from .loop.time_limit import TimeLimit
 from .message import Headers, Request, Response
@@ -280,7 +280,7 @@ def answer(request: Request, whole: File, name: str, caching: str, coding: str, 
     about += [("Accept-Ranges", "bytes")] + ([("Content-Encoding", coding)] if coding else [])
     size = file.status.st_size
     current = request.method == "GET" and same_version(request, about, file.status.st_mtime)
-    ranges = ranges_of(request.header("Range"), size) if current else None
+    ranges = byte_ranges(request.header("Range"), size) if current else None
     if ranges is None:
         status, body = 200, Parts(file, [(0, size - 1)])
     elif not ranges:

@@ -66,7 +66,7 @@ DOORS = {
     "rich": {"cli/terminal"},
 }
 IN_FUNCTIONS_ONLY = {("flask", "tasks")}            # used where it is loaded anyway, and never loaded by it at start
-APPLICATIONS = {"demo/services", "demo/shop"}      # code of users, as an example: it imports what users import
+APPLICATIONS = {"demo/services", "demo/shop"}       # code of users, as an example: it imports what users import
 LOADERS = {"__init__", "app", "extension"}                                   # import modules of users by their name
 ANY = "any module at all"
 

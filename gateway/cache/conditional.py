@@ -8,7 +8,7 @@ Dates are compared with dates of the answer itself, which are the origin's: the 
 
 from __future__ import annotations
 
-from ..http.ranges import Bounds, ranges_of
+from ..http.range_header import Bounds, byte_ranges
 from ..message import Headers, Response
 from .entry import Entry
 from .request_directives import RequestDirectives
@@ -27,7 +27,7 @@ def answer(entry: Entry, directives: RequestDirectives | None, now: float) -> Re
     if entry.status == 200 and directives.conditional and not_modified(entry, directives, now):
         return Response(304, [field for field in entry.headers if field[0].lower() not in NOT_IN_304], b"")
     if entry.status == 200 and directives.range is not None and same_version(entry, directives.if_range, now):
-        ranges = ranges_of(directives.range, len(entry.body))
+        ranges = byte_ranges(directives.range, len(entry.body))
         if ranges is not None and len(ranges) < 2:
             return part(entry, ranges[0]) if ranges else unsatisfiable(entry)
     return entry.response()
@@ -61,7 +61,7 @@ def same_version(entry: Entry, if_range: str | None, now: float) -> bool:
 
 def is_range(text: str) -> bool:
     """Is it one range that is cut out of a stored answer?"""
-    return len(ranges_of(text, LARGEST) or ()) == 1
+    return len(byte_ranges(text, LARGEST) or ()) == 1
 
 
 def part(entry: Entry, bounds: Bounds) -> Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from .problem import ranges_of
+from .problem import quality_values
 
 SUFFIXES = {"br": ".br", "zstd": ".zst", "gzip": ".gz"}      # of files that are compressed beside others; of equal weight the first
 
@@ -12,7 +12,7 @@ SUFFIXES = {"br": ".br", "zstd": ".zst", "gzip": ".gz"}      # of files that are
 def preferred_coding(accept: str, choices: Collection[str]) -> str:
     """The one of ``choices`` that the client prefers, in our order where it has no preference; empty when it accepts none of them
     or prefers the answer uncoded."""
-    weights = ranges_of(accept)
+    weights = quality_values(accept)
     if "x-gzip" in weights:
         weights.setdefault("gzip", weights["x-gzip"])
     weight_of = {coding: weights.get(coding, weights.get("*", 0.0)) for coding in choices}

@@ -81,13 +81,13 @@ def prefers_html(accept: str) -> bool:
     """Does this Accept rank text/html above JSON? Equal ranks are JSON, and so is no Accept at all."""
     if "html" not in accept and "text/*" not in accept and "HTML" not in accept:
         return False
-    ranks = ranges_of(accept)
+    ranks = quality_values(accept)
     json = max(quality(ranks, "application/problem+json"), quality(ranks, "application/json"))
     return quality(ranks, "text/html") > json
 
 
-def ranges_of(accept: str) -> dict[str, float]:
-    """The media ranges of an Accept, in lower case, with their weights. Unreadable ones get weight 0."""
+def quality_values(accept: str) -> dict[str, float]:
+    """The items of an Accept or Accept-Encoding, in lower case, with their weights (RFC 9110 section 12.4.2); 0 where unreadable."""
     ranks: dict[str, float] = {}
     for item in accept.lower().split(","):
         name, *parameters = (part.strip() for part in item.split(";"))

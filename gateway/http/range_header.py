@@ -1,4 +1,4 @@
-"""Ranges of bytes that a client asks for (RFC 9110 section 14). Pure.
+"""Parsing the Range field: the ranges of bytes that a client wants (RFC 9110 section 14). Pure.
 
 What cannot be read is ignored, and so are ranges that together are more than the whole, or too many (section 14.2 lets a server).
 """
@@ -14,7 +14,7 @@ RANGE = re.compile(r"([0-9]*)-([0-9]*)")           # as many digits as RANGES le
 Bounds = tuple[int, int]
 
 
-def ranges_of(text: str, length: int) -> list[Bounds] | None:
+def byte_ranges(text: str, length: int) -> list[Bounds] | None:
     """First and last byte of each range; an empty list when none is satisfiable; None to send the whole of ``length`` bytes."""
     match = RANGES.fullmatch(text.strip())
     items = [item.strip(" \t") for item in match[1].split(",")] if match else []
