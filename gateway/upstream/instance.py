@@ -15,7 +15,7 @@ from .connecting import Connector, Follower
 from .dns import SocketAddress
 from .limit import Limit
 from .pool import Pool, WaitOver
-from .retry import Outcome, Result
+from .retry import Outcome
 from .transport import Connection
 
 Subscriber = Callable[[Attempt, Outcome, float, float], None]          # the attempt, its outcome, when it began and ended
@@ -34,7 +34,7 @@ class Instance:
         self.plain = connector.context is None               # no TLS: what is given to a socket is what is sent
         self.in_flight = 0
         self.backoff = Backoff()
-        self.settle: Subscriber = pausing(self.backoff)
+        self.settle: Subscriber = backoff_subscriber(self.backoff)
         self.subscribers: tuple[Subscriber, ...] = (self.settle,)
         self.follower = Follower(connector, lambda: pool.open > 0)
         connector.on_change = pool.keep_only
@@ -98,13 +98,13 @@ class Instance:
         return f"Instance({self.name}, {self.in_flight} in flight, {self.pool!r})"
 
 
-def pausing(backoff: Backoff) -> Subscriber:
-    """The subscriber that lets an instance pause which could not be connected; whatever its answer is, it can be."""
+def backoff_subscriber(backoff: Backoff) -> Subscriber:
+    """The subscriber that backs off after a failure to connect, and resets the backoff after any answer."""
     def settle(attempt: Attempt, outcome: Outcome, start: float, now: float) -> None:
         if attempt.status:
             if backoff.failures:
                 backoff.reset()
-        elif outcome.result is Result.FAILURE:
+        elif outcome.is_connect_failure:
             backoff.fail(start, now)
     return settle
 

@@ -12,6 +12,9 @@ anything else                          the end
 =====================================  ==============================================================================
 
 A body of which something was consumed cannot be sent again, and ends it too.
+
+An attempt has its outcome once it has the head of its answer, or has failed before that. A body that is cut later changes no
+outcome: the head was an answer, and the client may have most of the body; the log says what happened (Attempt.flag).
 """
 
 from __future__ import annotations
@@ -20,13 +23,16 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import NamedTuple
 
-from ..errors import ConnectFailed, GatewayError, UpstreamError, UpstreamTimeout
+from ..errors import ConnectFailed, GatewayError, UpstreamClosed, UpstreamError, UpstreamProtocolError, UpstreamTimeout
 
+FAILURES = ConnectFailed, UpstreamClosed, UpstreamProtocolError, UpstreamTimeout
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
 
 
 class Result(Enum):
-    """What an attempt says of its instance; IGNORED is nothing: the client left, the deadline passed, we had no room."""
+    """What an attempt says of its instance. FAILURE: it could not be connected, gave no answer in time, none that is HTTP, or one
+    whose status counts as a failure. IGNORED, nothing: the client left, its deadline passed, the pool was busy, a reused connection
+    was over."""
 
     SUCCESS = auto()
     FAILURE = auto()
@@ -42,11 +48,13 @@ class Resend(Enum):
 
 
 class Outcome(NamedTuple):
-    """One for each attempt. ``reason`` is the flag of its error, or the status that counts as a failure."""
+    """One for each attempt. ``reason`` is the flag of its error, or the status that counts as a failure; ``is_connect_failure``:
+    the instance could not be connected."""
 
     result: Result
     reason: str = ""
     resend: Resend = Resend.NOWHERE
+    is_connect_failure: bool = False
 
 
 class Retry(NamedTuple):
@@ -70,9 +78,9 @@ def judge(error: BaseException, has_connection: bool, method: str, is_consumed: 
     ``is_consumed``: some of the body was."""
     if not isinstance(error, UpstreamError):
         return Outcome(Result.IGNORED, error.flag if isinstance(error, GatewayError) else "")
-    is_failure = not has_connection and isinstance(error, (ConnectFailed, UpstreamTimeout))
+    is_failure = isinstance(error, FAILURES) and not error.stale
     resend = Resend.NOWHERE if is_consumed else _resend(error, not has_connection or error.unsent, method)
-    return Outcome(Result.FAILURE if is_failure else Result.IGNORED, error.flag, resend)
+    return Outcome(Result.FAILURE if is_failure else Result.IGNORED, error.flag, resend, is_failure and not has_connection)
 
 
 def _resend(error: UpstreamError, unsent: bool, method: str) -> Resend:

@@ -16,11 +16,11 @@ from test_connecting import closed_port, full_port  # noqa: F401
 
 from gateway.backoff import FIRST, LONGEST, Backoff
 from gateway.config import UpstreamSettings as Settings
-from gateway.errors import ConnectFailed, OutOfFiles, PoolExhausted, UpstreamClosed, UpstreamTimeout
+from gateway.errors import ConnectFailed, OutOfFiles, UpstreamClosed
 from gateway.upstream.balancer import RULES
 from gateway.upstream.client import Upstream
 from gateway.upstream.dns import Resolver
-from gateway.upstream.retry import AT_ONCE, STOP, SUCCESS, Outcome, Resend, Result, decide, judge, judge_status
+from gateway.upstream.retry import AT_ONCE, SUCCESS, Outcome, Resend, Result, decide
 from gateway.upstream.transport import ConnectionLost
 from tests.clocks import ManualClock
 
@@ -208,7 +208,7 @@ def test_an_outcome_is_delivered_once_to_each_subscriber(make, serve):
     call = get()
     one.send(call)
     first, second = call.attempts
-    failure = Outcome(Result.FAILURE, "UF", Resend.OTHER)
+    failure = Outcome(Result.FAILURE, "UF", Resend.OTHER, is_connect_failure=True)
     now = CLOCK.now()
     assert deliveries == [("a", first, failure, now, now), ("b", first, failure, now, now),
                           ("a", second, SUCCESS, now, now), ("b", second, SUCCESS, now, now)]
@@ -247,45 +247,6 @@ def test_the_last_answer_stands_when_no_instance_is_left(make, serve):
     bad = Service(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 2\r\n\r\nno")
     response = make(serve(bad), serve(bad), failures={503}).send(get())
     assert (response.status, response.body) == (503, b"no")
-
-
-# Pure decisions
-
-@pytest.mark.parametrize("resend, then", [(Resend.NOWHERE, STOP), (Resend.SAME, AT_ONCE), (Resend.OTHER, AT_ONCE)])
-@pytest.mark.parametrize("result", Result)
-def test_what_comes_after_an_attempt(result, resend, then):
-    assert [decide(Outcome(result, "UF", resend), number, 1000.0) for number in (1, 2, 100)] == [then] * 3
-
-
-def ended(unsent: bool = False, stale: bool = False) -> UpstreamClosed:
-    error = UpstreamClosed()
-    error.unsent, error.stale = unsent, stale
-    return error
-
-
-@pytest.mark.parametrize("error, connected, method, consumed, outcome", [
-    (ConnectFailed(), False, "POST", False, (Result.FAILURE, "UF", Resend.OTHER)),
-    (ConnectFailed(), False, "POST", True, (Result.FAILURE, "UF", Resend.NOWHERE)),
-    (UpstreamTimeout(), False, "POST", False, (Result.FAILURE, "UT", Resend.OTHER)),
-    (UpstreamTimeout(), True, "GET", False, (Result.IGNORED, "UT", Resend.NOWHERE)),
-    (PoolExhausted(), False, "POST", False, (Result.IGNORED, "UO", Resend.OTHER)),
-    (ended(), True, "GET", False, (Result.IGNORED, "UC", Resend.NOWHERE)),
-    (ended(unsent=True), True, "POST", False, (Result.IGNORED, "UC", Resend.OTHER)),
-    (ended(unsent=True, stale=True), True, "POST", False, (Result.IGNORED, "UC", Resend.SAME)),
-    (ended(stale=True), True, "GET", False, (Result.IGNORED, "UC", Resend.SAME)),
-    (ended(stale=True), True, "POST", False, (Result.IGNORED, "UC", Resend.NOWHERE)),
-    (ended(stale=True), True, "PUT", True, (Result.IGNORED, "UC", Resend.NOWHERE)),
-    (OutOfFiles(), False, "GET", False, (Result.IGNORED, "OF", Resend.NOWHERE)),
-    (KeyboardInterrupt(), False, "GET", False, (Result.IGNORED, "", Resend.NOWHERE)),
-])
-def test_the_outcome_of_an_attempt(error, connected, method, consumed, outcome):
-    assert judge(error, connected, method, consumed) == outcome
-
-
-@pytest.mark.parametrize("method, consumed, resend", [
-    ("GET", False, Resend.OTHER), ("GET", True, Resend.NOWHERE), ("POST", False, Resend.NOWHERE)])
-def test_a_status_can_be_a_failure(method, consumed, resend):
-    assert judge_status(503, method, consumed) == (Result.FAILURE, "503", resend)
 
 
 def test_failures_of_the_same_moment_are_one():
