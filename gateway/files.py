@@ -9,8 +9,8 @@ the same, an older hash     302 to the address of today
 anything else               404: no file, a folder, a name that begins with a dot, a way out of the folder
 ==========================  =====================================================================================
 
-Parts are sent by Range (http/range_header.py). A file beside it with ``.br``, ``.zst`` or ``.gz`` behind its name, and not older, is sent
-in its place to whoever takes that coding (http/codings.py); the address keeps the hash of the file itself.
+Parts are sent by Range (http/range_header.py). A file beside it with ``.br``, ``.zst`` or ``.gz`` behind its name, and not older,
+is sent in its place to whoever takes that coding (http/codings.py); the address keeps the hash of the file itself.
 
 ``url("app.css")`` gives the first of these. The hash is of the bytes themselves, taken once for each state of a file. A file is
 opened step by step below the folder, following no link on the way: links are resolved before, and must stay inside.

@@ -87,7 +87,7 @@ def prefers_html(accept: str) -> bool:
 
 
 def quality_values(accept: str) -> dict[str, float]:
-    """The items of an Accept or Accept-Encoding, in lower case, with their weights (RFC 9110 section 12.4.2); 0 where unreadable."""
+    """The items of an Accept or Accept-Encoding in lower case, with their weights (RFC 9110 section 12.4.2); 0: unreadable."""
     ranks: dict[str, float] = {}
     for item in accept.lower().split(","):
         name, *parameters = (part.strip() for part in item.split(";"))
