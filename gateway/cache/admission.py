@@ -56,11 +56,11 @@ class Admission:
         current = self._current(context)
         variants = Variants([entry]) if current is None else current.with_entry(entry, context.entry)
         now = self.clock()
-        stored = self.store.put(context.key, variants, longest(variants, now), request_time, self.numbers.owner)
-        if stored is None:
+        result = self.store.put(context.key, variants, longest(variants, now), request_time, self.numbers.owner)
+        if result is None:
             return self._refuse_purged(flight)
-        self.numbers.stored()
-        newest = stored[0]
+        self.numbers.count_stored()
+        newest = result[0]
         if newest is entry:
             self._share(context, entry, flight)
         else:
@@ -75,13 +75,13 @@ class Admission:
         """It is not requested often enough to be stored, but those who wait already may have it."""
         if self.store.number != context.number:          # what the store would have refused
             return self._refuse_purged(flight)
-        self.numbers.refused(NotStored.USES)
+        self.numbers.count_refusal(NotStored.USES)
         self._share(context, entry, flight)
         return NotStored.USES
 
     def _refuse_purged(self, flight: Flight | None) -> NotStored:
         """Who came after the purge must not get what was requested before it."""
-        self.numbers.refused(NotStored.PURGED)
+        self.numbers.count_refusal(NotStored.PURGED)
         self.flights.land(flight, State.ABANDONED)
         return NotStored.PURGED
 
@@ -95,7 +95,7 @@ class Admission:
 
     def refuse(self, context: FetchContext, reason: NotStored, flight: Flight | None, status: int = 200) -> None:
         """It may not be stored. An error says nothing about the next answer, and leaves what is stored as it is."""
-        self.numbers.refused(reason)
+        self.numbers.count_refusal(reason)
         self.announce(context, reason, flight, status)
         if status < 500 and status not in PROVOKED_STATUSES and not reason.personal:
             self._forget(context)
@@ -112,7 +112,7 @@ class Admission:
 
     def cut(self, context: FetchContext, flight: Flight | None) -> None:
         """It came to no end, which says nothing about anything: another's may be whole."""
-        self.numbers.refused(NotStored.CUT)
+        self.numbers.count_refusal(NotStored.CUT)
         self.flights.land(flight, State.ABANDONED)
 
     def _forget(self, context: FetchContext) -> None:

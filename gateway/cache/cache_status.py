@@ -24,17 +24,17 @@ class Numbers:
         self.route = route
         self.owner: Share | None = None                  # of what it stores
         self.hit: Count = counter("gateway_cache_requests_total", OUTCOMES, {"route": route, "outcome": "hit"}).inc
-        self.stored: Count = counter(
+        self.count_stored: Count = counter(
             "gateway_cache_stored_total", "Answers stored, or kept after a validation.", {"route": route}).inc
         self._counts: dict[tuple[str, str], Count] = {}
 
-    def outcome(self, outcome: str) -> None:
+    def count_outcome(self, outcome: str) -> None:
         self._count("gateway_cache_requests_total", OUTCOMES, "outcome", outcome)
 
-    def refused(self, reason: str) -> None:
+    def count_refusal(self, reason: str) -> None:
         self._count("gateway_cache_refused_total", "Answers not stored, by the reason.", "reason", reason)
 
-    def refreshed(self, result: str) -> None:
+    def count_refresh(self, result: str) -> None:
         self._count("gateway_cache_refreshes_total", "Refreshes in the background, by their result.", "result", result)
 
     def _count(self, name: str, help: str, label: str, value: str) -> None:
@@ -64,7 +64,7 @@ class Report:
     """
 
     def __init__(self, name: str, explain: bool = False) -> None:
-        self.name = name if TOKEN.fullmatch(name) else quoted(name)
+        self.name = name if TOKEN.fullmatch(name) else quote(name)
         self.explain = explain
         self._hit = f"{self.name}; hit; ttl="
         self._hit_line = f"Cache-Status: {self._hit}".encode() + b"%d\r\n"
@@ -82,14 +82,14 @@ class Report:
             return f"Cache-Status: {self.hit(entry, now, key)}\r\n".encode()
         return self._hit_line % (entry.expires - now)
 
-    def replaced(self, reason: str, status: int, entry: Entry, now: float, key: str, detail: str) -> str:
+    def replacement(self, reason: str, status: int, entry: Entry, now: float, key: str, detail: str) -> str:
         """A stale answer is served in place of what came back. Where that is no answer, the detail says what it is: without a
         fwd-status it would count as what is served."""
         text = f"{self.name}; fwd={reason}" + (f"; fwd-status={status}" if status else "") + f"; ttl={ttl(entry, now)}"
-        return text + (f"; key={quoted(key)}" if self.explain else "") + f"; detail={quoted(detail)}"
+        return text + (f"; key={quote(key)}" if self.explain else "") + f"; detail={quote(detail)}"
 
-    def forwarded(self, reason: str, status: int, key: str, *, stored: bool = False, collapsed: bool = False,
-                  detail: str = "") -> str:
+    def forward(self, reason: str, status: int, key: str, *, stored: bool = False, collapsed: bool = False,
+                detail: str = "") -> str:
         text = f"{self.name}; fwd={reason}"
         if status:
             text += f"; fwd-status={status}"
@@ -102,7 +102,7 @@ class Report:
     def more(self, key: str, detail: str) -> str:
         if not self.explain:
             return ""
-        return (f"; key={quoted(key)}" if key else "") + (f"; detail={quoted(detail)}" if detail else "")
+        return (f"; key={quote(key)}" if key else "") + (f"; detail={quote(detail)}" if detail else "")
 
 
 def ttl(entry: Entry, now: float) -> int:
@@ -110,7 +110,7 @@ def ttl(entry: Entry, now: float) -> int:
     return int(entry.expires - now) if entry.expires >= now else -int(now - entry.expires)
 
 
-def quoted(text: str) -> str:
+def quote(text: str) -> str:
     """A Structured Field string; what cannot be in one is percent-encoded."""
     plain = "".join(char if " " <= char <= "~" else "".join(f"%{byte:02X}" for byte in char.encode()) for char in text)
     return '"' + plain.replace("\\", "\\\\").replace('"', '\\"') + '"'

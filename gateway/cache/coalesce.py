@@ -9,7 +9,7 @@ The first request that misses leads a Flight; those that come meanwhile follow i
            --> ABANDONED    it says nothing about the next one (the leader's client left, its own time was over, what it got was
                             purged meanwhile): one of them leads the next flight
 
-A leader whose answer is streamed lands when it has sent it to its client, which may be slow: ``streamed`` seconds after the head of
+A leader whose answer is streamed lands when it has sent it to its client, which may be slow: ``stream`` seconds after the head of
 that answer a follower leads a flight of its own, and after two of those it fetches alone.
 
 Whether an answer is for several is only known when it is here. Waiting for one that is not costs its time twice, not waiting for
@@ -52,12 +52,12 @@ class State(Enum):
 
 
 class Patience(NamedTuple):
-    """How long followers wait, in seconds: ``streamed`` for the rest of a streamed answer, ``doubtful`` for one that is most likely
+    """How long followers wait, in seconds: ``stream`` for the rest of a streamed answer, ``doubtful`` for one that is most likely
     for one only, ``unknown`` for one that may be for one or for several, ``lease`` at most for another worker. ``company`` is how
     many followers in doubt fetch beside the leader, ``few`` how many requests more an upstream can bear once, for a route that is
     new."""
 
-    streamed: float = 1.0
+    stream: float = 1.0
     doubtful: float = 0.25
     unknown: float = 0.5
     lease: float = 10.0
@@ -67,11 +67,11 @@ class Patience(NamedTuple):
 
 class Flight:
     """``value`` is the entry when STORED, the error when FAILED. ``lease`` is what keeps other workers waiting meanwhile, ``crowd``
-    the number of its followers so far, ``company`` how many fetch beside the leader, ``wanted`` is set when somebody waits."""
+    the number of its followers so far, ``company`` how many fetch beside the leader, ``demand`` is set when somebody waits."""
 
-    __slots__ = ("key", "state", "value", "lease", "crowd", "company", "wanted", "clock", "patience", "_landed", "_until")
+    __slots__ = ("key", "state", "value", "lease", "crowd", "company", "demand", "clock", "patience", "_landing", "_until")
 
-    def __init__(self, key: Any, clock: MonotonicClock = CLOCK, patience: float = Patience().streamed) -> None:
+    def __init__(self, key: Any, clock: MonotonicClock = CLOCK, patience: float = Patience().stream) -> None:
         self.key = key
         self.clock = clock
         self.patience = patience
@@ -80,8 +80,8 @@ class Flight:
         self.lease: Any = None
         self.crowd = 0
         self.company = 0
-        self.wanted = Event()
-        self._landed = Event()
+        self.demand = Event()
+        self._landing = Event()
         self._until = inf
 
     @property
@@ -97,7 +97,7 @@ class Flight:
 
     def land(self, state: State, value: Any = None) -> None:
         self.state, self.value = state, value
-        self._landed.set()
+        self._landing.set()
         lease, self.lease = self.lease, None
         if lease is not None:
             lease.release(state is State.STORED)
@@ -105,9 +105,9 @@ class Flight:
     def wait(self, deadline: Deadline, patience: float = inf) -> State:
         """The state after waiting. FLYING: ``patience`` is over, or a streamed answer takes too long. Raises DeadlineExceeded."""
         until = self.clock.now() + patience
-        self.wanted.set()
+        self.demand.set()
         while self.state is State.FLYING and (left := min(until, self._until) - self.clock.now()) > 0:
-            self.clock.wait(self._landed, min(deadline.left(), left, self.patience))
+            self.clock.wait(self._landing, min(deadline.left(), left, self.patience))
         return self.state
 
     def __repr__(self) -> str:
@@ -124,7 +124,7 @@ class Flights:
 
     def lead(self, key: Any) -> Flight:
         """A new flight, which must land. It takes the place of one that takes too long."""
-        flight = self.flying[key] = Flight(key, self.clock, self.patience.streamed)
+        flight = self.flying[key] = Flight(key, self.clock, self.patience.stream)
         return flight
 
     def land(self, flight: Flight | None, state: State, value: Any = None) -> None:

@@ -41,8 +41,8 @@ def not_modified(entry: Entry, directives: RequestDirectives, now: float) -> boo
     since = http_date(directives.if_modified_since or "", now)
     if since is None:
         return False
-    changed = date_of(entry.headers, now) if entry.last_modified is None else entry.last_modified
-    return changed is not None and changed <= since
+    changed_at = date_of(entry.headers, now) if entry.last_modified is None else entry.last_modified
+    return changed_at is not None and changed_at <= since
 
 
 def same_version(entry: Entry, if_range: str | None, now: float) -> bool:

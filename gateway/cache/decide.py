@@ -20,7 +20,7 @@ from ..config import CacheSettings
 from ..http.fields import EACH_NEW
 from ..message import Request
 from .conditional import is_range
-from .entry import GUESSED, IMMUTABLE, MUST_REVALIDATE, NO_CACHE, PUBLIC, Entry, Variants
+from .entry import GUESS, IMMUTABLE, MUST_REVALIDATE, NO_CACHE, PUBLIC, Entry, Variants
 from .key import select
 from .request_directives import AUTHORIZATION, CONFUSING, COOKIE, RequestDirectives
 from .response_directives import ResponseDirectives
@@ -31,7 +31,7 @@ LARGEST_KEY_BODY = 65536                                 # bytes of a POST that 
 UNREACHABLE = 60.0                                       # seconds a stale answer serves while the upstream is gone (4.2.4)
 # RFC 9110 section 15.1, without 206: an answer that says nothing about its freshness may be stored by a guess
 HEURISTIC_STATUSES = frozenset({200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501})
-UNDERSTOOD = HEURISTIC_STATUSES | {201, 202, 302, 303, 307, 400, 401, 403, 406, 409, 415, 422, 429, 500, 502, 503, 504}
+UNDERSTOOD_STATUSES = HEURISTIC_STATUSES | {201, 202, 302, 303, 307, 400, 401, 403, 406, 409, 415, 422, 429, 500, 502, 503, 504}
 # Errors for what is odd about one request beside its address: that of others may be fine. Frameworks write max-age on every page
 PROVOKED_STATUSES = frozenset({400, 406, 408, 411, 412, 413, 415, 416, 417, 421, 422, 425, 426, 428, 429, 431})
 COOKIE_FIELDS = frozenset({"set-cookie", "set-cookie2"})
@@ -178,7 +178,7 @@ def withhold(entry: Entry, credentials: int) -> Decision | None:
         return None
     if credentials & COOKIE and not any(name == "cookie" for name, _ in entry.vary):
         return Decision.COOKIE
-    return Decision.AUTHORIZATION if credentials & AUTHORIZATION and entry.flags & GUESSED else None
+    return Decision.AUTHORIZATION if credentials & AUTHORIZATION and entry.flags & GUESS else None
 
 
 def judge(entry: Entry, directives: RequestDirectives | None, now: float) -> Decision:
@@ -214,12 +214,12 @@ def wants_whole(policy: CacheSettings, directives: RequestDirectives | None) -> 
     return policy.fetch_whole and directives is not None and directives.range is not None and is_range(directives.range)
 
 
-def sharing(request: Request, directives: RequestDirectives | None, *, personal: bool, stored: bool, whole: bool) -> Sharing:
-    """May the request share an answer with others? ``personal``: the key holds who is asking. ``stored``: there is something to
+def sharing(request: Request, directives: RequestDirectives | None, *, personal: bool, is_stored: bool, whole: bool) -> Sharing:
+    """May the request share an answer with others? ``personal``: the key holds who is asking. ``is_stored``: there is something to
     validate. ``whole``: it fetches the whole, although it is for a range."""
     if request.method == "HEAD":
         return Sharing.HEAD
-    if not stored:
+    if not is_stored:
         if directives is not None and directives.range is not None and not whole:
             return Sharing.PART
         if not personal and request.header("Authorization"):
@@ -236,8 +236,8 @@ def due_early(entry: Entry, now: float, beta: float, draw: float) -> bool:
     return now - took * beta * log(draw) >= entry.expires
 
 
-def may_replace_error(entry: Entry, now: float, *, reached: bool, window: int | None = None) -> bool:
-    """May it be served, stale, because the upstream failed (RFC 5861 section 4)? ``reached``: it answered, with an error.
+def may_replace_error(entry: Entry, now: float, *, has_answer: bool, window: int | None = None) -> bool:
+    """May it be served, stale, because the upstream failed (RFC 5861 section 4)? ``has_answer``: it answered, with an error.
     ``window`` is the request's own stale-if-error."""
     if entry.flags & NO_CACHE:
         return False
@@ -252,7 +252,7 @@ def may_replace_error(entry: Entry, now: float, *, reached: bool, window: int | 
         return False
     if window is not None and now < entry.expires + window:
         return True
-    return not reached and own == 0 and once_fresh(entry) and now < entry.expires + UNREACHABLE
+    return not has_answer and own == 0 and once_fresh(entry) and now < entry.expires + UNREACHABLE
 
 
 def once_fresh(entry: Entry) -> bool:
@@ -278,7 +278,7 @@ def may_store(request: Request, status: int, fields: dict[str, list[str]], effec
     if not policy.share_cookies and not directives.fields.issuperset(COOKIE_FIELDS.intersection(fields)):
         return NotStored.SET_COOKIE
     if effective.must_understand:
-        if status not in UNDERSTOOD:
+        if status not in UNDERSTOOD_STATUSES:
             return NotStored.NO_STORE
     elif effective.no_store:
         return NotStored.NO_STORE

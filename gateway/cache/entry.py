@@ -25,7 +25,7 @@ IMMUTABLE = 4                # RFC 8246: while it is fresh, a reload is no reaso
 HEURISTIC = 8                # its lifetime is a guess
 POLICY = 16                  # its lifetime is the route's, not the header's
 PUBLIC = 32                  # it says itself that it is for everybody, whoever asked for it
-GUESSED = HEURISTIC | POLICY     # the answer itself does not say that others may have it for so long
+GUESS = HEURISTIC | POLICY       # the answer itself does not say that others may have it for so long
 FLAG_NAMES = {MUST_REVALIDATE: "must-revalidate", NO_CACHE: "no-cache", IMMUTABLE: "immutable", HEURISTIC: "heuristic",
               POLICY: "policy", PUBLIC: "public"}
 
@@ -102,13 +102,13 @@ class Entry:
         fields = self._fields
         if isinstance(fields, bytes):
             return getsizeof(fields)
-        packed = head_lines_of(self.status, fields, len(self.body))
-        if packed is None:
+        lines = head_lines_of(self.status, fields, len(self.body))
+        if lines is None:
             return sum(140 + len(name) + len(value) for name, value in fields)
         if self._etag and self._etag == first_etag(fields):
             self._etag = True
-        self._fields = packed
-        return getsizeof(packed)
+        self._fields = lines
+        return getsizeof(lines)
 
     @property
     def size(self) -> int:
@@ -145,8 +145,8 @@ class Variants(tuple[Entry, ...]):
 
     def with_entry(self, entry: Entry, instead: Entry | None = None) -> Variants:
         """These and ``entry``, which replaces the one of the same request fields and the one that it is ``instead`` of."""
-        replaced = {entry.vary, entry.vary if instead is None else instead.vary}
-        others = [other for other in self.entries if other.vary not in replaced]
+        replaced_keys = {entry.vary, entry.vary if instead is None else instead.vary}
+        others = [other for other in self.entries if other.vary not in replaced_keys]
         return Variants([entry, *others[:MOST_VARIANTS - 1]])
 
     def without(self, entry: Entry) -> Variants:

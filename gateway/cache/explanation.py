@@ -50,8 +50,8 @@ def of_request(request: Request, directives: RequestDirectives | None, credentia
 def left_out(request: Request, policy: CacheSettings, key_of: KeyOf) -> Iterator[str]:
     """What the request has that is not in the key."""
     if request.query is not None and key_of.query is not None:
-        counted = (key_of.query(request.query) or "").split("&")
-        others = [piece for piece in request.query.split("&") if piece not in counted]
+        key_pieces = (key_of.query(request.query) or "").split("&")
+        others = [piece for piece in request.query.split("&") if piece not in key_pieces]
         if others:
             yield f"query {'&'.join(others)}"
     names = sorted(set(cookies(request)) - set(map(fold, policy.key.cookies or ())))
@@ -97,19 +97,19 @@ def credential_lines(request: Request, credentials: int, policy: CacheSettings) 
 
 def waiting(request: Request, directives: RequestDirectives | None, credentials: int, policy: CacheSettings) -> str:
     """For whom it waits when nothing is stored."""
-    found = sharing(request, directives, personal=policy.vary_by_caller and bool(caller(request)), stored=False,
+    scope = sharing(request, directives, personal=policy.vary_by_caller and bool(caller(request)), is_stored=False,
                     whole=wants_whole(policy, directives))
-    if found is Sharing.ALL and credentials:
+    if scope is Sharing.ALL and credentials:
         return "with those that send a cookie, too, once it is known that answers are for all of them"
-    return found.value
+    return scope.value
 
 
 def of_stored(variants: Variants, request: Request, directives: RequestDirectives | None, credentials: int,
               now: float) -> Iterator[str]:
     """The answers under the key, and what this request gets of them."""
-    decision, chosen = use(variants, request, directives, credentials, now)
+    decision, best = use(variants, request, directives, credentials, now)
     for entry in variants:
-        yield f"{'>' if entry is chosen else ' '} {line_of(entry, now)}"
+        yield f"{'>' if entry is best else ' '} {line_of(entry, now)}"
     yield decision.sentence
     if unless_stored(decision, directives) is not decision:
         yield "504 instead of that: only-if-cached"

@@ -38,7 +38,7 @@ from .origin import Origin
 from .predictor import Predictor
 from .responses import Responses
 
-UNREACHED = (ConnectFailed, ConnectTimeout, PoolExhausted)          # failures that have nothing to do with the request
+CONNECT_FAILURES = (ConnectFailed, ConnectTimeout, PoolExhausted)   # failures that have nothing to do with the request
 MOST_FLIGHTS = 2                                         # flights a request follows before it fetches alone
 
 log = logging.getLogger("gateway")
@@ -91,7 +91,7 @@ class Fetch:
             context.look_again(self.store)
             if state is State.FAILED:
                 failures += 1
-                if failures == 1 and not isinstance(flight.value, UNREACHED):
+                if failures == 1 and not isinstance(flight.value, CONNECT_FAILURES):
                     continue                             # the leader's own request may have provoked it: one other tries
                 return self.origin.fail(context, flight.value.with_traceback(None), own=False)
             if state is State.UNCACHEABLE:
@@ -114,9 +114,9 @@ class Fetch:
 
     def _shares(self, context: FetchContext) -> bool:
         """May this request wait for others, and they for it?"""
-        found = sharing(context.request, context.directives, personal=context.personal, stored=context.entry is not None,
+        scope = sharing(context.request, context.directives, personal=context.personal, is_stored=context.entry is not None,
                         whole=context.whole)
-        return found is Sharing.ALL and self.predictor.worth_waiting(context.group)
+        return scope is Sharing.ALL and self.predictor.worth_waiting(context.group)
 
     # Followers
 
@@ -149,7 +149,7 @@ class Fetch:
         context.variants = Variants([entry])
         if select(context.variants, context.request) is None or withhold(entry, context.credentials) is not None:
             return None
-        return self.responses.collapsed(context, entry)
+        return self.responses.collapsed_response(context, entry)
 
     # The leader
 
@@ -158,9 +158,9 @@ class Fetch:
         flight = self.flights.lead(context.flight_key)
         try:
             flight.lease = self.store.lease(context.lease, min(left, self.patience.lease))
-            if flight.lease is None and (found := self._elsewhere(context, flight)) is not None:
-                self.flights.land(flight, State.STORED, found)
-                return self.responses.collapsed(context, found)
+            if flight.lease is None and (entry := self._elsewhere(context, flight)) is not None:
+                self.flights.land(flight, State.STORED, entry)
+                return self.responses.collapsed_response(context, entry)
             context.look_again(self.store)
             return self.origin(context, flight)
         except (ClientDisconnected, DeadlineExceeded):
@@ -176,7 +176,7 @@ class Fetch:
         """What another worker is fetching right now, once it is there and usable. It is waited for at most half the time left."""
         limit = self.patience.lease
         patience = self.patience.doubtful if self._doubtful(context) else min(context.request.deadline.left() / 2, limit)
-        until, leased = self.flights.clock.now() + patience, self.store.leased(context.lease)
+        until, is_leased = self.flights.clock.now() + patience, self.store.is_leased(context.lease)
         first = min(patience, self.patience.unknown) if self._unknown(context) else patience
         entry = self._newer(context, first)
         if entry is None and first < patience and flight.crowd > self.patience.few:
@@ -184,15 +184,15 @@ class Fetch:
         if entry is not None:
             return entry
         context.look_again(self.store)
-        if (leased and self.flights.clock.now() < until and context.variants is None
+        if (is_leased and self.flights.clock.now() < until and context.variants is None
                 and not self.predictor.hopeful(context.credentials)):
             self.flights.land(flight, State.UNCACHEABLE)     # who waits here has waited for one answer for nothing: that is enough
         return None
 
-    def _newer(self, context: FetchContext, patience: float, wanted: Event | None = None) -> Entry | None:
+    def _newer(self, context: FetchContext, patience: float, demand: Event | None = None) -> Entry | None:
         """What another worker has got, or gets within ``patience`` seconds, when it is usable."""
-        found = self.store.wait(context.key, patience, context.lease, wanted)
-        entry = select(found, context.request) if found is not None else None
+        variants = self.store.wait(context.key, patience, context.lease, demand)
+        entry = select(variants, context.request) if variants is not None else None
         if entry is None or entry is context.entry or withhold(entry, context.credentials) is not None:
             return None
         return entry if judge(entry, None, self.clock()) is HIT else None
@@ -216,7 +216,7 @@ class Fetch:
         current_request.set(None)                        # the view of this request is not that of the one that began it
         result = "failed"
         try:
-            result = self._refreshed(context, flight)
+            result = self._refresh_once(context, flight)
         except GatewayError as error:
             log.warning("a stored answer for %s could not be refreshed: %s %s", context.request.path, error.code, error.detail)
         except Exception:
@@ -225,16 +225,16 @@ class Fetch:
             if result == "failed":
                 self.predictor.note_failure(context.group, True)
             self.flights.land(flight, State.ABANDONED)
-            self.numbers.refreshed(result)
+            self.numbers.count_refresh(result)
 
-    def _refreshed(self, context: FetchContext, flight: Flight) -> str:
+    def _refresh_once(self, context: FetchContext, flight: Flight) -> str:
         """The result of a refresh: ``done`` here or ``elsewhere``, ``purged`` before it began, or ``failed``."""
         limit = self.patience.lease
         flight.lease = self.store.lease(context.lease, limit)
-        leased = flight.lease is None and self.store.leased(context.lease)
-        found = self._newer(context, limit if leased else 0.0, flight.wanted)
-        if leased or found is not None:
-            self.flights.land(flight, State.ABANDONED if found is None else State.STORED, found)
+        is_leased = flight.lease is None and self.store.is_leased(context.lease)
+        entry = self._newer(context, limit if is_leased else 0.0, flight.demand)
+        if is_leased or entry is not None:
+            self.flights.land(flight, State.ABANDONED if entry is None else State.STORED, entry)
             return "elsewhere"
         context.look_again(self.store)
         if context.entry is None:                        # who requests it next leads

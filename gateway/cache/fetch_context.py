@@ -23,7 +23,7 @@ class Store(Protocol):
 
     def peek(self, key: str) -> Variants | None: ...
 
-    def put(self, key: str, variants: Variants, keep: float, begun: float, owner: Any = None) -> Variants | None: ...
+    def put(self, key: str, variants: Variants, keep: float, request_time: float, owner: Any = None) -> Variants | None: ...
 
     def owner(self, route: str) -> Any: ...
 
@@ -34,9 +34,9 @@ class Store(Protocol):
 
     def lease(self, key: str, seconds: float) -> Any: ...
 
-    def leased(self, key: str) -> bool: ...
+    def is_leased(self, key: str) -> bool: ...
 
-    def wait(self, key: str, seconds: float, lease: str = "", wanted: Any = None) -> Variants | None: ...
+    def wait(self, key: str, seconds: float, lease: str = "", demand: Any = None) -> Variants | None: ...
 
 
 class FetchContext:
@@ -81,7 +81,7 @@ class FetchContext:
         if self.number != store.number:
             self.number = store.number
             self.variants = store.peek(self.key)
-            found = select(self.variants, self.request) if self.variants is not None else None
-            self.entry = found if found is None or withhold(found, self.credentials) is None else None
+            entry = select(self.variants, self.request) if self.variants is not None else None
+            self.entry = entry if entry is None or withhold(entry, self.credentials) is None else None
             if self.entry is None:
                 self.decision = URI_MISS if self.variants is None else VARY_MISS

@@ -32,7 +32,7 @@ from .response_directives import OWN
 PLAIN = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*/?")             # there is one way to write it
 OWN_FIELD = Kinds({OWN: 1})
 UNKNOWN = 504                                            # somebody on the way has given up waiting
-UNREACHED = (ConnectFailed, ConnectTimeout, PoolExhausted)
+CONNECT_FAILURES = (ConnectFailed, ConnectTimeout, PoolExhausted)
 UNREACHED_FLAGS = frozenset({ConnectFailed.flag, PoolExhausted.flag})
 SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PROPFIND", "REPORT", "SEARCH", "QUERY"})
 
@@ -57,11 +57,11 @@ def invalid_urls(request: Request, response: Response) -> list[str]:
     own = own_address(request)
     if not request.host:
         return [own]
-    found = [own]
+    urls = [own]
     for name, value in response.headers:
-        if name.lower() in ("location", "content-location") and (other := resolve(own, value)) not in (None, *found):
-            found.append(other)  # type: ignore[arg-type]
-    return found
+        if name.lower() in ("location", "content-location") and (other := resolve(own, value)) not in (None, *urls):
+            urls.append(other)   # type: ignore[arg-type]
+    return urls
 
 
 def own_address(request: Request) -> str:
@@ -83,10 +83,10 @@ def call_unsafe(next: Handler, store: Purgeable, request: Request) -> Response:
 
 def had_no_effect(request: Request, error: GatewayError) -> bool:
     """Is it sure that nothing was done? No request went out, or it was refused before that."""
-    unreached = isinstance(error, UNREACHED)             # this was the last attempt
-    attempts = request.attempts[:-1] if unreached else request.attempts
-    refused = error.status < 500 and not isinstance(error, ClientDisconnected)
-    return (unreached or refused) and all(attempt.flag in UNREACHED_FLAGS for attempt in attempts)
+    is_unreached = isinstance(error, CONNECT_FAILURES)   # this was the last attempt
+    attempts = request.attempts[:-1] if is_unreached else request.attempts
+    is_refusal = error.status < 500 and not isinstance(error, ClientDisconnected)
+    return (is_unreached or is_refusal) and all(attempt.flag in UNREACHED_FLAGS for attempt in attempts)
 
 
 def forget(store: Purgeable, request: Request, response: Response) -> None:
@@ -144,8 +144,8 @@ def path_of(url: str) -> str:
 def resolve(base: str, reference: str) -> str | None:
     """The address that ``reference`` means, when it is of the same origin."""
     try:
-        joined = urljoin(base, reference.strip())
-        here, there = urlsplit(base), urlsplit(joined)
+        absolute = urljoin(base, reference.strip())
+        here, there = urlsplit(base), urlsplit(absolute)
         same = (here.scheme, here.hostname, here.port) == (there.scheme, there.hostname, there.port)
     except ValueError:
         return None

@@ -65,12 +65,12 @@ class KeyOf:
         for name in self.headers:
             value = normal(name, request.header_list(name))
             yield f"no {name}" if value is None else f"{name}: {value}"
-            if written(request, name):                   # a composition may read the one in its templates, and send the other
+            if is_rewritten(request, name):              # a composition may read the one in its templates, and send the other
                 yield f"sent {name}: {normal(name, lines_of(request, name))}"
         if self.cookies:
-            carried = cookies(request)
+            by_name = cookies(request)
             for name in self.cookies:
-                pairs = carried.get(fold(name), ())
+                pairs = by_name.get(fold(name), ())
                 values = [value if sent_name == name else f"{sent_name}={value}" for sent_name, value in pairs]
                 yield f"cookie {name}={'; '.join(values)}" if values else f"no cookie {name}"
         if self.policy.vary_by_caller:
@@ -99,7 +99,7 @@ class QueryOf:
     def __init__(self, key: CacheKey) -> None:
         self.sort = key.sort_query
         self.counts = matcher(map(fold, key.query)) if key.query is not None else None
-        self.ignored = matcher(key.ignore_query)
+        self.ignores = matcher(key.ignore_query)
 
     def __call__(self, query: str) -> str | None:
         pieces = [piece for piece in query.split("&") if self._counts(piece)]
@@ -109,7 +109,7 @@ class QueryOf:
 
     def _counts(self, piece: str) -> bool:
         name = piece.partition("=")[0]
-        return ";" in piece or (self.counts is None or self.counts(fold(name))) and not self.ignored(name)
+        return ";" in piece or (self.counts is None or self.counts(fold(name))) and not self.ignores(name)
 
 
 def fold(name: str) -> str:
@@ -131,36 +131,36 @@ def matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
 def caller(request: Request, with_cookies: bool = False) -> str:
     """Who asks: what was found out about the caller before the cache, else what it shows as proof; empty for strangers. All users
     of an application may show the same: ``with_cookies`` tells them apart by their cookies, too."""
-    known = request.notes.get("caller")
-    if known is not None:
-        return f"={known}"
+    identity = request.notes.get("caller")
+    if identity is not None:
+        return f"={identity}"
     proof = request.header_list("Authorization")
     if not any(proof):
         return ""
-    shown = request.header_list("Cookie") if with_cookies else []
-    return sha256(repr((proof, shown)).encode()).hexdigest()
+    cookie_lines = request.header_list("Cookie") if with_cookies else []
+    return sha256(repr((proof, cookie_lines)).encode()).hexdigest()
 
 
 def cookies(request: Request) -> dict[str, list[tuple[str, str]]]:
     """The cookies by their fold name: each as it was sent, name and value. Upstreams differ in which of several they take."""
-    found: dict[str, list[tuple[str, str]]] = {}
+    by_name: dict[str, list[tuple[str, str]]] = {}
     for line in request.header_list("Cookie"):
         for piece in line.split(";"):
             name, _, value = piece.strip().partition("=")
             if piece.strip():
-                found.setdefault(fold(name), []).append((name, value))
-    return found
+                by_name.setdefault(fold(name), []).append((name, value))
+    return by_name
 
 
 # Vary
 
-def selection(vary: Iterable[str], sent: dict[str, list[str]], known: Iterable[str] = ()) -> Vary:
-    """What an answer with these Vary lines is selected by; ``sent`` are the request's fields as it went on, lower-case name to
-    lines. ``known`` are fields of which the key already has all that counts."""
-    return tuple((name, normal(name, sent.get(name, ()))) for name in sorted(set(names(vary)) - set(known)))
+def selection(vary: Iterable[str], fields: dict[str, list[str]], key_names: Iterable[str] = ()) -> Vary:
+    """What an answer with these Vary lines is selected by; ``fields`` are the request's fields as it went on, lower-case name to
+    lines. ``key_names`` are fields of which the key already has all that counts."""
+    return tuple((name, normal(name, fields.get(name, ()))) for name in sorted(set(names(vary)) - set(key_names)))
 
 
-def written(request: Request, name: str) -> bool:
+def is_rewritten(request: Request, name: str) -> bool:
     """May the field go on other than it came?"""
     return request.entry is not None and name in request.entry.own_fields
 
@@ -191,7 +191,7 @@ def select(variants: Variants, request: Request) -> Entry | None:
     if len(variants) == 1 and not variants[0].vary:
         return variants[0]
     values: dict[str, str | None] = {}
-    found: Entry | None = None
+    best: Entry | None = None
     for entry in variants:
         for name, value in entry.vary:
             if name not in values:
@@ -199,18 +199,18 @@ def select(variants: Variants, request: Request) -> Entry | None:
             if values[name] != value and not (name == "accept-language" and speaks(entry, values[name])):
                 break
         else:
-            if found is None or (bool(entry.vary), entry.born) > (bool(found.vary), found.born):
-                found = entry
-    return found
+            if best is None or (bool(entry.vary), entry.born) > (bool(best.vary), best.born):
+                best = entry
+    return best
 
 
-def speaks(entry: Entry, accepted: str | None) -> bool:
+def speaks(entry: Entry, accept: str | None) -> bool:
     """Is the entry in the one language that the client likes best?"""
     spoken = [value.strip().lower() for name, value in entry.headers if name.lower() == "content-language"]
-    if not accepted or len(spoken) != 1 or "," in spoken[0]:
+    if not accept or len(spoken) != 1 or "," in spoken[0]:
         return False
-    ranked = sorted(((weight(item), item.partition(";")[0]) for item in accepted.split(",")), reverse=True)
-    return ranked[0][1] == spoken[0] and ranked[0][0] > 0 and (len(ranked) == 1 or ranked[1][0] < ranked[0][0])
+    ranking = sorted(((weight(item), item.partition(";")[0]) for item in accept.split(",")), reverse=True)
+    return ranking[0][1] == spoken[0] and ranking[0][0] > 0 and (len(ranking) == 1 or ranking[1][0] < ranking[0][0])
 
 
 def weight(item: str) -> float:

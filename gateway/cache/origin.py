@@ -20,7 +20,7 @@ from .admission import Admission
 from .coalesce import Flight, State
 from .conditional import answer
 from .decide import NotStored, may_replace_error
-from .entry import GUESSED, Entry
+from .entry import GUESS, Entry
 from .fetch_context import FetchContext, Store
 from .invalidation import forget, had_no_effect, own_address, purge, resolve
 from .request_directives import CONDITIONS
@@ -124,13 +124,13 @@ class Origin:
         fwd = context.decision.fwd
         if isinstance(fresh, NotStored):
             self.admission.refuse(context, fresh, flight)
-            whole.headers.append(("Cache-Status", self.report.forwarded(fwd, 304, context.key, detail=fresh)))
+            whole.headers.append(("Cache-Status", self.report.forward(fwd, 304, context.key, detail=fresh)))
             return whole
         result = self.admission.admit(context, fresh, request_time, flight)
         if isinstance(result, NotStored):
-            text = self.report.forwarded(fwd, 304, context.key, detail=result)
-            return self.responses.stored(context, fresh, text, aged=False)
-        return self.responses.stored(context, result, self.report.forwarded(fwd, 304, context.key, stored=True), aged=False)
+            text = self.report.forward(fwd, 304, context.key, detail=result)
+            return self.responses.stored_response(context, fresh, text, aged=False)
+        return self.responses.stored_response(context, result, self.report.forward(fwd, 304, context.key, stored=True), aged=False)
 
     def _receive(self, context: FetchContext, response: Response, request_time: float, flight: Flight | None) -> Response:
         """A new answer: stored where it may be, and passed on."""
@@ -140,7 +140,7 @@ class Origin:
             self.admission.refuse(context, entry, flight, response.status)
             if context.request.method == "POST" and not entry.personal:          # it was no question, then
                 forget(self.store, context.request, response)
-            return self.responses.fetched(context, response, entry)
+            return self.responses.upstream_response(context, response, entry)
         if isinstance(body, bytes):
             result = self.admission.admit(context, entry, request_time, flight)
             if context.directives is not None:
@@ -148,13 +148,14 @@ class Origin:
                 if conditional.status != entry.status:
                     conditional.headers += [field for field in response.headers if field[0].lower() == "age"]
                     response = conditional
-            return self.responses.fetched(context, response, result, entry.status)
+            return self.responses.upstream_response(context, response, result, entry.status)
         self.admission.announce(context, entry, flight, response.status)
         if flight is not None:
             flight.stream()
         response.body = Tee(body, self.policy.max_object,
                             lambda whole, reason: self._complete(context, entry, request_time, flight, whole, reason))
-        return self.responses.fetched(context, response, entry if self.admission.worth_storing(context) else NotStored.USES)
+        result = entry if self.admission.worth_storing(context) else NotStored.USES
+        return self.responses.upstream_response(context, response, result)
 
     def _entry(self, context: FetchContext, response: Response, request_time: float) -> Entry | NotStored:
         """What would be stored of it, or why nothing is."""
@@ -179,36 +180,36 @@ class Origin:
 
     # Errors
 
-    def covers(self, context: FetchContext, *, reached: bool) -> bool:
+    def covers(self, context: FetchContext, *, has_answer: bool) -> bool:
         """May what is stored stand in for an error?"""
         window = context.directives.stale_if_error if context.directives is not None else None
         entry = None if context.refreshing else context.entry
-        return entry is not None and may_replace_error(entry, self.clock(), reached=reached, window=window)
+        return entry is not None and may_replace_error(entry, self.clock(), has_answer=has_answer, window=window)
 
     def failing(self, context: FetchContext) -> bool:
         """Has the upstream just failed, in a way that the stale answer may cover?"""
-        return any(self.predictor.failing(context.group, reached) and self.covers(context, reached=reached)
-                   for reached in (True, False))
+        return any(self.predictor.failing(context.group, has_answer) and self.covers(context, has_answer=has_answer)
+                   for has_answer in (True, False))
 
     def fail(self, context: FetchContext, error: GatewayError, *, own: bool) -> Response:
         """The stale answer in place of an error where it may be; else raises the error. ``own``: it is that of this request, not of
         one that it followed."""
-        reached = not isinstance(error, (UpstreamError, DeadlineExceeded))
-        if context.entry is None or error.status < 500 or not self.covers(context, reached=reached):
+        has_answer = not isinstance(error, (UpstreamError, DeadlineExceeded))
+        if context.entry is None or error.status < 500 or not self.covers(context, has_answer=has_answer):
             raise error
-        self.predictor.note_failure(context.group, reached)
+        self.predictor.note_failure(context.group, has_answer)
         if own:
-            return self.responses.replaced(context, context.entry, 0, error.code)
+            return self.responses.replacement(context, context.entry, 0, error.code)
         return self.responses.stale(context, context.entry, error.code)
 
     def _cover_response(self, context: FetchContext, response: Response) -> Response | None:
         """The stale answer in place of one that says the upstream failed. Followers have their own, or fetch for themselves."""
         entry = context.entry
-        if entry is None or response.status not in rules.ERRORS or not self.covers(context, reached=True):
+        if entry is None or response.status not in rules.ERRORS or not self.covers(context, has_answer=True):
             return None
         close(response)
         self.predictor.note_failure(context.group, True)
-        return self.responses.replaced(context, entry, response.status, "the upstream failed")
+        return self.responses.replacement(context, entry, response.status, "the upstream failed")
 
     # Other methods
 
@@ -233,7 +234,7 @@ class Origin:
                     self.admission.admit(context, fresh, request_time, None)
             else:
                 self.admission.refuse(context, NotStored.CHANGED, None)
-        return self.responses.fetched(context, response, NotStored.HEAD)
+        return self.responses.upstream_response(context, response, NotStored.HEAD)
 
     def keep_posted(self, context: FetchContext, response: Response) -> None:
         """Store an answer to POST that says it is what a GET of the same address would give (RFC 9110 section 9.3.3)."""
@@ -246,7 +247,7 @@ class Origin:
         get.method = "GET"
         entry = rules.entry_of(get, response, self.policy, request_time=now, response_time=now, url=url, personal=context.personal,
                                size=len(body), ahead=self.ahead())
-        if not isinstance(entry, NotStored) and now < entry.expires and not entry.flags & GUESSED:
+        if not isinstance(entry, NotStored) and now < entry.expires and not entry.flags & GUESS:
             context.number = self.store.number
             self.admission.admit(context, entry, now, None)
 

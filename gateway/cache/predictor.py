@@ -33,18 +33,18 @@ class Predictor:
             self._recent.setdefault(kind, deque(maxlen=RECENT)).append(cacheable)
         if cacheable:
             self._uncacheable.pop(hash(key), None)
-            for reached in (True, False):
-                self._failing.pop(hash((key, reached)), None)
+            for has_answer in (True, False):
+                self._failing.pop(hash((key, has_answer)), None)
         else:
             self._remember(self._uncacheable, key, UNCACHEABLE_FOR)
 
-    def note_failure(self, key: Any, reached: bool) -> None:
-        """The upstream failed for this key: it answered with an error, or was not ``reached`` at all."""
-        self._remember(self._failing, (key, reached), FAILING_FOR)
+    def note_failure(self, key: Any, has_answer: bool) -> None:
+        """The upstream failed for this key: ``has_answer`` when it answered, with an error."""
+        self._remember(self._failing, (key, has_answer), FAILING_FOR)
 
-    def failing(self, key: Any, reached: bool) -> bool:
+    def failing(self, key: Any, has_answer: bool) -> bool:
         """Has the upstream just failed for this key, in that way?"""
-        return bool(self._failing) and self._current(self._failing, (key, reached))
+        return bool(self._failing) and self._current(self._failing, (key, has_answer))
 
     def worth_waiting(self, key: Any) -> bool:
         """May the answer be one that several can have?"""

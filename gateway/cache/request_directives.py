@@ -51,28 +51,28 @@ class RequestDirectives:
 
     def read(self, lines: list[str], pragma: list[str]) -> None:
         """The directives of Cache-Control (section 5.2.1); Pragma only without it (section 5.4)."""
-        found = directives(lines) if lines else {"no-cache": True} if "no-cache" in directives(pragma) else {}
-        self.no_cache = "no-cache" in found
-        self.no_store = "no-store" in found
-        self.only_if_cached = "only-if-cached" in found
-        self.max_age = delta_seconds(found["max-age"]) if "max-age" in found else None
-        self.min_fresh = delta_seconds(found["min-fresh"]) if "min-fresh" in found else None
-        self.stale_if_error = delta_seconds(found["stale-if-error"]) if "stale-if-error" in found else None
-        if "max-stale" in found:
-            self.max_stale = float("inf") if found["max-stale"] is True else delta_seconds(found["max-stale"])
+        values = directives(lines) if lines else {"no-cache": True} if "no-cache" in directives(pragma) else {}
+        self.no_cache = "no-cache" in values
+        self.no_store = "no-store" in values
+        self.only_if_cached = "only-if-cached" in values
+        self.max_age = delta_seconds(values["max-age"]) if "max-age" in values else None
+        self.min_fresh = delta_seconds(values["min-fresh"]) if "min-fresh" in values else None
+        self.stale_if_error = delta_seconds(values["stale-if-error"]) if "stale-if-error" in values else None
+        if "max-stale" in values:
+            self.max_stale = float("inf") if values["max-stale"] is True else delta_seconds(values["max-stale"])
 
     def __repr__(self) -> str:
         values = {name: getattr(self, name) for name in self.__slots__}
-        shown = [f"{name}={value!r}" for name, value in values.items() if value not in (None, "", False, [])]
-        return f"RequestDirectives({', '.join(shown)})"
+        parts = [f"{name}={value!r}" for name, value in values.items() if value not in (None, "", False, [])]
+        return f"RequestDirectives({', '.join(parts)})"
 
 
 def kinds_of(headers: Headers) -> int:
     """DIRECTS where the request says something to a cache, COOKIE and AUTHORIZATION where it carries credentials; together."""
-    found = 0
+    kinds = 0
     for name, _ in headers:
-        found |= KINDS[name]
-    return found
+        kinds |= KINDS[name]
+    return kinds
 
 
 def request_directives(headers: Headers, obey: bool = True, method: str = "GET",
@@ -81,7 +81,7 @@ def request_directives(headers: Headers, obey: bool = True, method: str = "GET",
     ``behind_proxy``: the fields are those of a trusted proxy, and PROXY_FIELDS may be in the key."""
     if not kinds_of(headers) & DIRECTS:
         return None
-    found = RequestDirectives()
+    result = RequestDirectives()
     cache_control: list[str] = []
     pragma: list[str] = []
     proxy_fields: list[tuple[str, str]] = []
@@ -94,28 +94,28 @@ def request_directives(headers: Headers, obey: bool = True, method: str = "GET",
         elif name == "pragma":
             pragma.append(value)
         elif name == "range":
-            found.range = value.strip()
+            result.range = value.strip()
         elif name == "if-range":
-            found.if_range = value.strip()
+            result.if_range = value.strip()
         elif name == "if-none-match":
-            found.if_none_match.append(value)
+            result.if_none_match.append(value)
         elif name == "if-modified-since":
-            found.if_modified_since = value
+            result.if_modified_since = value
         elif behind_proxy and name in PROXY_FIELDS:
             proxy_fields.append((name, value))
         else:
-            found.origin_field = name
+            result.origin_field = name
     if proxy_fields:
         proxy_fields.sort(key=lambda field: field[0])    # of one name the order stays: upstreams differ in which they take
-        found.proxy_fields = "".join([f"{SEPARATOR}{name}: {value}" for name, value in proxy_fields])
-        if len(found.proxy_fields) > LONGEST_PROXY_FIELDS:
-            found.origin_field = found.origin_field or proxy_fields[0][0]
+        result.proxy_fields = "".join([f"{SEPARATOR}{name}: {value}" for name, value in proxy_fields])
+        if len(result.proxy_fields) > LONGEST_PROXY_FIELDS:
+            result.origin_field = result.origin_field or proxy_fields[0][0]
     if obey and (cache_control or pragma):
-        found.read(cache_control, pragma)
+        result.read(cache_control, pragma)
     if method != "GET":                                  # ranges are of GET alone (RFC 9110 section 14.2)
-        found.range = None
+        result.range = None
     if method not in ("GET", "HEAD"):
-        found.if_modified_since = None                   # ignored there (section 13.1.3), while the other one means 412 (13.1.2)
-        if found.if_none_match and not found.no_store:
-            found.origin_field = found.origin_field or "if-none-match"
-    return found
+        result.if_modified_since = None                  # ignored there (section 13.1.3), while the other one means 412 (13.1.2)
+        if result.if_none_match and not result.no_store:
+            result.origin_field = result.origin_field or "if-none-match"
+    return result

@@ -30,26 +30,26 @@ class Responses:
 
     def note(self, context: FetchContext, decision: Decision) -> None:
         """Count it, and note it for the log line of the request."""
-        self.numbers.outcome(decision.label)
+        self.numbers.count_outcome(decision.label)
         context.request.notes["cache"] = decision.label
 
-    def collapsed(self, context: FetchContext, entry: Entry) -> Response:
+    def collapsed_response(self, context: FetchContext, entry: Entry) -> Response:
         """The answer to another request."""
         self.note(context, Decision.COLLAPSED)
-        return self.stored(context, entry, self.report.forwarded(context.decision.fwd, 0, context.key, collapsed=True))
+        return self.stored_response(context, entry, self.report.forward(context.decision.fwd, 0, context.key, collapsed=True))
 
     def stale(self, context: FetchContext, entry: Entry, detail: str) -> Response:
         """It stands in for an error, which another request got."""
         self.note(context, Decision.STALE_IF_ERROR)
-        return self.stored(context, entry, self.report.hit(entry, self.clock(), context.key, detail))
+        return self.stored_response(context, entry, self.report.hit(entry, self.clock(), context.key, detail))
 
-    def replaced(self, context: FetchContext, entry: Entry, status: int, detail: str) -> Response:
+    def replacement(self, context: FetchContext, entry: Entry, status: int, detail: str) -> Response:
         """It stands in for what this request got: an error with that ``status``, or with 0 no answer at all."""
         self.note(context, Decision.STALE_IF_ERROR)
-        text = self.report.replaced(context.decision.fwd, status, entry, self.clock(), context.key, detail)
-        return self.stored(context, entry, text)
+        text = self.report.replacement(context.decision.fwd, status, entry, self.clock(), context.key, detail)
+        return self.stored_response(context, entry, text)
 
-    def stored(self, context: FetchContext, entry: Entry, status: str, aged: bool = True) -> Response:
+    def stored_response(self, context: FetchContext, entry: Entry, status: str, aged: bool = True) -> Response:
         """A stored answer for this request, with its age unless it is new. ``status`` is its Cache-Status."""
         now = self.clock()
         response = answer(entry, context.directives, now)
@@ -61,13 +61,13 @@ class Responses:
         self.tell_edge(response.headers, entry, now)
         return response
 
-    def fetched(self, context: FetchContext, response: Response, result: Entry | NotStored, status: int = 0) -> Response:
+    def upstream_response(self, context: FetchContext, response: Response, result: Entry | NotStored, status: int = 0) -> Response:
         """An answer of the upstream: what is stored of it, or why nothing is. ``status`` is the upstream's where the client gets
         a part of its answer, or that it has it already (RFC 9211 section 2.3)."""
         response.headers = [field for field in response.headers if field[0].lower() != OWN]
         entry, refusal = (None, str(result)) if isinstance(result, NotStored) else (result, "")
-        text = self.report.forwarded(context.decision.fwd, status or response.status, context.key, stored=entry is not None,
-                                     detail=refusal)
+        text = self.report.forward(context.decision.fwd, status or response.status, context.key, stored=entry is not None,
+                                   detail=refusal)
         response.headers.append(("Cache-Status", text))
         self.tell_edge(response.headers, entry, self.clock())
         return response
@@ -75,7 +75,7 @@ class Responses:
     def nothing(self, request: Request, key: str) -> Response:
         """504: only what is stored was wanted (section 5.2.1.7). It neither hit nor went on, and Cache-Status says neither."""
         label = Decision.ONLY_IF_CACHED.label
-        self.numbers.outcome(label)
+        self.numbers.count_outcome(label)
         request.notes["cache"] = label
         status = f"{self.report.name}{self.report.more(key, label)}"
         return Response(504, [("Cache-Control", "no-store"), ("Content-Length", "0"), ("Cache-Status", status)], b"")
@@ -102,6 +102,6 @@ class Responses:
 def windows(control: str) -> tuple[int, int]:
     """For how many seconds at most nginx serves what has expired by this Cache-Control: while it renews it, and while nobody
     answers. It takes these numbers wherever they stand, whatever else is said beside them."""
-    found = [(name.lower(), int(seconds)) for name, seconds in WINDOW.findall(control)]
-    return (max((seconds for name, seconds in found if name == "while-revalidate"), default=0),
-            max((seconds for _, seconds in found), default=0))
+    pairs = [(name.lower(), int(seconds)) for name, seconds in WINDOW.findall(control)]
+    return (max((seconds for name, seconds in pairs if name == "while-revalidate"), default=0),
+            max((seconds for _, seconds in pairs), default=0))

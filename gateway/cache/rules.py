@@ -42,7 +42,7 @@ def entry_of(request: Request, response: Response, policy: CacheSettings, *, req
     ``request_time`` and ``response_time`` are when the request left and its answer came (bus/clock.py); dates are ``ahead`` of it.
     ``personal``: the key holds who is asking. ``size`` is the length of the body where it is known.
     """
-    fields = grouped(response.headers)
+    fields = lines_by_name(response.headers)
     today = response_time + ahead
     directives = response_directives(fields, today)
     date = http_date(fields["date"][0], today) if "date" in fields else None
@@ -52,10 +52,10 @@ def entry_of(request: Request, response: Response, policy: CacheSettings, *, req
     if refusal is not None:
         return refusal
     born = response_time - initial_age(fields, date_value - ahead, request_time, response_time)
-    found = lifetime(response.status, fields, effective, policy, date_value)
-    if found is None:
+    freshness = lifetime(response.status, fields, effective, policy, date_value)
+    if freshness is None:
         return NotStored.STATUS
-    seconds, source = found
+    seconds, source = freshness
     expires = (response_time if source & POLICY else born) + seconds
     if policy.respect == "stricter" and (limit := policy_ttl(response.status, policy)) is not None:
         expires = min(expires, response_time + limit)
@@ -63,15 +63,15 @@ def entry_of(request: Request, response: Response, policy: CacheSettings, *, req
     if refusal is not None:
         return refusal
     flags = source | flags_of(effective) | (PUBLIC if directives.for_everybody else 0)
-    modified = http_date(fields["last-modified"][0], today) if "last-modified" in fields else None
+    last_modified = http_date(fields["last-modified"][0], today) if "last-modified" in fields else None
     refresh, error = windows(expires, effective, flags, policy)
     varies = fields.get("vary", ())
-    sent = {name: lines_of(request, name) for name in names(varies)}
+    request_fields = {name: lines_of(request, name) for name in names(varies)}
     entry = Entry(
         response.status, response.reason, sendable(response.headers, directives, date_value, date is None, size), b"",
         request_time=request_time, response_time=response_time, born=born, expires=expires, stale_while_revalidate=refresh,
-        stale_if_error=error, flags=flags, etag=tag_of(fields) or None, last_modified=modified,
-        vary=selection(varies, sent, () if policy.key.cookies is None else ("cookie",)),
+        stale_if_error=error, flags=flags, etag=tag_of(fields) or None, last_modified=last_modified,
+        vary=selection(varies, request_fields, () if policy.key.cookies is None else ("cookie",)),
         tags=tags_of(fields, policy), url=url, stored_at=response_time)
     if isinstance(response.body, bytes):
         entry.body = response.body
@@ -91,9 +91,9 @@ def lifetime(status: int, fields: dict[str, list[str]], effective: ResponseDirec
     if status not in HEURISTIC_STATUSES and not (effective.public and status not in ERRORS):
         return None
     if "last-modified" in fields and policy.respect != "policy":
-        modified = http_date(fields["last-modified"][0], date)
-        if modified is not None and modified < date:
-            return min((date - modified) * HEURISTIC_FRACTION, HEURISTIC_MOST), HEURISTIC
+        last_modified = http_date(fields["last-modified"][0], date)
+        if last_modified is not None and last_modified < date:
+            return min((date - last_modified) * HEURISTIC_FRACTION, HEURISTIC_MOST), HEURISTIC
     return 0.0, 0
 
 
@@ -108,8 +108,8 @@ def initial_age(fields: dict[str, list[str]], date: float, request_time: float, 
     """Section 4.2.3. Of a list in Age the first member counts, and one that is no number does not (section 5.1)."""
     age = delta_seconds(fields["age"][0].partition(",")[0].strip()) if "age" in fields else None
     apparent = response_time - date
-    corrected = (age or 0) + (response_time - request_time)
-    return max(0.0, corrected, apparent if apparent >= 1.0 else 0.0)     # Date has whole seconds: less is no age
+    corrected_age = (age or 0) + (response_time - request_time)
+    return max(0.0, corrected_age, apparent if apparent >= 1.0 else 0.0)  # Date has whole seconds: less is no age
 
 
 def windows(expires: float, effective: ResponseDirectives, flags: int, policy: CacheSettings) -> tuple[float, float]:
@@ -139,44 +139,44 @@ def flags_of(effective: ResponseDirectives) -> int:
 
 def misfit(fields: dict[str, list[str]], size: int | None, policy: CacheSettings) -> NotStored | None:
     """Is the body other than announced, or too large? ``size`` None: it is not known yet."""
-    announced = fields.get("content-length", ())
-    lengths = {int(line) if LENGTH.fullmatch(line) else None for line in announced}
+    lines = fields.get("content-length", ())
+    lengths = {int(line) if LENGTH.fullmatch(line) else None for line in lines}
     length = lengths.pop() if len(lengths) == 1 else None
-    if announced and (length is None or size is not None and size != length):
+    if lines and (length is None or size is not None and size != length):
         return NotStored.LENGTH
     largest = length if size is None else size
     return NotStored.SIZE if largest is not None and largest > policy.max_object else None
 
 
-def sendable(headers: Headers, directives: ResponseDirectives, date: float, undated: bool, size: int | None) -> Headers:
+def sendable(headers: Headers, directives: ResponseDirectives, date: float, add_date: bool, size: int | None) -> Headers:
     """The header fields as they are stored and sent: without what is not stored (section 3.1), with Date and Content-Length."""
-    dropped = (UNSTORED_FIELDS | directives.fields | nominated(headers)) - {"date"}
-    if undated:
-        dropped |= {"date"}
-    fields = [field for field in headers if field[0].lower() not in dropped]
-    if undated:
+    drop = (UNSTORED_FIELDS | directives.fields | nominations(headers)) - {"date"}
+    if add_date:
+        drop |= {"date"}
+    fields = [field for field in headers if field[0].lower() not in drop]
+    if add_date:
         fields.append(("Date", formatdate(date, usegmt=True)))
     if size is not None and not any(name.lower() == "content-length" for name, _ in fields):
         fields.append(("Content-Length", str(size)))
     return fields
 
 
-def nominated(headers: Headers) -> set[str]:
+def nominations(headers: Headers) -> set[str]:
     """The fields that Connection names: they are of one connection only (RFC 9110 section 7.6.1)."""
     return {name for key, value in headers if key.lower() == "connection" for name in names((value,))}
 
 
 def tags_of(fields: dict[str, list[str]], policy: CacheSettings) -> frozenset[str]:
     """The route's, and the upstream's in Surrogate-Key (words) and Cache-Tag (a list)."""
-    found = set(policy.tags)
+    tags = set(policy.tags)
     for line in fields.get("surrogate-key", ()):
-        found.update(line.split())
+        tags.update(line.split())
     for line in fields.get("cache-tag", ()):
-        found.update(tag for piece in line.split(",") if (tag := piece.strip()))
-    return frozenset(found)
+        tags.update(tag for piece in line.split(",") if (tag := piece.strip()))
+    return frozenset(tags)
 
 
-def grouped(headers: Headers) -> dict[str, list[str]]:
+def lines_by_name(headers: Headers) -> dict[str, list[str]]:
     """Lower-case name to the values, in order."""
     fields: dict[str, list[str]] = {}
     for name, value in headers:
@@ -214,19 +214,19 @@ def confirms(entry: Entry, update: Headers) -> bool:
     """Is a 304 with these header fields about the entry (section 4.3.4)? A strong tag or date is of one representation, a weak one
     of all that are as good; tags that differ are of different ones, whatever a date says. Without any it is about what was asked
     for."""
-    fields = grouped(update)
+    fields = lines_by_name(update)
     tag = tag_of(fields)
-    modified = http_date(fields["last-modified"][0], entry.response_time) if "last-modified" in fields else None
+    last_modified = http_date(fields["last-modified"][0], entry.response_time) if "last-modified" in fields else None
     if tag and entry.etag and opaque(tag) != opaque(entry.etag):
         return False
     if strengthens(tag, entry):
-        if modified is None or modified != entry.last_modified:
+        if last_modified is None or last_modified != entry.last_modified:
             return False
         date = date_of(entry.headers, entry.response_time)
-        return date is not None and date - modified >= STRONG_DATE
-    if modified is None or tag and entry.etag:
+        return date is not None and date - last_modified >= STRONG_DATE
+    if last_modified is None or tag and entry.etag:
         return bool(entry.etag) or not tag
-    return modified == entry.last_modified
+    return last_modified == entry.last_modified
 
 
 def strengthens(tag: str, entry: Entry) -> bool:
@@ -241,12 +241,12 @@ def tag_of(fields: dict[str, list[str]]) -> str:
 def freshen(entry: Entry, request: Request, update: Headers, policy: CacheSettings, *, request_time: float, response_time: float,
             personal: bool = False, ahead: float = 0.0) -> tuple[Entry | NotStored, Response]:
     """The entry after a 304 with these header fields (section 4.3.4), or why it is no longer stored; and the answer it makes."""
-    dropped = UNCHANGED_FIELDS | HOP_BY_HOP | nominated(update)
-    if strengthens(tag_of(grouped(update)), entry):      # it may be that of other bytes, before they were compressed
-        dropped |= {"etag"}
-    news = [field for field in update if field[0].lower() not in dropped]
-    updated = {name.lower() for name, _ in news} | {"date"}
-    headers = [field for field in entry.headers if field[0].lower() not in updated] + news
+    drop = UNCHANGED_FIELDS | HOP_BY_HOP | nominations(update)
+    if strengthens(tag_of(lines_by_name(update)), entry):  # it may be that of other bytes, before they were compressed
+        drop |= {"etag"}
+    news = [field for field in update if field[0].lower() not in drop]
+    new_names = {name.lower() for name, _ in news} | {"date"}
+    headers = [field for field in entry.headers if field[0].lower() not in new_names] + news
     response = Response(entry.status, headers, entry.body, entry.reason)
     fresh = entry_of(request, response, policy, request_time=request_time, response_time=response_time, url=entry.url,
                      personal=personal, size=None if entry.status == 204 else len(entry.body), ahead=ahead)
@@ -257,11 +257,11 @@ def freshen(entry: Entry, request: Request, update: Headers, policy: CacheSettin
 
 def same_answer(entry: Entry, headers: Headers) -> bool:
     """Does an answer to HEAD describe the stored one (section 4.3.5)?"""
-    fields = grouped(headers)
+    fields = lines_by_name(headers)
     if "etag" in fields and fields["etag"][0].strip() != (entry.etag or ""):
         return False
     for name in ("last-modified", "content-length"):
-        if name in fields and fields[name][0].strip() not in [value.strip() for value in grouped(entry.headers).get(name, ())]:
+        if name in fields and fields[name][0].strip() not in [line.strip() for line in lines_by_name(entry.headers).get(name, ())]:
             return False
     return True
 

@@ -96,7 +96,7 @@ class CacheStep:
             return self.fetch.responses.nothing(request, key)
         if decision.passes:                              # its user may have an answer of his own, which must not take the place
             self._note(request, decision)                # of the stored one
-            return self._passed(self.next(request), decision, decision.label)
+            return self._pass(self.next(request), decision, decision.label)
         context = self._context(decision, request, directives, credentials, key, variants, entry)
         if entry is None or not decision.serves:
             return self.fetch(context)
@@ -148,24 +148,24 @@ class CacheStep:
         if reason is Decision.METHOD and request.method == "POST" and (directives is None or for_origin(directives) is None):
             key = self.key(request, directives)
             self.fetch.keep_posted(self._context(reason, request, None, 0, key, None, None), response)
-        return self._passed(response, reason, detail_of(reason, request, directives))
+        return self._pass(response, reason, detail_of(reason, request, directives))
 
     def _note(self, request: Request, decision: Decision) -> None:
-        self.numbers.outcome(decision.label)
+        self.numbers.count_outcome(decision.label)
         request.notes["cache"] = decision.label
 
-    def _passed(self, response: Response, decision: Decision, detail: str) -> Response:
+    def _pass(self, response: Response, decision: Decision, detail: str) -> Response:
         response.headers = [field for field in response.headers if field[0].lower() != OWN]
-        response.headers.append(("Cache-Status", self.report.forwarded(decision.fwd, response.status, "", detail=detail)))
+        response.headers.append(("Cache-Status", self.report.forward(decision.fwd, response.status, "", detail=detail)))
         self.fetch.tell_edge(response.headers, None, 0.0)
         return response
 
-    def explain(self, request: Request, stored: Variants | None = None) -> list[str]:
-        """What happens to ``request``, a line for each reason; with what is ``stored`` under its key, what that means for it."""
+    def explain(self, request: Request, variants: Variants | None = None) -> list[str]:
+        """What happens to ``request``, a line for each reason; with the ``variants`` under its key, what they mean for it."""
         directives = self.directives(request)
         credentials = self.credentials(kinds_of(request.headers), request)
-        if stored is not None:
-            return list(explanation.of_stored(stored, request, directives, credentials, self.clock()))
+        if variants is not None:
+            return list(explanation.of_stored(variants, request, directives, credentials, self.clock()))
         key = self.key(request, directives)
         return list(explanation.of_request(request, directives, credentials, self.policy, self.methods, self.key_of, key))
 

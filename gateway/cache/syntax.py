@@ -106,7 +106,7 @@ def date_of(headers: Iterable[tuple[str, str]], now: float) -> float | None:
 
 def entity_tags(lines: Iterable[str]) -> list[str]:
     """The opaque parts of a list of entity tags; ``*`` stands for itself. One without its quotes is taken as if it had them."""
-    return [quoted or (bare if bare == "*" else f'"{bare}"') for line in lines for quoted, bare in ENTITY_TAG.findall(line)]
+    return [quote or (bare if bare == "*" else f'"{bare}"') for line in lines for quote, bare in ENTITY_TAG.findall(line)]
 
 
 def opaque(tag: str) -> str:

@@ -80,10 +80,10 @@ class DictStore:
     def lease(self, key, seconds):
         return None if self.elsewhere else SimpleNamespace(extend=lambda seconds: None, release=lambda stored: None)
 
-    def leased(self, key):
+    def is_leased(self, key):
         return self.elsewhere
 
-    def wait(self, key, seconds, lease="", wanted=None):
+    def wait(self, key, seconds, lease="", demand=None):
         return None
 
 

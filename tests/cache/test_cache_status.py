@@ -22,13 +22,14 @@ QUOTED = r'"https://shop.test/a?\"b\\c\"%0A%C3%A4"'
     (False, lambda r: r.hit(ENTRY, 1059.5, KEY), "g; hit; ttl=0"),
     (False, lambda r: r.hit(ENTRY, 1070.9, KEY, "why"), "g; hit; ttl=-10"),
     (True, lambda r: r.hit(ENTRY, 1000.0, KEY, "why"), f'g; hit; ttl=60; key={QUOTED}; detail="why"'),
-    (False, lambda r: r.forwarded("uri-miss", 200, KEY, stored=True), "g; fwd=uri-miss; fwd-status=200; stored"),
-    (False, lambda r: r.forwarded("uri-miss", 0, KEY, collapsed=True, detail="why"), "g; fwd=uri-miss; collapsed"),
-    (True, lambda r: r.forwarded("stale", 304, KEY, detail="why"), f'g; fwd=stale; fwd-status=304; key={QUOTED}; detail="why"'),
-    (True, lambda r: r.forwarded("bypass", 200, ""), "g; fwd=bypass; fwd-status=200"),
-    (False, lambda r: r.replaced("stale", 503, ENTRY, 1070.0, KEY, "why"), 'g; fwd=stale; fwd-status=503; ttl=-10; detail="why"'),
-    (False, lambda r: r.replaced("stale", 0, ENTRY, 1070.0, KEY, "why"), 'g; fwd=stale; ttl=-10; detail="why"'),
-    (True, lambda r: r.replaced("request", 0, ENTRY, 1000.0, KEY, "why"), f'g; fwd=request; ttl=60; key={QUOTED}; detail="why"'),
+    (False, lambda r: r.forward("uri-miss", 200, KEY, stored=True), "g; fwd=uri-miss; fwd-status=200; stored"),
+    (False, lambda r: r.forward("uri-miss", 0, KEY, collapsed=True, detail="why"), "g; fwd=uri-miss; collapsed"),
+    (True, lambda r: r.forward("stale", 304, KEY, detail="why"), f'g; fwd=stale; fwd-status=304; key={QUOTED}; detail="why"'),
+    (True, lambda r: r.forward("bypass", 200, ""), "g; fwd=bypass; fwd-status=200"),
+    (False, lambda r: r.replacement("stale", 503, ENTRY, 1070.0, KEY, "why"),
+     'g; fwd=stale; fwd-status=503; ttl=-10; detail="why"'),
+    (False, lambda r: r.replacement("stale", 0, ENTRY, 1070.0, KEY, "why"), 'g; fwd=stale; ttl=-10; detail="why"'),
+    (True, lambda r: r.replacement("request", 0, ENTRY, 1000.0, KEY, "why"), f'g; fwd=request; ttl=60; key={QUOTED}; detail="why"'),
 ])
 def test_every_form(explain, made, expected):
     text = made(Report("g", explain))
@@ -40,6 +41,6 @@ def test_every_form(explain, made, expected):
     ("wicketgate", "wicketgate"), ("edge-1.fra", "edge-1.fra"), ("*", "*"), ("1st", '"1st"'), ("!odd", '"!odd"'), ("-", '"-"')])
 def test_a_name_that_is_no_token_is_a_string(name, written):
     report = Report(name)
-    for text in (report.hit(ENTRY, 1000.0, ""), report.forwarded("uri-miss", 200, ""),
-                 report.replaced("stale", 0, ENTRY, 1000.0, "", "x")):
+    for text in (report.hit(ENTRY, 1000.0, ""), report.forward("uri-miss", 200, ""),
+                 report.replacement("stale", 0, ENTRY, 1000.0, "", "x")):
         assert text.startswith(f"{written}; ") and MEMBER.fullmatch(text)

@@ -74,7 +74,7 @@ class WaitingClock(MonotonicClock):
 
 def test_patience_with_a_streamed_answer_ends():
     clock = WaitingClock()
-    flight = clock.flight(streamed=2.0)
+    flight = clock.flight(stream=2.0)
     flight.stream()
     assert flight.wait(clock.deadline(5)) is State.FLYING
     assert (clock.waits, clock.time) == ([2.0], 2.0)
@@ -88,7 +88,7 @@ def test_patience_begins_with_the_head_also_for_who_waited_before():
             flight.stream()
 
     clock = WaitingClock(head)
-    flight = clock.flight(streamed=2.0)
+    flight = clock.flight(stream=2.0)
     assert flight.wait(clock.deadline(9)) is State.FLYING
     assert clock.waits == [2.0, 2.0] and clock.time == 4.5
 
@@ -97,7 +97,7 @@ def test_patience_begins_with_the_head_also_for_who_waited_before():
     (0.5, 5, [0.5]), (3.0, 5, [2.0, 1.0]), (0.0, 5, []), (-1.0, 5, []), (3.0, 2.5, [2.0, 0.5])])
 def test_a_wait_is_bounded_by_patience_and_deadline(patience, deadline, waits):
     clock = WaitingClock()
-    flight = clock.flight(streamed=2.0)
+    flight = clock.flight(stream=2.0)
     if deadline < patience:
         with pytest.raises(DeadlineExceeded):
             flight.wait(clock.deadline(deadline), patience)
@@ -114,9 +114,9 @@ def test_a_flight_that_lands_ends_the_wait_at_once():
 
 def test_a_flight_that_begins_is_followed_and_wanted_by_nobody():
     flight = WaitingClock().flight()
-    assert (flight.crowd, flight.company, flight.streaming, flight.wanted.is_set()) == (0, 0, False, False)
+    assert (flight.crowd, flight.company, flight.streaming, flight.demand.is_set()) == (0, 0, False, False)
     flight.wait(Deadline(5), 0.0)
-    assert flight.wanted.is_set()                        # who refreshes in no hurry looks at once from now on
+    assert flight.demand.is_set()                        # who refreshes in no hurry looks at once from now on
     flight.stream()
     assert flight.streaming
 
@@ -127,7 +127,7 @@ def test_the_lease_lasts_no_longer_than_the_patience_with_a_streamed_answer():
     flight.stream()                                      # without a lease there is nothing to do
     flight.lease = type("Lease", (), {"extend": lambda self, seconds: extended.append(seconds)})()
     flight.stream()
-    assert extended == [Patience().streamed]
+    assert extended == [Patience().stream]
 
 
 def test_a_lease_is_given_back_once_when_the_flight_lands():

@@ -70,20 +70,20 @@ def test_only_if_cached(decision, expected):
 @pytest.mark.parametrize("method, headers, more, expected", [
     ("GET", [], {}, Sharing.ALL),
     ("HEAD", [], {}, Sharing.HEAD),
-    ("HEAD", [], {"stored": True}, Sharing.HEAD),
+    ("HEAD", [], {"is_stored": True}, Sharing.HEAD),
     ("GET", [("Range", "bytes=0-1")], {}, Sharing.PART),
     ("GET", [("Range", "bytes=0-1")], {"whole": True}, Sharing.ALL),
-    ("GET", [("Range", "bytes=0-1")], {"stored": True}, Sharing.ALL),                # the whole is validated
+    ("GET", [("Range", "bytes=0-1")], {"is_stored": True}, Sharing.ALL),                # the whole is validated
     ("GET", [("Authorization", "x")], {}, Sharing.CALLER),
     ("GET", [("Authorization", "")], {}, Sharing.ALL),
     ("GET", [("Authorization", "x")], {"personal": True}, Sharing.ALL),
-    ("GET", [("Authorization", "x")], {"stored": True}, Sharing.ALL),
+    ("GET", [("Authorization", "x")], {"is_stored": True}, Sharing.ALL),
     ("GET", [("Cookie", "x")], {}, Sharing.ALL),                                     # what is learned decides
     ("GET", [(CC, "max-age=1")], {}, Sharing.ALL),
     ("GET", [("Range", "bytes=0-1"), ("Authorization", "x")], {"whole": True}, Sharing.CALLER)])
 def test_sharing(method, headers, more, expected):
     request = Request(method, "/a", headers)
-    options = {"personal": False, "stored": False, "whole": False, **more}
+    options = {"personal": False, "is_stored": False, "whole": False, **more}
     assert decide.sharing(request, request_directives(headers), **options) is expected
 
 
@@ -198,7 +198,7 @@ def test_use(section, headers, asked, later, expected):
 ])
 def test_instead_of_an_error(section, cc, later, reached, window, expected):
     made = arrived([(CC, cc), ("ETag", '"v"')])
-    assert decide.may_replace_error(made, NOW + later, reached=reached, window=window) is expected
+    assert decide.may_replace_error(made, NOW + later, has_answer=reached, window=window) is expected
 
 
 C, A = COOKIE, AUTHORIZATION

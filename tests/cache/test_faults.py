@@ -163,8 +163,8 @@ def test_what_never_ends_is_no_lease(redis_server, worker, make):
     server = redis_server()
     one, other = worker(server, "60s"), worker(server, "60s")
     make(server.client, "wicketgate:lease:k")
-    assert not other.store.leased("k") and (lease := one.store.lease("k", 60)) is not None and lease.taken
-    assert other.store.leased("k") and other.store.lease("k", 60) is None
+    assert not other.store.is_leased("k") and (lease := one.store.lease("k", 60)) is not None and lease.taken
+    assert other.store.is_leased("k") and other.store.lease("k", 60) is None
 
 
 def test_a_full_redis_tells_purges(redis_server, worker):
@@ -226,7 +226,7 @@ def test_somebody_else_under_its_address(said, make):
 def test_keys_that_are_no_unicode(redis_server):
     server, failures, key = redis_server(), [], "caf\udce9"
     tier = RedisTier(RedisClient(server.url, timeout=SAFETY, on_failure=failures.append))
-    assert tier.put(key, b"1", 60) and tier.get(key) == b"1" and tier.lease(key, "a", 9) and tier.leased(key)
+    assert tier.put(key, b"1", 60) and tier.get(key) == b"1" and tier.lease(key, "a", 9) and tier.is_leased(key)
     assert failures == []
     tier.close()
 

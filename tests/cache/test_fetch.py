@@ -238,7 +238,7 @@ def test_followers_of_a_streamed_answer_get_it_whole(world):
 
 
 def test_a_client_that_does_not_read_holds_nobody_up(world):
-    world.cache(patience={"streamed": 0.01})
+    world.cache(patience={"stream": 0.01})
     world.answer = lambda request: ok(body=Stream(b"hel", b"lo"))
     slow = world.step(Request("GET", "/a", [], host="shop.test"))        # its body is not taken
     assert world.ask().text == b"hello"
@@ -553,7 +553,7 @@ def test_what_was_purged_while_a_request_waited_is_not_validated(world, purged, 
         def lease(self, key, token, seconds):
             return False
 
-        def leased(self, key):
+        def is_leased(self, key):
             assert go.wait(SAFETY)
             return False
 
@@ -585,7 +585,7 @@ class Hearing:
             self.world.base = time.time()
         return True
 
-    def leased(self, key):
+    def is_leased(self, key):
         return False
 
     def write(self, operations):
@@ -781,7 +781,7 @@ class Leased:
     def lease(self, key, token, seconds):
         return False
 
-    def leased(self, key):
+    def is_leased(self, key):
         if self.answer is not None:
             CacheStep(lambda request: self.answer, Policy(), HttpStore(self.world.store.memory),
                       counter=self.world.registry.counter, clock=self.world.clock)(Request("GET", "/a", [], host="shop.test"))
@@ -809,7 +809,7 @@ class Elsewhere(DictStore):
         super().__init__()
         self.world, self.crowd, self.found, self.waits = world, crowd, found, []
 
-    def wait(self, key, seconds, lease="", wanted=None):
+    def wait(self, key, seconds, lease="", demand=None):
         self.waits.append(seconds)
         [flight] = self.world.step.fetch.flights.flying.values()
         flight.crowd = self.crowd
@@ -851,7 +851,7 @@ def test_followers_of_a_leader_that_waited_for_nothing_go_on_at_once(world, leas
     """They have waited for one answer already: the lease was another worker's, and is free before its time was over."""
     clock = ManualClock(0.0)
     world.store = store = Elsewhere(world, 0, 0)
-    store.leased = lambda key: leased
+    store.is_leased = lambda key: leased
     step = world.cache(flights=Flights(clock))
     step.fetch.predictor.learn("other", hopeful, 0)
     flights, states = step.fetch.flights, []
@@ -861,7 +861,7 @@ def test_followers_of_a_leader_that_waited_for_nothing_go_on_at_once(world, leas
         states.append(flight.state)
         return ok()
 
-    def wait(key, seconds, lease="", wanted=None):
+    def wait(key, seconds, lease="", demand=None):
         nonlocal led
         [led] = flights.flying.values()
         clock.time += seconds if late else 0.0
@@ -905,9 +905,9 @@ def crowd(workers, count):
     missed, waiting = [], []
 
     def counted(worker):
-        fetch, leased = worker.step.fetch, worker.store.leased
+        fetch, leased = worker.step.fetch, worker.store.is_leased
         worker.step.fetch = lambda miss: (missed.append(miss), fetch(miss))[1]
-        worker.store.leased = lambda key: (leased(key), waiting.append(worker))[0]
+        worker.store.is_leased = lambda key: (leased(key), waiting.append(worker))[0]
 
     for worker in workers:
         counted(worker)
@@ -1040,7 +1040,7 @@ def test_users_do_not_hold_strangers_of_other_workers_up(world, workers):
 
 def test_a_client_that_does_not_read_holds_no_other_worker_up(workers):
     for worker in workers:
-        worker.cache(patience={"streamed": 0.05})
+        worker.cache(patience={"stream": 0.05})
     one, other, _ = workers
     one.answer = other.answer = lambda request: ok(body=Stream(b"hel", b"lo"))
     slow = one.step(Request("GET", "/a", [], host="shop.test", deadline=Deadline(SAFETY)))       # its body is not taken
@@ -1069,7 +1069,7 @@ def leaving(workers):
         return ask
 
     for worker in workers:
-        worker.store.leased = counted(worker, worker.store.leased)
+        worker.store.is_leased = counted(worker, worker.store.is_leased)
     return found
 
 
@@ -1117,8 +1117,8 @@ def test_a_refresh_looks_for_what_another_gets_in_no_hurry_until_a_request_waits
     one.answer = STALE
     one.ask()
     one.store.flush()
-    looks, exists = [], other.store.leases.leased
-    other.store.leases.leased = lambda key: (looks.append(key), exists(key))[1]
+    looks, exists = [], other.store.leases.is_leased
+    other.store.leases.is_leased = lambda key: (looks.append(key), exists(key))[1]
     one.answer = other.answer = slow
     assert one.ask().text == b"old"
     until(lambda: len(world.seen) == 2)

@@ -256,7 +256,7 @@ def test_a_miss_waits_for_one_answer_of_redis(miss):
     assert "SET" not in place.said, "nothing that is written was waited for"
     assert world.store.flush()
     assert in_order(place) == ["GETRANGE", "lease", "SET", "release"]
-    assert world.store.leases.leased("http://shop.test/a") is False
+    assert world.store.leases.is_leased("http://shop.test/a") is False
 
 
 def test_a_look_up_that_took_all_the_time_leaves_none_for_the_lease(miss):
@@ -279,8 +279,8 @@ def test_a_lease_that_comes_late_is_given_back(miss):
     assert lease is not None and late is not None and late.taken is None
     late.release()
     world.store.patience = SAFETY
-    until(lambda: late.taken and world.store.flush() and not world.store.leased("l"))
-    assert world.store.leased("k")
+    until(lambda: late.taken and world.store.flush() and not world.store.is_leased("l"))
+    assert world.store.is_leased("k")
     lease.release()
 
 
@@ -343,7 +343,7 @@ def test_another_workers_lease_is_none(redis_server, stores):
     server = redis_server()
     one, other = stores(server.url, timeout=5.0), stores(server.url, timeout=5.0)
     lease = one.lease("k", 60)
-    assert other.lease("k", 60) is None and other.leased("k")
+    assert other.lease("k", 60) is None and other.is_leased("k")
     lease.extend(1.5)
     assert one.flush() and server.client.pttl("wicketgate:lease:k") <= 1_500
 
@@ -357,7 +357,7 @@ def test_a_lease_is_extended_while_it_is_active(redis_server, stores):
     until(lambda: calls(server, "pexpire") >= scripts + 3)
     lease.release()
     until(lambda: not one._leases.active and one._leases._greenlet is None)
-    assert one.flush() and not one.leased("k") and not one._leases.ending
+    assert one.flush() and not one.is_leased("k") and not one._leases.ending
 
 
 @pytest.mark.parametrize("end", ["time", "pause"])
@@ -371,7 +371,7 @@ def test_a_lease_that_is_not_extended_ends(redis_server, stores, end):
         one.leases.client.circuit.pause(Slow("late"))
         lease.release()
         assert one.flush() and one.counted["dropped", "redis"] == 1
-    assert other.wait("k", SAFETY) is None and not other.leased("k")
+    assert other.wait("k", SAFETY) is None and not other.is_leased("k")
 
 
 def test_a_release_waits_for_the_record_and_replaces_no_other_lease(redis_server, stores, far):

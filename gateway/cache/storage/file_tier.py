@@ -148,16 +148,16 @@ class FileTier:
             pass                                         # it is made now
         except OSError as error:
             return False, error
-        return True, self._write(place, entry.body, until, grouped=True)
+        return True, self._write(place, entry.body, until, group_readable=True)
 
-    def _write(self, place: Path, data: bytes, until: float, grouped: bool = False) -> OSError | None:
-        """``grouped``: those of the folder's group may read it."""
+    def _write(self, place: Path, data: bytes, until: float, group_readable: bool = False) -> OSError | None:
+        """``group_readable``: those of the folder's group may read it."""
         temporary = place.with_name(f".{place.name}.{os.getpid()}.{native_thread()}")
         try:
-            for folder in (place.parent.parent, place.parent) if grouped else ():
+            for folder in (place.parent.parent, place.parent) if group_readable else ():
                 folder.mkdir(mode=0o750, parents=True, exist_ok=True)
             place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with open(temporary, "wb", opener=for_group if grouped else private) as file:
+            with open(temporary, "wb", opener=for_group if group_readable else private) as file:
                 file.write(data)
                 file.flush()
                 os.utime(file.fileno(), (self.clock(), until))

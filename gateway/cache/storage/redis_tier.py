@@ -67,7 +67,7 @@ class RedisTier:
         taken = self.client.ask(*self._command(("lease", key, token, seconds)))
         return None if taken is None else bool(taken)
 
-    def leased(self, key: str) -> bool | None:
+    def is_leased(self, key: str) -> bool | None:
         """Does anybody have the lease of ``key``? None when Redis cannot be asked."""
         taken = self.client.ask("EVAL", LEASED, 1, self._lease(key))
         return None if taken is None else bool(taken)

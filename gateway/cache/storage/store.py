@@ -223,14 +223,14 @@ class HttpStore:
         found: Variants = run_in_thread(codec.decode, key, data, shift, self.largest)
         return found
 
-    def put(self, key: str, variants: Variants, keep: float, begun: float, owner: Share | None = None) -> Variants | None:
-        """Store ``variants``, whose first is new, for ``keep`` seconds. ``begun`` is when the request for it was sent, by
+    def put(self, key: str, variants: Variants, keep: float, request_time: float, owner: Share | None = None) -> Variants | None:
+        """Store ``variants``, whose first is new, for ``keep`` seconds. ``request_time`` is when the request for it was sent, by
         ``clock``: an answer to a request from before a purge is not stored. The variants that are stored now, stale where a soft
         purge says so; None when a purge refused them."""
         self.bus.catch_up()
         if self.marks.number:
             hard, _ = self.marks.purge_times(variants[0])
-            left = self.marks.apply(variants) if begun > hard else None
+            left = self.marks.apply(variants) if request_time > hard else None
             if left is None:
                 self.counts.of("refused", "memory")(1.0)
                 return None
@@ -322,28 +322,28 @@ class HttpStore:
         patience = self.patience - (spent if self.timer.now() < ended + RECENT else 0.0)
         return self._leases.take(key, seconds, patience)
 
-    def leased(self, key: str) -> bool:
+    def is_leased(self, key: str) -> bool:
         """Has somebody the lease of ``key``?"""
-        return bool(self._leased(key))
+        return bool(self._lease_state(key))
 
-    def _leased(self, key: str) -> bool | None:
+    def _lease_state(self, key: str) -> bool | None:
         """None when nobody can be asked, or does not answer in time."""
         leases = self.leases
-        return None if leases is None else self.lookups.ask(f"\0lease\n{key}", lambda _: leases.leased(key), self.patience)
+        return None if leases is None else self.lookups.ask(f"\0lease\n{key}", lambda _: leases.is_leased(key), self.patience)
 
-    def wait(self, key: str, seconds: float, lease: str = "", wanted: Event | None = None) -> Variants | None:
+    def wait(self, key: str, seconds: float, lease: str = "", demand: Event | None = None) -> Variants | None:
         """What is there when the worker that has the lease is done, or ``seconds`` are over; None when nothing is, or nobody
-        can be asked. ``lease`` is the lease's own key, where it is not that of the answer; until ``wanted`` is set there is no
+        can be asked. ``lease`` is the lease's own key, where it is not that of the answer; until ``demand`` is set there is no
         hurry."""
         until, pause = self.timer.now() + seconds, self.intervals.poll
-        while leased := self._leased(lease or key):
+        while is_leased := self._lease_state(lease or key):
             if (left := until - self.timer.now()) <= 0:
                 break
-            if wanted is not None and not self.timer.wait(wanted, min(self.intervals.calm_poll, left)):
+            if demand is not None and not self.timer.wait(demand, min(self.intervals.calm_poll, left)):
                 continue
             self.timer.sleep(min(pause, left))
             pause = min(pause * 1.5, self.intervals.longest_poll)
-        if leased is None:                               # nobody can be asked, nor for the answer
+        if is_leased is None:                            # nobody can be asked, nor for the answer
             return None
         found = self._fetch(key, self.memory.nodes.get(key))
         return found if found is not None else self.peek(key)

@@ -69,12 +69,12 @@ def test_one_lease_at_a_time(redis_server, tier):
     server = redis_server()
     one, other = tier(server.url), tier(server.url)
     assert one.lease("key", "a", 10) is True
-    assert other.leased("key") is True and other.leased("else") is False
+    assert other.is_leased("key") is True and other.is_leased("else") is False
     assert other.lease("key", "b", 10) is False and one.lease("key", "c", 10) is False
     other.write([("release", "key", "b", True)])
-    assert one.leased("key"), "only by its holder"
+    assert one.is_leased("key"), "only by its holder"
     one.write([("release", "key", "a", False)])
-    assert one.leased("key") is False
+    assert one.is_leased("key") is False
     assert other.lease("key", "d", 10) is True
 
 
@@ -84,7 +84,7 @@ def test_a_lease_whose_answer_is_stored_is_given_to_nobody_for_a_moment(redis_se
     one, other = tier(server.url), tier(server.url)
     one.lease("key", "a", 10)
     one.write([("release", "key", "a", True)])
-    assert other.leased("key") is False and 0 < server.client.pttl("wicketgate:lease:key") <= redis_tier.DONE_FOR
+    assert other.is_leased("key") is False and 0 < server.client.pttl("wicketgate:lease:key") <= redis_tier.DONE_FOR
     assert other.lease("key", "b", 10) is False
     other.write([("extend", "key", "b", 50), ("release", "key", "b", False)])
     until(lambda: other.lease("key", "c", 10))
@@ -95,17 +95,17 @@ def test_a_lease_that_is_extended(redis_server, tier):
     one = tier(server.url)
     one.lease("key", "a", 10)
     one.write([("extend", "key", "a", 30), ("extend", "key", "b", 50), ("extend", "else", "a", 50)])
-    assert 29_000 < server.client.pttl("wicketgate:lease:key") <= 30_000 and not one.leased("else")
+    assert 29_000 < server.client.pttl("wicketgate:lease:key") <= 30_000 and not one.is_leased("else")
 
 
 def test_a_lease_that_is_over_is_not_released_for_its_successor(redis_server, tier):
     server = redis_server()
     one, other = tier(server.url), tier(server.url)
     one.lease("key", "a", 0.02)
-    until(lambda: not one.leased("key"))
+    until(lambda: not one.is_leased("key"))
     assert other.lease("key", "b", 10)
     one.write([("release", "key", "a", False)])
-    assert one.leased("key")
+    assert one.is_leased("key")
 
 
 def test_many_at_once_share_the_connections(redis_server, tier):
@@ -137,7 +137,7 @@ def test_a_redis_that_is_gone_costs_once_and_comes_back(redis_server, tier):
 def test_a_redis_that_never_was(tier):
     one = tier("redis://127.0.0.1:1/0")
     assert seconds_of(lambda: one.get("key")) < LONGEST + SLACK
-    assert one.lease("key", "a", 1) is None and one.leased("key") is None
+    assert one.lease("key", "a", 1) is None and one.is_leased("key") is None
     assert "paused" in repr(one)
 
 
@@ -242,9 +242,9 @@ def test_a_cluster(redis_server, tier):
         one.put(f"key{number}", b"x", 100)
         assert one.get(f"key{number}") == b"x"
     one.write([("put", "key1", b"y", 100), ("lease", "key", "a", 10), ("delete", "key2")])
-    assert (one.get("key1"), one.get("key2"), one.leased("key"), one.lease("key", "b", 10)) == (b"y", None, True, False)
+    assert (one.get("key1"), one.get("key2"), one.is_leased("key"), one.lease("key", "b", 10)) == (b"y", None, True, False)
     one.write([("extend", "key", "a", 20), ("release", "key", "a", False)])
-    assert not one.leased("key")
+    assert not one.is_leased("key")
 
 
 def test_without_the_library(monkeypatch):

@@ -498,8 +498,8 @@ def test_waiting_ends_when_nothing_came(redis_server, worker, how):
 def test_the_answers_of_a_route_are_not_taken_for_leases(redis_server, worker):
     """The keys of a route that has a scope begin with its name, and a line."""
     one = worker(redis=redis_server().url)
-    assert gather(lambda: one.get("lease\nk"), lambda: one.leased("k")) == [None, False]
-    assert gather(lambda: one.leased("k"), lambda: one.get("lease\nk")) == [False, None]
+    assert gather(lambda: one.get("lease\nk"), lambda: one.is_leased("k")) == [None, False]
+    assert gather(lambda: one.is_leased("k"), lambda: one.get("lease\nk")) == [False, None]
 
 
 def test_nobody_waits_longer_than_he_may(redis_server, worker):
