@@ -1,5 +1,4 @@
-"""What settings must be to each other: mistakes that no single value shows. Pure, but for a look at the files
-that they name.
+"""Mistakes that no single setting shows. All is computed from the settings, but for a look at the files that they name.
 
 A check is a function that yields a sentence for each mistake, beginning with the setting it is about; ``load.py`` puts
 the route or the upstream in front. A route whose settings are partly unreadable is checked for the rest, so ``settings`` says what

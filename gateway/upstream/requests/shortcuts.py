@@ -235,7 +235,7 @@ class Shortcut(NamedTuple):
         """Is it the one of ``requests`` that is there? A wrapper, whatever its name, has the globals of another module."""
         there = vars(self.owner).get(self.name)
         if isinstance(there, FunctionType):
-            return there is self.stock and there.__globals__ is vars(sys.modules[self.home])
+            return there is self.stock and there.__globals__["__name__"] == self.home
         return there is not None and there is self.stock and there.__module__ == self.home
 
 
