@@ -60,7 +60,7 @@ DOORS = {
     "requests": {"upstream/requests/adapter", "upstream/requests/hooks", "upstream/requests/redirects",
                  "upstream/requests/shortcuts"},
     "urllib3": {"upstream/requests/adapter", "upstream/requests/call", "upstream/requests/hooks",
-                "upstream/requests/named_host", "upstream/requests/response"},
+                "upstream/requests/response", "upstream/requests/urllib3_connect"},
     "certifi": {"upstream/requests/destinations"},
     "greenlet": {"loop/greenlet_pool"},
     "gevent": {"loop/alarm", "loop/disconnect", "loop/greenlet_pool", "loop/interruption", "loop/monotonic_clock",

@@ -1,16 +1,15 @@
 """Ordinary ``requests`` over our upstreams: ``govern_requests()`` takes over every session of the process.
 
 It replaces ``HTTPAdapter.send``, which every session calls, old or new, its own or a library's; lets new sessions make adapters
-that cost nothing; and puts the shortcuts in place (shortcuts.py). A call then goes one of three
-ways:
+that cost nothing; and puts the shortcuts in place (shortcuts.py). A call then goes one of three ways:
 
 - ``http://<upstream>/path`` to that upstream, balanced over its instances, unless a redirect from elsewhere leads there
   (redirects.py);
 - any other http or https URL to the foreign destination with that authority and TLS settings, whose connections the whole process
   shares (destinations.py);
 - to the stock adapter, with the stock result: through a proxy, with retries or pool settings of its own, an adapter of a class of
-  its own, an odd scheme or framing, an Upgrade, a tool that replaces parts of urllib3 (hooks.py, named_host.py), and whatever is
-  malformed, for which stock raises the right error.
+  its own, an odd scheme or framing, an Upgrade, a tool that replaces parts of urllib3 (hooks.py, urllib3_connect.py), and
+  whatever is malformed, for which stock raises the right error.
 
 The sessions' own business stays theirs: cookies, redirects, authentication, hooks. Nothing is kept here but connections.
 
@@ -49,7 +48,7 @@ from ...tasks import current_request, give_way
 from ..client import Upstream
 from ..dns import LookupFailed
 from ..head import ConflictingLengths
-from . import named_host, redirects, shortcuts
+from . import redirects, shortcuts, urllib3_connect
 from .call import FixedDeadline, NotOurs, TimedCall, take_apart, target_of, timeouts_of
 from .destinations import NEVER, Destination, Destinations
 from .hooks import Way, hooks, show
@@ -78,7 +77,7 @@ def govern_requests(upstreams: Mapping[str, Upstream] | None = None) -> None:
         governor.active = True
         HTTPAdapter.send = governed_send  # type: ignore[method-assign]
         requests.sessions.HTTPAdapter = LazyAdapter
-        named_host.install()
+        urllib3_connect.install()
         redirects.install()
         shortcuts.install()
 
@@ -88,7 +87,7 @@ def ungovern_requests() -> None:
     governor.active = False
     governor.use({})
     requests.sessions.HTTPAdapter = HTTPAdapter
-    named_host.remove()
+    urllib3_connect.remove()
     redirects.remove()
     shortcuts.remove()
     if HTTPAdapter.send is governed_send:                # else somebody has wrapped it, and it goes on as stock
@@ -215,7 +214,7 @@ def send_by_name(adapter: HTTPAdapter, request: PreparedRequest, **arguments: An
     instance = destination.upstream.balancer.choose(destination.upstream.clock.now())
     prepared = request.copy()
     prepared.headers.setdefault("Host", host_of(destination.upstream.settings.host, current_request.get()) or instance.authority)
-    with named_host.connecting(name, instance):
+    with urllib3_connect.host_alias(name, instance):
         return stock_send(adapter, prepared, **arguments)
 
 

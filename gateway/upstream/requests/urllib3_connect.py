@@ -1,8 +1,8 @@
-"""The name of an upstream as a host that urllib3 can connect to, for calls that a tool keeps on the stock way (hooks.py).
+"""Replaces ``create_connection`` of urllib3, so that a recorder's own connections reach an upstream by its name.
 
-A recorder such as vcrpy brings connections of its own, and those lead to the host of the URL. Within ``connecting(name, instance)``
-what urllib3 connects to ``name`` leads to that instance. It holds for one call in one greenlet, so that nothing else, a redirect
-from elsewhere for instance, finds an upstream by its name. An instance that speaks TLS cannot be reached so: the URL says http.
+A recorder such as vcrpy keeps calls on the stock way (hooks.py), where urllib3 connects to the host of the URL. Within
+``host_alias(name, instance)`` the host ``name`` is that instance. The alias holds for one call in one greenlet: nothing else, such
+as a redirect from elsewhere, finds an upstream by its name. An instance that speaks TLS cannot be reached so: the URL says http.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ _target: ContextVar[tuple[str, Instance] | None] = ContextVar("target", default=
 
 
 @contextmanager
-def connecting(name: str, instance: Instance) -> Iterator[None]:
+def host_alias(name: str, instance: Instance) -> Iterator[None]:
+    """Have urllib3 connect to ``instance`` where the URL says ``http://<name>/``."""
     token = _target.set((name.lower(), instance))
     try:
         yield
@@ -32,22 +33,22 @@ def connecting(name: str, instance: Instance) -> Iterator[None]:
 
 
 def create_connection(address: tuple[str, int], timeout: Any = None, *arguments: Any, **named: Any) -> socket.socket:
-    """``urllib3.util.connection.create_connection``, which knows the name. Raises OSError."""
+    """``urllib3.util.connection.create_connection``, which knows the alias. Raises OSError."""
     target = _target.get()
     if target is None or (address[0].lower(), address[1]) != (target[0], 80):
         return stock_create_connection(address, timeout, *arguments, **named)
     instance = target[1]
-    place = instance.connector.address
+    origin = instance.connector.address
     if not instance.plain:
         raise OSError(errno.EPROTONOSUPPORT, f"{instance.name} speaks TLS, which a tool that brings its own connections does not"
                                              f" for http://{target[0]}")
-    if place.unix_path is None:
-        return stock_create_connection((place.host, place.port), timeout, *arguments, **named)
+    if origin.unix_path is None:
+        return stock_create_connection((origin.host, origin.port), timeout, *arguments, **named)
     sock = socket.socket(socket.AF_UNIX)
     try:
         if timeout is None or isinstance(timeout, (int, float)):
             sock.settimeout(timeout)
-        sock.connect(place.unix_path)
+        sock.connect(origin.unix_path)
     except BaseException:
         sock.close()
         raise
@@ -59,6 +60,6 @@ def install() -> None:
 
 
 def remove() -> None:
-    """What has been replaced meanwhile is left to whoever did it, and goes on as stock."""
+    """Undo ``install``; a function that somebody has put over ours stays, and goes on as stock."""
     if connection.create_connection is create_connection:
         connection.create_connection = stock_create_connection
