@@ -255,21 +255,20 @@ class Call:
     ``upgrade`` are as in Request.
     """
 
-    __slots__ = ("method", "target", "headers", "body", "host", "deadline", "timeout", "attempts", "hearer", "interim",
-                 "head_first", "upgrade")
-    connect_timeout: float | None = None                 # see TimedCall
-    read_timeout: float | None = None
+    __slots__ = ("method", "target", "headers", "body", "host", "deadline", "timeout", "connect_timeout", "read_timeout",
+                 "attempts", "hearer", "interim", "head_first", "upgrade")
 
     def __init__(self, method: str, target: str, headers: Headers, body: bytes | Body | None = None, *, deadline: Deadline,
-                 host: str | None = None, timeout: float | None = None, attempts: list[Attempt] | None = None,
-                 hearer: Any = None, interim: Interim | None = None, head_first: bool = False, upgrade: str = "") -> None:
+                 host: str | None = None, timeout: float | None = None, connect_timeout: float | None = None,
+                 read_timeout: float | None = None, attempts: list[Attempt] | None = None, hearer: Any = None,
+                 interim: Interim | None = None, head_first: bool = False, upgrade: str = "") -> None:
         self.method = method
         self.target = target
         self.headers = headers
         self.body = body
         self.host = host
         self.deadline = deadline
-        self.timeout = timeout
+        self.timeout, self.connect_timeout, self.read_timeout = timeout, connect_timeout, read_timeout
         self.attempts = attempts if attempts is not None else []
         self.hearer = hearer
         self.interim = interim

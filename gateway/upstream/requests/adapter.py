@@ -49,7 +49,7 @@ from ..client import Upstream
 from ..dns import LookupFailed
 from ..head import ConflictingLengths
 from . import redirects, shortcuts, urllib3_connect
-from .call import FixedDeadline, NotOurs, TimedCall, take_apart, target_of, timeouts_of
+from .call import FixedDeadline, NotOurs, take_apart, target_of, timeouts_of
 from .destinations import NEVER, Destination, Destinations
 from .hooks import Way, hooks, show
 from .response import RawResponse, WholeResponse
@@ -236,9 +236,9 @@ def exchange(adapter: HTTPAdapter, destination: Destination, request: PreparedRe
         headers = headers + context_fields(current, prepared.names)
         host = host or host_of(destination.upstream.settings.host, current)
     # The upstream's read timeout bounds an upload's pauses as well, and those are the caller's: then BodyFile watches the answer.
-    call = TimedCall(request.method or "", target, headers, body, deadline=NO_DEADLINE, host=host, timeout=read,
-                     connect_timeout=None if destination.configured else NEVER if connect is None else connect,
-                     read_timeout=None if upload else read)
+    call = Call(request.method or "", target, headers, body, deadline=NO_DEADLINE, host=host, timeout=read,
+                connect_timeout=None if destination.configured else NEVER if connect is None else connect,
+                read_timeout=None if upload else read)
     if current is not None:
         give_way(current.deadline)
     try:

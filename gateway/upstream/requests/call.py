@@ -18,7 +18,7 @@ from urllib3.util.url import _encode_target
 
 from ...deadline import Deadline
 from ...errors import TruncatedBody
-from ...message import Body, Call, Headers
+from ...message import Body, Headers
 
 PLAIN_TARGET = re.compile(r"/[A-Za-z0-9/_.~!$&'()*+,;=:@?-]*")      # needs no encoding
 TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -176,15 +176,6 @@ def octets(data: Any) -> bytes:
     if not view.c_contiguous:
         raise BufferError("memoryview: underlying buffer is not C-contiguous")
     return bytes(view.cast("B"))
-
-
-class TimedCall(Call):
-    """A Call with times of its own for connecting and for reading."""
-
-    def __init__(self, *args: Any, connect_timeout: float | None, read_timeout: float | None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.connect_timeout = connect_timeout
-        self.read_timeout = read_timeout
 
 
 class FixedDeadline(Deadline):

@@ -1,7 +1,7 @@
 """Where a call of ``requests`` goes: to a configured upstream by its name, or to a foreign destination.
 
 A foreign destination is scheme, host, port and TLS settings; an upstream is made for it at the first call, without timeouts of its
-own, as ``requests`` has none: a call brings its own (TimedCall). Their number is bounded: the one called longest ago is closed.
+own, as ``requests`` has none: a call brings its own. Their number is bounded: the one called longest ago is closed.
 
 Connections belong to the event loop of one native thread and to one process, so each thread has its own Destinations, and a forked
 process begins with empty ones.

@@ -18,9 +18,9 @@ from scenarios import upstream
 from gateway import gather
 from gateway.deadline import Deadline
 from gateway.errors import UpstreamTimeout
+from gateway.message import Call
 from gateway.upstream.limit import Limit
 from gateway.upstream.requests.adapter import gateway_error, govern_requests, governor
-from gateway.upstream.requests.call import TimedCall
 from gateway.upstream.requests.destinations import Destinations
 
 SAFETY = 20.0
@@ -157,7 +157,7 @@ def test_the_time_for_the_answer_begins_with_the_connection(service):
     one = service()
     instance = upstream("one", one.base).instances[0]
     limit = Limit(Deadline(SAFETY), 5.0, UpstreamTimeout)
-    call = TimedCall("GET", "/", [], deadline=limit.deadline, connect_timeout=SAFETY, read_timeout=None)
+    call = Call("GET", "/", [], deadline=limit.deadline, connect_timeout=SAFETY)
     limit.until -= 4.0                                   # name and connection took most of the time for the answer
     connection = instance.connection(call, limit, fresh=True, careful=True, patient=True)
     assert limit.left() > 4.0
