@@ -238,7 +238,7 @@ def exchange(adapter: HTTPAdapter, destination: Destination, request: PreparedRe
     # The upstream's read timeout bounds an upload's pauses as well, and those are the caller's: then BodyFile watches the answer.
     call = Call(request.method or "", target, headers, body, deadline=NO_DEADLINE, host=host, timeout=read,
                 connect_timeout=None if destination.configured else NEVER if connect is None else connect,
-                read_timeout=None if upload else read)
+                read_timeout=None if upload else read, head_first=stream)
     if current is not None:
         give_way(current.deadline)
     try:

@@ -126,6 +126,36 @@ def test_a_faulty_answer(fault, stream, service):
     shop.close()
 
 
+def streamed(url):
+    """What the call gives or raises, then what reading the body does."""
+    try:
+        response = requests.get(url, stream=True, timeout=20)
+    except Exception as error:
+        return "call", describe_error(error)
+    try:
+        return response.status_code, b"".join(response.iter_content(2))
+    except Exception as error:
+        return response.status_code, describe_error(error)
+    finally:
+        response.close()
+
+
+EARLY = {"bad chunk", "negative chunk"}                   # here with the head, and seen with it
+
+
+@pytest.mark.parametrize("fault", sorted(FAULTS.keys() - EARLY))
+def test_a_streamed_answer_fails_where_that_of_stock_does(fault, service):
+    """What is wrong with a head fails the call, what is wrong with a body its reading, however small that is."""
+    one = service()
+    one.extra["/x"] = lambda record: FAULTS[fault]()
+    expected = streamed(one.base + "/x")
+    shop = upstream("shop", one.base)
+    govern_requests({"shop": shop})
+    for base in (one.base, "http://shop"):
+        assert streamed(base + "/x") == expected
+    shop.close()
+
+
 ARGUMENTS = {
     "a header value of an object": {"headers": {"X-A": object()}}, "a header value of an int": {"headers": {"X-A": 1}},
     "a header value beyond latin-1": {"headers": {"X-A": "\u20ac"}}, "a header name beyond latin-1": {

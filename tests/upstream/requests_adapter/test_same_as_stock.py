@@ -95,9 +95,3 @@ def test_only_an_idempotent_call_is_repeated_when_a_reused_connection_ends(metho
 
 def die():
     raise End
-
-
-def test_a_small_answer_that_is_cut_fails_at_once_even_streamed(service):
-    govern_requests()
-    with pytest.raises(requests.exceptions.ChunkedEncodingError):
-        requests.get(service().base + "/short", stream=True)
