@@ -47,7 +47,7 @@ INSIDE = {
     "telemetry": "slot_memory < metrics < exposition log < observe",
     "upstream": "balancer dns framing head limit rendering retry < transport < pool sending stream tls < connecting exchange"
                 " < instance < client < requests",
-    "upstream/requests": "call destinations hooks named_host < response < redirects shortcuts < adapter",
+    "upstream/requests": "call destinations hooks urllib3_connect < response < redirects shortcuts < adapter",
 }
 ROWS = {room: [row.split() for row in rows.split("<")] for room, rows in INSIDE.items()}
 
