@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -195,14 +195,23 @@ class StepSettings(Model):
         return {"use": value} if isinstance(value, str) else value
 
 
-# What can answer a route: the setting that says so, and how lists call it. Pipeline.targets has a row for each.
-TARGETS: dict[str, Callable[[Any], str]] = {
-    "upstream": str,
-    "aggregate": ", ".join,
-    "view": lambda _: "",
-    "respond": lambda settings: str(settings.status),
-    "files": str,
-    "handler": str,
+class TargetKind(NamedTuple):
+    """``name_of(setting)`` is how lists call it. ``reads_path``: the answer depends on how whoever gives it reads the path;
+    ``splits_path``: it takes the path apart by its slashes."""
+
+    name_of: Callable[[Any], str] = str
+    reads_path: bool = True
+    splits_path: bool = False
+
+
+# What can answer a route, by the setting that says so. Pipeline.targets has a row for each.
+TARGETS = {
+    "upstream": TargetKind(),
+    "aggregate": TargetKind(", ".join),
+    "view": TargetKind(lambda _: ""),
+    "respond": TargetKind(lambda settings: str(settings.status), reads_path=False),
+    "files": TargetKind(splits_path=True),
+    "handler": TargetKind(),
 }
 
 
@@ -254,7 +263,17 @@ class Route(Model):
     @property
     def target(self) -> str:
         """Its target, by name: ``upstream legacy``, ``aggregate user, team``, ``respond 410``, ``view``."""
-        return f"{self.kind} {TARGETS[self.kind](getattr(self, self.kind))}".rstrip()
+        return f"{self.kind} {TARGETS[self.kind].name_of(getattr(self, self.kind))}".rstrip()
+
+    @property
+    def reads_path(self) -> bool:
+        """Is there a server or a function behind it that may read a path otherwise than the gateway?"""
+        return TARGETS[self.kind].reads_path
+
+    @property
+    def splits_path(self) -> bool:
+        """Is the path taken apart by its slashes?"""
+        return bool(self.strip_prefix or self.rewrite) or TARGETS[self.kind].splits_path
 
     @property
     def name(self) -> str:

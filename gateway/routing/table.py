@@ -110,8 +110,8 @@ class Table(Generic[T]):
         if any(".." in segments for _, segments in choices):
             raise InvalidTarget("the path can be read as one of another route")
         candidates = [(entry, segments) for entry, segments in choices if entry is not None]
-        entry, segments = min(candidates, key=lambda choice: (choice[0].route.respond is None, specificity(choice[0].route)))
-        if entry is not literal and (entry.route.strip_prefix or entry.route.rewrite or entry.route.files):
+        entry, segments = min(candidates, key=lambda choice: (choice[0].route.reads_path, specificity(choice[0].route)))
+        if entry is not literal and entry.route.splits_path:
             raise InvalidTarget("the path can be read as one of another route, which takes it apart by its slashes")
         return entry, segments
 
