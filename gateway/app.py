@@ -80,7 +80,7 @@ class Gateway(Flask):
             raise ConfigError([f'route "{route.path}": view: no Flask view answers this path; name the module of its blueprint '
                                f'in gateway.views' for route in missing], self.source)
         before = self._last
-        view = View(super().wsgi_app, silence=self.settings.gateway.body_timeout)
+        view = View(super().wsgi_app, silence=self.settings.gateway.body_timeout, rules=self.url_map)
         self._last = Pipeline(self.settings, view=view, log=self.request_log, registry=registry,
                               views=undeclared_routes(rules, declared), upstreams=before.upstreams if before else None,
                               store=before.store if before else None)

@@ -150,6 +150,8 @@ class Parts:
 class Files:
     """The files of ``folder`` below the route's ``path``, which ends with ``/*``. Those above ``in_memory`` bytes are streamed."""
 
+    sees_cookies = False
+
     def __init__(self, path: str, folder: str, in_memory: int = IN_MEMORY) -> None:
         self.prefix = path[:-1]
         self.folder = folder

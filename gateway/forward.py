@@ -13,7 +13,7 @@ Via names the version of HTTP of the message.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Protocol
 
@@ -21,7 +21,7 @@ from .config import Route
 from .http.closing_stream import ClosingStream
 from .http.fields import CONNECTION_FIELDS, PROXY_WORDS, Kinds
 from .loop.disconnect import unwatch, watch
-from .message import Call, Headers, Interim, Request, Response
+from .message import Call, Headers, Interim, NextHop, Request, Response
 
 REPLACED_FIELDS = frozenset({
     "host", "content-length", "expect", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port",
@@ -55,7 +55,7 @@ class Forward:
     for 102 and 103."""
 
     __slots__ = ("send", "upstream", "preserve_host", "host", "forwarding", "path", "edit", "publish", "interim", "passes_interim",
-                 "_rewrite")
+                 "sees_cookies", "_rewrite")
 
     def __init__(self, route: Route, send: Callable[[Call], Response], *, upstream: str, host: str, forwarding: Forwarding,
                  path: Callable[[str, dict[str, str]], str] | None = None, edit: FieldEdit | None = None,
@@ -72,6 +72,7 @@ class Forward:
         rules = route.response_headers                       # fields that they add are of the final answer
         withheld = NOT_IN_INTERIM | frozenset(name.lower() for name in (*rules.remove, *rules.set))
         self.interim = Interim(withheld, anyone=interim == "all")
+        self.sees_cookies = not any(name.lower() == "cookie" for name in route.request_headers.remove)
         self._rewrite = route.strip_prefix or route.rewrite or ""
 
     def __call__(self, request: Request) -> Response:
@@ -98,7 +99,7 @@ class Forward:
         return path if request.query is None else f"{path}?{request.query}"
 
     @property
-    def changes(self) -> frozenset[str]:
+    def own_fields(self) -> frozenset[str]:
         """The names of the fields that may differ between the request and what is sent for it, in lower case."""
         names = self.edit.names if self.edit is not None else frozenset()
         return CONNECTION_FIELDS | PROXY_WORDS | GATEWAY_FIELDS | names
@@ -113,6 +114,13 @@ class Forward:
                     host=request.host or None if self.preserve_host else self.host, attempts=request.attempts,
                     hearer=request.connection if self.passes_interim and not request.trusted else None, interim=self.interim,
                     head_first=request.head_first, upgrade=request.upgrade)
+
+    def onward(self, request: Request) -> Headers:
+        """The fields that are sent for ``request``."""
+        return self.call(request).headers
+
+    def destinations(self, request: Request) -> Iterator[NextHop]:
+        yield NextHop(f'upstream "{self.upstream}"', self.upstream, request.method, self.target(request))
 
     def finish(self, response: Response, request: Request) -> Response:
         """The answer of the upstream, edited for the client."""

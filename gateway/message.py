@@ -285,6 +285,17 @@ class Interim(NamedTuple):
     anyone: bool
 
 
+class NextHop(NamedTuple):
+    """Where a target sends a request, for ``gateway explain``: ``method`` and ``target`` to ``upstream`` (empty: it stays here).
+    ``refusal``: why nothing is sent."""
+
+    label: str
+    upstream: str = ""
+    method: str = ""
+    target: str = ""
+    refusal: str = ""
+
+
 class Attempt:
     """One try on one instance, for the log: seconds until the answer's head, its status, or the flag of the error."""
 

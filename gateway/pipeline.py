@@ -36,7 +36,7 @@ from .errors import ConfigError, GatewayError
 from .extension import OwnPartError, OwnStep, OwnTarget
 from .files import Files
 from .forward import GATEWAY_FIELDS, Forward, Forwarding
-from .headers import EditHeaders, edit_of, error_edit_of
+from .headers import Edit, EditHeaders, edit_of, error_edit_of
 from .incoming.accept import Accept
 from .message import Call, Handler, Headers, Request, Response, RouteEntry
 from .nginx.accel_redirect import AccelRedirect
@@ -109,10 +109,13 @@ class Pipeline:
 
     def serve(self, route: Route) -> RouteEntry:
         """The entry of a route in the table."""
-        handler, target, edit = self.handlers[route.name], self.target(route), error_edit_of(route.response_headers)
-        if isinstance(target, Forward):
-            return RouteEntry(route, handler, edit, False, lambda request: target.call(request).headers, target.changes)
-        return RouteEntry(route, handler, edit, edit_of(route.request_headers) is not None, self.forwarding, GATEWAY_FIELDS)
+        onward, own_fields = onward_of(self.targets_of(route), self.forwarding)
+        return RouteEntry(route, self.handlers[route.name], error_edit_of(route.response_headers),
+                          self.request_edit(route) is not None, onward, own_fields)
+
+    def request_edit(self, route: Route) -> Edit | None:
+        """What the step ``headers`` does to a request: nothing where the target edits what it sends."""
+        return None if route.upstream else edit_of(route.request_headers)
 
     def edit_of(self, request: Request) -> Callable[[Headers], Headers] | None:
         """The edit for an error's fields by the rules of the request's route; None without a route."""
@@ -133,7 +136,7 @@ class Pipeline:
         limit = self.config.gateway.max_body if route.max_body is None else route.max_body
         if limit is not None:
             yield partial(BodyLimit, limit=limit)
-        request_edit = None if route.upstream else edit_of(route.request_headers)
+        request_edit = self.request_edit(route)
         response_edit = edit_of(route.response_headers)
         if request_edit or response_edit:
             yield partial(EditHeaders, request=request_edit, response=response_edit)
@@ -173,8 +176,8 @@ class Pipeline:
         if route.cache is None:
             return Invalidate(handler, self.store)
         scope = route.name if route.header or route.query or route.cookie else ""
-        return CacheStep(handler, policy_of(route, route.cache), self.store, counter=self.registry.counter, route=route.name,
-                         scope=scope, name=self.config.gateway.via)
+        return CacheStep(handler, policy_of(route.cache, innermost(handler)), self.store, counter=self.registry.counter,
+                         route=route.name, scope=scope, name=self.config.gateway.via)
 
     def handover(self, handler: Handler) -> Handler:
         """AccelRedirect, when a route hands large bodies over and there is a folder for them."""
@@ -196,12 +199,9 @@ class Pipeline:
         """The handlers that a request of ``route`` may meet, outermost first, one branch after the other."""
         return [*layers(self.handle), *layers(self.handlers[route.name])]
 
-    def target(self, route: Route) -> Handler:
-        """The target of ``route``; of one with branches, that of the first."""
-        handler = self.handlers[route.name]
-        while inside := inner(handler):
-            handler = next(iter(inside.values()))
-        return handler
+    def targets_of(self, route: Route) -> list[Handler]:
+        """The targets of ``route``: several where a step has branches."""
+        return [*innermost(self.handlers[route.name])]
 
     def start(self) -> None:
         """Called in each worker, after the fork."""
@@ -246,6 +246,25 @@ def layers(handler: Handler) -> Iterator[Handler]:
     yield handler
     for inside in inner(handler).values():
         yield from layers(inside)
+
+
+def innermost(handler: Handler) -> Iterator[Handler]:
+    """The targets inside a handler, itself if it is one."""
+    return (each for each in layers(handler) if not inner(each))
+
+
+def onward_of(targets: Iterable[Handler], forwarding: Forwarding) -> tuple[Callable[[Request], Headers], frozenset[str]]:
+    """``onward`` and ``own_fields`` of a RouteEntry. Which of several targets answers is not known when a key is made: then the
+    fields are those of all of them, so that a key tells apart whatever one of them may see."""
+    fields = [(getattr(target, "onward", forwarding), getattr(target, "own_fields", GATEWAY_FIELDS)) for target in targets]
+    if len(fields) == 1:
+        return fields[0]
+
+    def onward(request: Request) -> Headers:
+        return [field for fields_of, own in fields for headers, is_own in ((fields_of(request), True), (request.headers, False))
+                for field in headers if (field[0].lower() in own) is is_own]
+
+    return onward, frozenset().union(*(own for _, own in fields))
 
 
 def describe_handler(handler: Handler, parts: bool = True) -> Iterator[str]:

@@ -18,6 +18,8 @@ BODILESS = frozenset({204, 304})
 class Respond:
     """The answer is made once, its fields but for Date are written once."""
 
+    sees_cookies = False
+
     def __init__(self, settings: Settings) -> None:
         headers = list(settings.headers.items())
         body, kind = b"", ""

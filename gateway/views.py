@@ -20,7 +20,7 @@ from werkzeug.routing.rules import parse_converter_args
 
 from .config import Route
 from .http.fields import WRITTEN
-from .message import Request, Response
+from .message import NextHop, Request, Response
 from .routing.conditions import as_text, decode
 from .routing.pattern import Segment, parse_path
 from .tasks import Guard, Killed, current_request
@@ -38,12 +38,14 @@ VARIABLE = re.compile(r"<(?:(?P<kind>\w+)(?:\((?P<args>[^<>]*)\))?:)?(?P<name>\w
 class View:
     """``wsgi`` is Flask's own application. The view runs until the request's deadline (``tasks.Guard``). The time it waits for the
     client's body does not count, nor is its own body bounded by it when that is streamed. ``silence``: the longest of the client
-    while its body is read, in seconds."""
+    while its body is read, in seconds. ``rules``: those of Flask, for ``gateway explain``."""
 
-    def __init__(self, wsgi: Callable[..., Iterable[bytes]], name: str = "", silence: float = SILENCE) -> None:
+    def __init__(self, wsgi: Callable[..., Iterable[bytes]], name: str = "", silence: float = SILENCE,
+                 rules: Map | None = None) -> None:
         self.wsgi = wsgi
         self.name = name
         self.silence = silence
+        self.rules = rules
 
     def __call__(self, request: Request) -> Response:
         head: list[Any] = []
@@ -73,6 +75,10 @@ class View:
             if token is not None:
                 current_request.reset(token)
         return Response(code, headers, body, reason)
+
+    def destinations(self, request: Request) -> Iterator[NextHop]:
+        if self.rules is not None:
+            yield NextHop(f"endpoint: {endpoint_of(self.rules, request)}")
 
     def __repr__(self) -> str:
         return f"view {self.name}".rstrip()

@@ -15,9 +15,13 @@ from gevent.socket import socketpair
 from werkzeug.test import EnvironBuilder
 
 from gateway.app import Gateway
-from gateway.config import TARGETS, Config, Route
+from gateway.cli.explain import destinations
+from gateway.config import TARGETS, Config, HeaderRules, RespondSettings, Route
+from gateway.forward import Forward
+from gateway.headers import edit_of
 from gateway.message import Body, Handler, Request, Response
 from gateway.pipeline import Pipeline, describe_handler, inner, layers
+from gateway.respond import Respond
 from gateway.telemetry.log import RequestLog
 from gateway.telemetry.metrics import Registry
 from gateway.views import View
@@ -233,6 +237,23 @@ class Named(NoOp):
 
     def __repr__(self) -> str:
         return self.name
+
+
+def test_a_split_says_where_each_of_its_branches_sends_a_request(world):
+    """The key has what either target sees: the fields of one of them are edited on the way."""
+    made = world("upstream", None)
+    route = made.config.routes[0]
+    edited = Forward(route, made.pipeline.sends["shop"], upstream="shop", host="upstream", forwarding=made.pipeline.forwarding,
+                     edit=edit_of(HeaderRules(set={"X-Beta": "1"})))
+    plain, fixed = made.pipeline.targets_of(route)[0], Respond(RespondSettings(text="x"))
+    made.pipeline.handlers[route.name] = NoOp(Split(old=plain, new=edited, off=fixed))
+    entry = made.pipeline.serve(route)
+    request = Request("GET", "/a", [("X-Beta", "0"), ("Accept", "b")], host="shop.test")
+    assert [hop.target for target in made.pipeline.targets_of(route) if isinstance(target, Forward)
+            for hop in target.destinations(request)] == ["/a", "/a"]
+    assert len(destinations(made.pipeline, route, request)) == 4, "a headline and an address for each of two upstreams"
+    assert {"x-beta", "x-request-id"} <= entry.own_fields and "accept" not in entry.own_fields
+    assert sorted(value for name, value in entry.onward(request) if name == "X-Beta") == ["0", "0", "1"]
 
 
 def test_a_split_is_described_with_its_branches():

@@ -22,7 +22,8 @@ TRACE_FIELDS = frozenset({"traceparent", "tracestate"})
 
 class PreparedPart:
     """A part, compiled: make its ``call``, ``read`` the answer, ``shape`` it. ``after`` names the parts it waits for, ``feeds`` are
-    those that wait for it, ``holes`` are for values of the request."""
+    those that wait for it, ``holes`` are for values of the request. On the request's ``key_headers`` and ``key_cookies`` the
+    answer depends."""
 
     feeds: list[PreparedPart]
 
@@ -43,6 +44,9 @@ class PreparedPart:
         body = orjson.dumps(self.tree, holes.append)
         self.body = body if part.json_ is not None else b"" if part.method in ("POST", "PUT", "PATCH") else None
         self.body_has_holes = bool(holes)
+        inputs = [hole.reference.partition(".") for hole in self.holes]
+        self.key_headers = [*part.forward_headers, *(name for kind, _, name in inputs if kind == "header")]
+        self.key_cookies = {name for kind, _, name in inputs if kind == "cookie"}
         own = {field.lower() for field in part.headers}
         self.forward = frozenset(field.lower() for field in part.forward_headers) - own | TRACE_FIELDS
         usual = [("Accept", "application/json"), ("Accept-Encoding", "identity"), ("Content-Type", "application/json")]

@@ -14,7 +14,7 @@ answer is passed on.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -22,7 +22,7 @@ import orjson
 from .. import config
 from ..errors import BadRequest, PartFailed
 from ..loop.disconnect import unwatch, watch
-from ..message import Request, Response
+from ..message import NextHop, Request, Response
 from ..template import MISSING, References
 from .composition import Composition, Forwarding, Send
 from .part import PreparedPart
@@ -35,7 +35,10 @@ class Aggregate:
     part who asked. ``params`` are the names of the route's path parameters, None when they are not known. ``cacheable``:
     a cache keeps the answers; one with a part that must not be shared then says ``Vary: *``, and is not kept; one with a part that
     depends on what the gateway says of the client names those fields. ``hosts`` are the ``host`` settings of the upstreams: a part
-    is asked for with the Host that a forwarded request would have."""
+    is asked for with the Host that a forwarded request would have. On the request's ``key_headers`` and ``key_cookies`` the
+    answer depends."""
+
+    says_no_store = True
 
     def __init__(self, parts: dict[str, config.Part], send: Send, forwarding: Forwarding,
                  params: Collection[str] | None = None, cacheable: bool = False, hosts: Mapping[str, str] = {}) -> None:
@@ -48,6 +51,9 @@ class Aggregate:
         self.first = [part for part in self.parts if not part.after]
         self.waits = {part.name: len(part.after) for part in self.parts}
         self.required = [hole for part in self.parts if not part.optional for hole in part.holes]
+        self.key_headers = [name for part in self.parts for name in part.key_headers]
+        self.key_cookies = {name for part in self.parts for name in part.key_cookies}
+        self.sees_cookies = bool(self.key_cookies) or any(name.lower() == "cookie" for name in self.key_headers)
         self.reads_body = any(hole.reference.partition(".")[0] == "body" for part in self.parts for hole in part.holes)
 
     def __call__(self, request: Request) -> Response:
@@ -84,6 +90,19 @@ class Aggregate:
                 if too_deep(run.shapes[part.name]):
                     run.give_up(part, PartFailed(part.name, "the answer is nested too deeply"))
             return self.answer(run)
+
+    def destinations(self, request: Request) -> Iterator[NextHop]:
+        """The call of each part. Raises BadRequest when the request lacks what a required part needs."""
+        for part in self.parts:
+            target = refusal = ""
+            try:
+                target = part.target_for(request)
+            except BadRequest as error:
+                if not part.optional:
+                    raise
+                refusal = f"not asked: {error}"
+            label = f'part "{part.name}"{", optional" if part.optional else ""}, upstream "{part.upstream}"'
+            yield NextHop(label, part.upstream, part.method, target, refusal)
 
     def describe(self) -> list[str]:
         """One line for each part, in the order of the file."""

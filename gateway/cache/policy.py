@@ -1,63 +1,42 @@
-"""What a route's ``cache`` means for its kind of target. Pure.
+"""What a route's ``cache`` means for its targets. Pure.
 
-A composition says ``no-store`` about itself, for caches that would store it although nobody configures that. With a ``ttl`` of the
-route somebody does, and the route's word goes before. A composition names nothing in Vary of what it sends on of the client's
-request: so that is in the key. A cookie that is sent on keeps the answer out of the cache, as everywhere, unless
-the route says which cookies count. Where no cookie reaches what makes the answer, none counts.
+A target may say what counts for the key, each with a default:
+
+===================  ==========================================================================================================
+``sees_cookies``     do the client's cookies reach what makes the answer? (True) If not, none counts. Else a cookie keeps the
+                     answer out of the cache, unless the route says which cookies count
+``key_headers``,     fields and cookies of the request on which the answer depends without naming them in Vary (none): a
+``key_cookies``      composition's, for example
+``says_no_store``    it says ``no-store``, for caches that would store it although nobody configures that (False). With a ``ttl``
+                     of the route somebody does, and the route's word goes before
+===================  ==========================================================================================================
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator
+from collections.abc import Iterable
 
-from ..config import CacheSettings, Part, Route
+from ..config import CacheSettings
+from ..message import Handler
 
-USED = re.compile(r"\{(header|cookie)\.([^\s:{}]+)")
 NOT_IN_KEY = frozenset({"cookie", "authorization"})      # the rules look after these two
 
 
-def policy_of(route: Route, cache: CacheSettings) -> CacheSettings:
-    """``cache`` as it holds for ``route``."""
-    if cache.key.cookies is None and not sees_cookies(route):
-        cache = cache.model_copy(update={"key": cache.key.model_copy(update={"cookies": ()})})
-    if route.aggregate is None:
-        return cache
-    used = {name.lower(): name for part in route.aggregate.values() for name in headers_of(part)}
-    own = {name.lower() for name in cache.key.headers} | NOT_IN_KEY
-    key = cache.key.model_copy(update={
-        "headers": (*cache.key.headers, *(name for lower, name in sorted(used.items()) if lower not in own)),
-        "cookies": with_cookies(cache, route.aggregate)})
-    respect = cache.respect if cache.ttl is None else "policy"
-    return cache.model_copy(update={"key": key, "respect": respect})
-
-
-def sees_cookies(route: Route) -> bool:
-    """Does what makes the answer get to see the client's cookies?"""
-    if route.respond or route.files:
-        return False
-    if route.upstream:
-        return not any(name.lower() == "cookie" for name in route.request_headers.remove)
-    parts = (route.aggregate or {}).values()
-    return not parts or any(name.lower() == "cookie" for part in parts for name in part.forward_headers) or any(
-        kind == "cookie" or name.lower() == "cookie" for part in parts for kind, name in references(part))
-
-
-def with_cookies(cache: CacheSettings, parts: dict[str, Part]) -> tuple[str, ...] | None:
-    """The cookies that count, with those the parts are made of."""
-    if cache.key.cookies is None:
-        return None
-    used = {name for part in parts.values() for kind, name in references(part) if kind == "cookie"}
-    return (*cache.key.cookies, *sorted(used - set(cache.key.cookies)))
-
-
-def headers_of(part: Part) -> Iterator[str]:
-    """The client's fields that a part sends on, or is made of."""
-    yield from part.forward_headers
-    yield from (name for kind, name in references(part) if kind == "header")
-
-
-def references(part: Part) -> Iterator[tuple[str, str]]:
-    for text in (part.from_, *part.headers.values(), json.dumps(part.json_, ensure_ascii=False)):
-        yield from USED.findall(text)
+def policy_of(cache: CacheSettings, targets: Iterable[Handler]) -> CacheSettings:
+    """``cache`` as it holds for a route with these targets."""
+    targets = [*targets]
+    headers = {name.lower(): name for target in targets for name in getattr(target, "key_headers", ())}
+    new_headers = headers.keys() - {name.lower() for name in cache.key.headers} - NOT_IN_KEY
+    cookies = cache.key.cookies
+    if cookies is None and not any(getattr(target, "sees_cookies", True) for target in targets):
+        cookies = ()
+    if cookies is not None:
+        new_cookies = {name for target in targets for name in getattr(target, "key_cookies", ())} - set(cookies)
+        cookies = (*cookies, *sorted(new_cookies))
+    if new_headers or cookies != cache.key.cookies:
+        key = cache.key.model_copy(update={
+            "headers": (*cache.key.headers, *(headers[name] for name in sorted(new_headers))), "cookies": cookies})
+        cache = cache.model_copy(update={"key": key})
+    if cache.ttl is not None and any(getattr(target, "says_no_store", False) for target in targets):
+        cache = cache.model_copy(update={"respect": "policy"})
+    return cache

@@ -133,7 +133,7 @@ def explain(path: str | None, headers: tuple[str, ...], peer: str | None, method
         request, address = build(method, url, headers), NOBODY if peer is None else address_of(peer)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
-    app, pipeline = assemble(config, source)
+    _, pipeline = assemble(config, source)
     try:
         click.echo(printable(as_text(f"{request.method} {request.scheme}://{request.host}{request.target}")))
         if method != method.upper():
@@ -154,7 +154,7 @@ def explain(path: str | None, headers: tuple[str, ...], peer: str | None, method
         for line in pipeline.describe(explanation.route, parts=False):
             click.echo(f"  {printable(line)}")
         for line in (*cache_lines(config, pipeline, explanation.route, request),
-                     *destinations(app, pipeline, explanation.route, request)):
+                     *destinations(pipeline, explanation.route, request)):
             click.echo(printable(line))
     except GatewayError as error:
         click.echo(printable(f"answered {error.status} {error.code}: {error}"))

@@ -9,11 +9,9 @@ import click
 from .admin_client import call_admin
 
 if TYPE_CHECKING:
-    from ..aggregate.part import PreparedPart
-    from ..app import Gateway
     from ..cache.entry import Variants
     from ..config import Config, Route
-    from ..message import Request
+    from ..message import NextHop, Request
     from ..pipeline import Pipeline
 
 
@@ -53,35 +51,20 @@ def stored_variants(config: Config, pipeline: Pipeline, key: str) -> tuple[Varia
     return variants, f"{'' if variants else 'nothing '}in {shared} ({where})" if shared else f"not known ({where})"
 
 
-def destinations(app: Gateway, pipeline: Pipeline, route: Route, request: Request) -> list[str]:
-    """The calls to upstreams that the target makes, or the endpoint of a view. Raises InvalidTarget and BadRequest."""
-    from ..aggregate.target import Aggregate
-    from ..forward import Forward
-    from ..views import View, endpoint_of
-    target = pipeline.target(route)
+def destinations(pipeline: Pipeline, route: Route, request: Request) -> list[str]:
+    """Where the targets of a route send the request. Raises InvalidTarget and BadRequest."""
     upstreams = pipeline.config.upstreams
-    if isinstance(target, Forward):
-        instances = upstreams[target.upstream].instances
-        return addresses(f'upstream "{target.upstream}"', request.method, instances, target.target(request))
-    if isinstance(target, Aggregate):
-        return [line for part in target.parts for line in part_lines(part, upstreams[part.upstream].instances, request)]
-    return [f"endpoint: {endpoint_of(app.url_map, request)}"] if isinstance(target, View) else []
+    return [line for target in pipeline.targets_of(route) if hasattr(target, "destinations")
+            for hop in target.destinations(request)
+            for line in hop_lines(hop, upstreams[hop.upstream].instances if hop.upstream else ())]
 
 
-def part_lines(part: PreparedPart, instances: tuple[str, ...], request: Request) -> list[str]:
-    """The call of one part of a composition. Raises BadRequest when the request lacks what a required part needs."""
-    from ..errors import BadRequest
-    what = f'part "{part.name}"{", optional" if part.optional else ""}, upstream "{part.upstream}"'
-    try:
-        return addresses(what, part.method, instances, part.target_for(request))
-    except BadRequest as error:
-        if not part.optional:
-            raise
-        return [f"{what}:", f"  not asked: {error}"]
-
-
-def addresses(what: str, method: str, instances: tuple[str, ...], target: str) -> list[str]:
-    """A headline, and below it the address at each instance."""
-    return [f"{what}{', one of' if len(instances) > 1 else ''}:",
-            *(f"  {method} {target} over {url}" if url.startswith("unix:") else f"  {method} {url.rstrip('/')}{target}"
-              for url in instances)]
+def hop_lines(hop: NextHop, instances: tuple[str, ...]) -> list[str]:
+    """A headline, and below it the address at each instance or why nothing is sent."""
+    if not instances:
+        return [hop.label]
+    if hop.refusal:
+        return [f"{hop.label}:", f"  {hop.refusal}"]
+    return [f"{hop.label}{', one of' if len(instances) > 1 else ''}:",
+            *(f"  {hop.method} {hop.target} over {url}" if url.startswith("unix:")
+              else f"  {hop.method} {url.rstrip('/')}{hop.target}" for url in instances)]

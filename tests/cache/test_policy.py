@@ -1,16 +1,30 @@
-"""What a route's cache means for compositions: their key is what they are made of."""
+"""What a route's cache means for its targets: the key of a composition is what it is made of."""
 
 from __future__ import annotations
 
 import pytest
 
 from gateway.cache.policy import policy_of
-from gateway.config import Route
+from gateway.cache.step import CacheStep
+from gateway.config import Config, RespondSettings
+from gateway.message import Response
+from gateway.pipeline import Pipeline
+from gateway.respond import Respond
+from gateway.telemetry.log import RequestLog
+from gateway.telemetry.metrics import Registry
+
+
+def policy_for(**route):
+    """The policy of the cache step of a route, and the settings it is made of."""
+    upstream = {"instances": ["http://127.0.0.1:1"]}
+    config = Config.model_validate({"routes": [{"path": "/a/*", **route}], "upstreams": {"up": upstream, "u": upstream}})
+    pipeline = Pipeline(config, view=lambda request: Response(200, []), log=RequestLog("off"), registry=Registry())
+    [step] = [step for step in pipeline.steps(config.routes[0]) if isinstance(step, CacheStep)]
+    return step.policy, config.routes[0].cache
 
 
 def policy(cache, **parts):
-    route = Route.model_validate({"path": "/a", "cache": cache, "aggregate": parts})
-    return policy_of(route, route.cache)
+    return policy_for(cache=cache, aggregate=parts)[0]
 
 
 @pytest.mark.parametrize("cache, parts, headers, cookies", [
@@ -36,8 +50,8 @@ def test_a_ttl_goes_before_the_no_store_of_a_composition(cache, respect):
 
 
 def test_other_targets_are_as_they_say():
-    route = Route.model_validate({"path": "/a", "cache": {"ttl": "5s"}, "view": True})
-    assert policy_of(route, route.cache) is route.cache
+    made, settings = policy_for(cache={"ttl": "5s"}, view=True)
+    assert made is settings
 
 
 @pytest.mark.parametrize("target, cookies", [
@@ -47,5 +61,12 @@ def test_other_targets_are_as_they_say():
     ({"upstream": "u", "request_headers": {"remove": ["Cookie"]}, "cache": {"key": {"cookies": ["a"]}}}, ("a",)),
 ])
 def test_cookies_that_nobody_sees_do_not_count(target, cookies):
-    route = Route.model_validate({"path": "/a", "cache": {}, **target})
-    assert policy_of(route, route.cache).key.cookies == cookies
+    made, _ = policy_for(**{"cache": {}, **target})
+    assert made.key.cookies == cookies
+
+
+def test_a_cookie_counts_where_one_of_several_targets_sees_it():
+    _, settings = policy_for(cache={}, view=True)
+    blind = Respond(RespondSettings(text="x"))
+    assert policy_of(settings, [blind, blind]).key.cookies == ()
+    assert policy_of(settings, [blind, lambda request: Response(200, [])]) is settings
