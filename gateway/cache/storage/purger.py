@@ -1,4 +1,4 @@
-"""Purging: here at once, in all other workers by the bus, in nginx in front by its generation.
+"""Purging: in this worker immediately, in the others by the bus, in nginx in front by its generation.
 
 ::
 
@@ -6,7 +6,7 @@
       +-----> notice --> bus --> the marks of the other workers
       +-----> step of the generation (nginx_generation.py), and a notice for those of other workers, behind the purge
 
-An entry is held against the marks when it is looked up (store.py).
+A lookup compares the entry with the marks (store.py).
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ class Purger:
         self.marks = Marks()
         self.addresses = Addresses()
         self.generation: Generation | None = None        # of what nginx in front keeps
-        bus.subscribe(TOPIC, lambda notice: self.add(purge_of(notice)), self._hear_gap)
+        bus.subscribe(TOPIC, lambda notice: self.add(purge_of(notice)), self._purge_up_to)
 
     def purge(self, *, url: str | None = None, prefix: str | None = None, tag: str | None = None, everything: bool = False,
               soft: bool = False) -> int:
-        """Purge one of these, here at once and elsewhere within a second. The number of transports that have it: 0 is this worker
-        only.
+        """Purge exactly one of these: in this worker immediately, in the others within a second. Return how many transports
+        accepted it; with 0 no other worker knows.
 
-        Raises ValueError when it is not one of them, or is no address.
+        Raises ValueError for none or several of them, and for what is no address.
         """
         single = url is not None and prefix is tag is None and not everything
         purges = (self.addresses.purges([url], soft, self.clock()) if single and url is not None
@@ -45,13 +45,13 @@ class Purger:
         if self.generation is None:
             return self._publish(purges)
         step = self.generation.advance()
-        accepted = self._publish(purges, edge_notice(self.clock()))      # behind the purges: who hears of it knows those
+        accepted = self._publish(purges, edge_notice(self.clock()))      # behind the purges: who receives it knows those
         join_all([step], self.bus.patience)
         return accepted
 
     def purge_urls(self, urls: Iterable[str], soft: bool = False) -> int:
-        """Purge all of these, but not in nginx. When it returns all workers of this machine, and Redis, know it, unless that takes
-        longer than a request may wait. Raises ValueError when one is no address, and then purges none."""
+        """Purge all of these, but not in nginx. Return when the transports have accepted it, or a request may wait no longer.
+        Raises ValueError when one is no address, and then purges none."""
         return self._publish(self.addresses.purges(urls, soft, self.clock()))
 
     def _publish(self, purges: Iterable[Purge], *behind: Notice) -> int:
@@ -60,13 +60,13 @@ class Purger:
         return self.bus.send(*(notice_of(purge.short()) for purge in purges), *behind).wait()
 
     def add(self, purge: Purge) -> None:
-        """A purge that was made here or elsewhere."""
+        """Apply a purge of this worker or of another."""
         self.marks.add(purge)
         if purge.kind == "everything" and not purge.soft:
             self.clear()
 
-    def _hear_gap(self, at: float) -> None:
-        """Whatever was purged up to then may be lost."""
+    def _purge_up_to(self, at: float) -> None:
+        """After a gap in the notices, any purge up to ``at`` may be lost: purge everything."""
         self.add(Purge("everything", "", False, at))
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""The generation that purges change, for nginx: its steps, who makes them, what they leave behind. nginx is in the e2e tests."""
+"""The generation that purges change, for nginx: its steps, and what they leave behind. Who makes them is in test_purger.py."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ import time
 import gevent
 import pytest
 
-from gateway.bus.bus import Bus
 from gateway.bus.notice import Notice
-from gateway.cache.storage.memory import MemoryTier
 from gateway.cache.storage.nginx_generation import SWEPT, Generation, edge_notice
-from gateway.cache.storage.store import HttpStore
 from gateway.configfile.load import load_text
 from gateway.errors import ConfigError
 from gateway.loop.native_threads import disk_threads
@@ -204,40 +201,6 @@ def test_a_folder_that_cannot_be_written_to_is_said_and_no_error(tmp_path, caplo
     generation.start()
     assert generation.advance().get() is True and generation.reached
     generation.stop()
-
-
-# -- who tells it
-
-class Wire:
-    """A transport that writes down the topics of what it is to carry."""
-
-    bell = None
-
-    def __init__(self) -> None:
-        self.topics: list[str] = []
-
-    def write(self, *notices: Notice) -> bool:
-        self.topics += [each.topic for each in notices]
-        return True
-
-
-@pytest.mark.parametrize("what", [{"url": "/a"}, {"url": "/a?x=1"}, {"prefix": "/"}, {"tag": "t"}, {"everything": True}])
-@pytest.mark.parametrize("keeps", [True, False])
-def test_what_somebody_purges_is_followed_by_a_step_and_a_notice(made, what, keeps):
-    wire, generation = Wire(), made(settled=SAFETY)
-    store = HttpStore(MemoryTier(1000), bus=Bus([wire], patience=SAFETY))
-    if keeps:
-        store.purger.generation = generation
-    assert store.purger.purge(**what) == 1
-    assert wire.topics == ["purges", "edge"][:1 + keeps] and len(generation.targets) == keeps
-
-
-def test_what_clients_change_is_not(made):
-    wire, generation = Wire(), made()
-    store = HttpStore(MemoryTier(1000), bus=Bus([wire], patience=SAFETY))
-    store.purger.generation = generation
-    store.purger.purge_urls(["http://shop.test/a", "http://shop.test/b"])
-    assert set(wire.topics) == {"purges"} and generation.targets == []
 
 
 CONFIG = """
