@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import gevent
 
@@ -68,6 +71,23 @@ class Running:
         """Process ids of the workers."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
         return [int(pid) for pid in children.split()]
+
+    def lines(self, count: int = 1, **values: Any) -> list[dict[str, Any]]:
+        """The lines of the request log with these values, as soon as there are ``count``: they are written after the answer."""
+        for _ in range(400):
+            found = [line for line in map(json.loads, self.log.read_text().splitlines())
+                     if all(line.get(name) == value for name, value in values.items())]
+            if len(found) >= count:
+                return found
+            gevent.sleep(0.025)
+        raise AssertionError(f"{len(found)} lines with {values} in the request log, not {count}")
+
+    def in_flight(self) -> float:
+        """The gauge of the requests that are being answered."""
+        page = ask(self.admin, b"GET /metrics HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n")[2].decode()
+        found = re.search(r"^gateway_requests_in_flight(?:\{[^}]*\})? (\S+)$", page, re.M)
+        assert found is not None
+        return float(found[1])
 
     def signal(self, number: int) -> None:
         os.kill(self.process.pid, number)

@@ -204,21 +204,10 @@ class Started(Running):
     def in_flight(self):
         """The gauge. What has just been answered leaves it a moment later."""
         for _ in range(200):
-            page = ask(self.admin, b"GET /metrics HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n")[2].decode()
-            value = float(re.search(r"^gateway_requests_in_flight(?:\{[^}]*\})? (\S+)$", page, re.M)[1])
-            if not value:
+            if not (value := super().in_flight()):
                 break
             gevent.sleep(0.05)
         return value
-
-    def lines(self, path, count=1):
-        """The lines of the request log for a path; ``count`` are waited for."""
-        for _ in range(200):
-            found = [line for line in map(json.loads, self.log.read_text().splitlines()) if line.get("path") == path]
-            if len(found) >= count:
-                break
-            gevent.sleep(0.05)
-        return found
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +240,7 @@ def test_a_views_malformed_answer_is_500_closed_and_counted(servers, lane, name)
     assert status == 500 and field(fields, "Set-Cookie") is None
     assert server.get("/closed")[2] == b"1"
     assert server.in_flight() == 0
-    assert [(line["status"], line["flag"]) for line in server.lines(path)] == [(500, "IE")]
+    assert [(line["status"], line["flag"]) for line in server.lines(path=path)] == [(500, "IE")]
 
 
 @pytest.mark.parametrize("lane", LANES)
@@ -262,7 +251,7 @@ def test_a_views_answer_that_turns_out_wrong_once_it_is_sent_is_cut_closed_and_c
     assert (status, len(body)) == (200, 100_000)
     assert server.get("/closed")[2] == b"1"
     assert server.in_flight() == 0
-    assert [(line["status"], line["flag"], line["bytes"]) for line in server.lines(path)] == [(200, "IE", 100_000)]
+    assert [(line["status"], line["flag"], line["bytes"]) for line in server.lines(path=path)] == [(200, "IE", 100_000)]
 
 
 @pytest.mark.parametrize("lane", LANES)
@@ -274,7 +263,7 @@ def test_a_views_sound_answer_is_sent_closed_and_counted(servers, lane, name):
     assert len(body) == expected.get(name, 2) and [key.lower() for key, _ in fields].count("content-length") <= 1
     assert server.get("/closed")[2] == b"1"
     assert server.in_flight() == 0
-    assert [(line["status"], line["flag"]) for line in server.lines(path)] == [(status, "-")]
+    assert [(line["status"], line["flag"]) for line in server.lines(path=path)] == [(status, "-")]
 
 
 @pytest.mark.parametrize("lane", LANES)
@@ -284,7 +273,7 @@ def test_an_upstreams_malformed_head_is_502_and_counted(servers, lane, target, n
     server, path = servers[lane], f"/{target}/{name}"
     assert server.get(path)[0] == 502
     assert server.in_flight() == 0
-    assert [line["status"] for line in server.lines(path)] == [502]
+    assert [line["status"] for line in server.lines(path=path)] == [502]
 
 
 # Clients that do not take their answer
@@ -307,12 +296,12 @@ def begin(server, path, fields=b""):
 @pytest.mark.parametrize("path", BIG)
 def test_a_client_that_takes_nothing_is_cut_and_the_log_tells_what_was_sent(servers, lane, path):
     server = servers[lane]
-    before = len(server.lines(path, 0))
+    before = len(server.lines(0, path=path))
     if path.startswith("/cached"):
         server.get(path)
-        before = len(server.lines(path, before + 1))         # a large body is logged when it has been sent
+        before = len(server.lines(before + 1, path=path))         # a large body is logged when it has been sent
     with begin(server, path) as client:
-        line = server.lines(path, before + 1)[-1]
+        line = server.lines(before + 1, path=path)[-1]
         data = b""
         try:
             while piece := client.recv(1 << 20):
@@ -329,10 +318,10 @@ def test_a_client_that_takes_nothing_is_cut_and_the_log_tells_what_was_sent(serv
 @pytest.mark.parametrize("path", BIG)
 def test_a_client_that_goes_is_told_from_one_that_was_cut(servers, lane, path):
     server = servers[lane]
-    before = len(server.lines(path, 0))
+    before = len(server.lines(0, path=path))
     with begin(server, path) as client:
         client.recv(100_000)
-    line = server.lines(path, before + 1)[-1]
+    line = server.lines(before + 1, path=path)[-1]
     assert (line["status"], line["flag"]) == (200, "DC") and line["bytes"] < 12_000_000
     assert server.in_flight() == 0
 
@@ -341,11 +330,11 @@ def test_a_client_that_goes_is_told_from_one_that_was_cut(servers, lane, path):
 @pytest.mark.parametrize("path", BIG)
 def test_who_takes_all_gets_all(servers, lane, path):
     server = servers[lane]
-    before = len(server.lines(path, 0))
+    before = len(server.lines(0, path=path))
     with begin(server, path, b"Connection: close\r\n") as client:
         data = b"".join(iter(lambda: client.recv(1 << 20), b""))
     assert body_of(data) == 12_000_000 + (len(b"\r\n") if "streamed" in path else 0)
-    line = server.lines(path, before + 1)[-1]
+    line = server.lines(before + 1, path=path)[-1]
     assert (line["status"], line["flag"], line["bytes"]) == (200, "-", 12_000_000)
 
 

@@ -340,7 +340,7 @@ def test_streams(origin, get):
     assert not is_hit(get("/small/cut"))
 
 
-def test_many_clients_one_request(origin, get):
+def test_many_clients_one_request(origin, gateway, get):
     together = gevent.event.Event()
 
     def slow(head):
@@ -349,9 +349,8 @@ def test_many_clients_one_request(origin, get):
 
     origin.answers["/cold"] = slow
     clients = [gevent.spawn(get, "/cold") for _ in range(100)]
-    while origin.count("/cold") == 0:
+    while origin.count("/cold") == 0 or gateway.in_flight() < 100:
         gevent.sleep(0.01)
-    gevent.sleep(0.2)
     together.set()
     gevent.joinall(clients, timeout=30)
     assert {client.value[2] for client in clients} == {b"hello"}
@@ -393,7 +392,8 @@ def test_a_client_that_leaves_takes_nothing_from_the_others(origin, gateway, get
     leaving.sendall(b"GET /left HTTP/1.1\r\nHost: shop.test\r\n\r\n")
     assert began.wait(20)
     follower = gevent.spawn(get, "/left")
-    gevent.sleep(0.1)
+    while gateway.in_flight() < 2:
+        gevent.sleep(0.01)
     leaving.close()
     while origin.count("/left") < 2:                      # the follower asks for itself once the leader is known to be gone
         gevent.sleep(0.05)

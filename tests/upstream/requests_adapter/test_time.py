@@ -93,15 +93,18 @@ def test_the_timeout_of_a_call_holds_for_upstreams_and_uploads_too(path, error, 
     assert isinstance(gateway_error(excinfo.value), UpstreamTimeout)
 
 
-def test_a_slow_generator_is_not_the_servers_fault(service):
+def test_a_slow_generator_is_not_the_servers_fault(service, stall):
+    one, timeout = service(), (SAFETY, 1.0)
+    one.extra["/stall"] = stall()
+
     def pieces():
         yield b"first"
-        gevent.sleep(0.4)                                # longer than the answer may take
+        with pytest.raises(requests.ReadTimeout):        # all the time that an answer may take
+            requests.get(one.base + "/stall", timeout=timeout)
         yield b"second"
 
-    one = service()
     govern_requests()
-    assert requests.post(one.base + "/echo", data=pieces(), timeout=(SAFETY, 0.3)).json()["body"] == "firstsecond"
+    assert requests.post(one.base + "/echo", data=pieces(), timeout=timeout).json()["body"] == "firstsecond"
 
 
 # -- bodies as they come
