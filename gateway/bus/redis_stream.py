@@ -175,7 +175,7 @@ class RedisStream:
             return
         theirs = self.client.clock
         before = theirs.shift
-        self._compare_clocks(lambda: self.client.circuit.limited(self._library.time))
+        self._compare_clocks(lambda: self.client.circuit.limit(self._library.time))
         if abs(theirs.shift - before) > STEP:
             log.warning("the clock of Redis was set by %.1f s: what is kept there is not used any more", theirs.shift - before)
             notice = gap(self.now())
@@ -190,7 +190,7 @@ class RedisStream:
     def _read(self, hear: Hear, block: int | None = None) -> int:
         """Hear what came after the last one; how many that were."""
         began, most = self.now(), self._batch
-        answer = self.client.circuit.limited(
+        answer = self.client.circuit.limit(
             lambda: self._library.xread({self.name: self._last}, count=most, block=block), WHOLE)
         entries = [entry for _, batch in pairs(answer) for entry in flat(batch)]
         for number, fields in entries:

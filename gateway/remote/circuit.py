@@ -72,12 +72,12 @@ class Circuit:
         return self.breaker.admits(self.clock())
 
     @property
-    def paused(self) -> bool:
+    def is_paused(self) -> bool:
         return self.breaker.state(self.clock()) is State.OPEN
 
     def attempt(self, operation: Callable[[], T]) -> T | None:
         """The result; None when the circuit is paused, the server busy, or the operation fails. The operation limits its time
-        itself (``limited``)."""
+        itself (``limit``)."""
         permit = self.breaker.admit(self.clock())
         if permit is None:
             return None
@@ -106,7 +106,7 @@ class Circuit:
             self._report_recovery()
         return result
 
-    def limited(self, operation: Callable[[], T], seconds: float | None = None) -> T:
+    def limit(self, operation: Callable[[], T], seconds: float | None = None) -> T:
         """The result, within ``seconds``, or the time that an operation has. Raises what it raises, and Slow."""
         seconds = seconds or self.timeout
         with LoopLimit(seconds, Slow(f"no answer within {seconds * 1000:.0f} ms")):

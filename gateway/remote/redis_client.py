@@ -73,46 +73,46 @@ class RedisClient:
     def ask_all(self, commands: Sequence[Command]) -> int:
         """Send a batch, beside the requests; how many of it failed. A script runs after the commands before it."""
         if not is_cluster(self.url):
-            refused: list[Exception] = []
-            done = self.circuit.attempt(lambda: self._send_batch(commands, refused))
-            return 0 if done else len(refused) or len(commands)
-        failed = 0
+            errors: list[Exception] = []
+            success = self.circuit.attempt(lambda: self._send_batch(commands, errors))
+            return 0 if success else len(errors) or len(commands)
+        failures = 0
         for some in ([each for each in commands if each[0] not in SCRIPTS], [each for each in commands if each[0] in SCRIPTS]):
-            failed += gather(*(partial(self.ask, *command) for command in some), limit=CONCURRENCY).count(None)
-        return failed
+            failures += gather(*(partial(self.ask, *command) for command in some), limit=CONCURRENCY).count(None)
+        return failures
 
     def _ask(self, command: Command) -> Any:
         if is_cluster(self.url):
-            return self.slots.run(lambda: self.circuit.limited(lambda: self.library.execute_command(*command)))
+            return self.slots.run(lambda: self.circuit.limit(lambda: self.library.execute_command(*command)))
         return self._with_connection(lambda connection: answer(connection, command), self.timeout / 2, self.timeout)
 
-    def _send_batch(self, commands: Sequence[Command], refused: list[Exception]) -> bool:
-        """One round trip. A command that is ``refused`` leaves the others as they are."""
+    def _send_batch(self, commands: Sequence[Command], errors: list[Exception]) -> bool:
+        """One round trip. A command that is refused leaves the others as they are: its error goes to ``errors``."""
         try:
-            refused += self._with_connection(lambda connection: self._exchange(connection, commands), BATCH_TIMEOUT, BATCH_TIMEOUT)
+            errors += self._with_connection(lambda connection: self._exchange(connection, commands), BATCH_TIMEOUT, BATCH_TIMEOUT)
         except Busy:
             self.circuit.on_failure(float(len(commands)))
             raise
-        for _ in refused[1:]:
+        for _ in errors[1:]:
             self.circuit.on_failure(1.0)
-        if refused:
-            raise Refused(str(refused[0]))
+        if errors:
+            raise Refused(str(errors[0]))
         return True
 
     def _exchange(self, connection: Any, commands: Sequence[Command]) -> list[Exception]:
-        refused = exchange(connection, commands, self._refusals)
-        for error in refused:
+        errors = exchange(connection, commands, self._refusals)
+        for error in errors:
             if isinstance(error, self._failures):
                 raise error
-        return refused
+        return errors
 
     def _with_connection(self, operation: Callable[[Any], T], patience: float, seconds: float) -> T:
         connections = self.connections
         connection = connections.take(patience)
         try:
-            if self.circuit.paused:                      # since a connection was waited for
+            if self.circuit.is_paused:                   # since a connection was waited for
                 raise Busy
-            result = self.circuit.limited(lambda: operation(connection), seconds)
+            result = self.circuit.limit(lambda: operation(connection), seconds)
         except (Busy, self._refusals) as error:
             if isinstance(error, self._failures):        # there may be another Redis under this address now
                 connections.drop(connection)
@@ -166,10 +166,10 @@ def answer(connection: Any, command: Command) -> Any:
 def exchange(connection: Any, commands: Sequence[Command], refusals: type[Exception]) -> list[Exception]:
     """Send all, then read all answers: those that are refusals."""
     connection.send_packed_command(connection.pack_commands(commands))
-    refused: list[Exception] = []
+    errors: list[Exception] = []
     for _ in commands:
         try:
             connection.read_response()
         except refusals as error:
-            refused.append(error)
-    return refused
+            errors.append(error)
+    return errors

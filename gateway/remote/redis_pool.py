@@ -29,13 +29,13 @@ CONNECT = 1.0                   # seconds that each step of connecting may take,
 
 
 class Connections:
-    """At most ``most`` connections. ``make`` returns one that is not connected yet, ``owned`` whether one still leads to the right
-    place, ``errors`` are those of connecting."""
+    """At most ``most`` connections. ``make`` returns one that is not connected yet, ``is_owned`` whether one still leads to the
+    right place, ``errors`` are those of connecting."""
 
-    def __init__(self, make: Callable[[], Any], owned: Callable[[Any], Any], most: int,
+    def __init__(self, make: Callable[[], Any], is_owned: Callable[[Any], Any], most: int,
                  errors: tuple[type[Exception], ...]) -> None:
         self.make = make
-        self.owned = owned
+        self.is_owned = is_owned
         self.most = most
         self.errors = errors
         self.open = 0                                    # idle or in use
@@ -75,7 +75,7 @@ class Connections:
     def _sound(self, connection: Any) -> bool:
         """Is it neither closed nor in the middle of an answer?"""
         try:
-            return self.owned(connection) and not connection.can_read()
+            return self.is_owned(connection) and not connection.can_read()
         except self.errors:
             return False
 

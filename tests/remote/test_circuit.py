@@ -63,8 +63,8 @@ def test_one_operation_at_a_time_finds_out_whether_the_server_is_well():
     circuit = Circuit("it", 5.0, (), clock=lambda: now[0])
     circuit.pause(Slow("late"))
     now[0] += 1.0
-    assert circuit.usable and not circuit.paused
-    assert circuit.attempt(lambda: (circuit.attempt(lambda: 8), circuit.usable, circuit.paused)) == (None, False, False)
+    assert circuit.usable and not circuit.is_paused
+    assert circuit.attempt(lambda: (circuit.attempt(lambda: 8), circuit.usable, circuit.is_paused)) == (None, False, False)
     assert circuit.usable and circuit.attempt(lambda: 9) == 9
 
 

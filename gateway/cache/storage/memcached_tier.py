@@ -83,7 +83,7 @@ class MemcachedTier:
         return self.prefix + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
     def _attempt(self, operation: Callable[[], Any]) -> Any:
-        return self.circuit.attempt(lambda: self.slots.run(lambda: self.circuit.limited(lambda: self._translate(operation))))
+        return self.circuit.attempt(lambda: self.slots.run(lambda: self.circuit.limit(lambda: self._translate(operation))))
 
     def _translate(self, operation: Callable[[], Any]) -> Any:
         """The result of an operation; a refusal of Memcached is raised as Refused."""
