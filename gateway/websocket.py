@@ -12,14 +12,15 @@ request. What a client sends behind the handshake, before the 101, is the next r
 
 from __future__ import annotations
 
-from time import monotonic
 from typing import Any
 
 import gevent
 from gevent import socket
 
 from .errors import BadRequest, NotAllowedHere
+from .loop.monotonic_clock import CLOCK, MonotonicClock
 from .message import Handler, Request, Response
+from .tasks import Event
 
 PIECE = 65536
 
@@ -27,9 +28,10 @@ PIECE = 65536
 class WebSocket:
     """Steps between this one and the target see the handshake as an ordinary request, and its 101 as an answer."""
 
-    def __init__(self, next: Handler, idle_timeout: float) -> None:
+    def __init__(self, next: Handler, idle_timeout: float, clock: MonotonicClock = CLOCK) -> None:
         self.next = next
         self.idle_timeout = idle_timeout
+        self.clock = clock
 
     def __call__(self, request: Request) -> Response:
         if not is_handshake(request):
@@ -53,7 +55,7 @@ class WebSocket:
             client.sendall("".join(head).encode("latin-1") + tunnel.leftover)
             if early:
                 tunnel.sock.sendall(early)
-            up, down = splice(client, tunnel.sock, self.idle_timeout)
+            up, down = splice(client, tunnel.sock, self.idle_timeout, self.clock)
             request.notes["websocket"] = {"sent": up + len(early), "received": down + len(tunnel.leftover)}
         except OSError as error:
             request.notes["websocket"] = {"error": str(error)}
@@ -71,34 +73,37 @@ def is_handshake(request: Request) -> bool:
                     for value in request.header_list("Connection") for token in value.split(",")))
 
 
-def splice(client: Any, upstream: Any, idle_timeout: float) -> tuple[int, int]:
+def splice(client: Any, upstream: Any, idle_timeout: float, clock: MonotonicClock = CLOCK) -> tuple[int, int]:
     """Copy both ways until one side ends or ``idle_timeout`` seconds pass without a byte. Returns bytes (to, from) upstream."""
     totals = [0, 0]
-    last = [monotonic()]
+    last = [clock.now()]
+    one_end, both_ends = Event(), Event()
     client.settimeout(None)
     upstream.settimeout(None)
 
     def copy(source: Any, sink: Any, side: int) -> None:
         try:
             while data := source.recv(PIECE):
-                last[0] = monotonic()
+                last[0] = clock.now()
                 sink.sendall(data)
-                last[0] = monotonic()
+                last[0] = clock.now()
                 totals[side] += len(data)
                 socket.wait_write(sink.fileno())         # others' turn: with both sockets ready nothing else here waits
             sink.shutdown(socket.SHUT_WR)
         except OSError:                          # either side is gone: that ends both directions
             return
+        finally:
+            (both_ends if one_end.ready() else one_end).set()
 
     pumps = [gevent.spawn(copy, client, upstream, 0), gevent.spawn(copy, upstream, client, 1)]
     try:
-        while not any(pump.dead for pump in pumps):
-            left = last[0] + idle_timeout - monotonic()
+        while not one_end.ready():
+            left = last[0] + idle_timeout - clock.now()
             if left <= 0:
                 break
-            gevent.wait(pumps, timeout=left, count=1)
+            clock.wait(one_end, left)
         else:
-            gevent.wait(pumps, timeout=min(idle_timeout, 1.0))     # the close frame's answer may be under way
+            clock.wait(both_ends, min(idle_timeout, 1.0))        # the close frame's answer may be under way
     finally:
         gevent.killall(pumps)
     return totals[0], totals[1]

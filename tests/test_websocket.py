@@ -9,6 +9,7 @@ from gevent.socket import socketpair
 from gateway.errors import NotAllowedHere
 from gateway.message import Request, Response
 from gateway.websocket import WebSocket, is_handshake, splice
+from tests.clocks import VirtualClock
 
 ASKS = [("Connection", "keep-alive, Upgrade"), ("Upgrade", "WebSocket")]
 
@@ -129,4 +130,9 @@ def test_silence_ends_it():
     browser, client = socketpair()
     upstream, service = socketpair()
     with browser, client, upstream, service:
-        assert splice(client, upstream, 0.01) == (0, 0)
+        clock = VirtualClock()
+        splicing = gevent.spawn(splice, client, upstream, 30.0, clock)
+        clock.run(29.0)
+        assert not splicing.dead
+        clock.run(1.0)
+        assert splicing.get(timeout=30) == (0, 0)
