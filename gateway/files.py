@@ -27,7 +27,7 @@ import mimetypes
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from email.utils import formatdate
 from time import time
 from urllib.parse import quote, unquote_to_bytes
@@ -152,10 +152,11 @@ class Files:
 
     sees_cookies = False
 
-    def __init__(self, path: str, folder: str, in_memory: int = IN_MEMORY) -> None:
+    def __init__(self, path: str, folder: str, in_memory: int = IN_MEMORY, now: Callable[[], float] = time) -> None:
         self.prefix = path[:-1]
         self.folder = folder
         self.in_memory = in_memory
+        self.now = now
         self._segments = self.prefix.count("/")
         self._digests: dict[Stamp, str] = {}
         self._hashing: dict[tuple[int, Stamp], Hashing] = {}
@@ -176,7 +177,7 @@ class Files:
             location = ("Location", self.prefix + quote(with_digest(name, file.digest)))
             return Response(302, [location, ("Cache-Control", "no-cache"), ("Content-Length", "0")])
         coding = preferred_coding(", ".join(request.header_list("Accept-Encoding")), file.variants) if file.variants else ""
-        return answer(request, file, name, IMMUTABLE if digest else "no-cache", coding, self.in_memory)
+        return answer(request, file, name, IMMUTABLE if digest else "no-cache", coding, self.in_memory, self.now)
 
     def url(self, name: str) -> str | None:
         """The address of a file with its hash; None when there is no such file."""
@@ -260,7 +261,8 @@ class Files:
         return f"files of {self.folder}"
 
 
-def answer(request: Request, whole: File, name: str, caching: str, coding: str, in_memory: int) -> Response:
+def answer(request: Request, whole: File, name: str, caching: str, coding: str, in_memory: int,
+           now: Callable[[], float]) -> Response:
     """The response: the file or its variant in ``coding``, the ranges requested, 304 or 416. It owns the file from here on."""
     file = whole.variants.pop(coding) if coding else whole
     varying: Headers = [("Vary", "Accept-Encoding")] if coding or whole.variants else []
@@ -281,7 +283,7 @@ def answer(request: Request, whole: File, name: str, caching: str, coding: str, 
     kind = f"{kind}; charset=utf-8" if kind.startswith("text/") else kind
     about += [("Accept-Ranges", "bytes")] + ([("Content-Encoding", coding)] if coding else [])
     size = file.status.st_size
-    current = request.method == "GET" and same_version(request, about, file.status.st_mtime)
+    current = request.method == "GET" and same_version(request, about, file.status.st_mtime, now)
     ranges = byte_ranges(request.header("Range"), size) if current else None
     if ranges is None:
         status, body = 200, Parts(file, [(0, size - 1)])
@@ -317,12 +319,12 @@ def content_range(one: Bounds, size: int) -> str:
     return f"bytes {one[0]}-{one[1]}/{size}"
 
 
-def same_version(request: Request, about: Headers, moment: float) -> bool:
+def same_version(request: Request, about: Headers, modified: float, now: Callable[[], float]) -> bool:
     """Does a range request want a part of this content (If-Range, RFC 9110 section 13.1.5)? A date is strong once its second is
     over (section 8.8.2.2). Several Range lines count as none."""
     fields = dict(about)
     condition = request.header("If-Range", fields["ETag"])
-    strong = condition == fields["ETag"] or condition == fields["Last-Modified"] and int(moment) < int(time())
+    strong = condition == fields["ETag"] or condition == fields["Last-Modified"] and int(modified) < int(now())
     return strong and len(request.header_list("Range")) == 1
 
 

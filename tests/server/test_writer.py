@@ -102,6 +102,7 @@ def test_date_is_added_when_there_is_none():
     added, _, _ = compose((1, 1), 200, "200 OK", [("X", "1")])
     kept, _, _ = compose((1, 1), 200, "200 OK", [("date", "mine")])
     assert re.fullmatch(rb"Date: \w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT\r\n", date_line())
+    assert date_line(lambda: 784111777.9) == b"Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
     assert re.fullmatch(rb"HTTP/1.1 200 OK\r\nX: 1\r\nDate: [^\r\n]+\r\n", added)
     assert kept == b"HTTP/1.1 200 OK\r\ndate: mine\r\n"
 
