@@ -25,9 +25,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from time import monotonic
 from typing import Any, NamedTuple, Protocol
 
+from ..loop.monotonic_clock import CLOCK, MonotonicClock
 from ..loop.native_threads import native_thread
 from ..loop.time_limit import LoopLimit
 from ..tasks import spawn_apart
@@ -91,10 +91,11 @@ class Bus:
     for them."""
 
     def __init__(self, transports: Sequence[Transport] = (), *, patience: float = PATIENCE,
-                 now: Callable[[], float] = clock.now) -> None:
+                 now: Callable[[], float] = clock.now, clock: MonotonicClock = CLOCK) -> None:
         self.transports = tuple(transports)
         self.patience = patience
         self.now = now
+        self.clock = clock
         journals: list[Any] = [transport for transport in self.transports if transport.bell is not None]
         self._journal: Any = journals[0] if journals else None
         self.bell: Bell = journals[0].bell if journals else Bell()       # that one never rings
@@ -160,9 +161,9 @@ class Bus:
         bell = self.bell
         if bell.last_read == bell.cell[0]:
             return
-        until = monotonic() + self.patience
+        until = self.clock.now() + self.patience
         while (number := bell.cell[0]) != bell.last_read:
-            if (left := until - monotonic()) <= 0:
+            if (left := until - self.clock.now()) <= 0:
                 bell.last_read = number                  # the next request need not wait for what is not to be had
                 log.warning("notices of other workers cannot be read within %g s", self.patience)
                 return
@@ -189,9 +190,9 @@ class Bus:
 
     def stop(self, seconds: float) -> None:
         """What was published has ``seconds`` to leave."""
-        until = monotonic() + seconds
+        until = self.clock.now() + seconds
         for commit in self._commits:
-            commit.flush(max(0.0, until - monotonic()))
+            commit.flush(max(0.0, until - self.clock.now()))
         if self._reading is not None:
             self._reading.kill()
         for transport in self.transports:

@@ -33,6 +33,7 @@ from pathlib import Path
 from time import sleep
 from typing import IO, Any
 
+from ..loop.monotonic_clock import CLOCK, MonotonicClock
 from ..loop.native_threads import SerialThread, native_thread, run_in_thread
 from ..move_aside import move_aside
 from ..tasks import Semaphore, spawn, spawn_apart
@@ -61,7 +62,7 @@ class Journal:
     in a greenlet. With ``make``, its folder is made."""
 
     def __init__(self, path: str | os.PathLike[str], limit: int = LIMIT, *, make: bool = False, poll: float = POLL,
-                 piece: int = PIECE, lines: int = LINES, huge: int = HUGE) -> None:
+                 piece: int = PIECE, lines: int = LINES, huge: int = HUGE, clock: MonotonicClock = CLOCK) -> None:
         self.path = Path(path)
         self.limit = limit
         self.make = make
@@ -69,6 +70,7 @@ class Journal:
         self.piece = piece
         self.lines = lines
         self.huge = huge
+        self.clock = clock
         self.bell = Bell()
         self._mute = False                               # it was logged that the bell cannot be shared
         self._file: IO[bytes] | None = None              # held open, so that no other file gets its inode
@@ -101,10 +103,10 @@ class Journal:
 
     def _follow(self, hear: Hear) -> None:
         while True:
-            sleep(self.poll)
+            self.clock.sleep(self.poll)
             self._thread.run(self._hang_bell)
             while self._deliver(hear):
-                sleep(PAUSE)
+                self.clock.sleep(PAUSE)
 
     def _deliver(self, hear: Hear) -> bool:
         """Hear some of what came; whether there was anything. What was read before is heard before."""

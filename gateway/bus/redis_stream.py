@@ -26,9 +26,9 @@ import logging
 import os
 import secrets
 from collections.abc import Callable
-from time import monotonic, sleep
 from typing import Any
 
+from ..loop.monotonic_clock import CLOCK, MonotonicClock
 from ..loop.native_threads import native_thread
 from ..remote.circuit import Slow
 from ..remote.redis_client import RedisClient
@@ -77,12 +77,13 @@ class RedisStream:
     bell = None
 
     def __init__(self, client: RedisClient, *, length: int = LENGTH, limit: int = BACKLOG, begin: str = BEGIN,
-                 now: Callable[[], float] = clock.now) -> None:
+                 now: Callable[[], float] = clock.now, clock: MonotonicClock = CLOCK) -> None:
         self.client = client
         self.length = length
         self.limit = limit
         self.begin = begin
         self.now = now
+        self.clock = clock
         self.name = f"{client.prefix}notices"
         self.latest = f"{self.name}:latest" if "{" in self.name else f"{{{self.name}}}:latest"       # on the same node of a Cluster
         self.own = ""                                    # who we are, in the log
@@ -144,7 +145,7 @@ class RedisStream:
                 self._batch = max(1, self._batch // 10)
                 circuit.on_failure(1.0)
                 circuit.pause(error)
-                sleep(max(circuit.left(), 0.01))
+                self.clock.sleep(max(circuit.left(), 0.01))
 
     def _catch_up(self, hear: Hear) -> float:
         """Read everything new, and write the backlog; the seconds of Redis's quickest answer. Raises the client's errors, and those
@@ -171,7 +172,7 @@ class RedisStream:
 
     def _watch_clock(self, hear: Hear) -> None:
         """Redis's clock may be set. By how much each of its times is wrong then nobody can tell: a gap up to now, for everybody."""
-        if monotonic() < self._next_look:
+        if self.clock.now() < self._next_look:
             return
         theirs = self.client.clock
         before = theirs.shift
@@ -184,7 +185,7 @@ class RedisStream:
 
     def _compare_clocks(self, ask: Callable[[], tuple[int, int]]) -> float:
         """The seconds of the quickest answer."""
-        self._next_look = monotonic() + CLOCK_INTERVAL
+        self._next_look = self.clock.now() + CLOCK_INTERVAL
         return self.client.clock.compare(ask, self.now)
 
     def _read(self, hear: Hear, block: int | None = None) -> int:
