@@ -20,7 +20,7 @@ from ..errors import GatewayError, UpstreamClosed, UpstreamError, UpstreamProtoc
 from ..message import Attempt, Body, Call
 from .framing import ByLength, ChunkedFraming, Framing, UntilClose
 from .head import CHUNKED, UNTIL_CLOSE, Head, parse_head
-from .limit import Limit, Silence
+from .limit import Limit, SilenceLimit
 from .sending import Sender
 from .stream import BodyStream
 from .transport import PIECE, Connection, ConnectionLost
@@ -117,7 +117,7 @@ class Exchange:
         framing: Framing = ByLength(size) if size >= 0 else ChunkedFraming() if size == CHUNKED else UntilClose()
         keep_alive = head.keep_alive and size != UNTIL_CLOSE
         in_memory = 0 <= size <= IN_MEMORY
-        self.limit = Silence(self.limit.deadline if in_memory else None, self.silence, self._silence_error, self.limit.clock)
+        self.limit = SilenceLimit(self.limit.deadline if in_memory else None, self.silence, self._silence_error, self.limit.clock)
         self.limit.sender = self.sender
         first = framing.feed(rest) if rest else b""
         if framing.complete:

@@ -85,8 +85,8 @@ class Limit:
         return Limit(self.deadline, seconds, error, self.clock)
 
 
-class Silence(Limit):
-    """Each wait may last ``seconds``: the longest silence, however long the whole takes. The deadline, if any, holds as well."""
+class SilenceLimit(Limit):
+    """A limit whose ``seconds`` bound each wait, not the whole: the longest silence. The deadline, if any, holds as well."""
 
     __slots__ = ()
 

@@ -7,7 +7,7 @@ import gevent
 from ..errors import BodyTimeout, ClientDisconnected, GatewayError, InternalError, TruncatedBody, UpstreamTimeout
 from ..loop.monotonic_clock import MonotonicClock
 from ..message import Body, Call
-from .limit import Limit, Silence
+from .limit import Limit, SilenceLimit
 from .transport import PIECE, Connection, ConnectionLost
 
 
@@ -44,7 +44,7 @@ class Sender:
         self._greenlet.kill(block=block)
 
     def _run(self, rest: list[memoryview], body: Body | None) -> None:
-        limit = Silence(None, self._silence, self._stall_error, self._limit.clock)
+        limit = SilenceLimit(None, self._silence, self._stall_error, self._limit.clock)
         try:
             for data in rest:
                 self._connection.send_all(data, limit)

@@ -21,7 +21,7 @@ from ..config import Tls
 from ..errors import ConfigError
 from ..loop.monotonic_clock import CLOCK, MonotonicClock
 from .dns import SocketAddress
-from .limit import Limit, Silence
+from .limit import Limit, SilenceLimit
 from .transport import CLOSED_HERE, PIECE, Connection, ConnectionLost
 
 RECORDS = 65536
@@ -230,7 +230,7 @@ class TlsSocket:
         self._limit = Limit(None, None, TimeoutError)
 
     def settimeout(self, seconds: float | None) -> None:
-        self._limit = Limit(None, None, TimeoutError) if seconds is None else Silence(None, seconds, TimeoutError)
+        self._limit = Limit(None, None, TimeoutError) if seconds is None else SilenceLimit(None, seconds, TimeoutError)
 
     def recv(self, size: int) -> bytes:
         try:

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.deadline import Deadline
 from gateway.errors import ConnectTimeout, DeadlineExceeded, TruncatedBody, UpstreamTimeout
-from gateway.upstream.limit import Limit, Silence
+from gateway.upstream.limit import Limit, SilenceLimit
 
 
 def late() -> UpstreamTimeout:
@@ -74,7 +74,7 @@ def test_restart_gives_the_seconds_again():
 
 
 def test_silence_counts_from_each_wait():
-    limit = Silence(None, 10, late)
+    limit = SilenceLimit(None, 10, late)
     limit.until = 0
     with pytest.raises(UpstreamTimeout):
         limit.left()
@@ -90,6 +90,6 @@ def test_a_wait_looks_again_when_the_earlier_one_is_over(deadline, seconds, soon
 
 
 def test_silence_ends_with_the_deadline():
-    limit = Silence(Deadline(5), 10, late)
+    limit = SilenceLimit(Deadline(5), 10, late)
     assert 4 < (limit.left() or 0) <= 5
     assert isinstance(limit.over(), DeadlineExceeded)
