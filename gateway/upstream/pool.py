@@ -183,7 +183,7 @@ class Pool:
         return turn.value
 
     def _leave(self, turn: AsyncResult) -> None:
-        """Leave the queue; what it got already goes to the next."""
+        """Leave the queue; hand a connection or slot already received to the next waiter."""
         if not turn.ready():
             self.waiting.remove(turn)
         elif turn.value is None:
