@@ -49,7 +49,7 @@ from .telemetry.log import RequestLog
 from .telemetry.metrics import Registry
 from .telemetry.observe import Observe
 from .upstream.client import Upstream
-from .view_cache import Counts, HttpStore, http_store
+from .view_cache import HttpStore, TierCounters, http_store
 from .websocket import WebSocket
 
 Wrap = Callable[[Handler], Handler]
@@ -72,7 +72,7 @@ class Pipeline:
             name: Upstream(name, settings) for name, settings in config.upstreams.items()}
         self.sends = {name: upstream.send for name, upstream in self.upstreams.items()}     # one for all routes
         self.registry = registry
-        self.store = store if store is not None else http_store(config, Counts(tier_numbers(registry)))
+        self.store = store if store is not None else http_store(config, TierCounters(tier_numbers(registry)))
         self.caching = any(route.cache for route in config.routes)
         folds = not config.gateway.literal_paths
         self.store.caches = Table(((route, None) for route in config.routes if route.cache), folds=folds).reaches

@@ -44,7 +44,7 @@ from .cache.storage.memory import MemoryTier
 from .cache.storage.nginx_generation import Generation
 from .cache.storage.redis_tier import RedisTier
 from .cache.storage.store import HttpStore
-from .cache.storage.tiers import Counts, SharedTier, ignore
+from .cache.storage.tiers import SharedTier, TierCounters, ignore
 from .config import CacheStorage, Config
 from .loop.native_threads import native_lock, native_thread
 from .remote.redis_client import RedisClient
@@ -59,7 +59,7 @@ TOPIC = "views"                 # of the bus: keys that were deleted, and "" for
 view_cache = Cache()
 
 
-def http_store(config: Config, counts: Counts | None = None, breaker: Callable[[], Breaker] = Breaker) -> HttpStore:
+def http_store(config: Config, counts: TierCounters | None = None, breaker: Callable[[], Breaker] = Breaker) -> HttpStore:
     """The tiers that a configuration asks for, each remote one with a ``breaker`` of its own. Nothing runs before its ``start``.
     Raises ConfigError without an extra it needs."""
     largest = max([SEVERAL * route.cache.max_object for route in config.routes if route.cache], default=0)
@@ -70,10 +70,10 @@ def http_store(config: Config, counts: Counts | None = None, breaker: Callable[[
     return store
 
 
-def store_of(settings: CacheStorage, counts: Counts | None = None, largest: int = LARGEST,
+def store_of(settings: CacheStorage, counts: TierCounters | None = None, largest: int = LARGEST,
              breaker: Callable[[], Breaker] = Breaker) -> HttpStore:
     """The same from the settings themselves. ``largest`` is the size of a record in bytes."""
-    counts = counts or Counts()
+    counts = counts or TierCounters()
     tiers: list[SharedTier] = []
     transports: list[Transport] = []
     leases = None
@@ -315,4 +315,4 @@ def value_of(key: str, data: bytes, shift: float) -> StoredValue:
     return value
 
 
-__all__ = ["Counts", "HttpStore", "Tiered", "http_store", "init", "view_cache"]
+__all__ = ["TierCounters", "HttpStore", "Tiered", "http_store", "init", "view_cache"]

@@ -29,10 +29,10 @@ def data(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def crew(tmp_path):
-    crew = Children(tmp_path, dict(os.environ))
-    yield crew
-    crew.stop()
+def children(tmp_path):
+    children = Children(tmp_path, dict(os.environ))
+    yield children
+    children.stop()
 
 
 def client(factory, folder: Path):
@@ -169,43 +169,43 @@ def test_the_greeting_says_who_listens_where(tmp_path, nginx, wanted, title):
     assert "340 ms in a row, composed in about 160 ms" in text
 
 
-def test_a_child_that_dies_is_named_with_its_last_words(crew):
-    child = crew.start("service users", [sys.executable, "-c", "print('one'); print('two'); raise SystemExit(3)"])
+def test_a_child_that_dies_is_named_with_its_last_words(children):
+    child = children.start("service users", [sys.executable, "-c", "print('one'); print('two'); raise SystemExit(3)"])
     child.process.wait(30)
     with pytest.raises(ChildDied) as caught:
-        crew.check()
+        children.check()
     assert str(caught.value) == "service users ended (exit status 3). The last lines of its output:\n    one\n    two"
 
 
-def test_a_killed_child_is_named_with_its_signal(crew):
-    child = crew.start("nginx", SLEEP)
-    crew.check()
+def test_a_killed_child_is_named_with_its_signal(children):
+    child = children.start("nginx", SLEEP)
+    children.check()
     child.process.send_signal(signal.SIGKILL)
     child.process.wait(30)
     with pytest.raises(ChildDied, match=r"nginx ended \(SIGKILL\)"):
-        crew.check()
+        children.check()
 
 
-def test_stopping_ends_everyone(crew):
-    processes = [crew.start(f"child {number}", SLEEP).process for number in range(3)]
-    crew.stop()
+def test_stopping_ends_everyone(children):
+    processes = [children.start(f"child {number}", SLEEP).process for number in range(3)]
+    children.stop()
     assert [process.returncode for process in processes] == [-signal.SIGTERM] * 3
 
 
-def test_a_child_that_ignores_sigterm_is_killed(crew):
-    crew.grace = 0.0
+def test_a_child_that_ignores_sigterm_is_killed(children):
+    children.grace = 0.0
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
-    child = crew.start("deaf", [sys.executable, "-c", deaf])
+    child = children.start("deaf", [sys.executable, "-c", deaf])
     wait_until(lambda: "deaf" in child.log.read_text())
-    crew.stop()
+    children.stop()
     assert child.process.returncode == -signal.SIGKILL
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can end children with their parent")
 def test_children_end_with_a_demo_that_was_killed(tmp_path):
     script = ("import os, sys, time; from pathlib import Path; from gateway.demo.processes import Children\n"
-              f"crew = Children(Path({str(tmp_path)!r}), dict(os.environ))\n"
-              f"print(crew.start('child', {SLEEP!r}).process.pid, flush=True); time.sleep(600)")
+              f"children = Children(Path({str(tmp_path)!r}), dict(os.environ))\n"
+              f"print(children.start('child', {SLEEP!r}).process.pid, flush=True); time.sleep(600)")
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=ROOT)
     child = int(parent.stdout.readline())
     parent.kill()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from . import rules
 from .cache_status import Numbers
-from .coalesce import Flight, Flights, State
+from .coalesce import Flight, Flights, FlightState
 from .decide import HIT, PROVOKED_STATUSES, NotStored, judge
 from .entry import Entry, Variants
 from .fetch_context import FetchContext, Store
@@ -64,7 +64,7 @@ class Admission:
         if newest is entry:
             self._share(context, entry, flight)
         else:
-            self.flights.land(flight, State.ABANDONED)   # purged softly meanwhile: nobody takes it for fresh
+            self.flights.land(flight, FlightState.ABANDONED)   # purged softly meanwhile: nobody takes it for fresh
         return newest
 
     def worth_storing(self, context: FetchContext) -> bool:
@@ -82,13 +82,13 @@ class Admission:
     def _refuse_purged(self, flight: Flight | None) -> NotStored:
         """Who came after the purge must not get what was requested before it."""
         self.numbers.count_refusal(NotStored.PURGED)
-        self.flights.land(flight, State.ABANDONED)
+        self.flights.land(flight, FlightState.ABANDONED)
         return NotStored.PURGED
 
     def _share(self, context: FetchContext, entry: Entry, flight: Flight | None) -> None:
         sharable = self._sharable(entry)
         self._learn(context, sharable)
-        self.flights.land(flight, State.STORED if sharable else State.UNCACHEABLE, entry)
+        self.flights.land(flight, FlightState.STORED if sharable else FlightState.UNCACHEABLE, entry)
 
     def _sharable(self, entry: Entry) -> bool:
         return judge(entry, None, self.clock()) is HIT
@@ -108,12 +108,12 @@ class Admission:
             self._learn(context, False)
         elif not result.transient and status < 400:
             self._learn(context, False)
-        self.flights.land(flight, State.UNCACHEABLE)
+        self.flights.land(flight, FlightState.UNCACHEABLE)
 
     def cut(self, context: FetchContext, flight: Flight | None) -> None:
         """It came to no end, which says nothing about anything: another's may be whole."""
         self.numbers.count_refusal(NotStored.CUT)
-        self.flights.land(flight, State.ABANDONED)
+        self.flights.land(flight, FlightState.ABANDONED)
 
     def _forget(self, context: FetchContext) -> None:
         """What was stored before is no longer what the upstream says. What was stored meanwhile stays."""

@@ -41,7 +41,7 @@ from ..loop.monotonic_clock import CLOCK, MonotonicClock
 from ..tasks import Event
 
 
-class State(Enum):
+class FlightState(Enum):
     """Of a flight: see above."""
 
     FLYING = "flying"
@@ -75,7 +75,7 @@ class Flight:
         self.key = key
         self.clock = clock
         self.patience = patience
-        self.state = State.FLYING
+        self.state = FlightState.FLYING
         self.value: Any = None
         self.lease: Any = None
         self.crowd = 0
@@ -95,18 +95,18 @@ class Flight:
         if self.lease is not None:
             self.lease.extend(self.patience)
 
-    def land(self, state: State, value: Any = None) -> None:
+    def land(self, state: FlightState, value: Any = None) -> None:
         self.state, self.value = state, value
         self._landing.set()
         lease, self.lease = self.lease, None
         if lease is not None:
-            lease.release(state is State.STORED)
+            lease.release(state is FlightState.STORED)
 
-    def wait(self, deadline: Deadline, patience: float = inf) -> State:
+    def wait(self, deadline: Deadline, patience: float = inf) -> FlightState:
         """The state after waiting. FLYING: ``patience`` is over, or a streamed answer takes too long. Raises DeadlineExceeded."""
         until = self.clock.now() + patience
         self.demand.set()
-        while self.state is State.FLYING and (left := min(until, self._until) - self.clock.now()) > 0:
+        while self.state is FlightState.FLYING and (left := min(until, self._until) - self.clock.now()) > 0:
             self.clock.wait(self._landing, min(deadline.left(), left, self.patience))
         return self.state
 
@@ -127,9 +127,9 @@ class Flights:
         flight = self.flying[key] = Flight(key, self.clock, self.patience.stream)
         return flight
 
-    def land(self, flight: Flight | None, state: State, value: Any = None) -> None:
+    def land(self, flight: Flight | None, state: FlightState, value: Any = None) -> None:
         """Let the followers go. Only the first call counts. None: there are none."""
-        if flight is not None and flight.state is State.FLYING:
+        if flight is not None and flight.state is FlightState.FLYING:
             if self.flying.get(flight.key) is flight:
                 del self.flying[flight.key]
             flight.land(state, value)

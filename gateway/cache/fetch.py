@@ -29,7 +29,7 @@ from ..message import Handler, Request, Response
 from ..tasks import Event, current_request, spawn
 from .admission import Admission, Uses
 from .cache_status import Numbers, Report
-from .coalesce import Flight, Flights, State
+from .coalesce import Flight, Flights, FlightState
 from .decide import HIT, Sharing, judge, sharing, wants_whole, withhold
 from .entry import Entry, Variants
 from .fetch_context import FetchContext, Store
@@ -84,19 +84,19 @@ class Fetch:
             except DeadlineExceeded as error:
                 context.look_again(self.store)
                 return self.origin.fail(context, error, own=False)
-            if state is not State.ABANDONED:             # it says nothing: one of those who wait leads
+            if state is not FlightState.ABANDONED:             # it says nothing: one of those who wait leads
                 flights += 1
-            if state is State.STORED and (response := self._share(context, flight.value)) is not None:
+            if state is FlightState.STORED and (response := self._share(context, flight.value)) is not None:
                 return response
             context.look_again(self.store)
-            if state is State.FAILED:
+            if state is FlightState.FAILED:
                 failures += 1
                 if failures == 1 and not isinstance(flight.value, CONNECT_FAILURES):
                     continue                             # the leader's own request may have provoked it: one other tries
                 return self.origin.fail(context, flight.value.with_traceback(None), own=False)
-            if state is State.UNCACHEABLE:
+            if state is FlightState.UNCACHEABLE:
                 break
-            if state is State.FLYING and self.flights.flying.get(context.flight_key) is flight:
+            if state is FlightState.FLYING and self.flights.flying.get(context.flight_key) is flight:
                 return self._lead(context)
         context.alone = True
         return self.origin(context, None)
@@ -120,22 +120,22 @@ class Fetch:
 
     # Followers
 
-    def _follow(self, context: FetchContext, flight: Flight) -> State:
+    def _follow(self, context: FetchContext, flight: Flight) -> FlightState:
         """The state of the flight after waiting for it; UNCACHEABLE also when this request is to fetch beside the leader."""
         flight.crowd += 1
         deadline, patience = context.request.deadline, self.patience
         if self._unknown(context):
             state = flight.wait(deadline, patience.unknown)
-            if state is not State.FLYING or flight.streaming:
+            if state is not FlightState.FLYING or flight.streaming:
                 return state
-            return State.UNCACHEABLE if flight.crowd <= patience.few else flight.wait(deadline)
+            return FlightState.UNCACHEABLE if flight.crowd <= patience.few else flight.wait(deadline)
         if self._doubtful(context) and flight.company < patience.company:
             state = flight.wait(deadline, patience.doubtful)
-            if state is not State.FLYING or flight.streaming:          # of what is streamed it is known already
+            if state is not FlightState.FLYING or flight.streaming:          # of what is streamed it is known already
                 return state
             if flight.company < patience.company:
                 flight.company += 1
-                return State.UNCACHEABLE
+                return FlightState.UNCACHEABLE
         return flight.wait(deadline)
 
     def _unknown(self, context: FetchContext) -> bool:
@@ -159,18 +159,18 @@ class Fetch:
         try:
             flight.lease = self.store.lease(context.lease, min(left, self.patience.lease))
             if flight.lease is None and (entry := self._elsewhere(context, flight)) is not None:
-                self.flights.land(flight, State.STORED, entry)
+                self.flights.land(flight, FlightState.STORED, entry)
                 return self.responses.collapsed_response(context, entry)
             context.look_again(self.store)
             return self.origin(context, flight)
         except (ClientDisconnected, DeadlineExceeded):
             raise
         except GatewayError as error:
-            self.flights.land(flight, State.FAILED, error)
+            self.flights.land(flight, FlightState.FAILED, error)
             raise
         finally:
             if not flight.streaming:
-                self.flights.land(flight, State.ABANDONED)
+                self.flights.land(flight, FlightState.ABANDONED)
 
     def _elsewhere(self, context: FetchContext, flight: Flight) -> Entry | None:
         """What another worker is fetching right now, once it is there and usable. It is waited for at most half the time left."""
@@ -186,7 +186,7 @@ class Fetch:
         context.look_again(self.store)
         if (is_leased and self.flights.clock.now() < until and context.variants is None
                 and not self.predictor.hopeful(context.credentials)):
-            self.flights.land(flight, State.UNCACHEABLE)     # who waits here has waited for one answer for nothing: that is enough
+            self.flights.land(flight, FlightState.UNCACHEABLE)     # who waits here has waited for one answer in vain: that is enough
         return None
 
     def _newer(self, context: FetchContext, patience: float, demand: Event | None = None) -> Entry | None:
@@ -224,7 +224,7 @@ class Fetch:
         finally:
             if result == "failed":
                 self.predictor.note_failure(context.group, True)
-            self.flights.land(flight, State.ABANDONED)
+            self.flights.land(flight, FlightState.ABANDONED)
             self.numbers.count_refresh(result)
 
     def _refresh_once(self, context: FetchContext, flight: Flight) -> str:
@@ -234,7 +234,7 @@ class Fetch:
         is_leased = flight.lease is None and self.store.is_leased(context.lease)
         entry = self._newer(context, limit if is_leased else 0.0, flight.demand)
         if is_leased or entry is not None:
-            self.flights.land(flight, State.ABANDONED if entry is None else State.STORED, entry)
+            self.flights.land(flight, FlightState.ABANDONED if entry is None else FlightState.STORED, entry)
             return "elsewhere"
         context.look_again(self.store)
         if context.entry is None:                        # who requests it next leads

@@ -17,7 +17,7 @@ from ..http.tee import Tee
 from ..message import Handler, Request, Response
 from . import rules
 from .admission import Admission
-from .coalesce import Flight, State
+from .coalesce import Flight, FlightState
 from .conditional import answer
 from .decide import NotStored, may_replace_error
 from .entry import GUESS, Entry
@@ -67,7 +67,7 @@ class Origin:
             if isinstance(error, ClientDisconnected):
                 raise
             if not isinstance(error, DeadlineExceeded):
-                self.flights.land(flight, State.FAILED, error)
+                self.flights.land(flight, FlightState.FAILED, error)
             return self.fail(context, error, own=True)
         entry = context.entry
         if entry is not None and response.status == 304 and context.request.method == "GET":

@@ -64,7 +64,7 @@ class Ports:
         return labels
 
 
-class Stop:
+class StopSignal:
     """True once a signal has told the demo to end."""
 
     def __init__(self) -> None:
@@ -81,7 +81,7 @@ class Stop:
 
 def run(port: int = 8000, nginx: bool = True) -> int:
     """Run the demo until Ctrl-C or SIGTERM. Returns the exit status: 0, or 1 when it could not start or something in it died."""
-    stop = Stop()
+    stop = StopSignal()
     program = find_nginx() if nginx else None
     ports = Ports(port, program is not None)
     try:
@@ -93,19 +93,19 @@ def run(port: int = 8000, nginx: bool = True) -> int:
         folder = Path(name)
         folder.chmod(0o711)                             # nginx's own user has to reach its temporary files
         seed(folder)
-        crew = Children(folder, environment(os.environ))
+        children = Children(folder, environment(os.environ))
         try:
-            launch(crew, ports, config, program)
-            if wait_ready(crew, ports, stop):
+            launch(children, ports, config, program)
+            if wait_ready(children, ports, stop):
                 print(greeting(ports, folder, config, nginx), flush=True)
             while not stop:
-                crew.check()
+                children.check()
                 time.sleep(0.1)
         except (ChildDied, NotReady) as error:
             return report_failure(error)
         finally:
             print("Stopping.", flush=True)
-            crew.stop()
+            children.stop()
     return 0
 
 
@@ -156,11 +156,11 @@ def find_nginx() -> str | None:
 
 def configuration() -> Path:
     """The demo's gateway.toml: the repository's, or where an installation puts it."""
-    places = PACKAGE.parent / "gateway.toml", Path(sys.prefix) / "share" / "wicketgate" / "gateway.toml"
-    for path in places:
+    candidates = PACKAGE.parent / "gateway.toml", Path(sys.prefix) / "share" / "wicketgate" / "gateway.toml"
+    for path in candidates:
         if path.is_file():
             return path
-    raise FileNotFoundError("The demo's configuration is neither " + " nor ".join(map(str, places)))
+    raise FileNotFoundError("The demo's configuration is neither " + " nor ".join(map(str, candidates)))
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -171,32 +171,33 @@ def environment(environ: Mapping[str, str]) -> dict[str, str]:
     return {**variables, "PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1"}
 
 
-def launch(crew: Children, ports: Ports, config: Path, nginx: str | None) -> None:
+def launch(children: Children, ports: Ports, config: Path, nginx: str | None) -> None:
     """Start everything; nothing answers yet when this returns."""
     gunicorn = [sys.executable, "-m", "gunicorn"]
     upstreams = {f"DEMO_{name.upper()}": f"http://127.0.0.1:{port}" for name, port in ports.services.items()}
     for name, port in ports.services.items():
-        crew.start(f"service {name}", [*gunicorn, "-b", f"127.0.0.1:{port}", "-k", "gthread", "--threads", "64",
-                                       "--keep-alive", "75", "--no-control-socket",
-                                       f"gateway.demo.services:{name}({str(crew.folder)!r})"])
+        children.start(f"service {name}", [*gunicorn, "-b", f"127.0.0.1:{port}", "-k", "gthread", "--threads", "64",
+                                           "--keep-alive", "75", "--no-control-socket",
+                                           f"gateway.demo.services:{name}({str(children.folder)!r})"])
     for number, (port, admin) in enumerate(zip(ports.instances, ports.admins), 1):
-        crew.start(f"gateway {number}", [*gunicorn, "-c", "python:gateway.gunicorn_conf", "gateway.app:create_app()"],
-                   env={**upstreams, "GATEWAY_CONFIG": str(config), "GATEWAY_BIND": f"127.0.0.1:{port}", "GATEWAY_WORKERS": "2",
-                        "GATEWAY_ADMIN": f"127.0.0.1:{admin}", "GATEWAY_RUN_DIR": str(crew.folder)})
+        children.start(f"gateway {number}", [*gunicorn, "-c", "python:gateway.gunicorn_conf", "gateway.app:create_app()"],
+                       env={**upstreams, "GATEWAY_CONFIG": str(config), "GATEWAY_BIND": f"127.0.0.1:{port}",
+                            "GATEWAY_WORKERS": "2", "GATEWAY_ADMIN": f"127.0.0.1:{admin}", "GATEWAY_RUN_DIR": str(children.folder)})
     if nginx is not None:
-        text = render(load(config, {**crew.env, **upstreams}), listen=f"127.0.0.1:{ports.front}",
-                      instances=[f"127.0.0.1:{port}" for port in ports.instances], prefix=str(crew.folder))
-        (crew.folder / "nginx.conf").write_text(text)
-        crew.start("nginx", [nginx, "-p", crew.folder, "-e", "error.log", "-c", crew.folder / "nginx.conf", "-g", "daemon off;"])
+        text = render(load(config, {**children.env, **upstreams}), listen=f"127.0.0.1:{ports.front}",
+                      instances=[f"127.0.0.1:{port}" for port in ports.instances], prefix=str(children.folder))
+        (children.folder / "nginx.conf").write_text(text)
+        children.start("nginx", [nginx, "-p", children.folder, "-e", "error.log", "-c", children.folder / "nginx.conf",
+                                 "-g", "daemon off;"])
 
 
-def wait_ready(crew: Children, ports: Ports, stop: Stop) -> bool:
+def wait_ready(children: Children, ports: Ports, stop: StopSignal) -> bool:
     """Wait until everything answers; False when a signal came first. Raises NotReady, ChildDied."""
     probes = [*((port, "/") for port in ports.services.values()), *((port, "/readyz") for port in ports.admins),
               *((port, "/old-shop/") for port in (*ports.instances, ports.front))]
     deadline = time.monotonic() + READY_WITHIN
     while probes and not stop:
-        crew.check()
+        children.check()
         probes = [(port, path) for port, path in probes if not answers(port, path)]
         if probes and time.monotonic() > deadline:
             port = probes[0][0]

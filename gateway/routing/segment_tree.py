@@ -20,7 +20,7 @@ T = TypeVar("T")
 MARKED = re.compile(f"%|{RESPELLED.pattern}")                # what keeps a path from being compared as a whole
 
 
-class Candidate(Generic[T]):
+class RouteCandidate(Generic[T]):
     """One route with its target, and where in the path its parameters are."""
 
     __slots__ = ("route", "target", "segments", "conditions", "captures", "mixed", "several", "is_plain")
@@ -46,7 +46,7 @@ class Candidate(Generic[T]):
         return values
 
     def __repr__(self) -> str:
-        return f"Candidate({self.route.name})"
+        return f"RouteCandidate({self.route.name})"
 
 
 def _places(segments: tuple[Segment, ...]) -> Iterator[tuple[int, Segment]]:
@@ -63,9 +63,9 @@ class Leaf(Generic[T]):
     __slots__ = ("entries", "by_method", "others")
 
     def __init__(self) -> None:
-        self.entries: list[Candidate[T]] = []
-        self.by_method: dict[str, tuple[Candidate[T], ...]] = {}
-        self.others: tuple[Candidate[T], ...] = ()
+        self.entries: list[RouteCandidate[T]] = []
+        self.by_method: dict[str, tuple[RouteCandidate[T], ...]] = {}
+        self.others: tuple[RouteCandidate[T], ...] = ()
 
     def seal(self) -> None:
         """Sort, and build the list of candidates for each method."""
@@ -78,14 +78,14 @@ class Leaf(Generic[T]):
                         and "GET" in (entry.route.methods or ())]
             self.by_method[method] = (*explicit, *implicit, *self.others)
 
-    def first(self, facts: Facts) -> Candidate[T] | None:
+    def first(self, facts: Facts) -> RouteCandidate[T] | None:
         """The most specific route that matches the method and the conditions."""
         for entry in self.by_method.get(facts.request.method, self.others):
             if not entry.conditions or facts.hold(entry.conditions):
                 return entry
         return None
 
-    def candidates(self, method: str) -> list[Candidate[T]]:
+    def candidates(self, method: str) -> list[RouteCandidate[T]]:
         """All entries, those for ``method`` first and in their order."""
         matches = self.by_method.get(method, self.others)
         return [*matches, *(entry for entry in self.entries if entry not in matches)]
@@ -164,7 +164,7 @@ class HostTable(Generic[T]):
         self.root: TreeNode[T] = TreeNode()
         self.leaves: list[Leaf[T]] = []
 
-    def add(self, entry: Candidate[T]) -> None:
+    def add(self, entry: RouteCandidate[T]) -> None:
         node = self.root
         for segment in entry.segments:
             if segment.kind != "rest":
@@ -203,7 +203,7 @@ def segments_of(path: str) -> list[str]:
     return segments
 
 
-def find(node: TreeNode[T], segments: list[str], depth: int, facts: Facts) -> Candidate[T] | None:
+def find(node: TreeNode[T], segments: list[str], depth: int, facts: Facts) -> RouteCandidate[T] | None:
     """The first route of ``_all`` that matches the request; unrolled because it runs for every request."""
     if depth == len(segments):
         return node.leaf.first(facts) if node.leaf is not None and depth else None

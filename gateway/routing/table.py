@@ -31,7 +31,7 @@ from ..message import Request
 from ..values import quoted
 from .conditions import Facts, as_text
 from .pattern import host_of, host_rank, parse_host, problems, specificity
-from .segment_tree import Candidate, HostTable, find, segments_of
+from .segment_tree import HostTable, RouteCandidate, find, segments_of
 from .spelling import RESPELLED, readings
 
 __all__ = ["RouteVerdict", "Explanation", "Table", "problems"]
@@ -52,7 +52,7 @@ class Table(Generic[T]):
         for route, target in entries:
             try:
                 host = None if route.host is None else parse_host(route.host)
-                entry = Candidate(route, target)
+                entry = RouteCandidate(route, target)
             except ValueError as error:
                 raise ConfigError([f'route "{route.name}": {error}']) from None
             hosts.setdefault(host, HostTable(host)).add(entry)
@@ -92,13 +92,13 @@ class Table(Generic[T]):
         entry, segments = self._agree(request)
         return entry.target, entry.params(segments)
 
-    def _read(self, request: Request) -> list[tuple[Candidate[T] | None, list[str]]]:
+    def _read(self, request: Request) -> list[tuple[RouteCandidate[T] | None, list[str]]]:
         """The choice of each reading of the path, the path as received first."""
         facts, tables = Facts(request), self._tables(request.host)
         return [(next(filter(None, (find(table.root, segments, 0, facts) for table in tables)), None), segments)
                 for segments in readings(request.path)]
 
-    def _agree(self, request: Request) -> tuple[Candidate[T], list[str]]:
+    def _agree(self, request: Request) -> tuple[RouteCandidate[T], list[str]]:
         """The route for a path that servers read in different ways, with the segments that chose it. Raises what ``match`` raises,
         and InvalidTarget."""
         choices = self._read(request)
@@ -166,7 +166,7 @@ class Table(Generic[T]):
         """``explain`` for the path as received."""
         segments, facts = segments_of(request.path), Facts(request)
         mine, verdicts = self._tables(request.host), []
-        winner: Candidate[T] | None = None
+        winner: RouteCandidate[T] | None = None
         for table in (*mine, *(table for table in self._hosts if table not in mine)):
             for leaf in table.leaves_for(segments):
                 for entry in leaf.candidates(request.method):
@@ -244,7 +244,7 @@ class Explanation(NamedTuple):
         return "\n".join(lines)
 
 
-def _mismatch(entry: Candidate[T], host_matches: bool, request: Request, facts: Facts) -> str:
+def _mismatch(entry: RouteCandidate[T], host_matches: bool, request: Request, facts: Facts) -> str:
     """Why a route whose path matches does not match the request; empty when it does."""
     methods, method = entry.route.methods, request.method
     reasons = []
@@ -261,7 +261,7 @@ def _mismatch(entry: Candidate[T], host_matches: bool, request: Request, facts: 
     return "; ".join(reasons)
 
 
-def _less_specific(entry: Candidate[T], winner: Candidate[T], method: str) -> str:
+def _less_specific(entry: RouteCandidate[T], winner: RouteCandidate[T], method: str) -> str:
     """Why ``entry`` is less specific than ``winner``."""
     route, better = entry.route, winner.route
     if (route.host and parse_host(route.host)) != (better.host and parse_host(better.host)):

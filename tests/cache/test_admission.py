@@ -8,7 +8,7 @@ from stored import entry_of
 
 from gateway.cache.admission import Admission, Uses
 from gateway.cache.cache_status import Numbers
-from gateway.cache.coalesce import Flights, State
+from gateway.cache.coalesce import Flights, FlightState
 from gateway.cache.decide import Decision, NotStored
 from gateway.cache.entry import Variants
 from gateway.cache.fetch_context import FetchContext
@@ -58,7 +58,7 @@ def test_an_answer_that_is_not_stored_may_replace_what_is(admission, reason, sta
     flight = admission.flights.lead("k")
     admission.refuse(context_of(Variants([old])), reason, flight, status)
     assert ("k" in admission.store.variants) is not forgotten
-    assert flight.state is State.UNCACHEABLE and counted(admission) == {("refused", reason): 1}
+    assert flight.state is FlightState.UNCACHEABLE and counted(admission) == {("refused", reason): 1}
 
 
 def test_what_is_forgotten_is_the_entry_that_the_request_was_about(admission):
@@ -103,7 +103,7 @@ def test_a_key_is_stored_as_long_as_one_of_its_variants_is_of_use(admission, lif
     assert admission.store.seconds == seconds
 
 
-@pytest.mark.parametrize("lifetime, state, waits", [(60.0, State.STORED, True), (0.0, State.UNCACHEABLE, False)])
+@pytest.mark.parametrize("lifetime, state, waits", [(60.0, FlightState.STORED, True), (0.0, FlightState.UNCACHEABLE, False)])
 def test_followers_get_what_is_fresh(admission, lifetime, state, waits):
     entry, flight = stored(lifetime=lifetime), admission.flights.lead("k")
     assert admission.admit(context_of(), entry, NOW, flight) is entry
@@ -113,7 +113,7 @@ def test_followers_get_what_is_fresh(admission, lifetime, state, waits):
 def test_what_was_purged_meanwhile_is_for_nobody_else(admission):
     admission.store.made = lambda variants: None
     flight = admission.flights.lead("k")
-    assert admission.admit(context_of(), stored(), NOW, flight) is NotStored.PURGED and flight.state is State.ABANDONED
+    assert admission.admit(context_of(), stored(), NOW, flight) is NotStored.PURGED and flight.state is FlightState.ABANDONED
     assert counted(admission) == {("refused", "purged"): 1}
 
 
@@ -121,11 +121,12 @@ def test_what_was_purged_softly_meanwhile_is_stored_and_for_nobody_else(admissio
     stale = stored(NOW - 100)
     admission.store.made = lambda variants: Variants([stale])
     flight = admission.flights.lead("k")
-    assert admission.admit(context_of(), stored(), NOW, flight) is stale and flight.state is State.ABANDONED
+    assert admission.admit(context_of(), stored(), NOW, flight) is stale and flight.state is FlightState.ABANDONED
     assert counted(admission) == {("stored", ""): 1} and admission.predictor.unknown(0)
 
 
-@pytest.mark.parametrize("number, result, state", [(0, NotStored.USES, State.STORED), (1, NotStored.PURGED, State.ABANDONED)])
+@pytest.mark.parametrize("number, result, state", [
+    (0, NotStored.USES, FlightState.STORED), (1, NotStored.PURGED, FlightState.ABANDONED)])
 def test_what_is_not_requested_often_enough_is_for_those_who_wait_unless_it_was_purged(number, result, state):
     admission = admission_of(enough=2)
     flight, context = admission.flights.lead("k"), context_of()
@@ -141,13 +142,13 @@ def test_what_is_stored_already_is_stored_anew_however_seldom_it_is_requested():
 
 
 @pytest.mark.parametrize("result, status, state, waits", [
-    (stored(), 200, State.FLYING, True),
-    (stored(lifetime=0.0), 200, State.UNCACHEABLE, False),
-    (NotStored.NO_STORE, 200, State.UNCACHEABLE, False),
-    (NotStored.NO_STORE, 399, State.UNCACHEABLE, False),
-    (NotStored.NO_STORE, 400, State.UNCACHEABLE, True),
-    (NotStored.PARTIAL, 206, State.UNCACHEABLE, True),
-    (NotStored.CHANGED, 200, State.UNCACHEABLE, True)])
+    (stored(), 200, FlightState.FLYING, True),
+    (stored(lifetime=0.0), 200, FlightState.UNCACHEABLE, False),
+    (NotStored.NO_STORE, 200, FlightState.UNCACHEABLE, False),
+    (NotStored.NO_STORE, 399, FlightState.UNCACHEABLE, False),
+    (NotStored.NO_STORE, 400, FlightState.UNCACHEABLE, True),
+    (NotStored.PARTIAL, 206, FlightState.UNCACHEABLE, True),
+    (NotStored.CHANGED, 200, FlightState.UNCACHEABLE, True)])
 def test_the_head_of_an_answer_lets_followers_go_that_cannot_have_it(admission, result, status, state, waits):
     flight = admission.flights.lead("k")
     admission.announce(context_of(), result, flight, status)
@@ -163,7 +164,7 @@ def test_an_answer_for_a_key_that_is_known_says_nothing_about_new_ones(admission
 def test_a_body_that_comes_to_no_end_says_nothing(admission):
     flight = admission.flights.lead("k")
     admission.cut(context_of(), flight)
-    assert flight.state is State.ABANDONED and admission.predictor.worth_waiting("k")
+    assert flight.state is FlightState.ABANDONED and admission.predictor.worth_waiting("k")
     assert counted(admission) == {("refused", "cut"): 1}
 
 

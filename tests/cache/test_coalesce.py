@@ -5,13 +5,13 @@ from __future__ import annotations
 import gevent
 import pytest
 
-from gateway.cache.coalesce import Flights, Patience, State
+from gateway.cache.coalesce import Flights, FlightState, Patience
 from gateway.deadline import Deadline
 from gateway.errors import DeadlineExceeded
 from gateway.loop.monotonic_clock import MonotonicClock
 
 
-@pytest.mark.parametrize("state", [State.STORED, State.UNCACHEABLE, State.FAILED, State.ABANDONED])
+@pytest.mark.parametrize("state", [FlightState.STORED, FlightState.UNCACHEABLE, FlightState.FAILED, FlightState.ABANDONED])
 def test_followers_get_what_the_leader_lands_with(state):
     flights = Flights()
     flight = flights.lead("k")
@@ -26,16 +26,16 @@ def test_followers_get_what_the_leader_lands_with(state):
 def test_only_the_first_landing_counts():
     flights = Flights()
     flight = flights.lead("k")
-    flights.land(flight, State.STORED, 1)
+    flights.land(flight, FlightState.STORED, 1)
     other = flights.lead("k")
-    flights.land(flight, State.ABANDONED)
-    assert (flight.state, flight.value, flights.flying) == (State.STORED, 1, {"k": other})
+    flights.land(flight, FlightState.ABANDONED)
+    assert (flight.state, flight.value, flights.flying) == (FlightState.STORED, 1, {"k": other})
 
 
 def test_a_flight_takes_the_place_of_one_that_takes_too_long():
     flights = Flights()
     slow, quick = flights.lead("k"), flights.lead("k")
-    flights.land(slow, State.STORED, 1)
+    flights.land(slow, FlightState.STORED, 1)
     assert flights.flying == {"k": quick}
 
 
@@ -76,7 +76,7 @@ def test_patience_with_a_streamed_answer_ends():
     clock = WaitingClock()
     flight = clock.flight(stream=2.0)
     flight.stream()
-    assert flight.wait(clock.deadline(5)) is State.FLYING
+    assert flight.wait(clock.deadline(5)) is FlightState.FLYING
     assert (clock.waits, clock.time) == ([2.0], 2.0)
 
 
@@ -89,7 +89,7 @@ def test_patience_begins_with_the_head_also_for_who_waited_before():
 
     clock = WaitingClock(head)
     flight = clock.flight(stream=2.0)
-    assert flight.wait(clock.deadline(9)) is State.FLYING
+    assert flight.wait(clock.deadline(9)) is FlightState.FLYING
     assert clock.waits == [2.0, 2.0] and clock.time == 4.5
 
 
@@ -102,14 +102,14 @@ def test_a_wait_is_bounded_by_patience_and_deadline(patience, deadline, waits):
         with pytest.raises(DeadlineExceeded):
             flight.wait(clock.deadline(deadline), patience)
     else:
-        assert flight.wait(clock.deadline(deadline), patience) is State.FLYING
+        assert flight.wait(clock.deadline(deadline), patience) is FlightState.FLYING
     assert clock.waits == waits
 
 
 def test_a_flight_that_lands_ends_the_wait_at_once():
-    clock = WaitingClock(lambda: flight.land(State.STORED, 1))
+    clock = WaitingClock(lambda: flight.land(FlightState.STORED, 1))
     flight = clock.flight()
-    assert flight.wait(clock.deadline(5)) is State.STORED and clock.time == 0.0
+    assert flight.wait(clock.deadline(5)) is FlightState.STORED and clock.time == 0.0
 
 
 def test_a_flight_that_begins_is_followed_and_wanted_by_nobody():
@@ -135,6 +135,6 @@ def test_a_lease_is_given_back_once_when_the_flight_lands():
     flights = Flights()
     flight = flights.lead("k")
     flight.lease = type("Lease", (), {"release": lambda self, stored: released.append(stored)})()
-    flights.land(flight, State.STORED)
-    flights.land(flight, State.ABANDONED)
+    flights.land(flight, FlightState.STORED)
+    flights.land(flight, FlightState.ABANDONED)
     assert released == [True]

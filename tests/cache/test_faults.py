@@ -21,7 +21,7 @@ from gateway import view_cache as store
 from gateway.cache.storage import plain_values as objects
 from gateway.cache.storage.memcached_tier import MemcachedTier
 from gateway.cache.storage.redis_tier import RedisTier
-from gateway.cache.storage.tiers import Counts
+from gateway.cache.storage.tiers import TierCounters
 from gateway.config import CacheStorage, Config
 from gateway.loop.native_threads import run_in_thread
 from gateway.remote.redis_client import RedisClient
@@ -94,7 +94,8 @@ def worker():
 
     def make(server: RedisServer, timeout: str = "50ms") -> World:
         counted, world = Counted(), World()
-        world.store = store.http_store(Config(cache=CacheStorage(redis=server.url, timeout=timeout)), Counts(counted), short_pauses)
+        settings = Config(cache=CacheStorage(redis=server.url, timeout=timeout))
+        world.store = store.http_store(settings, TierCounters(counted), short_pauses)
         world.counted, world.clock, world.answer = counted.numbers, time.time, lambda request: ok(body=request.target.encode())
         world.cache()
         world.store.start()

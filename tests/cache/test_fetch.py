@@ -11,7 +11,7 @@ from asking import SAFETY, DictStore, Got, Stream, World, at_once, ok, settle, s
 from gevent.event import Event
 from stored import entry_of, until
 
-from gateway.cache.coalesce import Flight, Flights, Patience, State
+from gateway.cache.coalesce import Flight, Flights, FlightState, Patience
 from gateway.cache.decide import Decision, NotStored
 from gateway.cache.entry import Variants
 from gateway.cache.fetch_context import FetchContext
@@ -845,8 +845,9 @@ def test_another_worker_is_waited_for_at_most_half_the_time_and_the_time_of_a_le
 
 
 @pytest.mark.parametrize("leased, hopeful, late, state", [
-    (True, False, False, State.UNCACHEABLE), (True, True, False, State.STORED), (False, False, False, State.STORED),
-    (True, False, True, State.STORED)])
+    (True, False, False, FlightState.UNCACHEABLE), (True, True, False, FlightState.STORED),
+    (False, False, False, FlightState.STORED),
+    (True, False, True, FlightState.STORED)])
 def test_followers_of_a_leader_that_waited_for_nothing_go_on_at_once(world, leased, hopeful, late, state):
     """They have waited for one answer already: the lease was another worker's, and is free before its time was over."""
     clock = ManualClock(0.0)
@@ -868,7 +869,7 @@ def test_followers_of_a_leader_that_waited_for_nothing_go_on_at_once(world, leas
 
     led, world.answer, store.wait = None, upstream, wait
     step(Request("GET", "/a", [], host="shop.test", deadline=Deadline(8.0, clock.now)))
-    assert (states, led.state) == ([State.UNCACHEABLE if state is State.UNCACHEABLE else State.FLYING], state)
+    assert (states, led.state) == ([FlightState.UNCACHEABLE if state is FlightState.UNCACHEABLE else FlightState.FLYING], state)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from gateway.cache.storage.memcached_tier import MemcachedTier
 from gateway.cache.storage.memory import MemoryTier
 from gateway.cache.storage.redis_tier import RedisTier
 from gateway.cache.storage.store import HttpStore, Intervals
-from gateway.cache.storage.tiers import Counts
+from gateway.cache.storage.tiers import TierCounters
 from gateway.loop.time_limit import LoopLimit
 from gateway.remote.circuit import Slow
 from gateway.remote.redis_client import RedisClient
@@ -50,7 +50,7 @@ def stores():
     def make(url: str, memory: int = 2 ** 22, timeout: float = 0.05, breaker: Breaker | None = None,
              intervals: Intervals = Intervals()) -> HttpStore:
         counted = Counted()
-        counts = Counts(counted)
+        counts = TierCounters(counted)
         tier = RedisTier(RedisClient(url, timeout=timeout, on_failure=counts.of("errors", "redis"),
                                      breaker=breaker or short_pauses()))
         made.append(HttpStore(MemoryTier(memory), [tier], leases=tier, counts=counts, patience=timeout, intervals=intervals))

@@ -14,7 +14,7 @@ import pytest
 from asking import DictStore
 
 from gateway.cache.admission import Admission
-from gateway.cache.coalesce import Flight, Flights, State
+from gateway.cache.coalesce import Flight, Flights, FlightState
 from gateway.cache.predictor import Predictor
 from gateway.cache.step import CacheStep
 from gateway.config import CacheSettings
@@ -143,7 +143,8 @@ def wakes_nobody(flight, state, value=None):
 
 
 def never_lands(land):
-    return lambda flights, flight, state, value=None: None if state is State.ABANDONED else land(flights, flight, state, value)
+    abandoned = FlightState.ABANDONED
+    return lambda flights, flight, state, value=None: None if state is abandoned else land(flights, flight, state, value)
 
 
 @pytest.mark.parametrize("where, name, fault, words", [

@@ -14,7 +14,7 @@ import pytest
 from gevent import monkey
 from gevent.event import Event
 
-from gateway.cache.coalesce import Flight, State
+from gateway.cache.coalesce import Flight, FlightState
 from gateway.deadline import Deadline
 from gateway.errors import DeadlineExceeded
 from gateway.loop.time_limit import TURNS, LimitTimer, TimeLimit, Turns, catch_up
@@ -170,10 +170,10 @@ def a_flight(pair):
 
     def lead():
         connection.receive(Limit(None, None, Late))
-        flight.land(State.STORED)
+        flight.land(FlightState.STORED)
 
     gevent.spawn(lead)
-    return lambda: flight.wait(Deadline(LIMIT)) == State.STORED, lambda: theirs.send(b"x")
+    return lambda: flight.wait(Deadline(LIMIT)) == FlightState.STORED, lambda: theirs.send(b"x")
 
 
 WAITS = [an_answer, an_answer_until_the_deadline, room_to_send, a_connection_given_back, a_name, tasks_of_gather, a_block,

@@ -42,7 +42,7 @@ from .lease import SHORT, TICK, Lease, Leases
 from .lookups import Lookup, Lookups
 from .memory import MemoryTier, Node, Share, whole_steps
 from .purger import Purger
-from .tiers import Counts, LeasingTier, Operation, SharedTier
+from .tiers import LeasingTier, Operation, SharedTier, TierCounters
 from .write_behind import PendingWrite, WriteBehind
 
 TOPIC = "keys"                  # of the bus: keys that were deleted
@@ -78,7 +78,7 @@ class HttpStore:
     """
 
     def __init__(self, memory: MemoryTier, tiers: Sequence[SharedTier] = (), bus: Bus | None = None, *,
-                 leases: LeasingTier | None = None, compress: bool = False, counts: Counts | None = None,
+                 leases: LeasingTier | None = None, compress: bool = False, counts: TierCounters | None = None,
                  patience: float = PATIENCE, largest: int = codec.LARGEST, intervals: Intervals = Intervals(),
                  clock: Callable[[], float] = clock.now, timer: MonotonicClock = CLOCK) -> None:
         self.memory = memory
@@ -88,7 +88,7 @@ class HttpStore:
         self.purger = Purger(self.bus, self._clear, clock)
         self.marks = self.purger.marks
         self.bus.subscribe(TOPIC, lambda notice: self._forget(notice.key), lambda at: self._clear())
-        self.counts = counts or Counts()
+        self.counts = counts or TierCounters()
         self.patience = patience
         self.intervals = intervals
         self.clock = clock

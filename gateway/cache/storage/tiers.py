@@ -43,7 +43,7 @@ class LeasingTier(SharedTier, Protocol):
     def is_leased(self, key: str) -> bool | None: ...
 
 
-class Counts:
+class TierCounters:
     """What is counted, each a function of a number. ``tier`` is memory, redis, memcached or file; ``route`` is empty for all."""
 
     def __init__(self, counter: Callable[[str, str, str], Callable[[float], None]] = lambda name, tier, route: ignore) -> None:

@@ -23,7 +23,7 @@ from gateway.cache.storage.memcached_tier import MemcachedTier
 from gateway.cache.storage.memory import MemoryTier
 from gateway.cache.storage.redis_tier import RedisTier
 from gateway.cache.storage.store import HttpStore
-from gateway.cache.storage.tiers import Counts
+from gateway.cache.storage.tiers import TierCounters
 from gateway.remote.redis_client import RedisClient
 from gateway.tasks import spawn
 
@@ -37,7 +37,7 @@ class Behind:
     def __init__(self, *far: Far, timeout: float = NEVER) -> None:
         self.far = far
         self.counted = Counted()
-        counts = Counts(self.counted)
+        counts = TierCounters(self.counted)
         self.client = RedisClient(far[0].url, timeout=timeout, on_failure=counts.of("errors", "redis"), breaker=short_pauses())
         self.redis = RedisTier(self.client)
         tiers = [self.redis] + [MemcachedTier(f"127.0.0.1:{each.server.server_port}", timeout=timeout, breaker=short_pauses())

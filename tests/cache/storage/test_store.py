@@ -22,7 +22,7 @@ from gateway.cache.entry import Variants
 from gateway.cache.storage import codec as format
 from gateway.cache.storage.memory import MemoryTier
 from gateway.cache.storage.store import HttpStore, Intervals
-from gateway.cache.storage.tiers import Counts
+from gateway.cache.storage.tiers import TierCounters
 from gateway.config import CacheStorage, Config
 from gateway.http.fields import WRITTEN
 
@@ -39,7 +39,7 @@ def worker():
 
     def make(start: bool = True, **settings) -> HttpStore:
         counted = Counted()
-        one = store.http_store(Config(cache=CacheStorage(**{"timeout": "30s", **settings})), Counts(counted), short_pauses)
+        one = store.http_store(Config(cache=CacheStorage(**{"timeout": "30s", **settings})), TierCounters(counted), short_pauses)
         one.counted = counted.numbers
         made.append(one)
         if start:
@@ -80,7 +80,7 @@ def test_memory_gives_the_object_itself():
 
 def test_what_is_counted():
     counted = Counted()
-    one = HttpStore(MemoryTier(20_000), counts=Counts(counted))
+    one = HttpStore(MemoryTier(20_000), counts=TierCounters(counted))
     one.get("k")
     for number in range(40):
         keep(one, str(number), body=b"x" * 200)
@@ -93,7 +93,7 @@ def test_what_is_counted():
 
 def test_what_is_counted_of_routes():
     counted = Counted()
-    one = HttpStore(MemoryTier(20_000), counts=Counts(counted))
+    one = HttpStore(MemoryTier(20_000), counts=TierCounters(counted))
     shop, blog = one.owner("shop"), one.owner("blog")
     for number in range(10):
         one.put(f"s{number}", variants_of(body=b"x" * 200), 60, time.time(), shop)
@@ -112,7 +112,7 @@ def test_what_is_counted_of_routes():
 
 
 def test_what_a_route_has_in_memory_is_a_number(world):
-    world.store = HttpStore(MemoryTier(2 ** 20), counts=Counts(tier_numbers(world.registry)))
+    world.store = HttpStore(MemoryTier(2 ** 20), counts=TierCounters(tier_numbers(world.registry)))
     world.cache()
     world.ask()
     assert world.count("gateway_cache_route_entries", route="r") == 1
@@ -184,7 +184,7 @@ def test_a_soft_purge_makes_stale():
 @pytest.mark.parametrize("soft", [False, True])
 def test_an_answer_that_was_under_way_during_a_purge(soft):
     counted = Counted()
-    one = HttpStore(MemoryTier(10 ** 6), counts=Counts(counted))
+    one = HttpStore(MemoryTier(10 ** 6), counts=TierCounters(counted))
     begun = time.time()
     one.purger.purge(tag="t", soft=soft)
     keep(one, tags=["t"], begun=begun, url="http://shop.test/a")
