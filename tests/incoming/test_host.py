@@ -16,7 +16,7 @@ from gateway.app import Gateway, ready, stop_worker
 from gateway.config import Config
 from gateway.upstream.requests.adapter import ungovern_requests
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "legacy_front.toml"
+EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "legacy_front.toml"
 
 
 def head_of(sock):
