@@ -13,11 +13,6 @@ from gateway.routing.rewrite import Rewrite, climbs
 from gateway.routing.table import Table
 
 
-@pytest.fixture(autouse=True)
-def leaks():
-    """Nothing here can leak, and looking for what did would take longer than the tests."""
-
-
 def sent(route, path):
     """The path an upstream is asked for when a client asks for ``path``."""
     rewrite, params = Table([(route, Rewrite(route))]).match(Request("GET", path, []))

