@@ -184,7 +184,7 @@ class UpstreamError(GatewayError):
     status, code, flag = 502, "upstream_error", "UE"
     title = "A service behind the gateway failed."
     outcome: Any = None
-    stale = unsent = False
+    stale = unsent = busy = False
 
     def __init__(self, detail: str = "", upstream: str = "", instance: str = "") -> None:
         super().__init__(detail)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..backoff import Backoff
-from ..errors import PoolExhausted
+from ..errors import PoolExhausted, UpstreamError
 from ..message import Attempt, Call
 from .connecting import Connector, Follower
 from .dns import SocketAddress
@@ -59,7 +59,7 @@ class Instance:
             connection = self.pool.take(patience, fresh)
         except WaitOver:
             if patience == left:
-                raise limit.over() from None
+                raise busy_error(limit.over()) from None
             raise PoolExhausted(f"all {self.pool.maximum} connections were busy for {patience:g} s") from None
         return self._connect(call, limit, place) if connection is None else connection
 
@@ -96,6 +96,13 @@ class Instance:
 
     def __repr__(self) -> str:
         return f"Instance({self.name}, {self.in_flight} in flight, {self.pool!r})"
+
+
+def busy_error(error: Exception) -> Exception:
+    """Note in the error of a limit that it passed while all connections were busy."""
+    if isinstance(error, UpstreamError):
+        error.busy = True
+    return error
 
 
 def backoff_subscriber(backoff: Backoff) -> Subscriber:

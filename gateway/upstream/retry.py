@@ -78,7 +78,7 @@ def judge(error: BaseException, has_connection: bool, method: str, is_consumed: 
     ``is_consumed``: some of the body was."""
     if not isinstance(error, UpstreamError):
         return Outcome(Result.IGNORED, error.flag if isinstance(error, GatewayError) else "")
-    is_failure = isinstance(error, FAILURES) and not error.stale
+    is_failure = isinstance(error, FAILURES) and not error.stale and not error.busy
     resend = Resend.NOWHERE if is_consumed else _resend(error, not has_connection or error.unsent, method)
     return Outcome(Result.FAILURE if is_failure else Result.IGNORED, error.flag, resend, is_failure and not has_connection)
 

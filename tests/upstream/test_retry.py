@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import gevent
 import pytest
+from gevent.event import Event
 from raw import OK, Peer, Service, get, stall
 from test_connecting import closed_port
 
@@ -83,9 +85,9 @@ def outcomes(serve):
     """``outcomes(handler)`` starts a service: the upstream that has it as its instance, and the outcomes of that."""
     upstreams = []
 
-    def start(handler) -> tuple[Upstream, list[Outcome]]:
+    def start(handler, **settings) -> tuple[Upstream, list[Outcome]]:
         port = closed_port() if handler is None else serve(handler)
-        upstreams.append(Upstream("shop", Settings(instances=(f"http://127.0.0.1:{port}",))))
+        upstreams.append(Upstream("shop", Settings(instances=(f"http://127.0.0.1:{port}",), **settings)))
         results: list[Outcome] = []
         upstreams[-1].instances[0].subscribe(lambda attempt, outcome, start, now: results.append(outcome))
         return upstreams[-1], results
@@ -113,3 +115,15 @@ def test_the_end_of_a_reused_connection_says_nothing(outcomes):
     with pytest.raises(UpstreamClosed):
         upstream.send(get("/second"))
     assert [outcome.result for outcome in results] == [Result.SUCCESS, Result.IGNORED, Result.FAILURE]
+
+
+def test_a_timeout_while_all_connections_are_busy_says_nothing(outcomes):
+    go = Event()
+    upstream, results = outcomes(Service(lambda head, body: go.wait() and OK), max_connections=1)
+    first = gevent.spawn(upstream.send, get())
+    gevent.idle()
+    with pytest.raises(UpstreamTimeout):
+        upstream.send(get(timeout=0.01))
+    assert results == [Outcome(Result.IGNORED, "UT", Resend.OTHER)] and not upstream.instances[0].backoff.failures
+    go.set()
+    assert first.get(timeout=30).status == 200
