@@ -43,7 +43,8 @@ INSIDE = {
              " < origin < fetch < step",
     "cache/storage": "codec compaction lookups marks memory nginx_generation plain_values tiers"
                      " < file_tier memcached_tier purger redis_tier write_behind < lease < store",
-    "server": "master reader succession < client_socket < keepalive writer < fastlane < request_handler < connection < worker",
+    "server": "draining master reader succession < client_socket < keepalive writer < fastlane < request_handler < connection"
+              " < worker",
     "telemetry": "slot_memory < metrics < exposition log < observe",
     "upstream": "balancer dns framing head limit rendering retry < transport < pool sending stream tls < connecting exchange"
                 " < instance < client < requests",

@@ -10,9 +10,7 @@ Leaving (TERM, HUP, TTOU, ``max_requests``)::
                 +-- its successor failed to start
 
 A worker that is leaving serves on until another one does, when one is starting: so HUP and ``max_requests`` leave no gap, and a
-broken deployment no hole. Draining: what the kernel has queued is accepted, the listeners are closed, requests are answered with
-``Connection: close``, and what stays idle for a moment ends with a FIN and nothing else. The worker exits when the last one is
-over, or cuts what is left after ``graceful_timeout``.
+broken deployment no hole (succession.py). It drains as draining.py says, and exits when its last connection is over.
 
 HTTP/1 only: it stands behind nginx, which speaks HTTP/2 and TLS to the world. TLS listeners and the PROXY protocol work.
 """
@@ -37,11 +35,9 @@ from .. import run_directory
 from ..errors import ConfigError
 from ..loop.monotonic_clock import CLOCK, MonotonicClock
 from .connection import ConnectionHandler
+from .draining import drain
 from .succession import Succession
 
-# Seconds a connection gets for one more request when the worker drains: a busy one then ends with its answer, and the closing of an
-# idle one seldom meets a request on its way.
-PARTING = 0.5
 RETRY = 2.0                     # seconds before a worker that could not start gives way to the next try
 
 
@@ -123,7 +119,9 @@ class GatewayWorker(GeventWorker):
                 break
             self.alive, self._by_signal, self.nr = True, False, 0
             self._report("serving")
-        self._drain(servers)
+        self.connections.drain()
+        self._report("draining")
+        drain(self, servers)
         signals.stop()
         signals.close()
         signal.signal(signal.SIGTERM, signal.SIG_IGN)        # what is left to do is not to be interrupted by being told again
@@ -207,37 +205,3 @@ class GatewayWorker(GeventWorker):
         place = run_directory.current()
         if place is not None:
             place.set_state(state)
-
-    # The end
-
-    def _drain(self, servers: list[StreamServer]) -> None:
-        self.connections.drain()
-        self._report("draining")
-        limit = self.cfg.graceful_timeout
-        until = self.clock.now() + limit - min(0.5, limit / 4)    # a master that is stopping kills when its own time is over
-        for server in servers:
-            self._accept_queued(server)
-            server.close()
-        if not self._join(min(PARTING, until - self.clock.now())):
-            self.connections.part()
-        while not self._join(min(1.0, until - self.clock.now())):
-            if self.clock.now() >= until:
-                self.log.warning("Worker graceful timeout (pid:%s)", self.pid)
-                self.connections.kill()
-                return
-
-    def _join(self, seconds: float) -> bool:
-        """Wait for the last connection to end, at most ``seconds``; whether it has."""
-        self.notify()
-        self.connections.dismiss_overdue()
-        return self.connections.join(seconds)
-
-    def _accept_queued(self, server: StreamServer) -> None:
-        """Take what the kernel has accepted already: after the last listener is closed it would be reset."""
-        for _ in range(self.cfg.backlog):
-            if server.full():
-                return
-            accepted = server.do_read()
-            if not accepted:
-                return
-            server.do_handle(*accepted)
