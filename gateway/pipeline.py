@@ -4,7 +4,7 @@ A request meets the steps from the outside in; a step is there only when the rou
 
     observe      start the clock; whatever happens below is measured, logged, and becomes a response here
       accept     refuse what no route may see
-        handover a large stored body is sent by nginx in front
+        offload  a large stored body is sent by nginx in front
         match    find the route, start its deadline
           ------------------------------------------ from here on each route has its own
           bodylimit     refuse bodies that are too large
@@ -90,7 +90,7 @@ class Pipeline:
         }
         self.handlers = self.stacks()
         self.table: Table[RouteEntry] = Table(((route, self.serve(route)) for route in self.routes), folds=folds)
-        self.handle = Observe(Accept(self.handover(Match(self.table)), self.edit_of), log, registry, edit_of=self.edit_of)
+        self.handle = Observe(Accept(self.offload(Match(self.table)), self.edit_of), log, registry, edit_of=self.edit_of)
 
     def stacks(self) -> dict[str, Handler]:
         """The handler of each route, by the route's name. Raises ConfigError with all that is wrong with the user's own parts."""
@@ -179,8 +179,8 @@ class Pipeline:
         return CacheStep(handler, policy_of(route.cache, innermost(handler)), self.store, counter=self.registry.counter,
                          route=route.name, scope=scope, name=self.config.gateway.via)
 
-    def handover(self, handler: Handler) -> Handler:
-        """AccelRedirect, when a route hands large bodies over and there is a folder for them."""
+    def offload(self, handler: Handler) -> Handler:
+        """AccelRedirect, when a route has its large bodies sent by nginx and there is a folder for them."""
         folder = next((tier for tier in self.store.tiers if isinstance(tier, FileTier)), None)
         if folder is None or not any(route.cache and route.cache.offload for route in self.routes):
             return handler

@@ -1,13 +1,13 @@
-"""Step: a large stored body is named to nginx in front, which sends the file itself (X-Accel-Redirect).
+"""Step: offload, a large stored body is named to nginx in front, which sends the file itself (X-Accel-Redirect).
 
-It stands outside all steps of a route, so that it sees the header fields as the client would get them. It hands over only when
+It stands outside all steps of a route, so that it sees the header fields as the client would get them. It offloads only when
 
 - the request came through a trusted proxy that says it can do it (ANNOUNCED, set by what ``gateway nginx`` renders);
 - it is a GET, and its answer was served from the cache of a route with ``offload``: such an answer has ``whole``;
 - every header field is one that nginx takes over: by itself (TAKEN), or because the rendering says so (CARRIED). nginx drops all
   others of an answer with X-Accel-Redirect; an answer that has one is sent from here.
 
-A part (206) is handed over as the whole: nginx cuts it itself, by Range and If-Range of the client. 304 and errors are ours.
+A part (206) is offloaded as the whole: nginx cuts it itself, by Range and If-Range of the client. 304 and errors are ours.
 On the paths where nginx obeys X-Accel-Redirect, nobody but this step may say it: that of an application is taken out.
 """
 
@@ -20,7 +20,7 @@ from ..message import Handler, Headers, Request, Response
 
 ANNOUNCED = "X-Wicketgate-Offload"
 LOCATION = "/-wicketgate-offload/"
-SMALLEST = 65536                                         # bytes: what is smaller is sent sooner than it is handed over
+SMALLEST = 65536                                         # bytes: what is smaller is sent sooner than it is offloaded
 TAKEN = frozenset({"content-type", "content-disposition", "cache-control", "expires"})
 CARRIED = (
     "Access-Control-Allow-Credentials", "Access-Control-Allow-Origin", "Access-Control-Expose-Headers", "Age", "Cache-Status",
@@ -60,7 +60,7 @@ class AccelRedirect:
         return Response(200, [*headers, ("X-Accel-Redirect", LOCATION + name), ("Content-Length", "0")], b"")
 
     def __repr__(self) -> str:
-        return "handover: large stored bodies are sent by nginx"
+        return "offload: large stored bodies are sent by nginx"
 
 
 def can_carry(headers: Headers) -> bool:

@@ -124,7 +124,7 @@ def test_head(world):
 
 @pytest.mark.parametrize("answers", [answer(b"x" * 1000), answer(more=MORE + "X-Own: 1\r\n"),
                                      answer(more=MORE + "Vary: X-Other\r\n")], ids=["small", "a field of its own", "two lines"])
-def test_what_is_not_handed_over(world, answers):
+def test_what_is_not_offloaded(world, answers):
     _, port, _, bodies = world(answers)
     first = asked(port)
     second = asked(port)
