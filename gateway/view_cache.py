@@ -117,7 +117,7 @@ class Tiered(BaseCache):
         self.most_deletions = most_deletions
         self.memory = MemoryTier(memory, store.counts.of("evicted", "views"))
         self.deletions: OrderedDict[str, float] = OrderedDict()      # when each of these keys was deleted, the last one last
-        self.cleared = 0.0                               # when all were, the last time
+        self.cleared_at = 0.0                            # when all were, the last time
         self._lock = native_lock()
         self._thread = native_thread()
         store.bus.subscribe(TOPIC, self._hear, self._clear)
@@ -126,9 +126,9 @@ class Tiered(BaseCache):
     def factory(cls, app: Flask, config: dict[str, Any], args: list[Any], kwargs: dict[str, Any]) -> Tiered:
         store = app.extensions.get("wicketgate.store")
         if store is None:
-            chosen = {"memory": config.get("CACHE_MEMORY"), "redis": config.get("CACHE_REDIS_URL"),
-                      "file": config.get("CACHE_DIR"), "prefix": config.get("CACHE_KEY_PREFIX")}
-            store = store_of(CacheStorage(**{name: value for name, value in chosen.items() if value}))
+            options = {"memory": config.get("CACHE_MEMORY"), "redis": config.get("CACHE_REDIS_URL"),
+                       "file": config.get("CACHE_DIR"), "prefix": config.get("CACHE_KEY_PREFIX")}
+            store = store_of(CacheStorage(**{name: value for name, value in options.items() if value}))
         return cls(store, store.memory.limit, config["CACHE_DEFAULT_TIMEOUT"])
 
     def get(self, key: str) -> Any:
@@ -137,11 +137,11 @@ class Tiered(BaseCache):
             self.store.bus.catch_up()
         with self._lock:
             value = self.memory.get(key)
-        if value is not None and value.until > moment and (value.checked_at + self.near > moment or not value.shared):
+        if value is not None and value.until > moment and (value.checked_at + self.near > moment or not value.is_shared):
             return value.load()
         tiers = self._tiers()
-        if tiers and (found := self.store.lookups.ask(f"view:{key}", partial(self._look_up, key), self.store.patience)) is not None:
-            return found.load()
+        if tiers and (hit := self.store.lookups.ask(f"view:{key}", partial(self._look_up, key), self.store.patience)) is not None:
+            return hit.load()
         if value is not None and value.until > moment and not any(tier.usable for tier in tiers):
             return value.load()                          # nobody can say whether there is a newer one
         return None
@@ -150,9 +150,9 @@ class Tiered(BaseCache):
         """What a tier has, in memory from now on; or what memory has, when that is newer."""
         for tier in self._tiers():
             data = tier.get(f"view:{key}")
-            if data is not None and not look.void and (found := self._read(tier, key, data)) is not None \
-                    and found.stored_at <= now() + tier.margin:          # else by a clock that was stepped since
-                return self._newer(key, found, tier.margin)
+            if data is not None and not look.void and (value := self._read(tier, key, data)) is not None \
+                    and value.stored_at <= now() + tier.margin:          # else by a clock that was stepped since
+                return self._newer(key, value, tier.margin)
         return None
 
     def _read(self, tier: SharedTier, key: str, data: bytes) -> StoredValue | None:
@@ -164,16 +164,16 @@ class Tiered(BaseCache):
             tier.delete(f"view:{key}")
             return None
 
-    def _newer(self, key: str, found: StoredValue, margin: float) -> StoredValue | None:
+    def _newer(self, key: str, record: StoredValue, margin: float) -> StoredValue | None:
         """Of the value of a record and that in memory. None when the record is older than the last clear() or delete(), and memory
         has nothing. By ``margin`` a record says that it is older than it is, by up to three it seems so here."""
         with self._lock:
             value: StoredValue | None = self.memory.get(key)
-            late = value is not None and value.stored_at > found.stored_at + 3 * margin
-            valid = found.stored_at > self.cleared and found.stored_at + margin > self.deletions.get(key, 0.0)
+            late = value is not None and value.stored_at > record.stored_at + 3 * margin
+            valid = record.stored_at > self.cleared_at and record.stored_at + margin > self.deletions.get(key, 0.0)
             if not late and valid:
-                self.memory.put(key, found, found.size)
-                return found
+                self.memory.put(key, record, record.size)
+                return record
             if value is None or value.until <= now():
                 return None
             value.checked_at = now()
@@ -185,12 +185,12 @@ class Tiered(BaseCache):
             return self.delete(key)
         moment = now()
         tiers = self._tiers()
-        stored = StoredValue(value, moment + seconds, moment, bool(tiers))
+        record = StoredValue(value, moment + seconds, moment, bool(tiers))
         with self._lock:
-            self.memory.put(key, stored, stored.size)
+            self.memory.put(key, record, record.size)
         self.store.lookups.forget(f"view:{key}")           # what a look-up finds now may be older
-        if tiers and stored.plain is not None:
-            self._behind(partial(self._put, key, stored, seconds, tiers))
+        if tiers and record.plain is not None:
+            self._behind(partial(self._put, key, record, seconds, tiers))
         return True
 
     def _put(self, key: str, value: StoredValue, seconds: float, tiers: Sequence[SharedTier]) -> None:
@@ -243,7 +243,7 @@ class Tiered(BaseCache):
 
     def _clear(self, at: float) -> None:
         """Forget what was stored up to then."""
-        self.cleared = max(self.cleared, at)
+        self.cleared_at = max(self.cleared_at, at)
         with self._lock:
             for key in [key for key, node in self.memory.nodes.items() if node.value.stored_at <= at]:
                 self.memory.delete(key)
@@ -258,17 +258,17 @@ class Tiered(BaseCache):
 
 class StoredValue:
     """A value in memory. Each ``load()`` gives one of its own, so that whoever changes it changes nothing for others. ``plain`` is
-    its plain form, None when it has none; then ``copy`` is a copy of it. Times are in seconds (bus/clock.py). ``shared``: tiers
+    its plain form, None when it has none; then ``copy`` is a copy of it. Times are in seconds (bus/clock.py). ``is_shared``: tiers
     have it too; they were read at ``checked_at``."""
 
-    __slots__ = ("plain", "copy", "until", "stored_at", "checked_at", "shared", "size")
+    __slots__ = ("plain", "copy", "until", "stored_at", "checked_at", "is_shared", "size")
 
-    def __init__(self, value: Any, until: float, stored_at: float, shared: bool, plain: bytes | None = None) -> None:
+    def __init__(self, value: Any, until: float, stored_at: float, is_shared: bool, plain: bytes | None = None) -> None:
         self.until = until
         self.stored_at = self.checked_at = stored_at
         self.plain = plain if plain is not None else pack(value)
         self.copy = None if self.plain is not None else deepcopy(value)
-        self.shared = shared and self.plain is not None
+        self.is_shared = is_shared and self.plain is not None
         self.size = 200 + (len(self.plain) if self.plain is not None else 1000)
 
     def load(self) -> Any:

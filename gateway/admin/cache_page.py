@@ -121,7 +121,7 @@ def purge(store: HttpStore) -> dict[str, Any]:
         workers = store.purger.purge(**selection)
     except ValueError as error:
         raise BadRequest(f"{error}.") from None
-    nginx = {"nginx": store.purger.generation.reached} if store.purger.generation is not None else {}
+    nginx = {"nginx": store.purger.generation.can_step} if store.purger.generation is not None else {}
     return {"purged": selection, "told": workers, "waiting": store.bus.backlog(), **nginx}
 
 

@@ -29,7 +29,7 @@ DATES = tuple(re.compile(pattern, re.ASCII | re.IGNORECASE) for pattern in (
 DIGITS = re.compile(r"[0-9]+")
 ENTITY_TAG = re.compile(r'(?:[Ww]/)?("[^"]*")|([^\s,"]+)')
 DIRECTIVE = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*\\?"?)+')        # a quote that is left open takes all, and never fails
-ESCAPED = re.compile(r"\\(.)")
+ESCAPE = re.compile(r"\\(.)")
 
 KEY = re.compile(r"[a-z*][a-z0-9_.*-]*")
 NUMBER = re.compile(r"-?(?:[0-9]{1,12}\.[0-9]{1,3}|[0-9]{1,15})(?![0-9.])")
@@ -44,23 +44,23 @@ Value = str | int | bool | None                          # of a directive: None 
 
 def directives(lines: Iterable[str]) -> dict[str, Value]:
     """Name in lower case to value; True without one. Of a name that stands twice the first counts; lists of fields add up."""
-    found: dict[str, Value] = {}
+    values: dict[str, Value] = {}
     for line in lines:
         for piece in DIRECTIVE.findall(line):
             name, equals, value = piece.strip(" \t").partition("=")
             name = name.lower()
             if not name:
                 continue
-            meaning: Value = unquoted(value) if equals else True
-            before = found.setdefault(name, meaning)
+            meaning: Value = unquote(value) if equals else True
+            before = values.setdefault(name, meaning)
             if before is not meaning and name in ("no-cache", "private"):
-                found[name] = f"{before},{meaning}" if isinstance(before, str) and isinstance(meaning, str) else True
-    return found
+                values[name] = f"{before},{meaning}" if isinstance(before, str) and isinstance(meaning, str) else True
+    return values
 
 
-def unquoted(value: str) -> str:
+def unquote(value: str) -> str:
     if len(value) > 1 and value[0] == value[-1] == '"':
-        return ESCAPED.sub(r"\1", value[1:-1])
+        return ESCAPE.sub(r"\1", value[1:-1])
     return value
 
 
@@ -106,13 +106,13 @@ def date_of(headers: Iterable[tuple[str, str]], now: float) -> float | None:
 
 def entity_tags(lines: Iterable[str]) -> list[str]:
     """The opaque parts of a list of entity tags; ``*`` stands for itself. One without its quotes is taken as if it had them."""
-    return [quote or (bare if bare == "*" else f'"{bare}"') for line in lines for quote, bare in ENTITY_TAG.findall(line)]
+    return [text or (bare if bare == "*" else f'"{bare}"') for line in lines for text, bare in ENTITY_TAG.findall(line)]
 
 
 def opaque(tag: str) -> str:
     """An entity tag without its weakness, for the weak comparison."""
-    found = entity_tags((tag,))
-    return found[0] if found else ""
+    tags = entity_tags((tag,))
+    return tags[0] if tags else ""
 
 
 def names(lines: Iterable[str]) -> list[str]:
@@ -123,7 +123,7 @@ def names(lines: Iterable[str]) -> list[str]:
 def dictionary(lines: Iterable[str]) -> dict[str, Value] | None:
     """A Structured Field dictionary, parameters left out; None when it is empty or not one."""
     text = ", ".join(lines).strip(" ")
-    found: dict[str, Value] = {}
+    values: dict[str, Value] = {}
     at = 0
     while at < len(text):
         key = KEY.match(text, at)
@@ -132,21 +132,21 @@ def dictionary(lines: Iterable[str]) -> dict[str, Value] | None:
         at = key.end()
         value: Value = True
         if text.startswith("=", at):
-            parsed = _member(text, at + 1)
-            if parsed is None:
+            member = _member(text, at + 1)
+            if member is None:
                 return None
-            value, at = parsed
+            value, at = member
         end = _parameters(text, at)
         if end is None:
             return None
-        found[key[0]] = value
+        values[key[0]] = value
         at = _skip(text, end)
         if at == len(text):
-            return found
+            return values
         at = _skip(text, at + 1) if text[at] == "," else len(text) + 1
         if at >= len(text):                              # not a comma, or one with nothing behind it
             return None
-    return found or None
+    return values or None
 
 
 def _member(text: str, at: int) -> tuple[Value, int] | None:
@@ -167,7 +167,7 @@ def _member(text: str, at: int) -> tuple[Value, int] | None:
 
 def _bare_item(text: str, at: int) -> tuple[Value, int] | None:
     if match := STRING.match(text, at):
-        return ESCAPED.sub(r"\1", match[1]), match.end()
+        return ESCAPE.sub(r"\1", match[1]), match.end()
     if match := NUMBER.match(text, at):
         return (None if "." in match[0] else int(match[0])), match.end()
     if match := BOOLEAN.match(text, at):

@@ -164,7 +164,7 @@ def test_what_never_ends_is_no_lease(redis_server, worker, make):
     server = redis_server()
     one, other = worker(server, "60s"), worker(server, "60s")
     make(server.client, "wicketgate:lease:k")
-    assert not other.store.is_leased("k") and (lease := one.store.lease("k", 60)) is not None and lease.taken
+    assert not other.store.is_leased("k") and (lease := one.store.lease("k", 60)) is not None and lease.is_held
     assert other.store.is_leased("k") and other.store.lease("k", 60) is None
 
 

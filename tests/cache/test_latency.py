@@ -277,10 +277,10 @@ def test_a_lease_that_comes_late_is_given_back(miss):
     lease = world.store.lease("k", 60)
     world.store.patience = 0.01
     late = world.store.lease("l", 60)
-    assert lease is not None and late is not None and late.taken is None
+    assert lease is not None and late is not None and late.is_held is None
     late.release()
     world.store.patience = SAFETY
-    until(lambda: late.taken and world.store.flush() and not world.store.is_leased("l"))
+    until(lambda: late.is_held and world.store.flush() and not world.store.is_leased("l"))
     assert world.store.is_leased("k")
     lease.release()
 

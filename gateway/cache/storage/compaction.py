@@ -48,9 +48,9 @@ def moments(entry: Entry) -> int:
 
 def intern(tag: str) -> str:
     """The same text for all entries with this tag, as long as there are not too many different ones."""
-    found = _tags.get(tag)
-    if found is None:
+    original = _tags.get(tag)
+    if original is None:
         if len(_tags) >= MOST_TAGS:
             _tags.clear()
-        found = _tags[tag] = tag
-    return found
+        original = _tags[tag] = tag
+    return original

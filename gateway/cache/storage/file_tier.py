@@ -32,8 +32,8 @@ from .tiers import Operation
 
 SHARE = 1 / 16
 FREE = 0.1
-REMEMBERED = 60.0               # seconds: within them, being asked for again is not written down
-ABANDONED = 3600.0              # seconds after which a file that was not finished belongs to nobody
+TOUCH_INTERVAL = 60.0           # seconds: within them, being asked for again is not written down
+ABANDONED_AFTER = 3600.0        # seconds after which a file that was not finished belongs to nobody
 BODIES = "bodies"               # the folder for bodies that nginx sends, readable for the group
 BODY_KEPT = 86400.0             # seconds such a file is kept after it was last asked for, and room allows it
 AGES = 64                       # classes of age, each a half longer than the one before
@@ -96,11 +96,11 @@ class FileTier:
         None when the folder cannot take it."""
         if len(entry.body) > self.limit * SHARE:
             return None
-        made, error = run_in_thread(self._body, entry)
+        is_new, error = run_in_thread(self._body, entry)
         if error is not None:
             self._report(error)
             return None
-        if made:
+        if is_new:
             self._count_bytes(len(entry.body))
         return f"{entry.digest[:2]}/{entry.digest[2:]}"
 
@@ -121,12 +121,12 @@ class FileTier:
         moment = self.clock()
         try:
             with open(place, "rb", opener=at_once) as file:
-                found = os.fstat(file.fileno())
-                if found.st_mtime <= moment or not stat.S_ISREG(found.st_mode):
+                status = os.fstat(file.fileno())
+                if status.st_mtime <= moment or not stat.S_ISREG(status.st_mode):
                     return None, None
                 data = file.read(self.largest)           # a record that is cut is none
-                if found.st_atime < moment - REMEMBERED:
-                    os.utime(file.fileno(), (moment, found.st_mtime))
+                if status.st_atime < moment - TOUCH_INTERVAL:
+                    os.utime(file.fileno(), (moment, status.st_mtime))
                 return data, None
         except FileNotFoundError:
             return None, None
@@ -139,9 +139,9 @@ class FileTier:
         place = self.path / BODIES / entry.digest[:2] / entry.digest[2:]
         moment, until = self.clock(), self.clock() + BODY_KEPT
         try:
-            found = place.stat(follow_symlinks=False)
-            if found.st_size == len(entry.body) and found.st_mtime > moment and stat.S_ISREG(found.st_mode):
-                if found.st_atime < moment - REMEMBERED:
+            status = place.stat(follow_symlinks=False)
+            if status.st_size == len(entry.body) and status.st_mtime > moment and stat.S_ISREG(status.st_mode):
+                if status.st_atime < moment - TOUCH_INTERVAL:
                     os.utime(place, (moment, until), follow_symlinks=False)
                 return False, None
         except FileNotFoundError:
@@ -171,10 +171,10 @@ class FileTier:
 
     def _sweep_apart(self) -> None:
         try:
-            gone, error = run_in_thread(self.sweep)
+            removals, error = run_in_thread(self.sweep)
         finally:
             self._sweeping = False
-        self.on_eviction(gone)
+        self.on_eviction(removals)
         if error is not None:
             self._report(error)
 
@@ -193,12 +193,12 @@ class FileTier:
         """Remove what is useless. Of the rest: from which class of age on it is too much, and the bytes that class may keep."""
         moment = self.clock()
         sizes = [0] * AGES
-        for entry, found in self._files():
-            unfinished = entry.name.startswith(".")
-            if found.st_ctime - ahead() < moment - ABANDONED if unfinished else found.st_mtime <= moment:
+        for entry, status in self._files():
+            is_temporary = entry.name.startswith(".")
+            if status.st_ctime - ahead() < moment - ABANDONED_AFTER if is_temporary else status.st_mtime <= moment:
                 remove(Path(entry.path))
             else:
-                sizes[age_class(moment - found.st_atime)] += found.st_size
+                sizes[age_class(moment - status.st_atime)] += status.st_size
         room = self.limit * (1 - FREE)
         if sum(sizes) <= self.limit:
             return AGES, 0.0
@@ -212,17 +212,17 @@ class FileTier:
         """Remove what is older than a class of age, and of that class what has no room; how many."""
         if oldest == AGES:
             return 0
-        moment, gone = self.clock(), 0
-        for entry, found in self._files():
-            age = age_class(moment - found.st_atime)
+        moment, removals = self.clock(), 0
+        for entry, status in self._files():
+            age = age_class(moment - status.st_atime)
             if age < oldest or entry.name.startswith("."):
                 continue
-            if age == oldest and found.st_size <= room:
-                room -= found.st_size
+            if age == oldest and status.st_size <= room:
+                room -= status.st_size
                 continue
             remove(Path(entry.path))
-            gone += 1
-        return gone
+            removals += 1
+        return removals
 
     def _files(self) -> Iterator[tuple[os.DirEntry[str], os.stat_result]]:
         bodies = self.path / BODIES

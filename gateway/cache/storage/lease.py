@@ -29,13 +29,13 @@ SHORT, TICK = 2.0, 0.5          # seconds
 class Lease:
     """Holds until it is released, or its time is over. Only its own holder releases it. No method waits."""
 
-    __slots__ = ("key", "token", "leases", "taken", "over", "until", "due")
+    __slots__ = ("key", "token", "leases", "is_held", "over", "until", "due")
 
     def __init__(self, key: str, token: str, leases: Leases) -> None:
         self.key = key
         self.token = token
         self.leases = leases
-        self.taken: bool | None = None                   # what the tier said
+        self.is_held: bool | None = None                 # what the tier said
         self.over = False
         self.until = self.due = 0.0                      # when it ends at last, and when it is to be extended
 
@@ -44,11 +44,11 @@ class Lease:
         """Its name in the queue of the writer. No record has one like it."""
         return f"lease\n{self.key}\n{self.token}"
 
-    def release(self, stored: bool = False) -> None:
+    def release(self, is_stored: bool = False) -> None:
         self.over = True
         self.leases.ending[self.key] = self
         self.leases.writer.withdraw(self.name)           # a record may have been put since: that goes first
-        self._add("release", self.key, self.token, stored, after=partial(self.leases.ended, self))
+        self._add("release", self.key, self.token, is_stored, after=partial(self.leases.forget, self))
 
     def extend(self, seconds: float) -> None:
         """Hold it for ``seconds`` from now on."""
@@ -87,10 +87,10 @@ class Leases:
         """The lease of ``key`` for ``seconds``; None when another worker has it, or the tier gives none. Waits ``patience``
         seconds."""
         before = self.ending.get(key)
-        if before is not None and before.taken and self.writer.withdraw(before.name) is not None:
+        if before is not None and before.is_held and self.writer.withdraw(before.name) is not None:
             del self.ending[key]
             lease = Lease(key, before.token, self)       # our own, about to be released: it goes on
-            lease.taken = True
+            lease.is_held = True
             lease.extend(seconds)
             return self._activate(lease)
         lease = Lease(key, secrets.token_hex(8), self)
@@ -104,14 +104,14 @@ class Leases:
         except BaseException:
             lease.release()
             raise
-        return self._activate(lease) if lease.taken or not asking.dead else None
+        return self._activate(lease) if lease.is_held or not asking.dead else None
 
     def _ask(self, lease: Lease, seconds: float) -> None:
-        lease.taken = self.tier.lease(lease.key, lease.token, seconds)
-        if lease.taken and lease.over:                   # released before it was there
+        lease.is_held = self.tier.lease(lease.key, lease.token, seconds)
+        if lease.is_held and lease.over:                 # released before it was there
             lease.release()
 
-    def ended(self, lease: Lease) -> None:
+    def forget(self, lease: Lease) -> None:
         """Its release was written."""
         if self.ending.get(lease.key) is lease:
             del self.ending[lease.key]

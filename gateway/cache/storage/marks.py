@@ -149,22 +149,22 @@ class Side:
             self.add(purge.short())
         elif kind == "tags" and value.isdecimal():
             self.tags.mark(int(value) % BUCKETS, at)
-        elif kind == "urls" and (found := BUCKET.fullmatch(value)) is not None:
-            self.urls[int(found[1])].mark(int(found[2]) % BUCKETS, at)
+        elif kind == "urls" and (match := BUCKET.fullmatch(value)) is not None:
+            self.urls[int(match[1])].mark(int(match[2]) % BUCKETS, at)
 
     def latest(self, entry: Entry) -> float:
         """When what this entry is was last purged, 0 for never."""
-        found = self.floor
+        latest = self.floor
         if self.tags and entry.tags:
-            found = max(found, *[self.tags.at(bucket_of(tag)) for tag in entry.tags])
+            latest = max(latest, *[self.tags.at(bucket_of(tag)) for tag in entry.tags])
         if any(self.urls):
             for address in addresses(normalize(entry.url)):
                 times = self.urls[form_of(address)]
                 if times:
-                    found = max(found, times.at(bucket_of(address)))
+                    latest = max(latest, times.at(bucket_of(address)))
         if self.prefixes:
-            found = max(found, self.prefixes.latest(addresses(normalize(entry.url, whole=False))))
-        return found
+            latest = max(latest, self.prefixes.latest(addresses(normalize(entry.url, whole=False))))
+        return latest
 
     def __repr__(self) -> str:
         return f"Side({len(self.prefixes)} prefixes, floor {self.floor:.3f})"
@@ -188,18 +188,18 @@ class Marks:
 
     def apply(self, variants: Variants) -> Variants | None:
         """What is left of these: the same object when all is, a shorter one, or None. What is purged softly is made stale."""
-        kept, changed = [], False
+        entries, has_change = [], False
         for entry in variants:
             hard, soft = self.purge_times(entry)
             if entry.request_time <= hard:
-                changed = True
+                has_change = True
                 continue
             if entry.request_time <= soft < entry.expires:
-                entry, changed = stale_from(entry, soft), True
-            kept.append(entry)
-        if not changed:
+                entry, has_change = stale_from(entry, soft), True
+            entries.append(entry)
+        if not has_change:
             return variants
-        return Variants(kept) if kept else None
+        return Variants(entries) if entries else None
 
     def __repr__(self) -> str:
         return f"Marks({self.number} purges, hard {self.hard!r}, soft {self.soft!r})"
@@ -265,12 +265,12 @@ class Addresses:
 
 def parse_purge(url: str | None, prefix: str | None, tag: str | None, everything: bool, soft: bool, at: float) -> Purge:
     """A purge of exactly one of these. Raises ValueError, with a sentence for whoever asked."""
-    given = [(kind, value) for kind, value in (("url", url), ("prefix", prefix), ("tag", tag)) if value is not None]
+    choices = [(kind, value) for kind, value in (("url", url), ("prefix", prefix), ("tag", tag)) if value is not None]
     if everything:
-        given.append(("everything", ""))
-    if len(given) != 1:
+        choices.append(("everything", ""))
+    if len(choices) != 1:
         raise ValueError("purge one of: url, prefix, tag, everything")
-    [(kind, value)] = given
+    [(kind, value)] = choices
     if kind != "everything" and not value:
         raise ValueError(f"{kind} is empty")
     if kind in ("url", "prefix"):
@@ -311,7 +311,7 @@ def unescape(text: str) -> str:
     if not text.isascii():
         text = "".join(char if char.isascii() else "".join(f"%{byte:02X}" for byte in char.encode("utf-8", "surrogatepass"))
                        for char in text)
-    return ESCAPE.sub(lambda found: plain(found[0]), text) if "%" in text else text
+    return ESCAPE.sub(lambda match: plain(match[0]), text) if "%" in text else text
 
 
 def plain(escape: str) -> str:

@@ -202,10 +202,10 @@ class MemoryTier:
             node.owner.change(-node.size, -1)
 
     def _make_room(self) -> None:
-        share, before, promoted = int(self.limit * SMALL), len(self.nodes), 0
+        share, before, promotions = int(self.limit * SMALL), len(self.nodes), 0
         while self.small.bytes + self.main.bytes > self.limit:
-            if not self.main.count or self.small.bytes > share and promoted < CHANCES:
-                promoted += self._evict_small()
+            if not self.main.count or self.small.bytes > share and promotions < CHANCES:
+                promotions += self._evict_small()
             else:
                 self._evict_main()
         self.count_evictions(before - len(self.nodes))

@@ -31,7 +31,7 @@ from ...loop.native_threads import run_in_thread
 from ...tasks import spawn_apart
 
 TOPIC = "edge"
-SETTLED = 2.0                   # seconds
+SETTLE_TIME = 2.0               # seconds
 SWEPT = 60.0                    # seconds after which nobody is still looking at an old one
 NAME = re.compile(r"\.?([0-9a-f]+)-[0-9]+")
 
@@ -45,14 +45,14 @@ def edge_notice(at: float) -> Notice:
 
 class Generation:
     """What nginx keeps, by ``link``. ``advance`` makes the step for a purge made here, ``hear`` for one made elsewhere.
-    ``reached``: the last step could be made."""
+    ``can_step``: the last step could be made."""
 
-    def __init__(self, link: str | os.PathLike[str], settled: float = SETTLED, timer: MonotonicClock = CLOCK) -> None:
+    def __init__(self, link: str | os.PathLike[str], settle_time: float = SETTLE_TIME, timer: MonotonicClock = CLOCK) -> None:
         self.link = Path(link)
         self.folder = self.link.parent
-        self.settled = settled
+        self.settle_time = settle_time
         self.timer = timer
-        self.reached = True
+        self.can_step = True
         self._began = self._until = self._sweep_at = 0.0
         self._soon: Any = None
         self._last: Any = None
@@ -96,7 +96,7 @@ class Generation:
         return self._soon
 
     def _settle(self) -> None:
-        self._until = self.timer.now() + self.settled
+        self._until = self.timer.now() + self.settle_time
         if self._last is None or self._last.dead:
             self._last = spawn_apart(self._at_last)
 
@@ -108,31 +108,31 @@ class Generation:
     def since(self) -> float:
         """When the last step was made; 0 when there was none, or nobody knows."""
         try:
-            found = NAME.fullmatch(os.readlink(self.link))
+            match = NAME.fullmatch(os.readlink(self.link))
         except OSError:
             return 0.0
-        made = int(found[1], 16) / 1e9 if found is not None else 0.0
-        return made if made <= now() else 0.0            # by a clock that was stepped since
+        moment = int(match[1], 16) / 1e9 if match is not None else 0.0
+        return moment if moment <= now() else 0.0        # by a clock that was stepped since
 
     def step(self) -> bool:
         """In a native thread, as is whatever else touches the disk: that may hang."""
         try:
             run_in_thread(self._make)
-            self.reached = True
+            self.can_step = True
         except Exception as error:
             log.error("purges do not reach nginx: %s", error)
-            self.reached = False
+            self.can_step = False
         if self._sweep_at <= self.timer.now():
             self._sweep_at = self.timer.now() + SWEPT
             spawn_apart(self._tidy)
-        return self.reached
+        return self.can_step
 
     def _make(self) -> None:
         name = f"{int(now() * 1e9):x}-{os.getpid()}"
-        made = self.folder / f".{name}"
+        temporary = self.folder / f".{name}"
         (self.folder / name).mkdir()
-        made.symlink_to(name)
-        made.replace(self.link)
+        temporary.symlink_to(name)
+        temporary.replace(self.link)
 
     def _tidy(self) -> None:
         """Beside the requests: there may be thousands, and a disk takes its time."""
@@ -143,9 +143,9 @@ class Generation:
 
     def _sweep(self) -> None:
         """Remove what nobody can be looking at any more, but not what is current."""
-        kept, oldest = os.readlink(self.link), (now() - SWEPT) * 1e9
+        current, oldest = os.readlink(self.link), (now() - SWEPT) * 1e9
         for name in os.listdir(self.folder):
-            if (match := NAME.fullmatch(name)) and name != kept and int(match[1], 16) < oldest:
+            if (match := NAME.fullmatch(name)) and name != current and int(match[1], 16) < oldest:
                 with suppress(OSError):                  # another worker has done it
                     (os.unlink if name.startswith(".") else os.rmdir)(self.folder / name)
 

@@ -45,9 +45,9 @@ class Purger:
         if self.generation is None:
             return self._publish(purges)
         step = self.generation.advance()
-        accepted = self._publish(purges, edge_notice(self.clock()))      # behind the purges: who receives it knows those
+        number = self._publish(purges, edge_notice(self.clock()))        # behind the purges: who receives it knows those
         join_all([step], self.bus.patience)
-        return accepted
+        return number
 
     def purge_urls(self, urls: Iterable[str], soft: bool = False) -> int:
         """Purge all of these, but not in nginx. Return when the transports have accepted it, or a request may wait no longer.

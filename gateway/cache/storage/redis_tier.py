@@ -11,18 +11,18 @@ from collections.abc import Sequence
 from ...remote.redis_client import Command, RedisClient
 from .tiers import Operation
 
-DONE = "done"                   # in place of a token, for DONE_FOR ms: who looked for the record before it was there looks again
+DONE_MARK = "done"              # in place of a token, for DONE_FOR ms: who looked for the record before it was there looks again
 DONE_FOR = 150
 TAKE = """
 if redis.call('PTTL', KEYS[1]) == -1 then redis.call('DEL', KEYS[1]) end
 if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end
 return 0
 """                             # what never ends is no lease
-LEASED = f"if redis.call('PTTL', KEYS[1]) > 0 and redis.call('GET', KEYS[1]) ~= '{DONE}' then return 1 end return 0"
+LEASE_CHECK = f"if redis.call('PTTL', KEYS[1]) > 0 and redis.call('GET', KEYS[1]) ~= '{DONE_MARK}' then return 1 end return 0"
 RELEASE = f"""
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 if ARGV[2] == '0' then return redis.call('DEL', KEYS[1]) end
-return redis.call('SET', KEYS[1], '{DONE}', 'PX', {DONE_FOR})
+return redis.call('SET', KEYS[1], '{DONE_MARK}', 'PX', {DONE_FOR})
 """
 EXTEND = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0"
 
@@ -64,13 +64,13 @@ class RedisTier:
     def lease(self, key: str, token: str, seconds: float) -> bool | None:
         """Take the lease of ``key`` for at most that long. False when another has it, or had it until a moment ago, None when Redis
         cannot be asked."""
-        taken = self.client.ask(*self._command(("lease", key, token, seconds)))
-        return None if taken is None else bool(taken)
+        reply = self.client.ask(*self._command(("lease", key, token, seconds)))
+        return None if reply is None else bool(reply)
 
     def is_leased(self, key: str) -> bool | None:
         """Does anybody have the lease of ``key``? None when Redis cannot be asked."""
-        taken = self.client.ask("EVAL", LEASED, 1, self._lease(key))
-        return None if taken is None else bool(taken)
+        reply = self.client.ask("EVAL", LEASE_CHECK, 1, self._lease(key))
+        return None if reply is None else bool(reply)
 
     def _lease(self, key: str) -> bytes:
         return self.client.name(f"lease:{key}")

@@ -156,58 +156,58 @@ class HttpStore:
         now = self.timer.now()
         if node.last_renewal + self.intervals.again <= now:
             node.last_renewal = now
-            if (found := self._fetch(key, node, owner)) is not None:
-                return found
+            if (variants := self._fetch(key, node, owner)) is not None:
+                return variants
         self._hit(1.0)
         return self.peek(key)
 
-    def _fetch(self, key: str, known: Node | None, owner: Share | None = None) -> Variants | None:
-        """From the shared tiers, in memory from now on. With ``known``, only what is newer than that."""
+    def _fetch(self, key: str, present: Node | None, owner: Share | None = None) -> Variants | None:
+        """From the shared tiers, in memory from now on. With ``present``, only what is newer than that."""
         self.bus.catch_up()
-        found = self._await_lookup(key, known, owner) if self.tiers else None
-        if found is None and known is None:
+        variants = self._await_lookup(key, present, owner) if self.tiers else None
+        if variants is None and present is None:
             self.counts.of("misses", "memory")(1.0)
-        return found
+        return variants
 
-    def _await_lookup(self, key: str, known: Node | None, owner: Share | None) -> Variants | None:
+    def _await_lookup(self, key: str, present: Node | None, owner: Share | None) -> Variants | None:
         """What the look-up of this key finds within the patience of a request."""
         began = self.timer.now()
-        result = self.lookups.ask(key, lambda look: (self._look_up(key, known, owner, look), self.marks.number), self.patience)
-        last_lookup.set((ended := self.timer.now(), ended - began))
+        result = self.lookups.ask(key, lambda look: (self._look_up(key, present, owner, look), self.marks.number), self.patience)
+        last_lookup.set((end := self.timer.now(), end - began))
         if result is None:
             return None
-        found, number = result
-        return found if found is None or number == self.marks.number else self.marks.apply(found)
+        variants, number = result
+        return variants if variants is None or number == self.marks.number else self.marks.apply(variants)
 
-    def _look_up(self, key: str, known: Node | None, owner: Share | None, look: Lookup) -> Variants | None:
+    def _look_up(self, key: str, present: Node | None, owner: Share | None, look: Lookup) -> Variants | None:
         for tier in self.tiers:
-            found = self._read(tier, key)
+            variants = self._read(tier, key)
             node = self.memory.nodes.get(key)
-            if node is not None and node is not known:   # it was stored while the tier was asked
+            if node is not None and node is not present:  # it was stored while the tier was asked
                 return node.value if node.purges == self.marks.number or self._survives(node) else None
-            if found is None or look.void:
+            if variants is None or look.void:
                 self.counts.of("misses", tier.name)(1.0)
                 continue
-            if node is not None and found[0].stored_at <= node.value[0].stored_at:
+            if node is not None and variants[0].stored_at <= node.value[0].stored_at:
                 return None
             self.counts.of("hits", tier.name)(1.0)
-            self._remember(key, found, owner)
-            return found
+            self._remember(key, variants, owner)
+            return variants
         return None
 
     def _read(self, tier: SharedTier, key: str, forget: bool = True) -> Variants | None:
         """The variants in a tier, or on their way to it, without those that were purged. A corrupt record is removed."""
-        queued = self._writer(tier).pending(key)
-        if queued is not None:
-            return self.marks.apply(queued.value) if queued.value is not None else None
+        pending = self._writer(tier).pending(key)
+        if pending is not None:
+            return self.marks.apply(pending.value) if pending.value is not None else None
         data = tier.get(key)
         if data is None:
             return None
         try:
-            found = self._decode(key, data, tier.shift)
-            if max(entry.request_time for entry in found) > self.clock() + tier.margin:
+            variants = self._decode(key, data, tier.shift)
+            if max(entry.request_time for entry in variants) > self.clock() + tier.margin:
                 return None                              # by a clock that was stepped since: no purge could be held against it
-            return self.marks.apply(found)
+            return self.marks.apply(variants)
         except codec.CorruptRecord as error:
             if forget:
                 log.warning("the cache tier %s has an unusable record: %s", tier.name, error)
@@ -220,8 +220,8 @@ class HttpStore:
         """The variants of a record. A large one is decoded beside the loop."""
         if len(data) < HEAVY:
             return codec.decode(key, data, shift, self.largest)
-        found: Variants = run_in_thread(codec.decode, key, data, shift, self.largest)
-        return found
+        variants: Variants = run_in_thread(codec.decode, key, data, shift, self.largest)
+        return variants
 
     def put(self, key: str, variants: Variants, keep: float, request_time: float, owner: Share | None = None) -> Variants | None:
         """Store ``variants``, whose first is new, for ``keep`` seconds. ``request_time`` is when the request for it was sent, by
@@ -306,7 +306,7 @@ class HttpStore:
         """What ``get`` would give, for an operator: nothing is counted, kept or removed."""
         if (node := self.memory.nodes.get(key)) is not None:
             return self.marks.apply(node.value)
-        return next((found for tier in self.tiers if (found := self._read(tier, key, forget=False)) is not None), None)
+        return next((variants for tier in self.tiers if (variants := self._read(tier, key, forget=False)) is not None), None)
 
     # One fetch for all workers
 
@@ -318,8 +318,8 @@ class HttpStore:
         if self._leases is None:
             self._leases = Leases(self.leases, self._writer(self.leases), short=self.intervals.lease,
                                   tick=self.intervals.extension, timer=self.timer)
-        ended, spent = last_lookup.get()
-        patience = self.patience - (spent if self.timer.now() < ended + RECENT else 0.0)
+        end, duration = last_lookup.get()
+        patience = self.patience - (duration if self.timer.now() < end + RECENT else 0.0)
         return self._leases.take(key, seconds, patience)
 
     def is_leased(self, key: str) -> bool:
@@ -345,8 +345,8 @@ class HttpStore:
             pause = min(pause * 1.5, self.intervals.longest_poll)
         if is_leased is None:                            # nobody can be asked, nor for the answer
             return None
-        found = self._fetch(key, self.memory.nodes.get(key))
-        return found if found is not None else self.peek(key)
+        variants = self._fetch(key, self.memory.nodes.get(key))
+        return variants if variants is not None else self.peek(key)
 
     # The life of the worker
 

@@ -129,8 +129,8 @@ class WriteBehind:
         self._sending = batch
         try:
             operations = [operation for write in batch.values() if (operation := write.make()) is not None]
-            if operations and (lost := self.write(operations)):
-                self.on_drop(float(lost))
+            if operations and (losses := self.write(operations)):
+                self.on_drop(float(losses))
         except Exception:
             log.exception("what the cache writes beside the requests is lost")
             self.on_drop(float(len(batch)))

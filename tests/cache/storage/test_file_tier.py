@@ -12,7 +12,7 @@ import pytest
 from stored import entry_of, until
 
 from gateway.cache.storage import file_tier
-from gateway.cache.storage.file_tier import ABANDONED, AGES, FREE, SHARE, FileTier, age_class
+from gateway.cache.storage.file_tier import ABANDONED_AFTER, AGES, FREE, SHARE, FileTier, age_class
 
 ROOT = Path(__file__).parents[2]
 
@@ -122,7 +122,7 @@ def test_what_is_useless_or_was_never_finished_goes(folder):
     folder.now += 11
     assert folder.tier.sweep() == (0, None) and unfinished.exists(), "its writer may be at it"
     assert folder.tier.get("long") and len(folder.files()) == 2
-    folder.now += ABANDONED
+    folder.now += ABANDONED_AFTER
     folder.tier.sweep()
     assert not unfinished.exists() and len(folder.files()) == 1
 

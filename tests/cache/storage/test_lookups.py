@@ -101,8 +101,8 @@ def test_every_way_to_wait(behind):
     gevent.sleep(0)
     assert behind.store.get("k") is None, "another's look-up"
     assert behind.store.is_leased("held") is False and behind.store.wait("held", SAFETY * 2) is None
-    assert behind.store.lease("other", 60).taken is None, "as if it had it"
-    assert first.get(timeout=SAFETY) is None and lease.taken
+    assert behind.store.lease("other", 60).is_held is None, "as if it had it"
+    assert first.get(timeout=SAFETY) is None and lease.is_held
     assert behind.counted.numbers["misses", "memory"] == 3, "one of them while there were connections"
 
 

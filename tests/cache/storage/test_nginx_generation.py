@@ -25,11 +25,11 @@ def edge(at: float = 0.0) -> Notice:
 
 @pytest.fixture
 def made(tmp_path):
-    """``made(settled)`` is one that has begun, without the step of its beginning; ``targets`` are where its link has led since."""
+    """``made(settle_time)`` is one that has begun, without the step of its beginning; ``targets`` are where its link has led since."""
     running = []
 
-    def start(settled: float = 0.0) -> Generation:
-        generation = Generation(tmp_path / "purges" / "current", settled)
+    def start(settle_time: float = 0.0) -> Generation:
+        generation = Generation(tmp_path / "purges" / "current", settle_time)
         generation.start()
         step, generation.targets = generation.step, []
 
@@ -129,7 +129,7 @@ def test_where_nothing_can_be_swept_that_is_said_and_purges_reach_nginx(made, mo
     generation = made()
     monkeypatch.setattr(os, "listdir", failing)
     generation._sweep_at = 0.0
-    assert generation.step() and generation.reached
+    assert generation.step() and generation.can_step
     until(lambda: "old generations of nginx stay" in caplog.text)
 
 
@@ -145,13 +145,13 @@ def test_an_old_one_that_is_current_is_not_swept_away(made):
 
 
 def test_a_purge_made_here_is_a_step_at_once_and_one_more_at_last(made):
-    generation = made(settled=0.05)
+    generation = made(settle_time=0.05)
     assert generation.advance().get() is True and len(generation.targets) == 1
     until(lambda: len(generation.targets) == 2)
 
 
 def test_purges_made_here_at_the_same_time_are_one_step_after_all_of_them(made):
-    generation = made(settled=SAFETY)
+    generation = made(settle_time=SAFETY)
     told = []
 
     def telling():
@@ -165,7 +165,7 @@ def test_purges_made_here_at_the_same_time_are_one_step_after_all_of_them(made):
 
 
 def test_many_that_are_heard_at_once_are_one_step_when_all_are_known(made):
-    generation = made(settled=SAFETY)
+    generation = made(settle_time=SAFETY)
     for _ in range(10):
         generation.hear(edge())
         assert generation.targets == [], "what is heard with it counts first"
@@ -178,7 +178,7 @@ def test_many_that_are_heard_at_once_are_one_step_when_all_are_known(made):
     (-10, -5, 0), (-10, -10, 0), (-5, -10, 1), (-5, None, 1), (5, 10, 1), (5, -10, 1), (-5, 3600, 1)])
 def test_what_was_purged_before_it_began_needs_only_the_step_of_others(made, at, stepped, expected):
     """Seconds from when it began: when it was purged, and when the last step was made."""
-    generation = made(settled=SAFETY)
+    generation = made(settle_time=SAFETY)
     began = generation._began
     generation.link.unlink()
     if stepped is not None:
@@ -195,11 +195,11 @@ def test_a_folder_that_cannot_be_written_to_is_said_and_no_error(tmp_path, caplo
     generation = Generation(tmp_path / "purges" / "current")
     generation.start()
     assert "nginx keeps nothing" in caplog.text or "purges do not reach nginx" in caplog.text
-    assert generation.advance().get() is False and not generation.reached
+    assert generation.advance().get() is False and not generation.can_step
     assert "purges do not reach nginx" in caplog.text
     (tmp_path / "purges").unlink()
     generation.start()
-    assert generation.advance().get() is True and generation.reached
+    assert generation.advance().get() is True and generation.can_step
     generation.stop()
 
 

@@ -649,7 +649,7 @@ def two_clocks(redis_server, app_of):
     workers = [app_of(redis=server.url, timeout="5s").tiered for _ in range(2)]
     for each in workers:
         each.near = 0.0
-        each.store.leases.client.clock.margin, each.cleared = 0.05, 0.0
+        each.store.leases.client.clock.margin, each.cleared_at = 0.05, 0.0
     return workers
 
 
