@@ -14,13 +14,14 @@ from stored import SAFETY, short_pauses, until
 from gateway.breaker import Breaker
 from gateway.bus.clock import now as bus_now
 from gateway.bus.notice import EVERY, Notice, gap, text_of
-from gateway.bus.redis_stream import BEGIN, RedisStream
+from gateway.bus.redis_stream import BEGIN, CLOCK_INTERVAL, RedisStream
 from gateway.remote.circuit import Slow
 from gateway.remote.redis_client import RedisClient
+from tests.clocks import ManualClock
 
 LONGEST = 0.05                  # seconds that one operation may cost
 SLACK = 0.25                    # of a busy machine
-OF_STREAM = ("length", "begin", "now")
+OF_STREAM = ("length", "begin", "now", "clock")
 
 
 @pytest.fixture
@@ -335,12 +336,13 @@ def test_stopping_closes_and_a_second_start_is_another_life(redis_server):
 @pytest.mark.parametrize("seconds", (-86400, -3600, 3600, 86400))
 def test_the_clock_of_redis_is_set(redis_server, follow, monkeypatch, seconds):
     """A gap up to now, for everybody; and notices are heard at the time at which they came."""
-    log, heard = follow(redis_server().url, timeout=5.0)
+    clock = ManualClock()
+    log, heard = follow(redis_server().url, timeout=5.0, clock=clock)
     until(lambda: log.client.usable)
     before = len(heard)
     compare = log._compare_clocks
     monkeypatch.setattr(log, "_compare_clocks", lambda ask: compare(lambda: (ask()[0] + seconds, 0)))
-    log._next_look = 0.0
+    clock.time += CLOCK_INTERVAL
     until(lambda: len(heard) > before)
     log.stop()
     assert [each.identity for each in heard[before:]] == [(EVERY, None)] and abs(heard[-1].at - bus_now()) < 60
