@@ -18,8 +18,6 @@ from gateway.routing.table import Table
 from tests.routing.route_tables import ask, routed, winner
 
 
-# -- which route goes first
-
 def test_what_takes_the_same_with_text_beside_it_is_a_clash():
     for one, other in [("/{a}.json", "/{b}.json"), ("/{a:path}/x", "/{b:path}/x"), ("/{a}-{b}", "/{c}-{d}"),
                        ("/{a}%2Ejson", "/{b}.json")]:
