@@ -1,7 +1,7 @@
-"""A number in memory that the workers of a machine share: it changes when there is news in the journal (journal.py).
+"""The bell: a number in shared memory that a writer of the journal (journal.py) changes after each write.
 
-Whoever has appended lines puts another number there. Reading it takes no system call, so a worker compares it with the one of its
-last reading before it serves anything that depends on the news.
+A worker compares it with the number that it read last, which takes no system call, before it serves anything that depends on
+notices; when they differ, it reads the journal first.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Bell:
         return self._inode != 0
 
     def hang(self, path: Path) -> None:
-        """Share the number in the file at ``path``, also when another file has taken its place. Raises OSError, ValueError."""
+        """Map the file at ``path``; called again, it maps a file that has replaced it. Raises OSError, ValueError."""
         try:
             move_aside(path)
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -50,7 +50,7 @@ class Bell:
             raise
 
     def ring(self) -> None:
-        """There is news, whatever others put there at the same time: each reads again."""
+        """Change the number to a random one: unlike an increment, that cannot restore the number of a concurrent writer."""
         self.cell[0] = secrets.randbits(8 * SIZE)
 
     def __repr__(self) -> str:

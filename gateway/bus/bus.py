@@ -1,4 +1,4 @@
-"""The bus: what a worker publishes is heard by every worker of every instance, by topic.
+"""The bus: publish/subscribe by topic among all workers of all instances.
 
 ::
 
@@ -8,16 +8,16 @@
 
     journal, stream --> deliver --> subscribers
 
-``Delivery.wait`` ends when every transport has what was published, or the ``patience`` of a request is over; the rest goes on. A
-worker that then calls ``catch_up`` has heard it: so who has changed something sees the change, whichever worker of the machine gets
-the next request.
+Read your writes: ``Delivery.wait`` returns when every transport has the notices, or when the ``patience`` of a request is over
+(delivery then continues in the background). Another worker of the machine that calls ``catch_up`` afterwards has those notices, so
+the client that made a change sees it, whichever worker gets its next request.
 
-What subscribers can rely on: the notices of one worker are heard in the order in which it published them; a notice may be heard
-more than once, also by the worker that published it, and of several with the same topic and key perhaps only the latest
-(notice.py); it is never of later than now. A subscriber that begins late, or may have missed something, hears of a gap: its
-``on_gap`` is called with the time up to which notices may be lost.
+Guarantees to a subscriber: notices of one worker arrive in the order of their publication, at least once (also at the worker that
+published them), never with a time in the future. Of several with the same topic and key perhaps only the latest arrives
+(notice.py). A subscriber that starts late or may have missed notices is told of a gap: ``on_gap`` is called with the time up to
+which notices may be lost.
 
-Nothing runs before ``start``: no connection, no greenlet. Without it, nobody else is heard.
+Before ``start`` there is no connection and no greenlet, and notices reach the subscribers of this worker only.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ log = logging.getLogger("gateway")
 
 
 class Transport(Protocol):
-    """A way to other workers. After ``start`` it calls ``hear`` with what they publish; ``write`` returns whether it has the
-    notices for them, ``backlog`` how many still wait for it. ``bell`` is None when it has none."""
+    """A way to other workers. From ``start`` on it calls ``hear`` with each notice that they publish. ``write`` returns whether the
+    notices are written, ``backlog`` the number of those that are not yet. ``bell`` is None where it has none."""
 
     @property
     def bell(self) -> Bell | None: ...
@@ -67,7 +67,7 @@ class OutOfTime(Exception):
 
 
 class Delivery:
-    """What was published on its way: a list of batches for each transport."""
+    """Notices on their way to other workers: for each transport the list of batches with which they are written."""
 
     __slots__ = ("transports", "patience")
 
@@ -76,7 +76,7 @@ class Delivery:
         self.patience = patience
 
     def wait(self) -> int:
-        """The number of transports that have all of it when all have, or the time of a request is over."""
+        """Wait until all batches are written, at most ``patience`` seconds. Returns the number of transports that have them all."""
         if not self.transports:
             return 0
         with suppress(OutOfTime), LoopLimit(self.patience, OutOfTime()):
@@ -87,8 +87,8 @@ class Delivery:
 
 
 class Bus:
-    """``transports`` in their order; the first one with a bell is the journal. ``patience`` is for how many seconds a request waits
-    for them."""
+    """``transports`` are written to in this order; the first one with a bell is the journal. ``patience`` is the longest time in
+    seconds that a request waits for them."""
 
     def __init__(self, transports: Sequence[Transport] = (), *, patience: float = PATIENCE,
                  now: Callable[[], float] = clock.now, clock: MonotonicClock = CLOCK) -> None:
@@ -98,30 +98,30 @@ class Bus:
         self.clock = clock
         journals: list[Any] = [transport for transport in self.transports if transport.bell is not None]
         self._journal: Any = journals[0] if journals else None
-        self.bell: Bell = journals[0].bell if journals else Bell()       # that one never rings
+        self.bell: Bell = journals[0].bell if journals else Bell()       # never changes
         self._subscribers: dict[str, list[Subscriber]] = {}
         self._commits = [GroupCommit(transport.write) for transport in self.transports]
-        self._owner = native_thread()                    # greenlets of another cannot wait for batches
+        self._owner = native_thread()                    # only greenlets of this thread can wait for batches
         self._reading: Any = None
         self._started = False
 
     # Publishing
 
     def subscribe(self, topic: str, hear: Callable[[Notice], object], on_gap: Callable[[float], object]) -> None:
-        """Hear the notices of a topic, those before ``start`` that transports have kept too."""
+        """Call ``hear`` with each notice of a topic, including those from before ``start`` that transports retain."""
         subscriber = Subscriber(hear, on_gap)
         self._subscribers.setdefault(topic, []).append(subscriber)
         if self._started:
             self._call(on_gap, self.now())
 
     def publish(self, *notices: Notice) -> Delivery:
-        """Let subscribers hear these, here at once."""
+        """Deliver notices to the subscribers of this worker immediately, and send them to the other workers."""
         for notice in notices:
             self.deliver(notice)
         return self.send(*notices)
 
     def send(self, *notices: Notice) -> Delivery:
-        """Let the subscribers of other workers hear these."""
+        """Send notices to the other workers, without delivering them here."""
         if native_thread() == self._owner:
             return Delivery([[commit.add(notice) for notice in notices] for commit in self._commits], self.patience)
         batches = []
@@ -132,14 +132,14 @@ class Bus:
         return Delivery(batches, self.patience)
 
     def backlog(self) -> int:
-        """How many notices wait for a transport that cannot take them now."""
+        """The number of notices that wait for a transport that cannot write them now."""
         return sum(transport.backlog() for transport in self.transports)
 
-    # Hearing
+    # Receiving
 
     def deliver(self, notice: Notice) -> None:
-        """Let the subscribers of this worker hear a notice."""
-        if notice.at > (now := self.now()):              # by a clock that was set
+        """Deliver a notice to the subscribers of this worker."""
+        if notice.at > (now := self.now()):              # its publisher's clock was set
             notice = notice._replace(at=now)
         if notice.key is not None:
             for subscriber in self._subscribers.get(notice.topic, ()):
@@ -153,18 +153,18 @@ class Bus:
     def _call(self, function: Callable[[Any], object], argument: Any) -> None:
         try:
             function(argument)
-        except Exception:                                # a defect of one subscriber: the others hear it all the same
+        except Exception:                                # a defect of one subscriber must not stop the others
             log.exception("a subscriber of the bus failed")
 
     def catch_up(self) -> None:
-        """Hear what the other workers of this machine have published up to now, or as much of it as there is time for."""
+        """Read and deliver all notices published on this machine so far, within ``patience`` seconds."""
         bell = self.bell
         if bell.last_read == bell.cell[0]:
             return
         until = self.clock.now() + self.patience
         while (number := bell.cell[0]) != bell.last_read:
             if (left := until - self.clock.now()) <= 0:
-                bell.last_read = number                  # the next request need not wait for what is not to be had
+                bell.last_read = number                  # the next request does not wait for the same again
                 log.warning("notices of other workers cannot be read within %g s", self.patience)
                 return
             if self._reading is None or self._reading.dead:
@@ -173,23 +173,23 @@ class Bus:
                 self._reading.join()
 
     def _read(self) -> None:
-        number = self.bell.cell[0]                       # before it is read: what comes meanwhile is news again
+        number = self.bell.cell[0]                       # before reading: what is appended meanwhile is new again
         try:
             self._journal.catch_up(self.deliver)
-        except Exception:                                # a defect: it is not tried again before there is more
+        except Exception:                                # a defect: not tried again before the next notice
             log.exception("notices of other workers cannot be read")
         self.bell.last_read = number
 
     # The life of the worker
 
     def start(self) -> None:
-        """In each worker process, after the fork."""
+        """Start the transports. Called in each worker process, after the fork."""
         for transport in self.transports:
             transport.start(self.deliver)
         self._started = True
 
     def stop(self, seconds: float) -> None:
-        """What was published has ``seconds`` to leave."""
+        """Stop the transports, after at most ``seconds`` in which the remaining notices are written."""
         until = self.clock.now() + seconds
         for commit in self._commits:
             commit.flush(max(0.0, until - self.clock.now()))

@@ -1,14 +1,13 @@
-"""The clock of the bus: Unix time as the processes of a machine have agreed upon it, and steady from then on.
+"""The clock of the bus: Unix time that never steps, the same in all processes of a machine.
 
-Notices have its time, and so has whatever is held against them: stored answers are purged, and grow old, by this clock alone.
-Setting the clock of the machine, by an hour or by a day, changes neither: this one counts on from where it was, like
-CLOCK_BOOTTIME, which is one for all processes and goes on while the machine sleeps. The difference between the two is a number that
-the first process writes down (``agree``), for as long as the machine runs.
+It is CLOCK_BOOTTIME, which all processes share and which goes on while the machine sleeps, plus an offset that is fixed when the
+first process writes it to a file (``agree``), until the machine restarts. Setting the machine's own clock changes neither.
 
-After a start of the machine, or where nothing is written down, there is a new number. What was stored by another one may then seem
-to be from the future: that is not used (cache/storage/store.py), and a notice from the future counts as one of now.
+Notices carry its time, and so does whatever they are compared with: by this clock alone stored answers grow old and are purged.
+Dates in messages are in the machine's own time, which is ``ahead`` of this one.
 
-Dates of messages are in the machine's own time, which is ``ahead`` of this one.
+After a restart of the machine, or without the file, the offset is a new one. A stored answer may then seem to be from the future,
+and is not used (cache/storage/store.py); a notice from the future counts as one of now.
 """
 
 from __future__ import annotations
@@ -21,26 +20,26 @@ from pathlib import Path
 from ..move_aside import move_aside
 
 BOOT = Path("/proc/sys/kernel/random/boot_id")
-LONGEST = 200                   # characters of what is agreed upon
-MOST = 1e11                     # seconds: it is damaged
+LONGEST = 200                   # characters of the file
+MOST = 1e11                     # seconds: a larger offset comes from a damaged file
 STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 log = logging.getLogger("gateway")
-_offset = -time.clock_gettime(STEADY) + time.time()      # in this order: it is not behind
+_offset = -time.clock_gettime(STEADY) + time.time()      # in this order it is not behind
 
 
 def now() -> float:
-    """Seconds."""
+    """The time in seconds since 1970."""
     return time.clock_gettime(STEADY) + _offset
 
 
 def ahead() -> float:
-    """By how many seconds the machine's own clock is ahead; less than 0 when it is behind."""
+    """The seconds by which the machine's own clock is ahead of this one; below 0 when it is behind."""
     return time.time() - now()
 
 
 def agree(path: Path) -> None:
-    """Take the number that is written down in ``path`` for this run of the machine; where there is none, write down our own."""
+    """Use the offset in the file at ``path`` if it is from this run of the machine; else write our own there."""
     global _offset
     try:
         boot = BOOT.read_text().strip() if BOOT.exists() else ""
@@ -48,7 +47,7 @@ def agree(path: Path) -> None:
         if (offset := offset_of(path, boot)) is None:
             temporary = path.with_name(f"{path.name}.{os.getpid()}")
             temporary.write_text(f"{boot} {_offset!r}")
-            if path.exists():                            # of another run, or damaged
+            if path.exists():                            # from an earlier run, or damaged
                 temporary.replace(path)
             else:
                 try:
@@ -63,7 +62,7 @@ def agree(path: Path) -> None:
 
 
 def offset_of(path: Path, boot: str) -> float | None:
-    """What was written down in this run of the machine, None when that is nothing."""
+    """The offset in the file at ``path``; None when it was not written in this run of the machine."""
     try:
         with open(path, encoding="ascii", errors="replace") as file:
             recorded_boot, _, number = file.read(LONGEST).rpartition(" ")

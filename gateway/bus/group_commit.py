@@ -1,7 +1,7 @@
-"""Group commit of notices to one transport: what is added while one batch is written goes with the next.
+"""Group commit of notices to one transport: those added while one batch is written form the next.
 
-There may be thousands in a second, many with the same key: of these a batch has the latest, behind what was added before it. When
-too many different ones wait, gaps take their place.
+There may be thousands a second, many with the same topic and key: of these a batch has the latest, at the position of the latest.
+When more than ``limit`` different ones wait, gaps replace them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from ..tasks import Event, spawn_apart
 from .notice import Identity, Notice, gaps
 
-LIMIT = 100_000                 # notices that wait for a transport
+LIMIT = 100_000                 # notices in a batch
 
 log = logging.getLogger("gateway")
 
@@ -37,7 +37,7 @@ class Batch:
 
 
 class GroupCommit:
-    """``write`` takes any number of notices, and may wait; its result is whether the transport has them."""
+    """``write`` writes any number of notices to the transport and returns whether it has them. It may block."""
 
     def __init__(self, write: Callable[..., bool], limit: int = LIMIT) -> None:
         self.write = write
@@ -46,7 +46,7 @@ class GroupCommit:
         self._greenlet: Any = None
 
     def add(self, notice: Notice) -> Batch:
-        """The batch with which the notice is written."""
+        """Add a notice to the next batch and return that batch."""
         notices = self._next.notices
         if notices.pop(notice.identity, None) is None and len(notices) >= self.limit:
             replacement = gaps(notices, notice.at)
@@ -63,13 +63,13 @@ class GroupCommit:
             success = False
             try:
                 success = self.write(*batch.notices.values())
-            except Exception:                            # a defect of this transport: what comes next is written all the same
+            except Exception:                            # a defect of this transport must not stop the next batch
                 log.exception("%d notices are lost", len(batch.notices))
             finally:
                 batch.settle(success)
 
     def flush(self, seconds: float) -> None:
-        """Wait until everything is written, for at most that long."""
+        """Wait until all notices are written, at most ``seconds``; then give up the rest."""
         if self._greenlet is not None:
             self._greenlet.join(seconds)
             self._greenlet.kill()

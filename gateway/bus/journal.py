@@ -1,21 +1,23 @@
-"""The journal: a file through which the workers of one machine hear each other's notices. Each appends to it, and each reads it.
+"""The journal: a log file through which the workers of one machine exchange notices. Every worker appends to it and reads it.
 
-One notice a line (notice.py). A worker that starts reads all of it. Whoever has appended lines rings the bell (bell.py); a worker
-that depends on the news sees that without waiting, and reads it first. So what was published before a request came is known to
-whichever worker gets it. A look every POLL seconds is for a bell that is gone.
+Each line is one notice (notice.py). A worker reads the whole file when it starts. A writer rings the bell (bell.py) after it has
+appended; a worker that is about to serve something that depends on notices compares the bell, without a system call, and reads the
+new lines first. So each notice published before a request arrived is known to the worker that gets the request. The file is also
+read every POLL seconds, in case the bell was lost.
 
-A file that has become too long is replaced by one with fewer lines (log_compaction.py)::
+When the file is too long, a compacted one (log_compaction.py) replaces it::
 
-    too long --> compacted, some lines at a time, while all go on writing into it
-                   --> what was written meanwhile follows, and the new file takes its name
-                         --> what was still written into the old one follows too
-                         --> each reader reads the old one to its end, then goes on where the new one begins to say something new
+    too long --> a new file is written: the compacted lines, in portions, while others append to the old file
+                   --> the lines appended meanwhile are copied, and the new file is renamed over the old one
+                         --> lines that were still appended to the old file are copied too
+                         --> a reader reads the old file to its end, then continues in the new one behind the copied lines
 
-The first line of the new file says which one it replaced, and where that is. So nobody misses anything.
+The first line of the new file names the inode of the old one and the position at which a reader continues, so no reader misses a
+notice.
 
-Nobody waits for another process: lines are appended in one piece (O_APPEND), and a writer that finds the file replaced writes
-again. Only the process that replaces a file has its lock (flock(2)); one that does not get the lock leaves it to the other. The
-disk may hang all the same: a native thread of its own does whatever touches it.
+No process waits for another: lines are appended in one write (O_APPEND), and a writer that finds the file replaced writes again.
+Only the process that compacts takes the lock (flock(2)); one that does not get it leaves the work to the other. As the disk may
+hang, a native thread does everything that touches it.
 """
 
 from __future__ import annotations
@@ -43,14 +45,14 @@ from .log_compaction import halve, latest, total
 from .notice import LONGEST, Notice, gap, line_of, parse
 
 POLL = 0.25                     # seconds
-DRAIN = 0.5                     # seconds that what is under way has when it is stopped
+DRAIN = 0.5                     # seconds that an operation has to end when the journal is stopped
 LIMIT = 8 * 1024 ** 2           # bytes
-HUGE = 16                       # times that, a file is not read any more before it is replaced
-SHORTER = 3 / 4                 # of the limit, which a compacted file may have
-SUCCESSOR = re.compile(rb'\["after","([0-9]+):([0-9]+)"\]\n')         # the inode it replaced, and how much says the same
-PIECE = 16 * 1024               # bytes that are heard at a time
+HUGE = 16                       # times the limit: such a file is replaced without being read
+SHORTER = 3 / 4                 # of the limit: the size of a compacted file at most
+SUCCESSOR = re.compile(rb'\["after","([0-9]+):([0-9]+)"\]\n')         # the old inode, and where new lines begin
+PIECE = 16 * 1024               # bytes that are read at a time
 LINES = 1000                    # lines that are compacted at a time
-PAUSE = 0.005                   # seconds between two times, for all others
+PAUSE = 0.005                   # seconds between two portions, for other greenlets and threads
 
 Hear = Callable[[Notice], None]
 
@@ -58,8 +60,8 @@ log = logging.getLogger("gateway")
 
 
 class Journal:
-    """The file at ``path``, of about ``limit`` bytes at most. ``read`` returns what came since the last time, ``start`` follows it
-    in a greenlet. With ``make``, its folder is made."""
+    """The file at ``path``, of about ``limit`` bytes at most. ``read`` returns the notices since the last call, ``start`` follows
+    the file in a greenlet. With ``make``, its folder is created."""
 
     def __init__(self, path: str | os.PathLike[str], limit: int = LIMIT, *, make: bool = False, poll: float = POLL,
                  piece: int = PIECE, lines: int = LINES, huge: int = HUGE, clock: MonotonicClock = CLOCK) -> None:
@@ -73,15 +75,15 @@ class Journal:
         self.clock = clock
         self.bell = Bell()
         self._mute = False                               # it was logged that the bell cannot be shared
-        self._file: IO[bytes] | None = None              # held open, so that no other file gets its inode
+        self._file: IO[bytes] | None = None              # kept open, so that no other file gets its inode
         self._follower: Any = None
         self._compacting: Any = None
-        self._owner = native_thread()                    # another has no loop that goes on
+        self._owner = native_thread()                    # only this thread has a loop that runs the compaction
         self._thread = SerialThread()
         self._reading = Semaphore(1)
 
     def start(self, hear: Hear) -> None:
-        """Hear everything there is before this returns, and then whatever comes."""
+        """Deliver all notices in the file before this returns, and from then on each new one, in a greenlet."""
         if self.make:
             self._thread.run(partial(self.path.parent.mkdir, mode=0o700, parents=True, exist_ok=True))
         self._thread.run(clock.agree, self.path.with_name(f".{self.path.name}.clock"))
@@ -90,7 +92,7 @@ class Journal:
         self._follower = spawn(self._follow, hear)
 
     def catch_up(self, hear: Hear) -> None:
-        """Hear whatever there is."""
+        """Deliver all notices that are new."""
         while self._deliver(hear):
             pass
 
@@ -109,7 +111,7 @@ class Journal:
                 self.clock.sleep(PAUSE)
 
     def _deliver(self, hear: Hear) -> bool:
-        """Hear some of what came; whether there was anything. What was read before is heard before."""
+        """Read and deliver one piece of the new lines, one caller at a time; returns whether there was any."""
         with self._reading:
             try:
                 text = self._thread.run(self._read_piece)
@@ -121,7 +123,7 @@ class Journal:
             return bool(text)
 
     def _hang_bell(self) -> None:
-        """Share the bell that is at its place now, in a folder where files are files."""
+        """Attach the bell to its file, after moving aside whatever is no file in the place of the journal."""
         try:
             move_aside(self.path)
             self.bell.hang(self.path.with_name(f".{self.path.name}.bell"))
@@ -132,7 +134,7 @@ class Journal:
             self._mute = True
 
     def write(self, *notices: Notice) -> bool:
-        """Append these; whether that was possible."""
+        """Append notices; returns whether that succeeded."""
         try:
             size = self._thread.run(self._publish, b"".join(map(line_of, notices)))
         except OSError as error:
@@ -151,7 +153,7 @@ class Journal:
         return size
 
     def _append(self, lines: bytes) -> int:
-        """Add lines to the file that is current, and return how long it is then."""
+        """Append lines to the current file and return its size. Raises OSError."""
         while True:
             move_aside(self.path)
             with open(self.path, "a+b", buffering=0, opener=private) as file:
@@ -168,7 +170,7 @@ class Journal:
         return 0
 
     def _compact(self) -> None:
-        """In a greenlet of its own."""
+        """Compact in a native thread; runs in a greenlet of its own."""
         try:
             run_in_thread(self._make_shorter)
         except Exception as error:
@@ -177,7 +179,7 @@ class Journal:
             self._compacting = None
 
     def _make_shorter(self) -> None:
-        """In a native thread, for as long as it takes; unless another process does it."""
+        """Replace the file by a compacted one, unless another process does so. Runs in a native thread."""
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.{id(self):x}")
         try:
             with open(self.path, "rb") as old, open(temporary, "wb", opener=private) as new:
@@ -193,7 +195,7 @@ class Journal:
             temporary.unlink(missing_ok=True)
 
     def _compact_lines(self, old: IO[bytes]) -> list[bytes]:
-        """What is left of the lines that are there now; then ``old`` is where they end."""
+        """Compact the lines that ``old`` has now, and leave it positioned behind them."""
         size = os.fstat(old.fileno()).st_size
         if size > self.limit * self.huge:
             old.seek(0, os.SEEK_END)
@@ -204,14 +206,14 @@ class Journal:
         return [line.text for line in left]
 
     def _with_pauses(self, lines: Iterable[bytes]) -> Iterator[bytes]:
-        """The same, with a pause now and then."""
+        """Yield the same lines, pausing between portions."""
         for number, line in enumerate(lines, 1):
             if not number % self.lines:
                 sleep(PAUSE)
             yield line
 
     def _replace(self, old: IO[bytes], new: IO[bytes], inode: int) -> None:
-        """Replace the file by ``new``, and what comes next in ``old``; unless another process has replaced it. Without a pause."""
+        """Copy the rest of ``old`` to ``new`` and rename that over the file, unless another process has replaced it already."""
         if os.stat(self.path).st_ino != inode:
             return
         shutil.copyfileobj(old, new)
@@ -220,24 +222,24 @@ class Journal:
         new.write(successor_line(inode, length))
         new.flush()
         os.replace(new.name, self.path)
-        while rest := old.read(LONGEST):                 # a writer sees from now on that it was replaced
+        while rest := old.read(LONGEST):                 # from now on every writer sees that it was replaced
             self._append(rest)
 
     def read(self) -> list[Notice]:
-        """What was written since the last call; all of it the first time."""
+        """The notices appended since the last call; all of them the first time."""
         notices: list[Notice] = []
         while text := self._read_piece():
             notices += notices_in(text.splitlines())
         return notices
 
     def _read_piece(self) -> bytes:
-        """Some of the lines that are new; none when there are none."""
+        """Read complete new lines, up to about ``piece`` bytes; empty when there are none."""
         try:
             inode = os.stat(self.path).st_ino
             if self._file is None:
                 self._file = open(self.path, "rb")
             text = whole_lines(self._file, self.piece)
-            if not text and os.fstat(self._file.fileno()).st_ino != inode:       # it was read to its end, and replaced before
+            if not text and os.fstat(self._file.fileno()).st_ino != inode:       # read to its end, after it was replaced
                 self._file = successor(self._file, self.path)
                 text = whole_lines(self._file, self.piece)
         except FileNotFoundError:
@@ -254,17 +256,17 @@ class Journal:
 
 
 def private(path: str, flags: int) -> int:
-    """Open for the owner only."""
+    """An opener for ``open``: the file is readable and writable for its owner only."""
     return os.open(path, flags, 0o600)
 
 
 def successor_line(inode: int, length: int) -> bytes:
-    """The first line of a file that replaced another. It is always as long."""
+    """The first line of a file that replaces another: that one's inode and the position of new lines. Of a fixed length."""
     return b'["after","%020d:%020d"]\n' % (inode, length)
 
 
 def successor(old: IO[bytes], path: Path) -> IO[bytes]:
-    """What replaced a file, at the first line that did not come from that."""
+    """Open the file that replaced ``old``, positioned at the first line that was not in ``old``, and close ``old``."""
     new = open(path, "rb")
     match = SUCCESSOR.fullmatch(new.readline())
     new.seek(int(match[2]) if match is not None and int(match[1]) == os.fstat(old.fileno()).st_ino else 0)
@@ -273,17 +275,17 @@ def successor(old: IO[bytes], path: Path) -> IO[bytes]:
 
 
 def whole_lines(file: IO[bytes], size: int) -> bytes:
-    """The lines that come next, about ``size`` bytes. One that has no end yet is left for the next time."""
+    """Read complete lines, up to about ``size`` bytes. An incomplete last line is left for the next call."""
     text = file.read(size) + file.readline(LONGEST)
     end = text.rfind(b"\n") + 1
-    if not end and len(text) >= LONGEST:                 # no line of ours: it is passed over in pieces
+    if not end and len(text) >= LONGEST:                 # longer than any notice: skipped in pieces
         return text
     file.seek(end - len(text), os.SEEK_CUR)
     return text[:end]
 
 
 def lines_of(file: IO[bytes], size: int) -> Iterator[bytes]:
-    """The lines of the first ``size`` bytes. Then ``file`` is where they end."""
+    """Yield the complete lines of the first ``size`` bytes, and leave ``file`` positioned behind them."""
     read = 0
     while read < size and (line := file.readline(LONGEST)).endswith(b"\n"):
         read += len(line)
@@ -292,5 +294,5 @@ def lines_of(file: IO[bytes], size: int) -> Iterator[bytes]:
 
 
 def notices_in(lines: Iterable[bytes]) -> Iterator[Notice]:
-    """The notices in these lines; what is none is passed over."""
+    """Parse lines into notices; a line that is none is skipped."""
     return (notice for line in lines if (notice := parse(line)) is not None)

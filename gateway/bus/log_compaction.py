@@ -1,8 +1,8 @@
-"""How a log of notices becomes shorter. Pure: it takes lines and gives lines.
+"""Log compaction of notices. Pure: lines in, lines out.
 
-Of several notices with the same topic and key the latest is left, where it stands, and no notice that is not retained from the
-older half of the log. When the rest is still too long, the topic that takes most loses the older half of its notices, and a gap
-takes their place: a topic with much to say takes nothing from the others.
+Of several notices with the same topic and key only the latest is kept, in its position. From the older half of the log, notices
+that are not retained are dropped. If the rest is still too long, the largest topic loses the older half of its notices, and a gap
+replaces them: a busy topic costs the others nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Line(NamedTuple):
 
 
 def latest(lines: Iterable[bytes], size: int) -> list[Line]:
-    """What is left of a log of ``size`` bytes; what is no notice is left out."""
+    """Keep the latest notice of each topic and key in a log of ``size`` bytes; lines that are no notice are dropped."""
     newest: dict[Identity, Line] = {}
     read = 0
     for text in lines:
@@ -35,7 +35,7 @@ def latest(lines: Iterable[bytes], size: int) -> list[Line]:
 
 
 def halve(lines: list[Line]) -> list[Line]:
-    """These with a gap in place of the older half of the topic that takes most bytes."""
+    """Replace the older half of the topic that has most bytes by one gap."""
     sizes = Counter[str]()
     for line in lines:
         sizes[line.topic] += len(line.text)

@@ -1,9 +1,9 @@
-"""A notice: what one worker publishes for all, by topic. Pure.
+"""A notice: a message that one worker publishes to all, by topic. Pure.
 
-Of several notices with the same topic and key the latest stands for all of them (log compaction): who subscribes later may hear it
-alone. A notice that is not retained is for the workers that run now; of these a log keeps no more than the newer half.
+Of several notices with the same topic and key the latest supersedes the others (log compaction): a late subscriber may get it
+alone. A notice that is not retained is for the workers that run now; a log keeps such notices in its newer half only.
 
-A *gap* is a notice without a key: notices of its topic, or of EVERY topic, that were published up to its time may be lost.
+A *gap* is a notice without a key: notices of its topic, or of EVERY topic, published up to its time may be lost.
 
 In a log a notice is a JSON list, ``[topic, key, payload, retain, at]``. A later version may add elements at the end.
 """
@@ -20,7 +20,7 @@ Identity = tuple[str, str | None]
 
 
 class Notice(NamedTuple):
-    """``payload`` is whatever JSON can say, ``at`` is in seconds (clock.py)."""
+    """``payload`` is a JSON value, ``at`` the time of publication in seconds (clock.py)."""
 
     topic: str
     key: str | None
@@ -38,7 +38,7 @@ def gap(at: float, topic: str = EVERY) -> Notice:
 
 
 def gaps(notices: dict[Identity, Notice], at: float) -> dict[Identity, Notice]:
-    """In place of these notices, a gap in each of their topics."""
+    """One gap for each topic of these notices, by identity: what replaces them."""
     return {(topic, None): gap(at, topic) for topic in dict.fromkeys(topic for topic, _ in notices)}
 
 
@@ -51,7 +51,7 @@ def line_of(notice: Notice) -> bytes:
 
 
 def notice_of(elements: Any) -> Notice | None:
-    """A notice from the list that JSON gives; None when it is none."""
+    """Parse the JSON list of a notice; None when it is not one."""
     match elements:
         case [str(topic), str() | None as key, payload, bool(retain), int() | float() as at, *_] if at == at:
             return Notice(topic, key, payload, retain, float(at))
@@ -59,7 +59,7 @@ def notice_of(elements: Any) -> Notice | None:
 
 
 def parse(line: bytes) -> Notice | None:
-    """A notice from a line of a log; None when it is none."""
+    """Parse a line of a log; None when it is not a notice."""
     try:
         return notice_of(json.loads(line))
     except ValueError:

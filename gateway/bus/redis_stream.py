@@ -1,22 +1,21 @@
-"""The stream: a log in Redis through which the workers of all machines hear each other's notices. Each follows it from where it
-was.
+"""A Redis stream as the transport of notices between the workers of all machines. Each worker follows it from its last entry.
 
-A notice is one entry, with the time of Redis's clock; ``XREAD BLOCK`` brings it to every worker at once, and to one that was away
-as soon as it is back. Only a worker that has read everything uses Redis (Circuit.resume), so what is stored there is never held
-against fewer notices than there are. A worker goes on reading while its circuit is paused for what happened to requests, and while
-Redis answers too slowly for them: what is in its own memory depends on the notices too.
+A notice is one entry, with the time of Redis's clock. ``XREAD BLOCK`` delivers it to every worker at once, and to a disconnected
+one when it is back. A worker uses Redis only after it has read the whole stream (Circuit.resume), so stored answers are always
+compared with all notices. It continues to read while its circuit is paused because requests failed, or because Redis is too slow
+for requests: the answers in its own memory depend on the notices too.
 
-Of several notices with the same topic and key the log has the latest, so that it does not grow with what is published again and
-again; a hash beside it knows where that is. About LENGTH entries are kept; beyond that the oldest go.
+The stream keeps the latest of several notices with the same topic and key, so that repeated publication does not make it grow; a
+hash beside it has the number of each one's entry. About LENGTH entries are kept, and the oldest are trimmed first.
 
-The log begins with a gap for every topic, and its oldest entry counts as one: so a log that was trimmed, or lost with the rest of
-Redis (FLUSHALL, eviction, a restart without a disk), hides nothing.
+The stream begins with a gap for every topic, and its oldest entry counts as a gap: so a worker notices when the stream was trimmed,
+or lost with the rest of Redis (FLUSHALL, eviction, a restart without persistence).
 
-A full Redis takes a notice all the same: it refuses a script that would begin with writing something new, and these begin with
-making room (XTRIM, DEL).
+A Redis at its memory limit accepts notices too: it refuses a script whose first command needs memory, and the scripts here begin
+with one that frees some (XTRIM, DEL).
 
-A notice that cannot be written waits here, and is written as soon as Redis takes it on the stream's own connections, before the
-circuit is resumed. When too many different ones wait, gaps take their place.
+A notice that cannot be written waits in a backlog, which is written on the stream's own connections before the circuit is resumed.
+When more than ``limit`` different ones wait, gaps replace them.
 """
 
 from __future__ import annotations
@@ -38,13 +37,13 @@ from . import clock
 from .notice import LONGEST, Identity, Notice, gap, gaps, notice_of, text_of
 
 BLOCK = 0.4                     # seconds that one XREAD waits for something new
-PATIENCE = 1.0                  # seconds that its end may be late: Redis looks ten times a second, and may be busy
+PATIENCE = 1.0                  # seconds that the end of an XREAD may be late: Redis checks ten times a second, and may be busy
 LENGTH = 300_000                # entries of the log, about
-BACKLOG = 100_000               # notices that wait for Redis
-BATCH = 1000                    # entries of one read; after a failure fewer, which may be as long as notices can be
-WHOLE = 5.0                     # seconds for all of a batch, once it has begun to come
-CLOCK_INTERVAL = 10.0           # seconds between two looks at Redis's clock
-STEP = 1.0                      # seconds: no clock goes wrong by so much between two looks
+BACKLOG = 100_000               # notices that wait for Redis at most
+BATCH = 1000                    # entries of one read; fewer after a failure, as each may be as long as a notice can be
+WHOLE = 5.0                     # seconds for a whole batch
+CLOCK_INTERVAL = 10.0           # seconds between two comparisons with Redis's clock
+STEP = 1.0                      # seconds: a larger difference between two comparisons is a step, not drift
 
 WRITE = """
 local now = redis.call('TIME') redis.call('XTRIM', KEYS[1], 'MAXLEN', '~', ARGV[1]) if redis.call('TYPE', KEYS[2]).ok ~= 'hash' or
@@ -71,8 +70,8 @@ Hear = Callable[[Notice], None]
 
 
 class RedisStream:
-    """Follows the log with connections of its own, beside those of ``client``; the circuit of ``client`` is its to resume, and the
-    clock its to compare."""
+    """Follows the stream with connections of its own, beside those of ``client``. It alone resumes the circuit of ``client`` and
+    compares its clock."""
 
     bell = None
 
@@ -86,18 +85,18 @@ class RedisStream:
         self.clock = clock
         self.name = f"{client.prefix}notices"
         self.latest = f"{self.name}:latest" if "{" in self.name else f"{{{self.name}}}:latest"       # on the same node of a Cluster
-        self.own = ""                                    # who we are, in the log
+        self.own = ""                                    # the name of this worker in its entries
         self._unsent: dict[Identity, Notice] = {}
-        self._thread = native_thread()                   # whose loop the connections belong to
+        self._thread = native_thread()                   # the connections belong to its loop
         self._library: Any = None
         self._last = b"0-0"
         self._batch = BATCH
-        self._complete_at = 0.0                          # all that was in the log then is known here
+        self._complete_at = 0.0                          # every entry of before that time has been read
         self._next_look = 0.0
         self._follower: Any = None
 
     def write(self, *notices: Notice) -> bool:
-        """Add these to the log; whether that was possible. If not, they are added when Redis is back."""
+        """Add notices to the stream; returns whether that succeeded. If not, they are added when Redis is back."""
         return all([self._write(notice) for notice in notices])
 
     def _write(self, notice: Notice) -> bool:
@@ -115,7 +114,7 @@ class RedisStream:
         return WRITE, 2, self.name, self.latest, self.length, text_of(*notice[:4]), self.own, text_of(*notice.identity)
 
     def start(self, hear: Hear) -> None:
-        """Follow in a greenlet; Redis is not used before the whole log was read."""
+        """Follow the stream in a greenlet. The circuit stays paused until the whole stream was read."""
         self.own = f"{os.getpid()}-{secrets.token_hex(6)}"
         self._thread = native_thread()
         self.client.circuit.follow()
@@ -133,14 +132,14 @@ class RedisStream:
                 quickest = self._catch_up(hear)
                 if quickest <= circuit.timeout:
                     circuit.resume()
-                else:                                    # for requests; not for notices
+                else:                                    # too slow for requests, but not for notices
                     circuit.on_failure(1.0)
                     circuit.pause(Slow(f"no answer within {circuit.timeout * 1000:.0f} ms"))
                 while (block := BLOCK if circuit.usable else min(BLOCK, circuit.left())) > 0:
                     self._read(hear, max(1, int(block * 1000)))          # 0 would be for ever
                     self._watch_clock(hear)
                     self._write_backlog()
-            except Exception as error:                   # whatever it is: a worker that does not follow hears no notices any more
+            except Exception as error:                   # of any kind: without this greenlet the worker gets no notices
                 self._disconnect()
                 self._batch = max(1, self._batch // 10)
                 circuit.on_failure(1.0)
@@ -148,15 +147,15 @@ class RedisStream:
                 self.clock.sleep(max(circuit.left(), 0.01))
 
     def _catch_up(self, hear: Hear) -> float:
-        """Read everything new, and write the backlog; the seconds of Redis's quickest answer. Raises the client's errors, and those
-        of a log that is none."""
+        """Read all new entries and write the backlog; returns the seconds of Redis's quickest answer. Raises the client's errors,
+        and ValueError or KeyError for a stream whose entries are not notices."""
         if self._library is None:
             self._library = connect(self.client.url, BLOCK + PATIENCE, connections=2, largest=0)
         library = self._library
         quickest = self._compare_clocks(library.time)
         library.eval(self.begin, 1, self.name, text_of(*gap(0.0)[:4]))
-        [(first, fields)] = library.xrange(self.name, count=1)       # gone already, or no notice: ValueError, KeyError
-        if order(first) > order(self._last):             # new here, or what came in between is lost
+        [(first, fields)] = library.xrange(self.name, count=1)       # an empty stream: ValueError; another entry: KeyError
+        if order(first) > order(self._last):             # a new worker, or entries in between are lost
             hear(gap(self._moment(fields)))
         while self._read(hear):
             pass
@@ -167,11 +166,11 @@ class RedisStream:
         while self._unsent:
             identity, notice = next(iter(self._unsent.items()))
             self._library.eval(*self._entry(notice))
-            if self._unsent.get(identity) is notice:     # else a later one took its place meanwhile
+            if self._unsent.get(identity) is notice:     # else a later one has replaced it meanwhile
                 del self._unsent[identity]
 
     def _watch_clock(self, hear: Hear) -> None:
-        """Redis's clock may be set. By how much each of its times is wrong then nobody can tell: a gap up to now, for everybody."""
+        """Detect a step of Redis's clock, after which the times of its entries are unreliable, and publish a gap up to now."""
         if self.clock.now() < self._next_look:
             return
         theirs = self.client.clock
@@ -184,12 +183,12 @@ class RedisStream:
             self._unsent[notice.identity] = notice
 
     def _compare_clocks(self, ask: Callable[[], tuple[int, int]]) -> float:
-        """The seconds of the quickest answer."""
+        """Measure the offset of Redis's clock; returns the seconds of its quickest answer."""
         self._next_look = self.clock.now() + CLOCK_INTERVAL
         return self.client.clock.compare(ask, self.now)
 
     def _read(self, hear: Hear, block: int | None = None) -> int:
-        """Hear what came after the last one; how many that were."""
+        """Read and deliver the entries after the last one; returns their number."""
         began, most = self.now(), self._batch
         answer = self.client.circuit.limit(
             lambda: self._library.xread({self.name: self._last}, count=most, block=block), WHOLE)
@@ -205,7 +204,7 @@ class RedisStream:
         return len(entries)
 
     def _notice(self, fields: dict[bytes, bytes]) -> Notice | None:
-        """A notice from its entry in the log; None for our own, and for what is none."""
+        """Parse the entry of another worker's notice; None for one of this worker, and for an invalid one."""
         if fields.get(b"by") == self.own.encode():
             return None
         try:
@@ -219,8 +218,8 @@ class RedisStream:
         return notice
 
     def _moment(self, fields: dict[bytes, bytes]) -> float:
-        """When it was, by our clock: not earlier than it really was. It came after what was known before, whatever Redis's clock
-        says, which may have been set."""
+        """Convert an entry's time to our clock, rounding up: not before its publication. Nor is it before the last complete read,
+        whatever Redis's clock says, which may have been set."""
         theirs = self.client.clock
         return max(self._complete_at, float(fields[b"at"]) - theirs.shift + theirs.margin)
 
@@ -234,15 +233,15 @@ class RedisStream:
 
 
 def order(number: bytes) -> tuple[int, ...]:
-    """The place of an entry in the log, from its number ``milliseconds-sequence``."""
+    """The sort key of an entry's number ``milliseconds-sequence``."""
     return tuple(map(int, number.split(b"-")))
 
 
 def pairs(answer: Any) -> list[tuple[Any, Any]]:
-    """The streams in an answer to XREAD, a list in one version of the protocol and a dictionary in the other."""
+    """The streams in a reply to XREAD as pairs of name and entries: RESP2 has a list of pairs, RESP3 a map."""
     return list(answer.items()) if isinstance(answer, dict) else list(answer or ())
 
 
 def flat(batch: Any) -> list[Any]:
-    """The entries of one stream, which one version of the protocol wraps once more."""
+    """The entries of one stream; RESP3 wraps them in one more list."""
     return batch[0] if len(batch) == 1 and isinstance(batch[0], list) else batch
