@@ -1,30 +1,30 @@
-"""What the processes of one instance (a Gunicorn master and its workers) know of each other.
+"""The run directory: files and state shared by the processes of one instance (a Gunicorn master and its workers).
 
-**In memory that they share** (shared_memory.py): which worker is in which slot, and its state (``Board``), and the metrics of each
-slot, which outlive their worker, so that the next one in the slot counts on. **In files** of one private directory,
+**Shared memory** (shared_memory.py) has the worker of each slot with its state (``Board``), and the metrics of each slot: they
+outlive the worker, and the next one in the slot continues to count. **Files** are in one private directory,
 ``<parent>/wicketgate-<uid>-<random>/``, mode 0700; the parent is ``GATEWAY_RUN_DIR`` or the system's temporary directory::
 
-    workers    a link to the shared memory, for whoever looks from outside
+    workers    a link to the shared memory, for processes outside the instance
     offered    the text of the configuration that the master has read
-    config     the text of the last configuration that was valid
-    problems   JSON list: what is wrong with the configuration file now
+    config     the text of the last valid configuration
+    problems   JSON list: the mistakes in the configuration file now
 
-Slots are small integers the master gives out, the lowest free one first; a slot is free again when its worker was reaped, so
-the workers of an old and a new generation never share one. States of a worker::
+Slots are small integers that the master assigns, the lowest free one first. A slot is free again when its worker was reaped, so
+workers of an old and a new generation never share one. States of a worker::
 
-    starting --> serving --> draining                told to end, or has nobody to wait for
+    starting --> serving --> draining                told to end, and no successor is to be waited for
         |           |
-        |           +--> leaving  --> draining       told to end; serves on until its successor does
-        |           +--> retiring --> draining       max_requests; the same, and the master counts it out already
-        +--> failed                                  could not start; those that serve go on
+        |           +--> leaving  --> draining       told to end; serves until its successor does
+        |           +--> retiring --> draining       reached max_requests; the same, but the master no longer counts it
+        +--> failed                                  could not start; workers that serve are not affected
 
-**The directory may be lost at any time**: deleted by a cleaner, replaced, on a full or read-only disk. No operation on it raises
-OSError once the instance has started. What cannot be read is missing, what cannot be written is logged and kept in memory, and
-``mend``, called every second, makes the directory and the files again. Whether a worker lives and serves never depends on a disk.
+**The directory may be lost at any time**: deleted by a cleaner, replaced, on a full or read-only disk. After the start no operation
+on it raises OSError: a file that cannot be read counts as missing, one that cannot be written is logged and kept in memory, and
+``mend``, called every second, restores the directory and its files. No worker needs the disk to live and serve.
 
-Every write of a file is a temporary file and a rename: a reader sees the old or the new, never half. The directory is locked
-(flock(2)) as long as any process of the instance lives. So those of instances that died are found and removed when a new one
-starts, which pids, being reused, would not allow; and systemd-tmpfiles leaves a locked directory alone.
+Files are written by a temporary file and a rename: a reader sees the old or the new content, never a part. The directory is locked
+(flock(2)) as long as any process of the instance lives. By that lock the next start finds and removes directories of dead
+instances, where pids would mislead, as they are reused; and systemd-tmpfiles does not touch a locked directory.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ log = logging.getLogger("gateway")
 
 
 class RunDir:
-    """The directory at ``path``, seen from the worker in ``slot``. ``uid`` and ``gid`` are its owner's (-1: whoever makes it)."""
+    """The directory at ``path``, for the worker in ``slot``. ``uid`` and ``gid`` are those of its owner (-1: this process's)."""
 
     def __init__(self, path: str | os.PathLike[str], slot: int = 0, uid: int = -1, gid: int = -1) -> None:
         self.path = Path(path)
@@ -69,15 +69,16 @@ class RunDir:
         self._aside: set[str] = set()                        # what was no file where one belongs
 
     def create(self) -> RunDir:
-        """Make the directory, readable by its owner only, and hold its lock until every process that inherited it has ended.
-        Raises OSError."""
+        """Create the directory, accessible to its owner only, with a lock that is held until the last process that inherits it has
+        ended. Raises OSError."""
         self._master = os.getpid()
         self._use(SharedMemory.make())
         self._make()
         return self
 
     def _make(self) -> None:
-        """Under a hidden name at first, so that nobody takes it for stale before it is locked. Raises OSError."""
+        """Create the directory under a hidden name, lock it, then rename it: so no process takes it for stale before it is locked.
+        Raises OSError."""
         parent = self.path.parent
         if not parent.exists():
             parent.mkdir(mode=0o700, parents=True)
@@ -90,7 +91,7 @@ class RunDir:
             os.chown(hidden, *self._owner)
             if self.path.is_symlink() or self.path.is_file():
                 self.path.unlink()
-            elif self.path.is_dir():                         # somebody has put it back: it is not known who
+            elif self.path.is_dir():                         # created meanwhile, not by this instance
                 self.path.rename(hidden / ".found")
             hidden.rename(self.path)
         except OSError:
@@ -102,7 +103,7 @@ class RunDir:
         self._lock = lock
 
     def _use(self, memory: SharedMemory) -> Board:
-        """Raises ValueError for memory that is not of an instance."""
+        """Use ``memory`` for the board, and return that. Raises ValueError when the memory is not an instance's."""
         self._board = Board(memory.board())
         self._memory = memory
         return self._board
@@ -126,16 +127,16 @@ class RunDir:
             return False
 
     def remove(self) -> None:
-        """Delete everything; the instance has ended."""
+        """Delete the directory, and release its lock: the instance has ended."""
         shutil.rmtree(self.path, ignore_errors=True)
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
-    # What is lost is made again.
+    # Recovery
 
     def mend(self) -> None:
-        """Make again what is lost: the master the directory, every process the files that it has written. Never raises."""
+        """Restore what is lost: the master the directory, every process the files that it has written. Never raises OSError."""
         try:
             if self._master == os.getpid():
                 self._mend_directory()
@@ -159,11 +160,11 @@ class RunDir:
         if not self._is_linked():
             self._link(self.path)
         aside = move_all_aside(self.path, but="workers")
-        self._board.count_repairs(len(aside - self._aside))  # also what a worker has met first
+        self._board.count_repairs(len(aside - self._aside))  # including those that a worker has moved
         self._aside = aside
 
     def _complain(self, trouble: str) -> None:
-        """Log what is new, and say in the shared memory whether anything is wrong."""
+        """Log ``trouble`` when it is new, and publish on the board whether there is any."""
         if trouble and trouble != self._trouble:
             log.error("%s; requests are served, and it is tried again", trouble)
         elif self._trouble and not trouble:
@@ -178,20 +179,20 @@ class RunDir:
 
     @property
     def repairs(self) -> int:
-        """How often the directory was made again, or something that is no file was moved out of the place of one."""
+        """How often the directory was restored, or something that is no file was moved aside."""
         board = self._attached()
         return board.repairs if board is not None else 0
 
     @property
     def usable(self) -> bool:
-        """Can every process of the instance read and write what it has to?"""
+        """Can all processes of the instance read and write their files?"""
         board = self._attached()
         return board is None or not board.trouble()
 
-    # Slots: only the master gives and frees them.
+    # Slots: only the master assigns and frees them.
 
     def take_slot(self) -> int:
-        """The lowest free slot, for a worker about to be forked. It counts as starting from now on."""
+        """Assign the lowest free slot to a worker about to be forked, with the state ``starting``."""
         slot = 0
         while slot in self._taken:
             slot += 1
@@ -200,25 +201,25 @@ class RunDir:
         return slot
 
     def free_slot(self, slot: int) -> None:
-        """The worker in ``slot`` was reaped. Its numbers stay."""
+        """Free the slot of a worker that was reaped. The slot's metrics stay."""
         self._taken.discard(slot)
         self.board.clear(slot)
 
     def free_others(self, used: set[int]) -> None:
-        """Free the slots of workers that were never born: a fork has failed."""
+        """Free the slots that are not ``used``: their workers could not be forked."""
         for slot in self._taken - used:
             self.free_slot(slot)
 
     def enter_slot(self, slot: int) -> None:
-        """In a worker just forked: it is starting. The files of the master are the master's to mend."""
+        """Take ``slot`` in a worker just forked, with the state ``starting``. Only the master restores the master's files."""
         self.slot, self._own, self._unwritten, self._trouble = slot, {}, set(), ""
         self.set_state("starting")
 
-    # States: a worker writes its own and reads those of the others.
+    # States: a worker publishes its own and reads those of the others.
 
     @property
     def board(self) -> Board:
-        """The workers and what they do. Where there is no instance, memory for one is made. Raises OSError."""
+        """The board of the workers' states. Outside an instance, memory is created for it. Raises OSError."""
         board = self._attached()
         if board is None:
             board = self._use(SharedMemory.make())
@@ -227,22 +228,22 @@ class RunDir:
 
     @property
     def memory(self) -> SharedMemory:
-        """The memory of the instance; where there is none, it is made. Raises OSError."""
+        """The shared memory of the instance. Outside an instance it is created. Raises OSError."""
         self.board
         assert self._memory is not None
         return self._memory
 
     def _attached(self) -> Board | None:
-        """The board in the memory that was inherited, or in that of the instance whose directory it is."""
+        """The board in inherited memory, else in the memory that the directory links to; None when there is neither."""
         if self._board is None:
             try:
                 return self._use(SharedMemory.at(self.path / "workers"))
-            except (OSError, ValueError):                    # there is no instance, or it has ended
+            except (OSError, ValueError):                    # no instance, or it has ended
                 return None
         return self._board
 
     def adopt(self) -> None:
-        """The master has died: from now on the link leads to the memory by way of this process."""
+        """Link to the shared memory through this process: the master, through which the link led, has died."""
         try:
             self.board
             self._link(self.path)
@@ -259,32 +260,32 @@ class RunDir:
             self.board.set_served()
 
     def states(self) -> dict[int, Worker]:
-        """``slot: (pid, state)`` of the workers that live, by slot."""
+        """The live workers by slot."""
         board = self._attached()
         return board.workers() if board is not None else {}
 
     def others(self) -> dict[int, str]:
-        """Pid and state of the other workers that live."""
+        """The states of the other live workers by pid."""
         return {worker.pid: worker.state for slot, worker in self.states().items() if slot != self.slot}
 
     def serves_without_me(self) -> bool:
-        """Does another worker take new connections?"""
+        """Does another worker accept new connections?"""
         return not ACCEPTING.isdisjoint(self.others().values())
 
     def has_served(self) -> bool:
-        """Has any worker of the instance ever taken connections?"""
+        """Has any worker of the instance ever accepted connections?"""
         board = self._attached()
         return board is not None and board.served
 
     def ready(self) -> bool:
-        """Does any worker take new connections?"""
+        """Does any worker accept new connections?"""
         return any(worker.state in ACCEPTING for worker in self.states().values())
 
-    # Configuration: the last one that was valid, and what is wrong with the present file.
+    # Configuration: the last valid one, and the mistakes in the present file.
 
     def offer_config(self, text: str) -> None:
-        """What the master has read: workers use this, so that a file being edited is not live before HUP. Those it forks have it
-        from its memory."""
+        """Publish the configuration that the master has read. Workers use this text, so that an edit of the file takes effect with
+        HUP only. Forked workers inherit it in memory."""
         self._offered = text
         self._write("offered", text)
 
@@ -292,7 +293,7 @@ class RunDir:
         return self._offered if self._offered is not None else self._read("offered")
 
     def keep_config(self, text: str) -> None:
-        """Store the configuration with which a worker has started, as the last one that was valid."""
+        """Store the configuration with which a worker has started as the last valid one."""
         self._write("config", text)
 
     def kept_config(self) -> str | None:
@@ -309,7 +310,7 @@ class RunDir:
             return [f"{self.path / 'problems'} cannot be read; the next HUP writes it again"]
 
     def _write(self, name: str, text: str) -> None:
-        """Write a file now if that is possible, else as soon as ``mend`` can."""
+        """Write a file now, or when that fails, with a later ``mend``."""
         self._own[name] = text
         self._unwritten.add(name)
         self.mend()
@@ -321,7 +322,7 @@ class RunDir:
             temporary.write_text(text, encoding="utf-8")
             temporary.replace(self.path / name)
         except OSError:
-            with suppress(OSError):                          # half a file, on a full disk
+            with suppress(OSError):                          # an incomplete file, on a full disk
                 temporary.unlink()
             raise
         self._unwritten.discard(name)
@@ -361,9 +362,9 @@ def enter(place: RunDir | None) -> None:
 
 
 def start(parent: str | os.PathLike[str] | None = None, uid: int = -1, gid: int = -1) -> RunDir:
-    """A new run directory for the instance whose master calls this; the process is in it from now on. Raises OSError.
+    """Create the run directory of an instance, in its master, and make it that of this process. Raises OSError.
 
-    ``uid`` and ``gid`` are those the workers run as (-1: unchanged). Directories that dead instances left are removed.
+    ``uid`` and ``gid`` are those the workers run as (-1: unchanged). Directories of dead instances are removed.
     """
     parent = Path(parent or tempfile.gettempdir())
     remove_stale(parent)
@@ -373,15 +374,15 @@ def start(parent: str | os.PathLike[str] | None = None, uid: int = -1, gid: int 
 
 
 def remove_stale(parent: Path) -> None:
-    """Remove the directories of this user's instances whose lock nobody holds."""
+    """Remove this user's run directories whose lock no process holds."""
     for path in parent.glob(f"wicketgate-{os.geteuid()}-*"):
         try:
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError:                                                    # just removed by another start, or none of ours
+        except OSError:                                                    # just removed by another start, or not a directory
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:                                            # lives
+        except BlockingIOError:                                            # the instance lives
             continue
         else:
             shutil.rmtree(path, ignore_errors=True)

@@ -27,7 +27,7 @@ class TooLarge(OSError):
 
 
 class Framing:
-    """Finds the lines and values in what arrives. ``value`` returns the size of the value that follows a line, 0 without one."""
+    """Splits a byte stream into lines and values. ``value`` returns the size of the value that follows a line, 0 without one."""
 
     def __init__(self, value: Callable[[bytes], int], most: int) -> None:
         self.value = value
@@ -37,7 +37,7 @@ class Framing:
         self._skip = 0                                   # bytes of a value that are still to come
 
     def follow(self, data: bytes) -> int:
-        """How many lines end in ``data``, which came next. Raises TooLarge."""
+        """Parse the next bytes and return how many lines end in them. Raises TooLarge."""
         skip, before = self._skip, self.lines
         if skip >= len(data):                            # the middle of a value
             self._skip = skip - len(data)
@@ -93,7 +93,7 @@ def memcached_value(line: bytes) -> int:
 
 
 def number(text: bytes) -> int:
-    """Raises TooLarge for what is no number: the end of the answer is not known then."""
+    """Parse a size. Raises TooLarge when it is no number: the answer may have any length."""
     try:
         return int(text[:DIGITS + 1])                    # longer ones are too large anyway
     except ValueError:
@@ -101,7 +101,7 @@ def number(text: bytes) -> int:
 
 
 class Bounded:
-    """A socket that behaves like ``sock`` but for the bound. ``value`` is that of Framing, for its protocol."""
+    """A proxy of the socket ``sock`` that bounds what it receives. ``value`` is that of Framing, for the protocol."""
 
     def __init__(self, sock: Any, most: int, value: Callable[[bytes], int]) -> None:
         self._sock = sock
@@ -140,7 +140,7 @@ class Bounded:
 
 
 class Sockets:
-    """In place of the module ``socket``: its sockets are bounded, for the protocol of Memcached."""
+    """A stand-in for the module ``socket`` whose sockets are bounded, for the protocol of Memcached."""
 
     def __init__(self, most: int) -> None:
         self.most = most

@@ -1,11 +1,12 @@
-"""What a server may cost the requests that ask it: one operation its time, once; then nobody asks until it is well again.
+"""Circuit breaker with a time limit for operations on Redis and Memcached: a server that fails costs one request its time limit,
+once.
 
-A Circuit is a breaker (breaker.py) with a time limit for each operation. An operation that fails or takes too long opens it. After
-the pause one operation at a time finds out whether the server is well; a circuit that is followed (``follow``) leaves that to
-someone who follows the server anyway (bus/redis_stream.py) and calls ``resume``, so that no request pays for it.
+An operation that fails or takes too long opens the breaker (breaker.py). After the pause one trial operation at a time finds out
+whether the server works. A circuit that is followed (``follow``) has no trials: whoever has a connection to the server anyway
+(bus/redis_stream.py) calls ``resume``, so that no request waits for one.
 
-Nothing is paused for what is not the server's fault: a refusal (Refused) concerns one operation only, such as a full memory; Busy
-is an operation that was never sent, because as many as may be were under way; and an operation's time runs as the loop sees it
+What is not the server's fault does not open it: Refused is the server's refusal of one operation, such as a write at its memory
+limit; Busy is an operation that was not sent because too many are in progress; and time counts only while the event loop runs
 (LoopLimit).
 """
 
@@ -29,15 +30,15 @@ class Slow(Exception):
 
 
 class Refused(Exception):
-    """The server is well, and will not do this one thing."""
+    """The server works, and refuses this one operation."""
 
 
 class Busy(Exception):
-    """As many operations as may be are under way: the server was not asked."""
+    """Too many operations are in progress: this one was not sent."""
 
 
 class Slots:
-    """At most ``count`` operations at once; the others wait for ``patience`` seconds. ``run`` raises Busy."""
+    """A semaphore: at most ``count`` operations at once. ``run`` waits ``patience`` seconds for its turn, then raises Busy."""
 
     def __init__(self, count: int, patience: float) -> None:
         self.patience = patience
@@ -53,7 +54,8 @@ class Slots:
 
 
 class Circuit:
-    """``timeout`` is in seconds, ``errors`` are those that pause; ``on_failure`` is called with 1 for each failure."""
+    """``timeout`` is the time limit of an operation in seconds, ``errors`` are those that open the breaker besides OSError and
+    Slow. ``on_failure`` is called with 1 for each failure."""
 
     def __init__(self, name: str, timeout: float, errors: tuple[type[Exception], ...], *,
                  on_failure: Callable[[float], None] = lambda number: None, breaker: Breaker | None = None,
@@ -99,7 +101,7 @@ class Circuit:
             if self.breaker.fail(permit, self.clock()):
                 self._report_failure(error)
             return None
-        except BaseException:                            # the caller's own error, or its death
+        except BaseException:                            # the caller's own error, or it is killed
             self.breaker.cancel(permit)
             raise
         if self.breaker.succeed(permit):
@@ -107,28 +109,28 @@ class Circuit:
         return result
 
     def limit(self, operation: Callable[[], T], seconds: float | None = None) -> T:
-        """The result, within ``seconds``, or the time that an operation has. Raises what it raises, and Slow."""
+        """Run ``operation`` within ``seconds`` (default: ``timeout``) and return its result. Raises its errors, and Slow."""
         seconds = seconds or self.timeout
         with LoopLimit(seconds, Slow(f"no answer within {seconds * 1000:.0f} ms")):
             return operation()
 
     def pause(self, error: Exception) -> None:
-        """Open for a failure that was noticed in another way than by an operation."""
+        """Open the breaker for a failure that was detected outside of ``attempt``."""
         if self.breaker.open(self.clock()):
             self._report_failure(error)
 
     def resume(self) -> None:
-        """The server is well."""
+        """Close the breaker: the server works."""
         if self.breaker.state(self.clock()) is not State.CLOSED:
             self.breaker.close()
             self._report_recovery()
 
     def follow(self) -> None:
-        """From now on somebody calls ``resume`` when the server can be used, the first time too."""
+        """Hold the breaker open until ``resume``, now and after each failure, in place of trials."""
         self.breaker.hold()
 
     def left(self) -> float:
-        """Seconds until it is worth trying again."""
+        """Seconds until the next trial."""
         return self.breaker.left(self.clock())
 
     def _report_failure(self, error: Exception) -> None:

@@ -71,7 +71,7 @@ class RedisClient:
         return self.circuit.attempt(lambda: self._translate(lambda: self._ask(command)))
 
     def ask_all(self, commands: Sequence[Command]) -> int:
-        """Send a batch, beside the requests; how many of it failed. A script runs after the commands before it."""
+        """Send a batch of commands, in order, and return how many failed. For the background: no request waits."""
         if not is_cluster(self.url):
             errors: list[Exception] = []
             success = self.circuit.attempt(lambda: self._send_batch(commands, errors))
@@ -126,7 +126,7 @@ class RedisClient:
         return result
 
     def _translate(self, operation: Callable[[], T]) -> T:
-        """The result of an operation; a refusal of Redis is raised as Refused."""
+        """Run an operation and return its result. Raises Refused for an error reply of Redis."""
         try:
             return operation()
         except self._refusals as error:
@@ -164,7 +164,7 @@ def answer(connection: Any, command: Command) -> Any:
 
 
 def exchange(connection: Any, commands: Sequence[Command], refusals: type[Exception]) -> list[Exception]:
-    """Send all, then read all answers: those that are refusals."""
+    """Send all commands, then read all replies, and return the error replies."""
     connection.send_packed_command(connection.pack_commands(commands))
     errors: list[Exception] = []
     for _ in commands:

@@ -1,15 +1,15 @@
-"""The connection pool of one worker for Redis, and how a Redis is found: one, behind Sentinel, or a Cluster.
+"""The connection pool of one worker for Redis, and clients for a single Redis, one behind Sentinel, and a Cluster.
 
 ::
 
     take --idle connection--------------------------------> in use --give--> idle
       |                                                        ^
-      +--none idle--> waits for the first one that is given ---+
-             +------> one more is connected, in a greenlet of its own, and given
+      +--none idle--> waits for the next one that is given ----+
+             +------> a greenlet connects one more and gives it
 
-Connecting takes several round trips, so no request connects: it waits for a while for the first connection that is idle, and the
-new one is there for the next request. When the wait is over while others use connections, Redis was not asked (Busy). When there is
-no connection at all, and none can be made, Redis is not well.
+Connecting takes several round trips, so no request connects: it waits for the next idle connection, which may be the new one or
+that of another request. If none comes in time while connections are in use, the pool is exhausted and Redis was not asked (Busy).
+If there is no connection at all, and none can be made, the error is that of connecting.
 
 The library's client of a Cluster has a pool of its own for each node.
 """
@@ -40,14 +40,15 @@ class Connections:
         self.errors = errors
         self.open = 0                                    # idle or in use
         self._idle: list[Any] = []
-        self._news = Semaphore(0)                        # at least one for each that is idle, and for each that could not be made
+        self._news = Semaphore(0)                        # at least one for each idle connection and each failure to connect
         self._making: set[Any] = set()
         self._failures = 0
         self._error: Exception = Slow("no connection")
         self._closed = False
 
     def take(self, seconds: float) -> Any:
-        """A connection, to be given back or dropped. Raises Busy, or the error of connecting when there is no connection."""
+        """Take a connection within ``seconds``; the caller gives it back or drops it. Raises Busy, Slow, or the error of
+        connecting."""
         try:
             with LoopLimit(seconds, Slow(f"no connection within {seconds * 1000:.0f} ms")):
                 return self._next()
@@ -73,7 +74,7 @@ class Connections:
                 raise self._error.with_traceback(None)
 
     def _sound(self, connection: Any) -> bool:
-        """Is it neither closed nor in the middle of an answer?"""
+        """Is the connection open, to the current server, and without a byte of an earlier answer?"""
         try:
             return self.is_owned(connection) and not connection.can_read()
         except self.errors:
@@ -104,7 +105,7 @@ class Connections:
             self._error = error.with_traceback(None)
             self._failures += 1
             self._news.release()
-        except BaseException:                            # killed: it is closed
+        except BaseException:                            # killed: no connection is left open
             connection.disconnect()
             raise
         else:
@@ -129,7 +130,7 @@ def connections_of(client: Any, most: int, errors: tuple[type[Exception], ...]) 
 
 
 def place_of(url: str) -> str:
-    """The URL without user and password."""
+    """The URL without user and password, for logs."""
     scheme, _, rest = url.partition("://")
     before, at, after = rest.rpartition("@")
     return f"{scheme}://{after if at else rest}"
@@ -140,8 +141,8 @@ def is_cluster(url: str) -> bool:
 
 
 def connect(url: str, timeout: float, connections: int, largest: int = LARGEST) -> Any:
-    """A client of redis-py, which connects when it is first used. Each step of it may take ``timeout`` seconds, and is not tried
-    twice: the caller decides. An answer has as many bytes as a value of the ``largest`` size."""
+    """A client of redis-py, which connects when it is first used. ``timeout`` in seconds limits each read and write. There are no
+    retries: those are the caller's. ``largest`` limits the values in an answer, in bytes."""
     import redis
     from redis.backoff import NoBackoff
     from redis.retry import Retry
@@ -173,7 +174,7 @@ def connect(url: str, timeout: float, connections: int, largest: int = LARGEST) 
 
 
 def with_bounds(client: Any, largest: int) -> Any:
-    """The client, whose connections are bounded from now on."""
+    """Let the client's connections bound their answers (bounded_socket.py), and return it."""
     pool = client.connection_pool
     pool.connection_class = bounded_class(pool.connection_class, largest)
     return client
@@ -182,7 +183,7 @@ def with_bounds(client: Any, largest: int) -> Any:
 def disconnect(client: Any) -> None:
     """Close every connection of a client."""
     pool = getattr(client, "connection_pool", None)
-    if pool is None:                                     # a Cluster's, which has pools of its own
+    if pool is None:                                     # a Cluster's client, which has a pool for each node
         client.close()
         return
     pool.disconnect()
@@ -191,7 +192,7 @@ def disconnect(client: Any) -> None:
 
 
 def address_of(text: str, port: int) -> tuple[str, int]:
-    """Host and port of ``host``, ``host:port``, ``[::1]:port``."""
+    """Parse ``host``, ``host:port`` or ``[::1]:port`` into host and port; ``port`` is the default."""
     host, colon, number = text.rpartition(":")
     if not colon or text.endswith("]"):
         return text.strip("[]"), port
