@@ -5,7 +5,7 @@ Most requests say nothing and carry no credentials: ``kinds_of`` finds that with
 
 from __future__ import annotations
 
-from ..http.fields import BELIEVED, PROXY_WORDS, Kinds
+from ..http.fields import FORWARDED, PROXY_WORDS, Kinds
 from ..message import Headers
 from .key import SEPARATOR
 from .syntax import delta_seconds, directives
@@ -14,9 +14,9 @@ from .syntax import delta_seconds, directives
 # request must never stand for others, and stored ones are not for it. A proxy may send one of PROXY_FIELDS with every request, or
 # pass on its client's: that of a trusted one is in the key, so that a client who makes it up makes a key of his own. What is
 # believed of a proxy is in the key already or says only who asks. The others change what is done, or no proxy has to send them.
-PROXY_FIELDS = PROXY_WORDS - BELIEVED - {"x-forwarded-method", "proxy"}
-CONFUSING = (PROXY_WORDS - BELIEVED) | {"x-http-method-override", "x-http-method", "x-method-override", "x-host",
-                                        "x-original-method", "x-override-url", "x-http-destinationurl"}
+PROXY_FIELDS = PROXY_WORDS - FORWARDED - {"x-forwarded-method", "proxy"}
+CONFUSING = (PROXY_WORDS - FORWARDED) | {"x-http-method-override", "x-http-method", "x-method-override", "x-host",
+                                         "x-original-method", "x-override-url", "x-http-destinationurl"}
 LONGEST_PROXY_FIELDS = 512                               # characters of them that go into the key
 FOR_ORIGIN = frozenset({"if-match", "if-unmodified-since", "upgrade"})    # only the origin may judge these (section 4.3.2)
 CONDITIONS = frozenset({"if-none-match", "if-modified-since"})

@@ -40,7 +40,7 @@ PROXY_WORDS = frozenset({
     "x-http-host-override", "x-envoy-original-path", "front-end-https", "proxy"})
 
 # Those of them by which the gateway itself knows where a request comes from and what it was sent to.
-BELIEVED = frozenset({"x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "forwarded", "x-real-ip"})
+FORWARDED = frozenset({"x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "forwarded", "x-real-ip"})
 
 
 class UnsafeField(ValueError):

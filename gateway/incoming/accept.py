@@ -21,7 +21,7 @@ from ..message import METHODS, Handler, Headers, Request, Response
 from .host import HOST, take_host
 
 TARGET = re.compile(r"/[^\x00-\x20#\x7f-\U0010ffff]*")
-REMEMBERED = 4096               # hosts
+MOST_HOSTS = 4096               # hosts
 STAYS = frozenset({"close", "keep-alive", "connection", "upgrade", "te", "trailer", "transfer-encoding", "content-length", "host",
                    "expect", "content-type"})
 UNUSUAL = frozenset({"CONNECT", "TRACE", "OPTIONS"})         # methods that are looked at before any route
@@ -53,7 +53,7 @@ class Accept:
                 raise InvalidHost("the request has no Host")
             if host.endswith(":"):
                 take_host(request, host[:-1])
-            elif host and len(self._hosts) < REMEMBERED:
+            elif host and len(self._hosts) < MOST_HOSTS:
                 self._hosts.add(host)
         if environ is not None and environ.get("HTTP_CONNECTION", "").lower() not in ("", "close", "keep-alive"):
             drop_nominated(request)

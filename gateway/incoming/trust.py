@@ -17,10 +17,10 @@ from ..http.fields import Kinds
 from ..message import Request
 from .host import HOST
 
-REMEMBERED = 4096               # addresses
+MOST_ADDRESSES = 4096           # addresses
 SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}      # a proxy may name a WebSocket's own
 PAIR = r"""[\w!#$%&'*+.^`|~-]+=(?:[\w!#$%&'*+.^`|~:\[\]-]|"(?:[^"\\]|\\.)*")*"""
-FORWARDED = re.compile(rf"[,; \t]*(?:{PAIR}(?:[,; \t]+{PAIR})*[,; \t]*)?", re.ASCII)
+FORWARDED_FIELD = re.compile(rf"[,; \t]*(?:{PAIR}(?:[,; \t]+{PAIR})*[,; \t]*)?", re.ASCII)
 PROXY_FIELDS = ("x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "forwarded")
 FIELD_KINDS = Kinds({name: kind for kind, name in enumerate(PROXY_FIELDS, 1)})
 
@@ -41,7 +41,7 @@ class Trust:
         verdict = self.verdicts.get(address)
         if verdict is None:
             verdict = self._look(address)
-            if len(self.verdicts) >= REMEMBERED:
+            if len(self.verdicts) >= MOST_ADDRESSES:
                 self.verdicts.clear()
             self.verdicts[address] = verdict
         return verdict
@@ -106,7 +106,7 @@ def _elements(values: list[str]) -> tuple[list[str], list[str], list[str]]:
     """for, proto and host of each element of Forwarded (RFC 7239 section 4), empty where missing; nothing when the field does not
     follow the grammar."""
     chains: tuple[list[str], list[str], list[str]] = ([], [], [])
-    if not FORWARDED.fullmatch(", ".join(values)):           # an open quote would swallow what is added behind it
+    if not FORWARDED_FIELD.fullmatch(", ".join(values)):     # an open quote would swallow what is added behind it
         return chains
     for element in _items(values):
         pairs = dict(pair.strip().partition("=")[::2] for pair in element.split(";"))

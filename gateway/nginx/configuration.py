@@ -37,10 +37,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..config import Config, Route
 from ..errors import ConfigError
-from ..http.fields import BELIEVED, PROXY_WORDS
+from ..http.fields import FORWARDED, PROXY_WORDS
 from ..message import METHODS
-from ..routing.spelling import RESPELLED
-from .accel_redirect import ANNOUNCED, CARRIED, LOCATION
+from ..routing.spelling import RESPELLING
+from .accel_redirect import CARRIED_FIELDS, LOCATION, OFFLOAD_FIELD
 
 MARGIN = 5              # seconds that nginx waits longer than the gateway
 NEXT_WITHIN = 5         # seconds after which a request is not tried on another instance any more
@@ -54,9 +54,9 @@ PROBLEMS = (
     (413, "body_too_large", "The request body is larger than this server accepts."),
     (502, "gateway_unavailable", "No instance of the gateway answers."),
     (504, "gateway_timeout", "No instance of the gateway answered in time."))
-SENT = re.compile(r"\{header\.([^\s:{}]+)")
+HEADER_REFERENCE = re.compile(r"\{header\.([^\s:{}]+)")
 NGINX_FIELD = re.compile(r"[A-Za-z0-9-]+")
-SILENCED = tuple(name.title() for name in sorted(PROXY_WORDS - BELIEVED))        # the others have a line of their own
+SILENCED_FIELDS = tuple(name.title() for name in sorted(PROXY_WORDS - FORWARDED))  # the others have a line of their own
 VARIABLE = re.compile(r"\{(\w+)(?::(\w+))?\}|\*")
 ADDRESS = re.compile(r"unix:/[\w./-]+|(?:[\w.-]+|\[[0-9A-Fa-f:.]+\]|\*):\d{1,5}|\d{1,5}")
 
@@ -82,8 +82,8 @@ def render(config: Config, *, instances: Sequence[str] | None = None, listen: st
         timeout=longest_wait(config) + MARGIN, upgrades=upgrade_pattern(config.routes),
         upgrade_timeout=longest_silence(config.routes) + MARGIN, next_within=NEXT_WITHIN, keepalive=KEEPALIVE,
         idle_connections=IDLE_CONNECTIONS, head_buffer=HEAD_BUFFER, problems=PROBLEMS, edges=edges_of(config.routes),
-        offloads=offloads_of(config.routes), bodies=bodies_of(config), offload_location=LOCATION, announced=ANNOUNCED,
-        carried=CARRIED, silenced=SILENCED, edge_size=EDGE_SIZE, edge_unused=longest_edge(config.routes),
+        offloads=offloads_of(config.routes), bodies=bodies_of(config), offload_location=LOCATION, announced=OFFLOAD_FIELD,
+        carried=CARRIED_FIELDS, silenced=SILENCED_FIELDS, edge_size=EDGE_SIZE, edge_unused=longest_edge(config.routes),
         generation=settings.generation or "", allow=", ".join(METHODS), respelled=respelled_pattern())
 
 
@@ -123,7 +123,7 @@ def upgrade_pattern(routes: Sequence[Route]) -> str:
 def respelled_pattern() -> str:
     """A quoted regular expression over the request-target as it came, for a path that has several readings: nginx has resolved its
     dot segments before it chooses a location, and would choose one that the gateway does not."""
-    return '"~' + f"^[^?]*?(?:{RESPELLED.pattern})".replace("(?:[/;]|$)", "(?:[/;?]|$)").replace("\\", "\\\\") + '"'
+    return '"~' + f"^[^?]*?(?:{RESPELLING.pattern})".replace("(?:[/;]|$)", "(?:[/;?]|$)").replace("\\", "\\\\") + '"'
 
 
 def quoted_pattern(patterns: Sequence[str]) -> str:
@@ -179,7 +179,7 @@ def fields_of(route: Route) -> set[str]:
     for part in (route.aggregate or {}).values():
         fields |= {*part.forward_headers}
         for text in (part.from_, *part.headers.values(), json.dumps(part.json_, ensure_ascii=False)):
-            fields |= set(SENT.findall(text))
+            fields |= set(HEADER_REFERENCE.findall(text))
     return fields
 
 

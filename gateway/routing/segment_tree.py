@@ -14,10 +14,10 @@ from typing import Any, Generic, TypeVar
 from ..config import Route
 from .conditions import Facts, as_text, condition_rank, conditions_of, decode
 from .pattern import Mixed, Segment, parse_path
-from .spelling import RESPELLED
+from .spelling import RESPELLING
 
 T = TypeVar("T")
-MARKED = re.compile(f"%|{RESPELLED.pattern}")                # what keeps a path from being compared as a whole
+SPECIAL = re.compile(f"%|{RESPELLING.pattern}")              # what keeps a path from being compared as a whole
 
 
 class RouteCandidate(Generic[T]):
@@ -175,7 +175,7 @@ class HostTable(Generic[T]):
             leaf = node.leaf = node.leaf or self._leaf()
         leaf.entries.append(entry)
         path = "".join("/" + segment.text for segment in entry.segments)
-        if all(segment.kind == "text" and "/" not in segment.text for segment in entry.segments) and not MARKED.search(path):
+        if all(segment.kind == "text" and "/" not in segment.text for segment in entry.segments) and not SPECIAL.search(path):
             self.static[path] = leaf
 
     def _leaf(self) -> Leaf[T]:

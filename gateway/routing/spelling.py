@@ -16,7 +16,7 @@ network path      ``//host/admin`` is ``/admin``, to what takes it for a URL wit
 ================  =======================================================================
 
 Not folded: a second decoding, overlong UTF-8, upper and lower case of letters, a slash at the end. A path without any of the marks
-in ``RESPELLED`` has one reading, which one look at it shows.
+in ``RESPELLING`` has one reading, which one look at it shows.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from collections.abc import Callable
 from ..errors import InvalidTarget
 from .conditions import decode
 
-RESPELLED = re.compile(r"[;\\]|//|/\.\.?(?:[/;]|$)|%(?:00|2[EeFf]|3[Bb]|5[Cc])")
+RESPELLING = re.compile(r"[;\\]|//|/\.\.?(?:[/;]|$)|%(?:00|2[EeFf]|3[Bb]|5[Cc])")
 MOST = 20_000                   # segments of all readings together: 10 ms; an honest path needs some dozens
 
 Segments = tuple[str, ...]

@@ -32,12 +32,12 @@ from ..values import quoted
 from .conditions import Facts, as_text
 from .pattern import host_of, host_rank, parse_host, problems, specificity
 from .segment_tree import HostTable, RouteCandidate, find, segments_of
-from .spelling import RESPELLED, readings
+from .spelling import RESPELLING, readings
 
 __all__ = ["RouteVerdict", "Explanation", "Table", "problems"]
 
 T = TypeVar("T")
-SHOWN = 20                                               # candidates in the text of an explanation
+MOST_SHOWN = 20                                          # candidates in the text of an explanation
 LONGEST_HOST = 255                                       # RFC 1035 section 3.1
 
 
@@ -79,7 +79,7 @@ class Table(Generic[T]):
                 if entries and not entries[0].conditions:
                     return entries[0].target, {}
             if facts is None:
-                if self._folds and RESPELLED.search(path):
+                if self._folds and RESPELLING.search(path):
                     return self._match_folded(request)
                 facts, segments = Facts(request), segments_of(path)
             entry = find(table.root, segments, 0, facts)
@@ -118,7 +118,7 @@ class Table(Generic[T]):
     def reaches(self, path: str) -> bool:
         """Does any route's pattern match this path, whatever its other conditions?"""
         try:
-            spellings = readings(path) if self._folds and RESPELLED.search(path) else [segments_of(path)]
+            spellings = readings(path) if self._folds and RESPELLING.search(path) else [segments_of(path)]
         except InvalidTarget:                                # of an upstream's Location, for example
             return True
         return any(True for segments in spellings for table in self._hosts for _ in table.leaves_for(segments))
@@ -140,7 +140,7 @@ class Table(Generic[T]):
     def explain(self, request: Request) -> Explanation:
         """What ``match`` decides and why: every route whose path matches, the most specific first, with its verdict."""
         literal_answer = self._explain(request)
-        if not self._folds or literal_answer.route is None or not RESPELLED.search(request.path):
+        if not self._folds or literal_answer.route is None or not RESPELLING.search(request.path):
             return literal_answer
         literal = [each._replace(verdict="takes the path as it came") if each.verdict == "answers" else each
                    for each in literal_answer.verdicts]
@@ -237,10 +237,10 @@ class Explanation(NamedTuple):
             lines = [f'route "{self.route.name}"{parameters}']
         else:
             lines = [f"no route: {self.error.status if self.error else 404} {self.error}"]
-        lines += [f"  {line}" for line in self.spellings[:SHOWN]]
-        lines += [f"  {route.name}: {verdict}" for route, verdict in self.verdicts[:SHOWN]]
-        if len(self.verdicts) > SHOWN:
-            lines.append(f"  and {len(self.verdicts) - SHOWN} more")
+        lines += [f"  {line}" for line in self.spellings[:MOST_SHOWN]]
+        lines += [f"  {route.name}: {verdict}" for route, verdict in self.verdicts[:MOST_SHOWN]]
+        if len(self.verdicts) > MOST_SHOWN:
+            lines.append(f"  and {len(self.verdicts) - MOST_SHOWN} more")
         return "\n".join(lines)
 
 

@@ -29,7 +29,7 @@ from gunicorn.config import Config
 from gunicorn.http.wsgi import base_environ
 from gunicorn.util import unquote_to_wsgi_str
 
-from ..http.fields import BELIEVED, READ, WRITTEN
+from ..http.fields import FORWARDED, READ, WRITTEN
 from ..http.prepared import first_line, status_line
 from ..message import Body, Headers, Interim, Request, Response
 from .reader import ClientConnection, PlainRequest
@@ -41,7 +41,7 @@ BODILESS = (204, 304)
 WITH_BODY = frozenset({b"POST", b"PUT", b"PATCH"})
 REQUEST_LINE = re.compile(rb"(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) (/[\x21\x22\x24-\x7e]*) HTTP/1\.1")
 
-OF_PROXIES = BELIEVED | {"via"}
+OF_PROXIES = FORWARDED | {"via"}
 
 HOST, CONNECTION, LENGTH, AUTHORIZATION, TYPE, DOUBTFUL, COOKIE = 1, 2, 4, 8, 16, 32, 64
 

@@ -10,7 +10,7 @@ from running import Recorder, Running, ask
 
 from gateway.configfile.load import load_text
 from gateway.errors import ConfigError
-from gateway.nginx.accel_redirect import CARRIED, LOCATION
+from gateway.nginx.accel_redirect import CARRIED_FIELDS, LOCATION
 from gateway.nginx.configuration import render
 from tests.e2e.test_nginx import config, exchange, fields, folder, get, nginx  # noqa: F401
 
@@ -184,7 +184,7 @@ def test_an_address_that_is_not_trusted(tmp_path, serve):
 
 def test_the_rendering(require, folder):  # noqa: F811
     text = render(config([ROUTE], cache={"file": '/srv/a "b'}))
-    assert text.count("proxy_ignore_headers X-Accel-Expires") == 1 and all(f"add_header {name} " in text for name in CARRIED)
+    assert text.count("proxy_ignore_headers X-Accel-Expires") == 1 and all(f"add_header {name} " in text for name in CARRIED_FIELDS)
     (folder / "nginx.conf").write_text(text)
     result = subprocess.run([require("nginx"), "-t", "-p", folder, "-e", "error.log", "-c", folder / "nginx.conf"],
                             capture_output=True, text=True)

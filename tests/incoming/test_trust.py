@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from gateway.errors import GatewayError
 from gateway.incoming.accept import Accept
 from gateway.incoming.request import Incoming
-from gateway.incoming.trust import REMEMBERED, Trust, bare_address
+from gateway.incoming.trust import MOST_ADDRESSES, Trust, bare_address
 from gateway.message import Response
 from tests.incoming.environs import environ
 
@@ -73,9 +73,9 @@ def test_an_ipv4_address_in_ipv6_clothes_is_the_ipv4_address():
 
 def test_a_trust_remembers_no_end_of_addresses():
     trust = Trust(("10.0.0.0/8",))
-    for number in range(REMEMBERED + 2):
+    for number in range(MOST_ADDRESSES + 2):
         assert f"11.{number >> 16}.{number >> 8 & 255}.{number & 255}" not in trust
-    assert len(trust.verdicts) <= REMEMBERED and "10.0.0.1" in trust
+    assert len(trust.verdicts) <= MOST_ADDRESSES and "10.0.0.1" in trust
 
 
 @pytest.mark.parametrize("value, address", [

@@ -15,7 +15,7 @@ from gateway.config import Route
 from gateway.configfile.load import load_text
 from gateway.errors import InvalidTarget, MethodNotAllowed, NoRoute
 from gateway.message import Request
-from gateway.routing.spelling import MOST, RESPELLED, readings
+from gateway.routing.spelling import MOST, RESPELLING, readings
 from gateway.routing.table import Table
 
 
@@ -173,7 +173,7 @@ def test_no_inverse_folding_passes_a_narrow_route(spelling, kind, pattern):
 def test_a_path_without_marks_has_one_reading(pieces):
     path = "/" + "".join(pieces)
     found = readings(path)
-    assert len(found) == 1 or RESPELLED.search(path)
+    assert len(found) == 1 or RESPELLING.search(path)
     assert len(set(map(tuple, found))) == len(found)
 
 
