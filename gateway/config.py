@@ -12,8 +12,8 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from .values import (Address, Duration, FieldConditions, FieldName, Fields, FieldTemplates, Filled, Flag, Hosts, InstanceUrl,
-                     Loopback, MediaType, Method, Module, Network, NginxFolder, NginxWord, OwnField, RedisUrl, Reference, Secret,
+from .values import (Address, Duration, FieldConditions, FieldName, Fields, FieldTemplates, Flag, Hosts, InstanceUrl, Loopback,
+                     MediaType, Method, Module, Network, NginxFolder, NginxWord, NonEmpty, OwnField, RedisUrl, Reference, Secret,
                      Size, Token, UpstreamHost, Whole, parse_duration, parse_instance, parse_size)
 
 __all__ = ["Address", "CacheSettings", "CacheKey", "CacheStorage", "Config", "GatewaySettings", "HeaderRules", "Model", "Nginx",
@@ -45,7 +45,7 @@ class GatewaySettings(Model):
     max_body: Size | None = Field(default=None, description="The largest request body accepted, unless the route says otherwise.")
     admin: Loopback | None = Field(
         default=None, description="host:port of the admin listener; only loopback. Unset: no admin listener.")
-    log: Filled = Field(default="stdout", description='Where the request log goes: "stdout", "stderr", "off" or a file.')
+    log: NonEmpty = Field(default="stdout", description='Where the request log goes: "stdout", "stderr", "off" or a file.')
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="What application code logs (logging) is written to stderr from this level on, unless it sets"
                                     " logging up itself.")
@@ -62,11 +62,11 @@ class GatewaySettings(Model):
 
 class Tls(Model):
     verify: Flag = Field(default=True, description="Check the upstream's certificate and name.")
-    ca: Filled | None = Field(default=None, description="File with the certificates to trust; unset: the system's.")
-    server_name: Filled | None = Field(
+    ca: NonEmpty | None = Field(default=None, description="File with the certificates to trust; unset: the system's.")
+    server_name: NonEmpty | None = Field(
         default=None, description="The name to ask for (SNI) and to check; unset: the instance's host.")
-    certificate: Filled | None = Field(default=None, description="File with our certificate, for an upstream that asks for one.")
-    key: Filled | None = Field(default=None, description="File with its key; unset: in the certificate's file.")
+    certificate: NonEmpty | None = Field(default=None, description="File with our certificate, for an upstream that asks for one.")
+    key: NonEmpty | None = Field(default=None, description="File with its key; unset: in the certificate's file.")
 
 
 class UpstreamSettings(Model):
@@ -105,12 +105,12 @@ class RespondSettings(Model):
 
 
 class CacheKey(Model):
-    query: tuple[Filled, ...] | None = Field(
+    query: tuple[NonEmpty, ...] | None = Field(
         default=None, description='The query parameters that count; "page*" is all that begin so. Unset: every one.')
-    ignore_query: tuple[Filled, ...] = Field(default=(), description='Query parameters that do not count, like "utm_*".')
+    ignore_query: tuple[NonEmpty, ...] = Field(default=(), description='Query parameters that do not count, like "utm_*".')
     sort_query: Flag = Field(default=False, description="The order of the query parameters does not count.")
     headers: tuple[FieldName, ...] = Field(default=(), description="Header fields of the request that count.")
-    cookies: tuple[Filled, ...] | None = Field(
+    cookies: tuple[NonEmpty, ...] | None = Field(
         default=None, description="The cookies that count, and no others do. Unset: an answer to a request with a cookie is kept"
                                   " only when it says that it is for everybody (public, s-maxage), or varies by Cookie.")
 
@@ -137,7 +137,7 @@ class CacheSettings(Model):
     fetch_whole: Flag = Field(
         default=False, description="A request for a range of what is not kept fetches the whole, once for all, up to max_object;"
                                    " unset: the range is passed on, and nothing is kept.")
-    tags: tuple[Filled, ...] = Field(default=(), description="Tags for purging, beside those in Surrogate-Key and Cache-Tag.")
+    tags: tuple[NonEmpty, ...] = Field(default=(), description="Tags for purging, beside those in Surrogate-Key and Cache-Tag.")
     share_cookies: Flag = Field(default=False, description="Keep answers with Set-Cookie, and give the cookie to everybody.")
     client_directives: Flag = Field(
         default=True, description="Heed what clients say in Cache-Control and Pragma: no-cache, max-age, only-if-cached and so on.")
@@ -229,7 +229,7 @@ class Route(Model):
     view: Flag = Field(default=False, description="A Flask view answers.")
     respond: RespondSettings | None = Field(default=None, description="The answer itself.")
 
-    files: Filled | None = Field(default=None, description="The folder whose files answer; static_url() gives their addresses.")
+    files: NonEmpty | None = Field(default=None, description="The folder whose files answer; static_url() gives their addresses.")
     handler: Reference | None = Field(default=None, description="A function of your own that answers, as module:name.")
     steps: tuple[StepSettings, ...] = Field(default=(), description="Steps of your own, outermost first, as module:name.")
 
@@ -290,7 +290,7 @@ class CacheStorage(Model):
         default=None, description="Redis behind it, for all workers and machines: redis://host:port/db, rediss://, unix:///path,"
                                   " redis+sentinel://host:port,host:port/name/db or redis+cluster://host:port,host:port.")
     memcached: Hosts | None = Field(default=None, description="Memcached behind it: host:port, several with commas.")
-    file: Filled | None = Field(default=None, description="A folder for stored answers, for the workers of this machine.")
+    file: NonEmpty | None = Field(default=None, description="A folder for stored answers, for the workers of this machine.")
     file_size: Size = Field(default=parse_size("1GB"), description="Bytes of stored answers in that folder.")
     prefix: Token = Field(default="wicketgate:", description="What the names of this gateway's keys in Redis begin with.")
     compress: Flag = Field(default=False, description="Compress bodies behind the memory of a worker.")

@@ -40,7 +40,7 @@ FRAMING = frozenset({"connection", "content-length", "keep-alive", "proxy-connec
                      "upgrade"})
 
 
-def quoted(value: Any) -> str:
+def quote(value: Any) -> str:
     """A value as written in the file: ``"text"``, ``5``, ``true``. What precedes the @ of a URL may be a password, and is
     replaced."""
     try:
@@ -77,10 +77,10 @@ def parse_duration(value: Any) -> float:
     """Seconds of ``"250ms"``, ``"30s"``, ``"5m"``, ``"1h"``, ``"1d"``; more than 0. Raises ValueError."""
     match = DURATION.fullmatch(value) if isinstance(value, str) else None
     if not match:
-        raise ValueError(f'{quoted(value)} is not a duration: write a number and its unit, like "250ms", "30s" or "5m"')
+        raise ValueError(f'{quote(value)} is not a duration: write a number and its unit, like "250ms", "30s" or "5m"')
     seconds = float(match[1]) * SECONDS[match[2]]
     if seconds <= 0:
-        raise ValueError(f"{quoted(value)}: a duration must be more than 0")
+        raise ValueError(f"{quote(value)}: a duration must be more than 0")
     return seconds
 
 
@@ -99,7 +99,7 @@ def parse_size(value: Any) -> int:
         return int(match[1]) * BYTES[match[2]]
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
-    raise ValueError(f'{quoted(value)} is not a size: write a number and its unit, like "10KB" or "64MB"')
+    raise ValueError(f'{quote(value)} is not a size: write a number and its unit, like "10KB" or "64MB"')
 
 
 def parse_flag(value: Any) -> bool:
@@ -107,7 +107,7 @@ def parse_flag(value: Any) -> bool:
     if isinstance(value, bool):
         return value
     if value not in ("true", "false"):
-        raise ValueError(f"{quoted(value)} is neither true nor false")
+        raise ValueError(f"{quote(value)} is neither true nor false")
     return value == "true"
 
 
@@ -116,7 +116,7 @@ def parse_whole(value: Any) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     if not isinstance(value, str) or not WHOLE.fullmatch(value):
-        raise ValueError(f"{quoted(value)} is not a whole number")
+        raise ValueError(f"{quote(value)} is not a whole number")
     return int(value)
 
 
@@ -143,32 +143,32 @@ def parse_instance(url: str) -> Address:
         raise ValueError("the URL has a user name: send an Authorization header instead")
     match = URL.fullmatch(url)
     if not match:
-        raise ValueError(f"{quoted(url)} is not a URL: write http://host:port, https://host or unix:/path/to.sock")
+        raise ValueError(f"{quote(url)} is not a URL: write http://host:port, https://host or unix:/path/to.sock")
     scheme, rest = match[1].lower(), match[2]
     for mark, part in (("#", "a fragment"), ("?", "a query")):
         if mark in rest:
-            raise ValueError(f"{quoted(url)} has {part}: an instance is only scheme, host and port")
+            raise ValueError(f"{quote(url)} has {part}: an instance is only scheme, host and port")
     rest, _, path = rest.partition("/")
     if path:
-        raise ValueError(f"{quoted(url)} has a path: an instance is only scheme, host and port")
+        raise ValueError(f"{quote(url)} has a path: an instance is only scheme, host and port")
     host, port = parse_authority(rest, url)
     return Address(scheme, host, port or PORTS[scheme], None)
 
 
 def parse_authority(text: str, whole: str = "") -> tuple[str, int | None]:
     """Host, without brackets, and port of ``host``, ``host:port``, ``[::1]:port``. Raises ValueError, naming ``whole``."""
-    name = quoted(whole or text)
+    name = quote(whole or text)
     match = AUTHORITY.fullmatch(text)
     if not match:
-        raise ValueError(f"{name}: {quoted(text)} is not a host, or a host and a port (IPv6 goes in brackets)" if whole
+        raise ValueError(f"{name}: {quote(text)} is not a host, or a host and a port (IPv6 goes in brackets)" if whole
                          else f"{name} is not a host, or a host and a port (IPv6 goes in brackets)")
     host, port = match[1].strip("[]").replace("%25", "%"), match[2]
     if not host:
         raise ValueError(f"{name} has no host")
     if match[1].startswith("[") and not is_address(host):
-        raise ValueError(f"{name}: {quoted(host)} is not an IPv6 address")
+        raise ValueError(f"{name}: {quote(host)} is not an IPv6 address")
     if port is not None and not (port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 65536):
-        raise ValueError(f"{name}: {quoted(port)} is not a port between 1 and 65535")
+        raise ValueError(f"{name}: {quote(port)} is not a port between 1 and 65535")
     return host, int(port) if port is not None else None
 
 
@@ -185,15 +185,15 @@ def _unix(url: str) -> Address:
     if path.startswith("//"):
         path = path[2:]
     if not path.startswith("/") or "\0" in path or path.endswith("/"):
-        raise ValueError(f"{quoted(url)} needs the absolute path of a socket: unix:/path/to.sock")
+        raise ValueError(f"{quote(url)} needs the absolute path of a socket: unix:/path/to.sock")
     if len(path.encode()) > 107:
-        raise ValueError(f"{quoted(url)}: a unix socket's path has at most 107 bytes")
+        raise ValueError(f"{quote(url)}: a unix socket's path has at most 107 bytes")
     return Address("http", "localhost", 0, path)
 
 
 def check_media_type(text: str) -> str:
     if not MEDIA_TYPE.fullmatch(text):
-        raise ValueError(f'{quoted(text)} is not a media type: write it like "text/html", without parameters')
+        raise ValueError(f'{quote(text)} is not a media type: write it like "text/html", without parameters')
     return text
 
 
@@ -212,9 +212,9 @@ def check_network(value: str) -> str:
         try:
             network = ip_interface(value).network
         except ValueError:
-            raise ValueError(f'{quoted(value)} is not a network: write "10.0.0.0/8", "::1" or "unix"') from None
-        raise ValueError(f"{quoted(value)} is an address with the mask of a network: write {quoted(str(network))} for the network"
-                         f" or {quoted(value.partition('/')[0])} for the address") from None
+            raise ValueError(f'{quote(value)} is not a network: write "10.0.0.0/8", "::1" or "unix"') from None
+        raise ValueError(f"{quote(value)} is an address with the mask of a network: write {quote(str(network))} for the network"
+                         f" or {quote(value.partition('/')[0])} for the address") from None
     return value
 
 
@@ -222,9 +222,9 @@ def check_loopback(value: str) -> str:
     """``host:port`` that only this machine can reach."""
     host, port = parse_authority(value)
     if port is None:
-        raise ValueError(f'{quoted(value)} has no port: write "127.0.0.1:9901"')
+        raise ValueError(f'{quote(value)} has no port: write "127.0.0.1:9901"')
     if host != "localhost" and not (is_address(host) and ip_address(host).is_loopback):
-        raise ValueError(f'{quoted(value)} can be reached from outside: the admin listener is for this machine only, '
+        raise ValueError(f'{quote(value)} can be reached from outside: the admin listener is for this machine only, '
                          f'write "127.0.0.1:{port}"')
     return value
 
@@ -247,34 +247,34 @@ def check_secret(value: Any) -> Any:
 
 def check_token(value: str) -> str:
     if not TOKEN.fullmatch(value):
-        raise ValueError(f"{quoted(value)} is not a token: letters, digits and !#$%&'*+-.^_`|~ only")
+        raise ValueError(f"{quote(value)} is not a token: letters, digits and !#$%&'*+-.^_`|~ only")
     return value
 
 
 def check_method(value: str) -> str:
     if not TOKEN.fullmatch(value):
-        raise ValueError(f"{quoted(value)} is not a method")
+        raise ValueError(f"{quote(value)} is not a method")
     if value != value.upper():
-        raise ValueError(f"{quoted(value)}: methods are upper case, write {quoted(value.upper())}")
+        raise ValueError(f"{quote(value)}: methods are upper case, write {quote(value.upper())}")
     return value
 
 
 def check_field_name(value: str) -> str:
     if not TOKEN.fullmatch(value):
-        raise ValueError(f"{quoted(value)} is not the name of a header field")
+        raise ValueError(f"{quote(value)} is not the name of a header field")
     return value
 
 
 def check_own_field(value: str) -> str:
     """The name of a field that a configuration may set: not one of those that say where a message ends or who is connected."""
     if check_field_name(value).lower() in FRAMING:
-        raise ValueError(f"{quoted(value)} belongs to the connection: the gateway alone sets it")
+        raise ValueError(f"{quote(value)} belongs to the connection: the gateway alone sets it")
     return value
 
 
 def check_field_text(value: str) -> str:
     if not FIELD_VALUE.fullmatch(value):
-        raise ValueError(f"{quoted(value)} cannot be the value of a header field: no control characters, no space at the ends")
+        raise ValueError(f"{quote(value)} cannot be the value of a header field: no control characters, no space at the ends")
     return value
 
 
@@ -289,32 +289,32 @@ def check_unlike(fields: dict[str, str]) -> dict[str, str]:
     for name in fields:
         first = firsts.setdefault(name.lower(), name)
         if first != name:
-            raise ValueError(f"{quoted(first)} and {quoted(name)} are the same header field")
+            raise ValueError(f"{quote(first)} and {quote(name)} are the same header field")
     return fields
 
 
 def check_module(value: str) -> str:
     if not MODULE.fullmatch(value):
-        raise ValueError(f'{quoted(value)} is not the name of a module: write it as in an import, like "shop.views"')
+        raise ValueError(f'{quote(value)} is not the name of a module: write it as in an import, like "shop.views"')
     return value
 
 
 def check_reference(value: str) -> str:
     module, colon, name = value.partition(":")
     if not (colon and MODULE.fullmatch(module) and MODULE.fullmatch(name)):
-        raise ValueError(f'{quoted(value)} names nothing in a module: write module:name, like "shop.steps:Audit"')
+        raise ValueError(f'{quote(value)} names nothing in a module: write module:name, like "shop.steps:Audit"')
     return value
 
 
 def check_nginx_word(value: str) -> str:
     if not NGINX_WORD.fullmatch(value):
-        raise ValueError(f"{quoted(value)} would end the nginx directive it is written into")
+        raise ValueError(f"{quote(value)} would end the nginx directive it is written into")
     return value
 
 
 def check_nginx_folder(value: str) -> str:
     if not value.startswith("/"):
-        raise ValueError(f'{quoted(value)} does not begin with "/": nginx would look for it in another place than the gateway')
+        raise ValueError(f'{quote(value)} does not begin with "/": nginx would look for it in another place than the gateway')
     return check_nginx_word(value)
 
 
@@ -348,7 +348,7 @@ def check_hosts(value: str) -> str:
     """``host:port``, several with commas."""
     for each in value.split(","):
         if parse_authority(each, value)[1] is None:
-            raise ValueError(f'{quoted(each)} has no port: write "host:11211"')
+            raise ValueError(f'{quote(each)} has no port: write "host:11211"')
     return value
 
 
@@ -376,6 +376,6 @@ Module = Annotated[str, AfterValidator(check_module)]
 Reference = Annotated[str, AfterValidator(check_reference)]
 NginxWord = Annotated[str, AfterValidator(check_nginx_word)]
 NginxFolder = Annotated[str, AfterValidator(check_nginx_folder)]
-Filled = Annotated[str, AfterValidator(check_filled)]
+NonEmpty = Annotated[str, AfterValidator(check_filled)]
 Flag = Annotated[bool, BeforeValidator(parse_flag)]
 Whole = Annotated[int, BeforeValidator(parse_whole)]

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from gateway import config
 from gateway.config import (Config, HeaderRules, Part, RespondSettings, Route, Tls, UpstreamSettings, parse_duration,
                             parse_instance, parse_size)
-from gateway.values import Address, check_unlike, did_you_mean, duration_text, parse_authority, parse_flag, parse_whole, quoted
+from gateway.values import Address, check_unlike, did_you_mean, duration_text, parse_authority, parse_flag, parse_whole, quote
 
 
 @pytest.fixture(autouse=True)
@@ -131,11 +131,11 @@ def test_flags_and_numbers_come_as_text_too(parse, good, bad):
     ("http://a/b", '"http://a/b"'), ("/a@b", '"/a@b"'),
 ])
 def test_what_may_be_a_password_is_never_shown(value, shown):
-    assert quoted(value) == shown
+    assert quote(value) == shown
 
 
 def test_values_are_shown_as_they_stand_in_the_file():
-    assert [quoted(value) for value in ('a"b\n', 5, True, ["x"], {"a": 1.5})] == ['"a\\"b\\n"', "5", "true", '["x"]', '{"a": 1.5}']
+    assert [quote(value) for value in ('a"b\n', 5, True, ["x"], {"a": 1.5})] == ['"a\\"b\\n"', "5", "true", '["x"]', '{"a": 1.5}']
 
 
 @pytest.mark.parametrize("wrong, known, expected", [

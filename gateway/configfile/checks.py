@@ -16,7 +16,7 @@ import orjson
 from ..config import TARGETS, CacheSettings, CacheStorage, Config, GatewaySettings, Route, UpstreamSettings
 from ..routing.notation import perhaps
 from ..routing.pattern import parameters, parse_path, takes
-from ..values import did_you_mean, duration_text, is_address, parse_instance, quoted
+from ..values import did_you_mean, duration_text, is_address, parse_instance, quote
 from .mistakes import unknown_upstream
 from .part_checks import check_parts
 
@@ -32,7 +32,7 @@ NO_FILES = ("stdout", "stderr", "off")
 def check_gateway(gateway: GatewaySettings) -> Iterator[str]:
     for position, module in enumerate(gateway.views):
         if module in gateway.views[:position]:
-            yield f"views[{position}]: {quoted(module)} stands twice"
+            yield f"views[{position}]: {quote(module)} stands twice"
     if gateway.log not in NO_FILES and (mistake := _writable(gateway.log)):
         yield f"log: {mistake}"
 
@@ -46,21 +46,21 @@ def check_storage(cache: CacheStorage, routes: Collection[Route] = ()) -> Iterat
         while not os.path.lexists(there):                # it is made, with what is missing above it
             there = os.path.dirname(there)
         if not os.path.isdir(there):
-            yield f"file: {quoted(there)} is not a folder"
+            yield f"file: {quote(there)} is not a folder"
         elif not os.access(there, os.W_OK | os.X_OK):
-            yield f"file: the folder {quoted(there)} cannot be written to"
+            yield f"file: the folder {quote(there)} cannot be written to"
 
 
 def _writable(path: str) -> str:
     """Why a file cannot be opened for appending; empty when it can."""
     folder = os.path.dirname(os.path.abspath(path))
     if os.path.isdir(path):
-        return f"{quoted(path)} is a folder"
+        return f"{quote(path)} is a folder"
     if os.path.exists(path):
-        return "" if os.access(path, os.W_OK) else f"the file {quoted(path)} cannot be written to"
+        return "" if os.access(path, os.W_OK) else f"the file {quote(path)} cannot be written to"
     if not os.path.isdir(folder):
-        return f"there is no folder {quoted(folder)}"
-    return "" if os.access(folder, os.W_OK | os.X_OK) else f"the folder {quoted(folder)} cannot be written to"
+        return f"there is no folder {quote(folder)}"
+    return "" if os.access(folder, os.W_OK | os.X_OK) else f"the folder {quote(folder)} cannot be written to"
 
 
 def check_upstream(name: str, upstream: UpstreamSettings | None) -> Iterator[str]:
@@ -74,14 +74,14 @@ def check_upstream(name: str, upstream: UpstreamSettings | None) -> Iterator[str
         address = parse_instance(url)
         first = first_places.setdefault(address._replace(host=address.host.lower()), position)
         if first != position:
-            yield f"instances[{position}]: {quoted(url)} is the same as instances[{first}]"
+            yield f"instances[{position}]: {quote(url)} is the same as instances[{first}]"
     tls = upstream.tls
     for setting in ("ca", "certificate", "key"):
         file = getattr(tls, setting)
         if file is not None and not os.path.isfile(file):
-            yield f"tls.{setting}: there is no file {quoted(file)}"
+            yield f"tls.{setting}: there is no file {quote(file)}"
         elif file is not None and not os.access(file, os.R_OK):
-            yield f"tls.{setting}: the file {quoted(file)} cannot be read"
+            yield f"tls.{setting}: the file {quote(file)} cannot be read"
     if tls.key and not tls.certificate:
         yield "tls.key: a key needs its certificate"
 
@@ -113,9 +113,9 @@ def check_route(route: Route, settings: Collection[str], upstreams: Collection[s
         yield from _respond(route)
     if route.files is not None:
         if not route.path.endswith("/*") or "{" in route.path:
-            yield f'files: the path of a route with files ends with "/*" and has no parameter, {quoted(route.path)} is not so'
+            yield f'files: the path of a route with files ends with "/*" and has no parameter, {quote(route.path)} is not so'
         if not os.path.isdir(route.files):
-            yield f"files: there is no folder {quoted(route.files)}"
+            yield f"files: there is no folder {quote(route.files)}"
     names = parameters(route.path)
     if names is not None:
         yield from _rewriting(route, names)
@@ -132,7 +132,7 @@ def _host(route: Route) -> Iterator[str]:
     except ValueError:                                   # a host that cannot be, which is reported elsewhere
         return
     if not possible:
-        yield f"header.Host: host is {quoted(route.host)}, which {quoted(pattern)} is not, so nothing can match"
+        yield f"header.Host: host is {quote(route.host)}, which {quote(pattern)} is not, so nothing can match"
 
 
 def _cache(route: Route, cache: CacheSettings) -> Iterator[str]:
@@ -200,7 +200,7 @@ def _rewriting(route: Route, names: Collection[str]) -> Iterator[str]:
 
 def _prefix(prefix: str, path: str) -> Iterator[str]:
     if not prefix.startswith("/") or not prefix.rstrip("/"):
-        yield f'{quoted(prefix)} is not a prefix: write the first segments of the path, like "/api"'
+        yield f'{quote(prefix)} is not a prefix: write the first segments of the path, like "/api"'
         return
     try:
         segments = parse_path(prefix.rstrip("/"))
@@ -208,23 +208,23 @@ def _prefix(prefix: str, path: str) -> Iterator[str]:
         yield str(error)
         return
     if any(segment.kind != "text" for segment in segments):
-        yield f"{quoted(prefix)} has a parameter; only text is stripped, rewrite can do more"
+        yield f"{quote(prefix)} has a parameter; only text is stripped, rewrite can do more"
     elif parse_path(path)[:len(segments)] != segments:
-        yield f"{quoted(prefix)} is not the beginning of the path {quoted(path)}"
+        yield f"{quote(prefix)} is not the beginning of the path {quote(path)}"
 
 
 def _template_path(template: str, names: Collection[str]) -> Iterator[str]:
     bare = HOLE.sub("x", template)
     if not template.startswith("/"):
-        yield f'{quoted(template)} must start with "/"'
+        yield f'{quote(template)} must start with "/"'
     if "{" in bare or "}" in bare:
-        yield f"a brace of {quoted(template)} has no partner; a brace itself is written %7B or %7D"
+        yield f"a brace of {quote(template)} has no partner; a brace itself is written %7B or %7D"
     if BAD_IN_PATH.search(bare):
-        yield f"{quoted(template)} is not a path: other characters are written percent-encoded, and the query goes on by itself"
+        yield f"{quote(template)} is not a path: other characters are written percent-encoded, and the query goes on by itself"
     if DOT_SEGMENT.search(bare):
-        yield f"{quoted(template)} has dot segments"
+        yield f"{quote(template)} has dot segments"
     if "*" in bare:
-        yield f"{quoted(template)}: what /* matched has no name; write {{rest:path}} in path and {{rest}} here"
+        yield f"{quote(template)}: what /* matched has no name; write {{rest:path}} in path and {{rest}} here"
     for hole in HOLE.findall(template):
         if hole not in names:
             yield unknown_parameter(hole, names)
@@ -257,7 +257,7 @@ def notices(config: Config) -> list[str]:
         if upstream.tls.model_fields_set and not any(url.lower().startswith("https:") for url in upstream.instances):
             notes.append(f'upstream "{name}": tls has no effect, no instance is https://')
         if "host" not in upstream.model_fields_set and (instance := named_by_host(upstream)):
-            notes.append(f'upstream "{name}": {quoted(instance)} is sent the Host that the client asked for; a service with a'
+            notes.append(f'upstream "{name}": {quote(instance)} is sent the Host that the client asked for; a service with a'
                          ' name of its own, like an API of somebody else, needs host = "upstream"; write host = "preserve" if not')
         if upstream.host == "upstream" and name in catching_all(config):
             notes.append(f'upstream "{name}": host = "upstream" behind path = "/*": an application that is not told its public name'

@@ -26,7 +26,7 @@ from pydantic import BaseModel, ValidationError
 from ..config import TARGETS, CacheStorage, Config, GatewaySettings, Nginx, Route, UpstreamSettings
 from ..errors import ConfigError
 from ..routing.pattern import clashes, labels_of, route_problems
-from ..values import duration_text, quoted
+from ..values import duration_text, quote
 from .checks import check_gateway, check_route, check_storage, check_upstream
 from .mistakes import Mistake, Place, mistakes_of, not_a_table, place_text, unknown
 
@@ -123,12 +123,12 @@ def toml_mistake(text: str) -> str:
 
 
 class Section(NamedTuple):
-    """One table as far as it was readable: ``model`` is None when nothing was; ``names`` are the settings in the file, ``broken``
+    """One table as far as it was readable: ``model`` is None when nothing was; ``names`` are the settings in the file, ``invalid``
     those with an unreadable value, ``gaps`` the places of such values."""
 
     model: Any
     names: frozenset[str]
-    broken: frozenset[str]
+    invalid: frozenset[str]
     gaps: frozenset[str] = frozenset()
 
 
@@ -165,11 +165,11 @@ class Reader:
     def upstreams(self, raw: Any) -> dict[str, Any]:
         """By name; None for those that cannot be read, so that routes may still name them."""
         if not isinstance(raw, dict):
-            self.problems.append(f"upstreams: {quoted(raw)} is not a table: write [upstreams.name]")
+            self.problems.append(f"upstreams: {quote(raw)} is not a table: write [upstreams.name]")
             return {}
         sections = {}
         for name, settings in raw.items():
-            label = f"upstream {quoted(name)}"
+            label = f"upstream {quote(name)}"
             section = self.section(UpstreamSettings, settings, label)
             sections[name] = section.model
             self.report(label, check_upstream(name, section.model), section.gaps)
@@ -177,19 +177,19 @@ class Reader:
 
     def routes(self, raw: Any, upstreams: Mapping[str, Any], trusting: bool) -> list[Route]:
         if not isinstance(raw, list):
-            what = "is one table" if isinstance(raw, dict) else f"{quoted(raw)} is not a list of tables"
+            what = "is one table" if isinstance(raw, dict) else f"{quote(raw)} is not a list of tables"
             self.problems.append(f"routes: {what}: write [[routes]], in two pairs of brackets")
             return []
         labels = labels_of(map(route_name, raw))
         routes, sound = [], []
         for settings, label in zip(raw, labels):
-            route, names, broken, gaps = self.section(Route, settings, label)
+            route, names, invalid, gaps = self.section(Route, settings, label)
             if route is None:
                 continue
             routes.append(route)
             before = len(self.problems)
             self.report(label, route_problems(route))
-            if len(self.problems) == before and broken.isdisjoint(MATCHING):
+            if len(self.problems) == before and invalid.isdisjoint(MATCHING):
                 sound.append((label, route))
             parts = settings.get("aggregate")
             there = parts if isinstance(parts, dict) else ()
@@ -212,14 +212,14 @@ class Reader:
         except ValidationError as error:
             mistakes += [(place, sentence) for place, sentence in mistakes_of(model, error)
                          if not any(place[:length] in gaps for length in range(1, len(place) + 1))]
-        broken = {place[0] for place, _ in mistakes if place}
-        if broken:
+        invalid = {place[0] for place, _ in mistakes if place}
+        if invalid:
             section = remainder(model, values, [place for place, _ in mistakes if place])
         order: dict[str | int, int] = {name: position for position, name in enumerate(raw)}
         for place, sentence in sorted(mistakes, key=lambda mistake: order.get(mistake[0][0], -1) if mistake[0] else -1):
             setting = variables.get(str(place[0])) if place else None
             self.problems.append(": ".join(filter(None, [label, setting or place_text(place), sentence])))
-        return Section(section, frozenset(raw), frozenset(map(str, broken)), frozenset(place_text(place) for place, _ in mistakes))
+        return Section(section, frozenset(raw), frozenset(map(str, invalid)), frozenset(place_text(place) for place, _ in mistakes))
 
     def report(self, label: str, mistakes: Iterable[str], gaps: Collection[str] = ()) -> None:
         """Add mistakes. ``gaps`` are the places of unreadable values: nothing is reported as missing there."""
@@ -284,7 +284,7 @@ def fill(value: Any, environ: Mapping[str, str], mistakes: list[Mistake], place:
         if match[0] == "$${":
             return "${"
         if name is None:
-            what = "this text" if place[-1:] == ("secret_key",) else quoted(value)
+            what = "this text" if place[-1:] == ("secret_key",) else quote(value)
             mistakes.append((place, f"{what}: a variable is written ${{NAME}} or ${{NAME:-default}},"
                                     f" and $${{ where the characters themselves are meant"))
         elif default is not None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from ..values import did_you_mean, quoted
+from ..values import did_you_mean, quote
 
 Place = tuple[Union[str, int], ...]
 Mistake = tuple[Place, str]
@@ -24,7 +24,7 @@ def place_text(place: Place) -> str:
         if isinstance(step, int):
             text += f"[{step}]"
         else:
-            text += ("." if text else "") + (step if BARE_KEY.fullmatch(step) else quoted(step))
+            text += ("." if text else "") + (step if BARE_KEY.fullmatch(step) else quote(step))
     return text
 
 
@@ -47,7 +47,7 @@ def mistakes_of(model: type[BaseModel], error: ValidationError) -> list[Mistake]
 
 # Words of other programs' configuration files (nginx, Traefik, Envoy, KrakenD, Kong, HAProxy, Caddy, Gunicorn), and what stands for
 # them here: the first of these settings that the table in question may have.
-CALLED = {
+SETTINGS_FOR = {
     **dict.fromkeys(("backend", "cluster", "dest", "destination", "forward_to", "origin", "proxy", "proxy_pass", "reverse_proxy",
                      "service", "target", "to", "uri", "url", "url_pattern"), ("upstream", "from", "instances")),
     **dict.fromkeys(("address", "addresses", "endpoints", "hosts", "servers", "targets", "urls", "nodes"),
@@ -98,7 +98,7 @@ ELSEWHERE = {
 
 def unknown(name: str, candidates: Iterable[str]) -> str:
     names, word = list(candidates), name.lower().replace("-", "_")
-    if setting := next((setting for setting in CALLED.get(word, ()) if setting in names), None):
+    if setting := next((setting for setting in SETTINGS_FOR.get(word, ()) if setting in names), None):
         return f"unknown setting, did you mean {setting}?"
     if word in ELSEWHERE:
         return f"unknown setting; {ELSEWHERE[word]}"
@@ -108,11 +108,11 @@ def unknown(name: str, candidates: Iterable[str]) -> str:
 
 def unknown_upstream(name: str, upstreams: Collection[str]) -> str:
     if "://" in name:
-        return (f"{quoted(name)} is an address; an upstream is named here: declare [upstreams.name] with instances ="
-                f" [{quoted(name)}], and write its name")
+        return (f"{quote(name)} is an address; an upstream is named here: declare [upstreams.name] with instances ="
+                f" [{quote(name)}], and write its name")
     if not upstreams:
-        return f"there is no upstream {quoted(name)}; the file declares none"
-    return f"there is no upstream {quoted(name)}{did_you_mean(name, upstreams) or '; there is ' + ', '.join(sorted(upstreams))}"
+        return f"there is no upstream {quote(name)}; the file declares none"
+    return f"there is no upstream {quote(name)}{did_you_mean(name, upstreams) or '; there is ' + ', '.join(sorted(upstreams))}"
 
 
 def takes(model: type[BaseModel], place: Place, value: Any) -> bool:
@@ -162,34 +162,34 @@ def _bare(kind: Any) -> Any:
 
 
 def _as_pydantic_says(detail: Any) -> str:
-    return f"{quoted(detail['input'])}: {detail['msg']}"
+    return f"{quote(detail['input'])}: {detail['msg']}"
 
 
 def _choice(detail: Any) -> str:
     choices = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
     near = did_you_mean(detail["input"], choices) if isinstance(detail["input"], str) else ""
-    return f"{quoted(detail['input'])} is not one of {', '.join(choices)}{near}"
+    return f"{quote(detail['input'])} is not one of {', '.join(choices)}{near}"
 
 
 def _text(detail: Any) -> str:
     value = detail["input"]
     if isinstance(value, (dict, list)):
-        return f"{quoted(value)} is a {'table' if isinstance(value, dict) else 'list'} where text is needed"
+        return f"{quote(value)} is a {'table' if isinstance(value, dict) else 'list'} where text is needed"
     if about := described_at(detail["model"], detail["loc"]):
-        return f"{quoted(value)} is not text in quotes: {about}"
-    text = str(quoted(value))
-    return f"{quoted(value)} is not text" + (f": write it in quotes, {quoted(text)}" if takes(
+        return f"{quote(value)} is not text in quotes: {about}"
+    text = str(quote(value))
+    return f"{quote(value)} is not text" + (f": write it in quotes, {quote(text)}" if takes(
         detail["model"], detail["loc"], text) else "")
 
 
 def _list(detail: Any) -> str:
     value = detail["input"]
     item = next((each for each in (value, "name") if takes(detail["model"], detail["loc"], [each])), "...")
-    return f"{quoted(value)} is not a list: write [{quoted(item)}]"
+    return f"{quote(value)} is not a list: write [{quote(item)}]"
 
 
 def _says(sentence: str) -> Callable[[Any], str]:
-    return lambda detail: sentence.format(quoted(detail["input"]), **detail.get("ctx", {}))
+    return lambda detail: sentence.format(quote(detail["input"]), **detail.get("ctx", {}))
 
 
 SENTENCES: dict[str, Callable[[Any], str]] = {
@@ -207,4 +207,4 @@ SENTENCES: dict[str, Callable[[Any], str]] = {
 
 
 def not_a_table(value: Any) -> str:
-    return NOT_A_TABLE.format(quoted(value))
+    return NOT_A_TABLE.format(quote(value))

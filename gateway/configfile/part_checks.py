@@ -15,7 +15,7 @@ import orjson
 
 from ..config import Part
 from ..template import SOURCES, References, header_template, json_template, target_template
-from ..values import did_you_mean, quoted
+from ..values import did_you_mean, quote
 from .mistakes import place_text, unknown_upstream
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
@@ -52,7 +52,7 @@ def _name(place: str, name: str) -> Iterator[str]:
 def _call(place: str, part: Part, references: References, upstreams: Collection[str]) -> Iterator[str]:
     source = FROM.fullmatch(part.from_)
     if not source:
-        yield f'{place}.from: {quoted(part.from_)} is not an upstream and a path: write it like "orders:/by-user/{{id}}"'
+        yield f'{place}.from: {quote(part.from_)} is not an upstream and a path: write it like "orders:/by-user/{{id}}"'
     else:
         if source[1] not in upstreams:
             yield f"{place}.from: {unknown_upstream(source[1], upstreams)}"
@@ -89,7 +89,7 @@ def _literals(place: str, value: Any) -> Iterator[str]:
 def _shape(place: str, part: Part) -> Iterator[str]:
     for field in part.rename:
         if part.pick is not None and field not in part.pick:
-            yield f"{place}.rename: {quoted(field)} is not picked{did_you_mean(field, part.pick)}"
+            yield f"{place}.rename: {quote(field)} is not picked{did_you_mean(field, part.pick)}"
     if "default" not in part.model_fields_set:
         return
     if not part.optional:
@@ -115,5 +115,5 @@ def _collisions(parts: dict[str, Part]) -> Iterator[str]:
             "pick", [part.rename.get(field, field) for field in part.pick])
         for field in fields:
             if field in owners:
-                yield f"{place_text(('aggregate', name))}.{setting}: the answer has {quoted(field)} already, from {owners[field]}"
+                yield f"{place_text(('aggregate', name))}.{setting}: the answer has {quote(field)} already, from {owners[field]}"
             owners[field] = name

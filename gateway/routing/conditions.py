@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 
 from ..config import Route
 from ..message import Request
-from ..values import quoted
+from ..values import quote
 
 COOKIE_NAME = re.compile(r"[^\s;=\x00-\x1f\x7f]+")
 COOKIE_VALUE = re.compile(r"[^;\x00-\x1f\x7f]*")
@@ -85,7 +85,7 @@ def impossible(route: Route) -> Iterator[str]:
             yield f"cookie.{name}: no cookie can have this name and value, so nothing can match"
         elif len(value) > 1 and value[0] == value[-1] == '"':
             yield (f"cookie.{name}: quotes around the value of a cookie do not count, so nothing can match; write"
-                   f" {quoted(value[1:-1])}")
+                   f" {quote(value[1:-1])}")
         elif value != "*" and len(as_bytes(f"Cookie:{name}={value}\r\n")) > LONGEST_LINE:
             yield f"cookie.{name}: {TOO_LONG}"
     if "" in route.query:

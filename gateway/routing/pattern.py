@@ -41,7 +41,7 @@ from sys import intern
 from typing import Any, Literal, NamedTuple
 
 from ..config import Route
-from ..values import quoted
+from ..values import quote
 from .conditions import LONGEST_LINE, TOO_LONG, as_bytes, condition_rank, conditions_of, decode, exclusive, impossible
 from .notation import remark, translate, without_slash
 
@@ -51,13 +51,13 @@ LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?")
 ADDRESS = re.compile(r"\[[0-9a-f:.]+\]")
 BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 IMPOSSIBLE = re.compile(r"[\x00-\x20?#\x7f]")
-WRITTEN = {" ": "a space", "?": 'a "?"', "#": 'a "#"'}
+CHARACTER_NAMES = {" ": "a space", "?": 'a "?"', "#": 'a "#"'}
 RAW_IN_PATH = re.compile(r"[!-\x22$-.0->@-~]")           # what need not be percent-encoded there
 RAW_IN_QUERY = re.compile(r"[ -\x22$%'-*,-~]")
 BEHIND = (9,)                                            # the end of a pattern: after the shapes of all segments
 REFUSED_METHODS = frozenset({"CONNECT", "TRACE"})
 
-Labelled = tuple[str, Route]
+LabelledRoute = tuple[str, Route]
 Kind = Literal["text", "mixed", "int", "name", "middle", "rest"]
 CONVERTERS: dict[str | None, Kind] = {None: "name", "int": "int", "path": "rest"}
 RANK: dict[Kind, int] = {"text": 0, "mixed": 1, "int": 2, "name": 3, "middle": 4, "rest": 5}
@@ -120,13 +120,13 @@ def parse_path(path: str) -> tuple[Segment, ...]:
     """The segments of a pattern. Raises ValueError with what is wrong with it."""
     suggestion = translate(path)
     if suggestion is not None:
-        raise ValueError(f"{quoted(path)} is another framework's notation: did you mean {suggestion}?{remark(path)}")
+        raise ValueError(f"{quote(path)} is another framework's notation: did you mean {suggestion}?{remark(path)}")
     if not path.startswith("/"):
-        raise ValueError(f'{quoted(path)} must start with "/"{without_slash(path)}')
+        raise ValueError(f'{quote(path)} must start with "/"{without_slash(path)}')
     raw = path.split("/")[1:]
     segments = tuple(_segment(piece, len(raw) - 1 - position) for position, piece in enumerate(raw))
     if sum(segment.kind in ("middle", "rest") for segment in segments) > 1:
-        raise ValueError(f"{quoted(path)} has two parameters that take several segments, and where one ends could not be told")
+        raise ValueError(f"{quote(path)} has two parameters that take several segments, and where one ends could not be told")
     names = parameters_of(segments)
     for name in names:
         if names.count(name) > 1:
@@ -148,15 +148,15 @@ def _segment(piece: str, after: int) -> Segment:
     matches = list(PARAMETER.finditer(piece))
     texts = PARAMETER.sub("/", piece).split("/")
     if any("{" in text or "}" in text for text in texts):
-        raise ValueError(f"a brace of {quoted(piece)} has no partner; a brace itself is written %7B or %7D")
+        raise ValueError(f"a brace of {quote(piece)} has no partner; a brace itself is written %7B or %7D")
     parameters = [_parameter(match) for match in matches]
     if len(parameters) == 1 and texts == ["", ""]:
         kind, name = parameters[0]
         return Segment("middle", name, after=after) if kind == "rest" and after else Segment(kind, name)
     if any(kind == "rest" for kind, _ in parameters):
-        raise ValueError(f"{quoted(piece)}: what takes several segments stands alone between its slashes")
+        raise ValueError(f"{quote(piece)}: what takes several segments stands alone between its slashes")
     if "" in texts[1:-1]:
-        raise ValueError(f"{quoted(piece)}: nothing says where one parameter ends and the next begins; put text between them")
+        raise ValueError(f"{quote(piece)}: nothing says where one parameter ends and the next begins; put text between them")
     return Segment("mixed", piece, Mixed(tuple(intern(_literal(text)) for text in texts), tuple(name for _, name in parameters),
                                          tuple(kind == "int" for kind, _ in parameters)))
 
@@ -164,10 +164,10 @@ def _segment(piece: str, after: int) -> Segment:
 def _parameter(match: re.Match[str]) -> tuple[Kind, str]:
     name, kind = match[1], match[2]
     if not NAME.fullmatch(name):
-        raise ValueError(f"{quoted(name)} is not the name of a parameter: letters, digits and _ only, not beginning with a digit")
+        raise ValueError(f"{quote(name)} is not the name of a parameter: letters, digits and _ only, not beginning with a digit")
     if kind not in CONVERTERS:
         syntax = f"{{{name}}}, {{{name}:int}} and {{{name}:path}}"
-        raise ValueError(f"{quoted(kind)} in {match[0]} is unknown: {syntax} are what there is")
+        raise ValueError(f"{quote(kind)} in {match[0]} is unknown: {syntax} are what there is")
     return CONVERTERS[kind], intern(name)
 
 
@@ -175,12 +175,12 @@ def _literal(piece: str) -> str:
     impossible = IMPOSSIBLE.search(piece)
     if impossible:
         character = impossible[0]
-        what = WRITTEN.get(character, "a control character")
+        what = CHARACTER_NAMES.get(character, "a control character")
         raise ValueError(f"{what} never comes in a path, so nothing can match; write %{ord(character):02X} for an encoded one")
     if "*" in piece:
-        raise ValueError(f'{quoted(piece)}: * is a whole segment at the end, or written %2A')
+        raise ValueError(f'{quote(piece)}: * is a whole segment at the end, or written %2A')
     if BAD_ESCAPE.search(piece):
-        raise ValueError(f'{quoted(piece)}: two hexadecimal digits follow a %; a % itself is written %25')
+        raise ValueError(f'{quote(piece)}: two hexadecimal digits follow a %; a % itself is written %25')
     return decode(as_bytes(piece))
 
 
@@ -199,19 +199,19 @@ def parse_host(host: str) -> str:
         raise ValueError('"*" is what a route without host matches; leave it out')
     bare = name.removeprefix("*.")
     if "*" in bare:
-        raise ValueError(f'{quoted(host)}: * stands alone before the first dot, as in "*.example.org"')
+        raise ValueError(f'{quote(host)}: * stands alone before the first dot, as in "*.example.org"')
     if not bare.isascii():
         try:
             suggestion = bare.encode("idna").decode()
         except UnicodeError:
-            raise ValueError(f'{quoted(host)} is not a host name') from None
-        raise ValueError(f'{quoted(host)} comes in requests as "{suggestion}"; write that')
+            raise ValueError(f'{quote(host)} is not a host name') from None
+        raise ValueError(f'{quote(host)} comes in requests as "{suggestion}"; write that')
     if ADDRESS.fullmatch(bare) and bare == name:
         return name
     if ":" in bare:
-        raise ValueError(f'{quoted(host)} has a port or a scheme; a route\'s host is the name alone')
+        raise ValueError(f'{quote(host)} has a port or a scheme; a route\'s host is the name alone')
     if len(bare) > 253 or not all(len(label) < 64 and LABEL.fullmatch(label) for label in bare.split(".")):
-        raise ValueError(f'{quoted(host)} is not a host name')
+        raise ValueError(f'{quote(host)} is not a host name')
     return name
 
 
@@ -312,9 +312,9 @@ def encoded_size(text: str, raw: re.Pattern[str]) -> int:
     return 3 * len(text) - 2 * len(raw.findall(text))
 
 
-def clashes(routes: Iterable[Labelled]) -> Iterator[str]:
+def clashes(routes: Iterable[LabelledRoute]) -> Iterator[str]:
     """Pairs of routes with equal specificity that one request can match."""
-    groups: dict[object, list[Labelled]] = {}
+    groups: dict[object, list[LabelledRoute]] = {}
     for label, route in routes:
         groups.setdefault(specificity(route), []).append((label, route))
     for group in groups.values():
@@ -324,10 +324,10 @@ def clashes(routes: Iterable[Labelled]) -> Iterator[str]:
                 yield f"{first} and {second}: two routes match the same requests; {_remedy(one, other)}"
 
 
-def _suspects(group: list[Labelled]) -> Iterator[tuple[Labelled, Labelled]]:
+def _suspects(group: list[LabelledRoute]) -> Iterator[tuple[LabelledRoute, LabelledRoute]]:
     """The pairs to compare: routes with the same conditions and values, and routes with different conditions. Same conditions with
     different values are left out: they would be all pairs of a thousand tenants told apart by a header."""
-    forms: dict[object, dict[object, list[Labelled]]] = {}
+    forms: dict[object, dict[object, list[LabelledRoute]]] = {}
     for entry in group:
         conditions = sorted(conditions_of(entry[1]), key=lambda condition: condition[:2])
         form = tuple((kind, name, value is None) for kind, name, value in conditions)

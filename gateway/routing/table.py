@@ -28,7 +28,7 @@ from typing import Generic, NamedTuple, TypeVar
 from ..config import Route
 from ..errors import ConfigError, GatewayError, InvalidTarget, MethodNotAllowed, NoRoute
 from ..message import Request
-from ..values import quoted
+from ..values import quote
 from .conditions import Facts, as_text
 from .pattern import host_of, host_rank, parse_host, problems, specificity
 from .segment_tree import HostTable, RouteCandidate, find, segments_of
@@ -233,7 +233,7 @@ class Explanation(NamedTuple):
 
     def __str__(self) -> str:
         if self.route is not None:
-            parameters = "".join(f", {name} = {quoted(value)}" for name, value in self.params.items())
+            parameters = "".join(f", {name} = {quote(value)}" for name, value in self.params.items())
             lines = [f'route "{self.route.name}"{parameters}']
         else:
             lines = [f"no route: {self.error.status if self.error else 404} {self.error}"]
