@@ -139,11 +139,11 @@ class RequestLog:
     def stop(self, timeout: float = 2.0) -> None:
         """Write what waits and end the writer; lines that come later are dropped. A write that hangs is left behind."""
         self.limit = 0
-        written = self.flush(timeout)
+        is_flushed = self.flush(timeout)
         if self._writer is not None:
             self._writer.kill()
             self._writer = None
-        if not written:
+        if not is_flushed:
             self.drops.inc(len(self._lines))
             return
         if self._pool is not None:
@@ -159,10 +159,10 @@ class RequestLog:
 class ShortWrite(Exception):
     """Of ``data`` only ``done`` bytes were written; ``mid_line`` says whether they end inside a line."""
 
-    def __init__(self, data: bytes, done: int) -> None:
+    def __init__(self, data: bytes, size: int) -> None:
         super().__init__()
-        self.lines_left = data.count(b"\n", done)
-        self.mid_line = done > 0 and data[done - 1:done] != b"\n"
+        self.lines_left = data.count(b"\n", size)
+        self.mid_line = size > 0 and data[size - 1:size] != b"\n"
 
 
 def open_to_append(path: str) -> int:
@@ -193,14 +193,14 @@ def pieces(lines: list[bytes], fd: int) -> Iterator[tuple[int, bytes]]:
 
 def write_all(fd: int, data: bytes) -> None:
     """Write in a native thread, however long it takes. Raises ShortWrite."""
-    done = 0
-    while done < len(data):
+    size = 0
+    while size < len(data):
         try:
-            done += os.write(fd, data[done:] if done else data)
+            size += os.write(fd, data[size:] if size else data)
         except BlockingIOError:                 # somebody made it non-blocking for all who share it
             native_sleep(0.01)
         except OSError as error:
-            raise ShortWrite(data, done) from error
+            raise ShortWrite(data, size) from error
 
 
 _second = 0
@@ -235,7 +235,7 @@ def line_of(request: Request, *, now: float, route: str, target: str, status: in
         record["detail"] = (error.detail or reason_of(error.__cause__))[:LONGEST_TEXT]
     if request.notes:
         record["notes"] = request.notes
-    return encoded(record)
+    return encode(record)
 
 
 def attempt_of(attempt: Attempt) -> dict[str, Any]:
@@ -253,7 +253,7 @@ def reason_of(cause: BaseException | None) -> str:
     return f"{type(cause).__name__}: {cause}" if cause is not None else ""
 
 
-def encoded(record: dict[str, Any]) -> bytes:
+def encode(record: dict[str, Any]) -> bytes:
     """JSON in ASCII with a newline. What JSON cannot hold appears as its repr."""
     try:
         line = orjson.dumps(record, default=repr, option=orjson.OPT_APPEND_NEWLINE)

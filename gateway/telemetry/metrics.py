@@ -79,7 +79,7 @@ class Registry:
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._numbers = SlotMemory()
-        self._inherited: dict[Identity, Key] = {}
+        self._inherited_keys: dict[Identity, Key] = {}
         self._children: dict[Identity, Any] = {}
         self._families: dict[str, tuple[str, tuple[float, ...], str]] = {}
         self._clock = clock
@@ -116,7 +116,7 @@ class Registry:
         """Give the child its numbers: those a worker before left for it, or new ones."""
         kind, name, labels, bounds = identity
         try:
-            key = self._inherited.get(identity) or self._numbers.add(kind, name, self._families[name][2], labels, bounds)
+            key = self._inherited_keys.get(identity) or self._numbers.add(kind, name, self._families[name][2], labels, bounds)
         except OSError as error:
             log.error("%s%s is counted in vain: %s", name, dict(labels), error)
             child.values, child.index = memoryview(bytearray(8 * width(kind, bounds))).cast("d"), 0
@@ -136,8 +136,8 @@ class Registry:
         self.place = place
         resets = self.counter("gateway_metrics_resets_total", "Metrics of slots that could not be read and were begun anew.")
         self._move(numbers, carry=True)
-        if numbers.replaced:
-            log.error("the metrics of slot %d begin anew: %s", place.slot, numbers.replaced)
+        if numbers.mismatch:
+            log.error("the metrics of slot %d begin anew: %s", place.slot, numbers.mismatch)
             resets.inc()
         self.gauge("gateway_worker_start_time_seconds", "When the worker of this slot started, in Unix time.",
                    {"slot": str(place.slot)}).set(self._clock())
@@ -149,7 +149,7 @@ class Registry:
 
     def _move(self, numbers: SlotMemory, carry: bool) -> None:
         self._numbers = numbers
-        self._inherited = {key.identity: key for key in numbers.keys}
+        self._inherited_keys = {key.identity: key for key in numbers.keys}
         for identity, child in self._children.items():
             values, start = child.values, child.index
             self._assign(identity, child)

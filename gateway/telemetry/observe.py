@@ -171,7 +171,7 @@ class ObservedStream:
     """The body of an answer while it is sent. A piece counts when the server asks for the next one; of the last piece the bytes
     count that the connection says have left. ``error`` is what it is the answer to, if any."""
 
-    __slots__ = ("observe", "request", "start", "status", "stream", "error", "size", "in_transit", "finished")
+    __slots__ = ("observe", "request", "start", "status", "stream", "error", "size", "in_transit", "is_finished")
 
     def __init__(self, observe: Observe, request: Request, start: float, status: int, stream: Stream,
                  error: GatewayError | None = None) -> None:
@@ -183,7 +183,7 @@ class ObservedStream:
         self.error = error
         self.size = 0
         self.in_transit = 0                           # bytes of the piece that is being sent
-        self.finished = False
+        self.is_finished = False
 
     def __iter__(self) -> Iterator[bytes]:
         try:
@@ -212,7 +212,7 @@ class ObservedStream:
         finally:
             if self.request.method == "HEAD" or self.status in (204, 304):
                 self.end(FINE)                   # nobody reads the body of these
-            elif not self.finished:
+            elif not self.is_finished:
                 self.break_off(self.request.connection)
 
     def break_off(self, connection: Any) -> None:
@@ -224,8 +224,8 @@ class ObservedStream:
         self.end(error.flag, error)
 
     def end(self, flag: str, error: GatewayError | None = None) -> None:
-        if not self.finished:
-            self.finished = True
+        if not self.is_finished:
+            self.is_finished = True
             size = 0 if self.request.method == "HEAD" else self.size
             self.observe.finish(self.request, self.start, self.status, size, flag, error)
 
@@ -335,11 +335,11 @@ class UpstreamNumbers:
         return children
 
 
-def defect(caught: Exception, request: Request) -> InternalError:
+def defect(exception: Exception, request: Request) -> InternalError:
     """The error that a client gets for an unexpected exception, whose traceback goes to the error log."""
-    log.error("request %s: %s %r failed", request.id, request.method, request.path, exc_info=caught)
+    log.error("request %s: %s %r failed", request.id, request.method, request.path, exc_info=exception)
     error = InternalError()
-    error.__cause__ = caught
+    error.__cause__ = exception
     return error
 
 

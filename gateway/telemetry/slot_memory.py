@@ -63,7 +63,7 @@ def width(kind: str, bounds: tuple[float, ...]) -> int:
 
 
 class SlotMemory:
-    """The memory of a slot, taken over by this process. ``replaced`` says why the keys there could not be used ("": they could).
+    """The memory of a slot, taken over by this process. ``mismatch`` says why the keys there could not be used ("": they could).
     Without ``memory`` the numbers are those of this process alone."""
 
     def __init__(self, memory: memoryview | None = None) -> None:
@@ -74,7 +74,7 @@ class SlotMemory:
         self._text = memory[LENGTH:size]
         self.values: memoryview[float] = memory[size:memory.nbytes // DOUBLE * DOUBLE].cast("d")
         self.keys: list[Key] = []
-        self.replaced = ""
+        self.mismatch = ""
         if self._length[0]:
             self._inherit()
         else:
@@ -84,7 +84,7 @@ class SlotMemory:
         try:
             self.keys = parse(bytes(self._text[:max(0, self._length[0])]), len(self.values))
         except CorruptSlot as error:
-            self.replaced = str(error)
+            self.mismatch = str(error)
             self._begin()
         for key in self.keys:
             if key.kind == "gauge":

@@ -56,7 +56,7 @@ def test_a_slot_that_was_never_used_is_empty(shared):
 def test_next_owner_inherits_counters_and_resets_gauges(shared):
     fill(SlotMemory(shared.slot(0)))
     heir = SlotMemory(shared.slot(0))
-    assert heir.replaced == ""
+    assert heir.mismatch == ""
     labels = (("route", "/é"),)
     assert names(heir.keys) == [("counter", "a_counter", labels, 0), ("histogram", "a_histogram", labels, 1),
                                 ("gauge", "a_gauge", labels, 5)]
@@ -88,7 +88,7 @@ def test_a_key_half_written_at_a_crash_does_not_count(shared):
     numbers._text[numbers._length[0]:numbers._length[0] + 9] = b'{"kind":"'
     assert len(read(shared, 0)[0]) == 3
     heir = SlotMemory(shared.slot(0))
-    assert heir.replaced == "" and len(heir.keys) == 3
+    assert heir.mismatch == "" and len(heir.keys) == 3
     heir.add("counter", "whole", "", (), ())
     assert read(shared, 0)[0][-1].name == "whole"
 
@@ -116,7 +116,7 @@ def test_what_cannot_be_read_is_refused_by_readers_and_begun_anew_by_the_owner(s
     with pytest.raises(CorruptSlot, match=reason):
         read(shared, 0)
     heir = SlotMemory(shared.slot(0))
-    assert reason in heir.replaced
+    assert reason in heir.mismatch
     assert heir.keys == [] and read(shared, 0)[0] == []
     key = heir.add("histogram", "new", "", (), BOUNDS)
     assert set(heir.values[key.at:key.end]) == {0.0}
