@@ -18,7 +18,7 @@ class Worker(NamedTuple):
 
 
 class Board:
-    """Pid and state of the worker in each slot. ``repairs`` counts how often the run directory was made again, ``served`` says
+    """Pid and state of the worker in each slot. ``repairs`` counts how often the run directory was made again, ``has_served`` says
     whether a worker of the instance has ever taken connections. A worker's number is ``pid * 256 + 16 (trouble with the directory)
     + state``: one store, so never half of it."""
 
@@ -54,7 +54,7 @@ class Board:
         self._numbers[REPAIRS] += number
 
     @property
-    def served(self) -> bool:
+    def has_served(self) -> bool:
         return bool(self._numbers[SERVED])
 
     def set_served(self) -> None:

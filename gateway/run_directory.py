@@ -57,14 +57,14 @@ class RunDir:
         self.slot = slot
         self._owner = uid, gid
         self._master = 0                                     # the pid of the process that makes the directory
-        self._taken: set[int] = set()
+        self._slots: set[int] = set()
         self._lock: int | None = None
         self._memory: SharedMemory | None = None
         self._board: Board | None = None
         self._state = ""                                     # of this process, once it is a worker
         self._own: dict[str, str] = {}                       # the files that this process writes
         self._unwritten: set[str] = set()                    # those of them that are not yet as they should be
-        self._offered: str | None = None
+        self._offer: str | None = None
         self._trouble = ""
         self._aside: set[str] = set()                        # what was no file where one belongs
 
@@ -150,12 +150,12 @@ class RunDir:
 
     def _mend_directory(self) -> None:
         assert self._board is not None and self._lock is not None
-        found = os.stat(self.path, follow_symlinks=False) if os.path.lexists(self.path) else None
-        if found is None or not os.path.samestat(found, os.fstat(self._lock)):
+        status = os.stat(self.path, follow_symlinks=False) if os.path.lexists(self.path) else None
+        if status is None or not os.path.samestat(status, os.fstat(self._lock)):
             self._make()
             self._board.count_repairs(1)
             log.error("the run directory %s was lost, and has been made again", self.path)
-        elif stat.S_IMODE(found.st_mode) & 0o700 != 0o700:
+        elif stat.S_IMODE(status.st_mode) & 0o700 != 0o700:
             os.chmod(self.path, 0o700)
         if not self._is_linked():
             self._link(self.path)
@@ -180,13 +180,13 @@ class RunDir:
     @property
     def repairs(self) -> int:
         """How often the directory was restored, or something that is no file was moved aside."""
-        board = self._attached()
+        board = self._attach()
         return board.repairs if board is not None else 0
 
     @property
     def usable(self) -> bool:
         """Can all processes of the instance read and write their files?"""
-        board = self._attached()
+        board = self._attach()
         return board is None or not board.trouble()
 
     # Slots: only the master assigns and frees them.
@@ -194,20 +194,20 @@ class RunDir:
     def take_slot(self) -> int:
         """Assign the lowest free slot to a worker about to be forked, with the state ``starting``."""
         slot = 0
-        while slot in self._taken:
+        while slot in self._slots:
             slot += 1
-        self._taken.add(slot)
+        self._slots.add(slot)
         self.board.put(slot, os.getpid(), "starting")        # the worker puts its own pid there
         return slot
 
     def free_slot(self, slot: int) -> None:
         """Free the slot of a worker that was reaped. The slot's metrics stay."""
-        self._taken.discard(slot)
+        self._slots.discard(slot)
         self.board.clear(slot)
 
     def free_others(self, used: set[int]) -> None:
         """Free the slots that are not ``used``: their workers could not be forked."""
-        for slot in self._taken - used:
+        for slot in self._slots - used:
             self.free_slot(slot)
 
     def enter_slot(self, slot: int) -> None:
@@ -220,7 +220,7 @@ class RunDir:
     @property
     def board(self) -> Board:
         """The board of the workers' states. Outside an instance, memory is created for it. Raises OSError."""
-        board = self._attached()
+        board = self._attach()
         if board is None:
             board = self._use(SharedMemory.make())
             self._link(self.path)
@@ -233,7 +233,7 @@ class RunDir:
         assert self._memory is not None
         return self._memory
 
-    def _attached(self) -> Board | None:
+    def _attach(self) -> Board | None:
         """The board in inherited memory, else in the memory that the directory links to; None when there is neither."""
         if self._board is None:
             try:
@@ -261,7 +261,7 @@ class RunDir:
 
     def states(self) -> dict[int, Worker]:
         """The live workers by slot."""
-        board = self._attached()
+        board = self._attach()
         return board.workers() if board is not None else {}
 
     def others(self) -> dict[int, str]:
@@ -274,8 +274,8 @@ class RunDir:
 
     def has_served(self) -> bool:
         """Has any worker of the instance ever accepted connections?"""
-        board = self._attached()
-        return board is not None and board.served
+        board = self._attach()
+        return board is not None and board.has_served
 
     def ready(self) -> bool:
         """Does any worker accept new connections?"""
@@ -286,11 +286,11 @@ class RunDir:
     def offer_config(self, text: str) -> None:
         """Publish the configuration that the master has read. Workers use this text, so that an edit of the file takes effect with
         HUP only. Forked workers inherit it in memory."""
-        self._offered = text
+        self._offer = text
         self._write("offered", text)
 
     def offered_config(self) -> str | None:
-        return self._offered if self._offered is not None else self._read("offered")
+        return self._offer if self._offer is not None else self._read("offered")
 
     def keep_config(self, text: str) -> None:
         """Store the configuration with which a worker has started as the last valid one."""

@@ -20,11 +20,11 @@ ROOM = 40 * 1024 ** 2           # bytes for each slot
 
 class SharedMemory:
     """The memory at ``fd``. ``room`` is the number of bytes for each slot. What this process has made stays open, as links from
-    outside lead to its descriptor; that of another process is ``borrowed``, and closed when nobody refers to it any more."""
+    outside lead to its descriptor; that of another process is ``is_borrowed``, and closed when nobody refers to it any more."""
 
-    def __init__(self, fd: int, borrowed: bool = False) -> None:
+    def __init__(self, fd: int, is_borrowed: bool = False) -> None:
         self.fd = fd
-        self.borrowed = borrowed
+        self.is_borrowed = is_borrowed
         self.room = room_within(os.fstat(fd).st_size)
 
     @classmethod
@@ -40,7 +40,7 @@ class SharedMemory:
     @classmethod
     def at(cls, path: Path) -> SharedMemory:
         """That of another process. Raises OSError."""
-        return cls(os.open(path, os.O_RDWR | os.O_CLOEXEC), borrowed=True)
+        return cls(os.open(path, os.O_RDWR | os.O_CLOEXEC), is_borrowed=True)
 
     def board(self) -> memoryview:
         """Raises ValueError for what is no such memory."""
@@ -55,7 +55,7 @@ class SharedMemory:
         return os.pread(self.fd, size, BOARD + slot * self.room + start)
 
     def __del__(self) -> None:
-        if self.borrowed:
+        if self.is_borrowed:
             os.close(self.fd)
 
     def __repr__(self) -> str:

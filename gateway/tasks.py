@@ -206,7 +206,7 @@ class Guard:
         self._greenlet = None
         self._stop()
         if isinstance(error, Overdue):
-            raise self._exceeded() from error
+            raise self._deadline_error() from error
 
     def suspend_while(self, wait: Callable[..., Any], *args: Any) -> Any:
         """``wait(*args)``; the time it takes is added to the deadline, unless that is over or was moved meanwhile."""
@@ -244,12 +244,12 @@ class Guard:
         if left > 0 and not self._over:
             self._start(left)
             return
-        error = Overdue() if self._over else self._exceeded()
+        error = Overdue() if self._over else self._deadline_error()
         self._over = True
         self._start(self._grace)
         self._greenlet.throw(error)
 
-    def _exceeded(self) -> DeadlineExceeded:
+    def _deadline_error(self) -> DeadlineExceeded:
         return DeadlineExceeded(f"the view ran for the whole {self.deadline.seconds:g} s")
 
     def __repr__(self) -> str:
