@@ -26,7 +26,7 @@ from gevent import get_hub, getcurrent, monkey
 from ..errors import ClientDisconnected
 
 POLL = monkey.get_original("select", "poll")             # gevent's own waits; this one only asks for what is known already
-GONE = select.POLLRDHUP | select.POLLHUP | select.POLLERR
+HANGUP = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 
 
 class Sweeper:
@@ -62,11 +62,11 @@ class Sweeper:
         tokens: dict[int, list[int]] = {}                                # several greenlets may work for one client
         for token, (sock, _, since) in self._watches.items():
             if since < self._round and (fd := sock.fileno()) >= 0:
-                poller.register(fd, GONE)
+                poller.register(fd, HANGUP)
                 tokens.setdefault(fd, []).append(token)
         self._round += 1
         for fd, events in poller.poll(0) if tokens else ():
-            if events & GONE:
+            if events & HANGUP:
                 for token in tokens[fd]:
                     get_hub().loop.run_callback(self._throw, token)
 

@@ -23,18 +23,18 @@ MOST = 256
 
 
 class GreenletPool:
-    """The greenlets of one event loop; at most ``most`` are parked."""
+    """The greenlets of one event loop; at most ``most`` are idle."""
 
     def __init__(self, hub: Any, most: int = MOST) -> None:
         self.hub = hub
         self.most = most
-        self.parked: list[PooledGreenlet] = []
+        self.idle: list[PooledGreenlet] = []
 
     def take(self) -> PooledGreenlet:
-        return self.parked.pop() if self.parked else PooledGreenlet(self)
+        return self.idle.pop() if self.idle else PooledGreenlet(self)
 
     def __repr__(self) -> str:
-        return f"GreenletPool({len(self.parked)} parked)"
+        return f"GreenletPool({len(self.idle)} parked)"
 
 
 class PooledGreenlet:
@@ -55,9 +55,9 @@ class PooledGreenlet:
         pool = self.pool
         while True:
             self._run()
-            if len(pool.parked) >= pool.most:
+            if len(pool.idle) >= pool.most:
                 return
-            pool.parked.append(self)
+            pool.idle.append(self)
             pool.hub.switch()
 
     def _run(self) -> None:
@@ -101,10 +101,10 @@ class TaskGroup:
         pool = self._pool
         if pool is None:
             pool = self._pool = greenlet_pool_of(get_hub())
-        pooled = pool.take()
-        pooled.group, pooled.task, pooled.context = self, task, copy_context()
-        self._greenlets.add(pooled)
-        pool.hub.loop.run_callback(pooled.greenlet.switch)
+        runner = pool.take()
+        runner.group, runner.task, runner.context = self, task, copy_context()
+        self._greenlets.add(runner)
+        pool.hub.loop.run_callback(runner.greenlet.switch)
 
     def wait(self) -> None:
         """Until all have ended, also those that start meanwhile."""
@@ -118,17 +118,17 @@ class TaskGroup:
     def cancel(self) -> None:
         """End those that run at their next wait; what has not begun does not begin."""
         self._cancelled = True
-        for pooled in self._greenlets:
-            if pooled.running:
-                pooled.pool.hub.loop.run_callback(pooled.interrupt, self)
+        for runner in self._greenlets:
+            if runner.running:
+                runner.pool.hub.loop.run_callback(runner.interrupt, self)
             else:
-                pooled.cancelled = True
+                runner.cancelled = True
 
-    def remove(self, pooled: PooledGreenlet) -> None:
+    def remove(self, runner: PooledGreenlet) -> None:
         """Its task has ended."""
-        self._greenlets.discard(pooled)
+        self._greenlets.discard(runner)
         if not self._greenlets and self._waiter is not None:
-            pooled.pool.hub.loop.run_callback(self._waiter.switch, None)
+            runner.pool.hub.loop.run_callback(self._waiter.switch, None)
 
     def __repr__(self) -> str:
         return f"TaskGroup({len(self._greenlets)} tasks)"

@@ -1,9 +1,9 @@
 """Waiting until a native socket has something to read: one switch to the event loop and back, and nothing to start or stop.
 
 The socket is watched from its first wait on. What comes while nobody waits ends the watching, until somebody waits again: a peer
-that sends more than is read costs nothing. So ``watched`` also says, of a connection at rest, that nothing has come since the loop
-last looked: neither bytes nor an end; who is interested in that puts ``at_rest`` there, a weak reference to what is called when
-something does. A time limit is an alarm that is set once and then left alone, unless a wait is to end before
+that sends more than is read costs nothing. So ``is_watched`` also says, of a connection at rest, that nothing has come since the
+loop last looked: neither bytes nor an end; who is interested in that puts ``at_rest`` there, a weak reference to what is called
+when something does. A time limit is an alarm that is set once and then left alone, unless a wait is to end before
 it: when it rings, whoever waits looks at its own clock.
 
 ::
@@ -34,12 +34,12 @@ class Readable:
     The loop holds on to it, so it must not refer to the connection it is for, which must ``close`` it when it is no longer used.
     """
 
-    __slots__ = ("hub", "watched", "reader", "at_rest", "_clock", "_watcher", "_alarm", "_alarm_at")
+    __slots__ = ("hub", "is_watched", "reader", "at_rest", "_clock", "_watcher", "_alarm", "_alarm_at")
 
     def __init__(self, descriptor: int, clock: MonotonicClock = CLOCK) -> None:
         self.hub = get_hub()
         self._clock = clock
-        self.watched = False
+        self.is_watched = False
         self.reader: Any = None
         self.at_rest: Callable[[], Callable[[], None] | None] | None = None
         self._watcher = self.hub.loop.io(descriptor, 1)
@@ -47,20 +47,20 @@ class Readable:
         self._alarm_at = inf                                # on the clock
 
     def watch(self) -> None:
-        if not self.watched:
-            self.watched = True
+        if not self.is_watched:
+            self.is_watched = True
             self._watcher.start(self._ready)
 
     def unwatch(self) -> None:
         """Stop watching: before somebody else waits for the socket, or closes it."""
-        if self.watched:
-            self.watched = False
+        if self.is_watched:
+            self.is_watched = False
             self._watcher.stop()
 
     def wait(self, until: float = inf) -> int:
         """READY: there is something to read. RANG: ``until`` may have come. WOKEN: somebody has called ``wake``."""
-        if not self.watched:
-            self.watched = True
+        if not self.is_watched:
+            self.is_watched = True
             self._watcher.start(self._ready)
         if until < self._alarm_at:
             self._set_alarm(until)
@@ -78,7 +78,7 @@ class Readable:
 
     def close(self) -> None:
         """Stop watching, for good."""
-        self.watched = False
+        self.is_watched = False
         self._watcher.close()
         if self._alarm is not None:
             self._alarm.close()
@@ -95,7 +95,7 @@ class Readable:
     def _ready(self) -> None:
         reader = self.reader
         if reader is None:
-            self.watched = False
+            self.is_watched = False
             self._watcher.stop()
             if self.at_rest is not None and (notify := self.at_rest()) is not None:
                 notify()

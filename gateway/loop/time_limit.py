@@ -27,12 +27,12 @@ class Turns:
     def __init__(self, function: Callable[..., Any], *args: Any) -> None:
         self._left = TURNS
         self._timer = get_hub().loop.timer(AT_ONCE, AT_ONCE, priority=-1)
-        self._timer.start(self._turned, function, args, update=True)
+        self._timer.start(self._on_turn, function, args, update=True)
 
     def close(self) -> None:
         self._timer.close()
 
-    def _turned(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    def _on_turn(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
         self._left -= 1
         if self._left == 0:
             self.close()
@@ -105,9 +105,9 @@ class LoopLimit:
 
     def _start(self) -> None:
         self._timer = get_hub().loop.timer(self.seconds / TICKS, priority=-1)         # what came meanwhile goes first
-        self._timer.start(self._ticked, update=True)
+        self._timer.start(self._on_tick, update=True)
 
-    def _ticked(self) -> None:
+    def _on_tick(self) -> None:
         """In the hub."""
         self._timer.close()
         self._timer = None

@@ -166,10 +166,10 @@ class Exchange:
     def _closed_error(self, text: str, *, in_head: bool = False, unsent: bool = False) -> UpstreamClosed:
         """``in_head``: a part of the head came; ``unsent``: no byte of the request has left. Without any answer on a reused
         connection the request is ``stale``: most likely the server closed before it saw the request."""
-        ended = UpstreamClosed(text)
-        ended.unsent = unsent
-        ended.stale = not in_head and self.connection.requests > 0
-        return ended
+        error = UpstreamClosed(text)
+        error.unsent = unsent
+        error.stale = not in_head and self.connection.requests > 0
+        return error
 
     def _silence_error(self) -> UpstreamTimeout:
         return UpstreamTimeout(f"no byte of the body came for {self.silence:g} s")

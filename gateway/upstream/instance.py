@@ -50,8 +50,8 @@ class Instance:
         and what ``limit`` does."""
         left = limit.left()
         place = self.connector.next() if self.connector.many else None
-        if not fresh and (unused := self.pool.unused(careful, place)) is not None:
-            return unused
+        if not fresh and (idle := self.pool.reuse(careful, place)) is not None:
+            return idle
         patience = self.pool_timeout if patient else 0.0
         if left is not None and left <= patience:
             patience = left

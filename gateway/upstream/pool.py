@@ -36,7 +36,7 @@ class WaitOver(Exception):
 
 
 class Pool:
-    """A caller gets a connection by ``unused`` or else by ``take``, and ends with ``give`` or ``drop``, each exactly once. ``open``
+    """A caller gets a connection by ``reuse`` or else by ``take``, and ends with ``give`` or ``drop``, each exactly once. ``open``
     counts idle and busy connections. ``random(low, high)`` spreads the ages."""
 
     def __init__(self, maximum: int, idle_timeout: float, max_age: float = inf, clock: MonotonicClock = CLOCK,
@@ -63,7 +63,7 @@ class Pool:
         self._connections.add(connection)
         return connection
 
-    def unused(self, careful: bool, place: SocketAddress | None = None) -> Connection | None:
+    def reuse(self, careful: bool, place: SocketAddress | None = None) -> Connection | None:
         """The idle connection used last that may serve again, if there is one. ``careful``: ask the system whether it may, else
         what the loop has seen is enough. ``place``: only one that leads there, as long as another can be opened."""
         idle = self.idle
@@ -75,7 +75,7 @@ class Pool:
                 return None
         while idle:
             connection = idle.pop()
-            if connection.expires > self.clock.now() and (connection.readable.watched and not careful or connection.alive()):
+            if connection.expires > self.clock.now() and (connection.readable.is_watched and not careful or connection.alive()):
                 return connection
             self._close(connection)
         return None
@@ -133,7 +133,7 @@ class Pool:
         now = self.clock.now()
         for _ in range(len(self.idle)):
             connection = self.idle.popleft()
-            if connection.expires <= now or not connection.readable.watched and not connection.alive():
+            if connection.expires <= now or not connection.readable.is_watched and not connection.alive():
                 self._close(connection)
             else:
                 connection.readable.watch()

@@ -17,7 +17,7 @@ name: ContextVar[str] = ContextVar("name", default="nobody")
 @pytest.fixture(autouse=True)
 def parked():
     """Those of this loop; none runs before or after."""
-    greenlets = greenlet_pool_of(gevent.get_hub()).parked
+    greenlets = greenlet_pool_of(gevent.get_hub()).idle
     greenlets.clear()
     yield greenlets
     assert all(not each.running and each.group is None for each in greenlets)
@@ -47,7 +47,7 @@ def test_no_more_are_parked_than_allowed(most):
     for _ in range(5):
         group.start(lambda: None)
     group.wait()
-    assert len(pool.parked) == most
+    assert len(pool.idle) == most
 
 
 def test_a_task_sees_its_makers_context_and_leaves_nothing_for_the_next():

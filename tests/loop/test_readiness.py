@@ -32,7 +32,7 @@ def turns(number: int = 5) -> None:
 def waiting(readable: Readable, *until: float) -> gevent.Greenlet:
     greenlet = gevent.spawn(readable.wait, *until)
     turns()
-    assert not greenlet.dead and readable.watched
+    assert not greenlet.dead and readable.is_watched
     return greenlet
 
 
@@ -42,7 +42,7 @@ def test_what_comes_wakes_who_waits_time_after_time(pair):
         greenlet = waiting(readable)
         there.send(b"x")
         assert greenlet.get(timeout=5) == READY and here.recv(10) == b"x"
-        assert readable.watched and readable.reader is None
+        assert readable.is_watched and readable.reader is None
 
 
 def test_an_end_is_something_to_read(pair):
@@ -56,11 +56,11 @@ def test_what_comes_while_nobody_waits_ends_the_watching_and_is_there_for_the_ne
     here, there, readable = pair
     readable.watch()
     turns()
-    assert readable.watched
+    assert readable.is_watched
     there.send(b"x")
     turns()
-    assert not readable.watched
-    assert readable.wait() == READY and here.recv(10) == b"x" and readable.watched
+    assert not readable.is_watched
+    assert readable.wait() == READY and here.recv(10) == b"x" and readable.is_watched
 
 
 def test_unwatched_it_does_not_look(pair):
@@ -69,7 +69,7 @@ def test_unwatched_it_does_not_look(pair):
     readable.unwatch()
     there.send(b"x")
     turns()
-    assert not readable.watched and readable.wait() == READY
+    assert not readable.is_watched and readable.wait() == READY
 
 
 def test_wake_wakes_who_waits_then_and_nobody_later(pair):

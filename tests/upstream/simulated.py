@@ -158,7 +158,7 @@ class SimulatedConnection:
         self.machine = machine
         self.clock = network.clock
         self.readable = self                             # of which the pool takes these:
-        self.watched = False
+        self.is_watched = False
         self.at_rest: Any = None
         self.requests = 0
         self.keep: float | None = None
@@ -187,8 +187,8 @@ class SimulatedConnection:
             self.machine.open.remove(self)
         self._incoming.append(piece)
         self._arrival.set()
-        if self.watched and not self._reading:
-            self.watched = False
+        if self.is_watched and not self._reading:
+            self.is_watched = False
             if self.at_rest is not None and (stirred := self.at_rest()) is not None:
                 stirred()
 
@@ -252,7 +252,7 @@ class SimulatedConnection:
         return not self._incoming
 
     def watch(self) -> None:
-        self.watched = True
+        self.is_watched = True
 
     def wake(self) -> None:
         self._arrival.set()

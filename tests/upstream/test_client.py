@@ -93,7 +93,7 @@ def strayed(serve, upstream):
     one.send(get())
     connection = one.instances[0].pool.idle[0]
     connection.readable.unwatch()
-    connection.readable.watched = True
+    connection.readable.is_watched = True
     stray.set()
     until(lambda: not connection.alive())
     return one, connection

@@ -23,11 +23,11 @@ class Line:
         self.place = None
         self.at_rest: object = None
         self.readable = self                             # of which only this is looked at:
-        self.watched = False
+        self.is_watched = False
         self.checks = 0
 
     def watch(self) -> None:
-        self.watched = True
+        self.is_watched = True
 
     def alive(self) -> bool:
         assert not self.closed
@@ -40,7 +40,7 @@ class Line:
 
 def lend(pool: Pool, seconds: float = 5.0, fresh: bool = False) -> Line:
     """A connection of the pool's, opened if need be."""
-    return (None if fresh else pool.unused(True)) or pool.take(seconds, fresh) or Line()
+    return (None if fresh else pool.reuse(True)) or pool.take(seconds, fresh) or Line()
 
 
 def fill(pool: Pool, number: int) -> list[Line]:
@@ -86,13 +86,13 @@ def test_one_that_was_closed_meanwhile_is_dropped():
 def test_what_the_loop_has_seen_is_enough_for_who_is_not_careful():
     pool = Pool(3, 50)
     a, b, c = fill(pool, 3)
-    assert pool.unused(careful=False) is c and not c.checks
-    b.watched = False                                    # something has come
+    assert pool.reuse(careful=False) is c and not c.checks
+    b.is_watched = False                                 # something has come
     b.healthy = False
-    assert pool.unused(careful=False) is a and b.closed and b.checks and not a.checks
-    assert pool.unused(careful=False) is None
+    assert pool.reuse(careful=False) is a and b.closed and b.checks and not a.checks
+    assert pool.reuse(careful=False) is None
     pool.give(c)
-    assert pool.unused(careful=True) is c and c.checks
+    assert pool.reuse(careful=True) is c and c.checks
 
 
 @pytest.mark.parametrize("keep, lasts", [(None, 50), (100, 50), (10, 8), (0, 0)])

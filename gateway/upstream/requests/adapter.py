@@ -147,7 +147,7 @@ def governed_send(self: HTTPAdapter, request: PreparedRequest, stream: bool = Fa
     try:
         return stock_send(self, request, stream=stream, timeout=timeout, verify=verify, cert=cert, proxies=proxies)
     except exceptions.ConnectionError as error:
-        if destination is None or not destination.configured:
+        if destination is None or not destination.is_configured:
             raise
         raise exceptions.ConnectionError(
             f"upstream {urlsplit(str(request.url)).hostname!r} is not sent a request with such a body or header fields (the body is"
@@ -175,9 +175,9 @@ def destination_of(request: PreparedRequest, verify: Any, cert: Any, proxies: An
     scheme, netloc = str(parts.scheme), str(parts.netloc).rpartition("@")[2].lower()
     destinations = governor.destinations()
     if scheme == "http":
-        named = named_destination(request, netloc, destinations)
-        if named is not None:
-            return named
+        destination = named_destination(request, netloc, destinations)
+        if destination is not None:
+            return destination
         if cert is not None:
             raise NotOurs
         verify = True
@@ -197,8 +197,8 @@ def destination_of(request: PreparedRequest, verify: Any, cert: Any, proxies: An
 
 def named_destination(request: PreparedRequest, name: str, destinations: Destinations) -> Destination | None:
     """The configured upstream that an http URL with this authority means, if it may be called by its name."""
-    named = destinations.names.get(name)
-    return named if named is not None and redirects.may_use_name(request, name) else None
+    destination = destinations.names.get(name)
+    return destination if destination is not None and redirects.may_use_name(request, name) else None
 
 
 def send_by_name(adapter: HTTPAdapter, request: PreparedRequest, **arguments: Any) -> RequestsResponse:
@@ -212,10 +212,10 @@ def send_by_name(adapter: HTTPAdapter, request: PreparedRequest, **arguments: An
     if destination is None:
         raise NotOurs
     instance = destination.upstream.balancer.choose(destination.upstream.clock.now())
-    prepared = request.copy()
-    prepared.headers.setdefault("Host", host_of(destination.upstream.settings.host, current_request.get()) or instance.authority)
+    duplicate = request.copy()
+    duplicate.headers.setdefault("Host", host_of(destination.upstream.settings.host, current_request.get()) or instance.authority)
     with urllib3_connect.host_alias(name, instance):
-        return stock_send(adapter, prepared, **arguments)
+        return stock_send(adapter, duplicate, **arguments)
 
 
 def is_certificate(cert: Any) -> bool:
@@ -228,16 +228,16 @@ def exchange(adapter: HTTPAdapter, destination: Destination, request: PreparedRe
     """Send the request to its destination, ``visible`` to the tools that hook into http.client. Raises NotOurs before anything is
     sent, and what stock raises."""
     connect, read = timeouts_of(timeout)
-    prepared, target = take_apart(request), target_of(request.path_url)
-    current, headers, body = current_request.get(), prepared.headers, prepared.body
+    parts, target = take_apart(request), target_of(request.path_url)
+    current, headers, body = current_request.get(), parts.headers, parts.body
     upload = isinstance(body, Body)
-    host = prepared.host
-    if destination.configured:
-        headers = headers + context_fields(current, prepared.names)
+    host = parts.host
+    if destination.is_configured:
+        headers = headers + context_fields(current, parts.names)
         host = host or host_of(destination.upstream.settings.host, current)
     # The upstream's read timeout bounds an upload's pauses as well, and those are the caller's: then BodyFile watches the answer.
     call = Call(request.method or "", target, headers, body, deadline=NO_DEADLINE, host=host, timeout=read,
-                connect_timeout=None if destination.configured else NEVER if connect is None else connect,
+                connect_timeout=None if destination.is_configured else NEVER if connect is None else connect,
                 read_timeout=None if upload else read, head_first=stream)
     if current is not None:
         give_way(current.deadline)
@@ -257,7 +257,7 @@ def exchange(adapter: HTTPAdapter, destination: Destination, request: PreparedRe
     kind = WholeResponse if WholeResponse.suits(response) else RawResponse
     raw = kind(response, call.method, target, destination.label, silence=read if upload else None, late=DeadlineTimeout,
                deadline=None if stream or current is None else call.deadline, clock=destination.upstream.clock)
-    if destination.configured and 300 < response.status < 400:
+    if destination.is_configured and 300 < response.status < 400:
         raw.own_origins = redirects.own_origins(destination.upstream, host)
     return adapter.build_response(request, raw)
 

@@ -28,13 +28,13 @@ Certificate = str | tuple[str, str] | None
 
 
 class Destination:
-    """An upstream. ``configured``: it is one of the configuration, and keeps its own connect timeout. ``label`` is the name of the
-    destination in errors of urllib3."""
+    """An upstream. ``is_configured``: it is one of the configuration, and keeps its own connect timeout. ``label`` is the name of
+    the destination in errors of urllib3."""
 
-    def __init__(self, upstream: Upstream, label: str, configured: bool) -> None:
+    def __init__(self, upstream: Upstream, label: str, is_configured: bool) -> None:
         self.upstream = upstream
         self.label = label
-        self.configured = configured
+        self.is_configured = is_configured
 
     def __repr__(self) -> str:
         return f"Destination({self.upstream!r})"
@@ -47,7 +47,7 @@ class Destinations:
     def __init__(self, names: Mapping[str, Upstream], limit: int = LIMIT) -> None:
         self.process = os.getpid()
         self.limit = limit
-        self.names = {name.lower(): Destination(upstream, label("http", name, 80), configured=True)
+        self.names = {name.lower(): Destination(upstream, label("http", name, 80), is_configured=True)
                       for name, upstream in names.items()}
         self._foreign: OrderedDict[tuple[str, str, Verify, Certificate], Destination] = OrderedDict()
 
@@ -94,7 +94,7 @@ def open_destination(scheme: str, netloc: str, verify: Verify, cert: Certificate
             return None
     try:
         settings = Settings(instances=(url,)).model_copy(update={"connect_timeout": NEVER, "read_timeout": NEVER, "tls": tls})
-        return Destination(Upstream(netloc, settings), label(scheme, host, port), configured=False)
+        return Destination(Upstream(netloc, settings), label(scheme, host, port), is_configured=False)
     except (ConfigError, ValueError):
         return None
 

@@ -257,7 +257,7 @@ if sys.version_info < (3, 12) and SupportsItems is not None and SupportsRead is 
         Shortcut(models, "_SupportsRead", SupportsRead, QuickRead("SupportsRead", (), {}), "requests._types"),
     )
 active: list[Shortcut] = []
-logged: set[str] = set()
+past_messages: set[str] = set()
 
 
 def install() -> None:
@@ -277,8 +277,8 @@ def install() -> None:
 
 def log_once(text: str) -> None:
     """Log it once."""
-    if text not in logged:
-        logged.add(text)
+    if text not in past_messages:
+        past_messages.add(text)
         log.info(text)
 
 

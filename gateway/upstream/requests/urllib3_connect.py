@@ -32,18 +32,18 @@ def host_alias(name: str, instance: Instance) -> Iterator[None]:
         _target.reset(token)
 
 
-def create_connection(address: tuple[str, int], timeout: Any = None, *arguments: Any, **named: Any) -> socket.socket:
+def create_connection(address: tuple[str, int], timeout: Any = None, *arguments: Any, **keywords: Any) -> socket.socket:
     """``urllib3.util.connection.create_connection``, which knows the alias. Raises OSError."""
     target = _target.get()
     if target is None or (address[0].lower(), address[1]) != (target[0], 80):
-        return stock_create_connection(address, timeout, *arguments, **named)
+        return stock_create_connection(address, timeout, *arguments, **keywords)
     instance = target[1]
     origin = instance.connector.address
     if not instance.plain:
         raise OSError(errno.EPROTONOSUPPORT, f"{instance.name} speaks TLS, which a tool that brings its own connections does not"
                                              f" for http://{target[0]}")
     if origin.unix_path is None:
-        return stock_create_connection((origin.host, origin.port), timeout, *arguments, **named)
+        return stock_create_connection((origin.host, origin.port), timeout, *arguments, **keywords)
     sock = socket.socket(socket.AF_UNIX)
     try:
         if timeout is None or isinstance(timeout, (int, float)):

@@ -281,7 +281,7 @@ def test_they_come_and_go(service):
 
 def test_an_unknown_version_is_left_as_it_is(service, monkeypatch, caplog):
     monkeypatch.setattr(requests, "__version__", "2.99.0")
-    monkeypatch.setattr(shortcuts, "logged", set())
+    monkeypatch.setattr(shortcuts, "past_messages", set())
     caplog.set_level(logging.INFO, "gateway")
     for _ in range(2):
         govern_requests()
@@ -308,7 +308,7 @@ def wrapped(function):
 @pytest.mark.parametrize("owner, name", [(requests.sessions, "merge_setting"), (PreparedRequest, "prepare_url"),
                                          (HTTPAdapter, "build_response"), (requests.sessions, "get_netrc_auth")])
 def test_what_somebody_has_wrapped_stays_wrapped(owner, name, service, monkeypatch, caplog):
-    monkeypatch.setattr(shortcuts, "logged", set())
+    monkeypatch.setattr(shortcuts, "past_messages", set())
     caplog.set_level(logging.INFO, "gateway")
     one, wrapper = service(), wrapped(vars(owner)[name])
     monkeypatch.setattr(owner, name, wrapper)
