@@ -27,13 +27,13 @@ POLL = monkey.get_original("select", "poll")                 # never to wait, on
 
 
 class ClientGone(ConnectionError):
-    """Nothing more can be sent to the client, which has not taken ``left`` bytes. ``stalled``: it took none for too long, and was
-    cut."""
+    """Nothing more can be sent to the client, which has not taken ``left`` bytes. ``is_stalled``: it took none for too long, and
+    was cut."""
 
     def __init__(self, error: OSError, left: int) -> None:
         super().__init__(str(error))
         self.left = left
-        self.stalled = isinstance(error, SendStalled)
+        self.is_stalled = isinstance(error, SendStalled)
 
 
 class SendStalled(OSError):
@@ -45,7 +45,7 @@ class Client:
     in seconds for which it may take nothing of an answer."""
 
     __slots__ = ("listener", "sock", "addr", "peer", "greenlet", "unreader", "read_ahead", "native_sock", "readable", "since",
-                 "mid_head", "request_count", "proxy_info", "lingers", "broken", "send_timeout", "_outbox", "_pending", "_rest")
+                 "mid_head", "request_count", "proxy_info", "lingers", "is_broken", "send_timeout", "_outbox", "_pending", "_rest")
 
     def __init__(self, listener: Any, sock: Any, addr: Any, send_timeout: float = 60.0) -> None:
         self.listener = listener
@@ -63,7 +63,7 @@ class Client:
         self.request_count = 0
         self.proxy_info: dict[str, Any] = {}                 # what the PROXY protocol said of the connection
         self.lingers = False                                 # may the client still be sending?
-        self.broken = False                                  # could an answer not be sent? Then there is no other
+        self.is_broken = False                               # could an answer not be sent? Then there is no other
         self.send_timeout = send_timeout
         self._outbox = send_queue()
         self._pending = False                                # has an answer not left yet?
@@ -95,7 +95,7 @@ class Client:
         """Send what the client may go without, if it has taken all that came before. Never waits."""
         if self._pending:
             self._outbox.flush()
-        if self._rest is None and not self.broken and self.native_sock is not None:
+        if self._rest is None and not self.is_broken and self.native_sock is not None:
             self._pending = True
             self._outbox.post(self._deliver, data)
 
@@ -114,7 +114,7 @@ class Client:
 
     def _deliver(self, data: bytes) -> None:
         self._pending = False
-        if self.broken:
+        if self.is_broken:
             return
         assert self.native_sock is not None
         try:
@@ -135,13 +135,13 @@ class Client:
 
     def _lose(self) -> None:
         """The client has gone, or does not take its answer: nothing else may be sent to it, as it would be taken for that."""
-        self.broken = True
+        self.is_broken = True
         with suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
 
     def discard(self) -> None:
         """The connection is reset: what has not left does not leave."""
-        self.broken = True
+        self.is_broken = True
         rest, self._rest = self._rest, None
         if rest is not None:
             rest.kill(block=False)
@@ -169,12 +169,12 @@ class Client:
         """A socket is writable only once the client has taken much of what it holds: until then, the bytes it holds say whether the
         client goes on. gevent's sendall() would bound the whole."""
         while left:
-            queued = self._queued()
+            queue_size = self._queue_size()
             try:
                 with gevent.Timeout(self.send_timeout, SendStalled(f"nothing was taken for {self.send_timeout:g} s")):
                     left = left[self._send_some(left):]
             except OSError as error:
-                if not isinstance(error, SendStalled) or self._queued() >= queued:
+                if not isinstance(error, SendStalled) or self._queue_size() >= queue_size:
                     raise ClientGone(error, len(left)) from error
 
     def _send_some(self, data: memoryview) -> int:
@@ -185,7 +185,7 @@ class Client:
                 if error.errno is not None:                  # the connection's; the socket's own timeout is for reading
                     raise
 
-    def _queued(self) -> int:
+    def _queue_size(self) -> int:
         """Bytes that the client's side has not taken yet."""
         return int(struct.unpack("i", fcntl.ioctl(self.sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))[0])
 

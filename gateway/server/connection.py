@@ -55,7 +55,7 @@ class ConnectionHandler:
         self.send_timeout = SEND_TIMEOUT
         self.parting = False
         self._tls: ssl.SSLContext | None = None
-        self._crowded = False                                # all places are taken, and all were busy
+        self._is_crowded = False                             # all places are taken, and all were busy
 
     def start(self, application: Any) -> None:
         """Make room for connections, as the settings and the application say. In the worker: a fork would share the pool."""
@@ -102,9 +102,9 @@ class ConnectionHandler:
         """The last place is taken: end the connection that has been idle for longest, or else the next one that becomes so. What
         waits in the queue of the kernel would else wait for as long as idle clients like."""
         closed = self.waiting.dismiss_longest()
-        if not closed and not self._crowded:
+        if not closed and not self._is_crowded:
             self.log.warning("Worker %s: all %d connections are busy; new ones wait", self.worker.pid, self.pool.size)
-        self._crowded = not closed
+        self._is_crowded = not closed
         if self.application is not None:
             self.application.count_crowded(closed)
 
@@ -124,7 +124,7 @@ class ConnectionHandler:
         if client.read_ahead:
             gevent.sleep(0)                                  # a client that pipelines is not to keep the others waiting
         data, client.read_ahead = client.read_ahead or self._wait(client), b""
-        if not data or client.broken:
+        if not data or client.is_broken:
             return False
         lane = self.lane
         plain = lane.read(data) if lane is not None else None
@@ -142,8 +142,8 @@ class ConnectionHandler:
 
     def _wait(self, client: Client) -> bytes:
         """The first bytes of the next request; none when there will be no other."""
-        if (self.parting or self._crowded) and client.request_count and client.quiet():
-            self._crowded = False
+        if (self.parting or self._is_crowded) and client.request_count and client.quiet():
+            self._is_crowded = False
             return b""
         client.mid_head = False
         client.since = self.clock.now()                          # as enter() and leave() do, for every request
@@ -170,7 +170,7 @@ class ConnectionHandler:
     def dismiss_overdue(self) -> None:
         """End the waits that have been too long; half a head has less time while new connections wait for a place."""
         self.waiting.dismiss_overdue(self.cfg.keepalive or IO_TIMEOUT)
-        hurry = self._crowded and self.pool.full()
+        hurry = self._is_crowded and self.pool.full()
         self.heads.dismiss_overdue(min(self.head_timeout, HURRY) if hurry else self.head_timeout)
 
     # The end

@@ -47,7 +47,7 @@ def accept_queued(server: Any, most: int) -> None:
     for _ in range(most):
         if server.full():
             return
-        accepted = server.do_read()
-        if not accepted:
+        connection = server.do_read()
+        if not connection:
             return
-        server.do_handle(*accepted)
+        server.do_handle(*connection)

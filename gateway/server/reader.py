@@ -31,7 +31,7 @@ GRACE = 1 / 6                   # of the longest silence: the waiting before tha
 FEW = 16384                     # bytes read at once of small chunks: so many take 3 ms at most, and then others have their turn
 RESET = struct.pack("ii", 1, 0)
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
+QUOTED_STRING = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
 
 
 class GunicornRequest(message.Request):
@@ -107,7 +107,7 @@ class ChunkedBody(chunked.Chunked):
 
     __slots__ = ()
 
-    line = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[ \t]*%b(?:[ \t]*=[ \t]*(?:%b|%b))?)*" % (TOKEN, TOKEN, QUOTED))
+    line = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[ \t]*%b(?:[ \t]*=[ \t]*(?:%b|%b))?)*" % (TOKEN, TOKEN, QUOTED_STRING))
     error = MalformedBody
 
 
@@ -250,10 +250,10 @@ class BodyReader:
             self.error.__cause__ = error
         return self.error
 
-    def _receive(self, wanted: int) -> bytes:
+    def _receive(self, size: int) -> bytes:
         start = self._clock.now()
         with self._clock.time_limit(self._silence, BodyTimeout(f"no byte of the body came for {self._silence:g} s")):
-            data: bytes = self._unreader.read(None, read_ahead=wanted)
+            data: bytes = self._unreader.read(None, read_ahead=size)
         self._pace.add(self._clock.now() - start, len(data))
         return data
 

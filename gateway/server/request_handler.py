@@ -125,8 +125,8 @@ class RequestHandler:
         try:
             client.settle()
             client.send(closing_answer(self.application.refuse(error, client.peer)))
-        except OSError as gone:
-            self.log.debug("The client did not take the answer: %s", gone)
+        except OSError as failure:
+            self.log.debug("The client did not take the answer: %s", failure)
 
 
 class LaneExchange:

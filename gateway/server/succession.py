@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..run_directory import ACCEPTING
 
-FAILED = 0.5                    # seconds after which a failed worker counts: one that is to end by itself says so until then
+FAILED_AFTER = 0.5              # seconds after which a failed worker counts: one that is to end by itself says so until then
 
 
 class Succession:
@@ -16,7 +16,7 @@ class Succession:
     """
 
     def __init__(self, others: dict[int, str]) -> None:
-        self._known = others.keys()
+        self._others = others.keys()
         self._failed_at = 0.0
 
     def may_leave(self, others: dict[int, str], by_signal: bool, now: float) -> bool | None:
@@ -24,10 +24,10 @@ class Succession:
         states = set(others.values())
         if by_signal and not states & {"starting", "failed"}:
             return True
-        if not by_signal and any(pid not in self._known and state in ACCEPTING for pid, state in others.items()):
+        if not by_signal and any(pid not in self._others and state in ACCEPTING for pid, state in others.items()):
             return True
         if "failed" not in states or "starting" in states:
             self._failed_at = 0.0
             return None
         self._failed_at = self._failed_at or now
-        return False if now > self._failed_at + FAILED else None
+        return False if now > self._failed_at + FAILED_AFTER else None

@@ -54,7 +54,7 @@ class GatewayWorker(GeventWorker):
         self.application: Any = None                         # the gateway's, however it is wrapped; None for any other
         self.on_master_death: Callable[[], None] | None = None
         self._by_signal = False                              # it is to end because of a signal, not of max_requests
-        self._changed: Any = None                            # an Event once it runs: there may be something to do
+        self._wakeup: Any = None                             # an Event once it runs: there may be something to do
 
     @classmethod
     def check_config(cls, cfg: Any, log: Any) -> None:
@@ -107,7 +107,7 @@ class GatewayWorker(GeventWorker):
         sys.exit(1)
 
     def run(self) -> None:
-        self._changed = Event()
+        self._wakeup = Event()
         signals = get_hub().loop.io(self.PIPE[0], 1)         # Python writes there when a signal has arrived
         signals.start(self._on_signal)
         servers = self._listen()
@@ -147,8 +147,8 @@ class GatewayWorker(GeventWorker):
         if place is not None:
             place.mend()
         self.connections.dismiss_overdue()
-        self._changed.wait(seconds)
-        self._changed.clear()
+        self._wakeup.wait(seconds)
+        self._wakeup.clear()
 
     def notify(self) -> None:
         """The heartbeat. Without its master the worker ends too, but not before its requests."""
@@ -179,8 +179,8 @@ class GatewayWorker(GeventWorker):
         self._wake()
 
     def _wake(self) -> None:
-        if self._changed is not None:
-            self._changed.set()
+        if self._wakeup is not None:
+            self._wakeup.set()
 
     def _may_leave(self) -> bool:
         """Serve on while a successor is starting. False: it failed, and this worker stays."""

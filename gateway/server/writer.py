@@ -162,7 +162,7 @@ class ResponseWriter:
         except ClientGone as error:
             self.connection.alive = False
             self.connection.unsent = max(0, error.left - 2) if self.chunked else error.left      # but for the CRLF behind a chunk
-            self.connection.failure = (SendTimeout if error.stalled else ClientDisconnected)(str(error))
+            self.connection.failure = (SendTimeout if error.is_stalled else ClientDisconnected)(str(error))
             raise
 
     def _check_length(self, more: int) -> None:
@@ -183,7 +183,7 @@ def compose(version: tuple[int, int], code: int, line: str, headers: Headers) ->
         headers = list(headers)
     try:
         special = [field for field in headers if KINDS[field[0]]]
-        excluded = []
+        exclusions = []
         for field in special:
             name, value = field
             kind = KINDS[name]
@@ -191,28 +191,28 @@ def compose(version: tuple[int, int], code: int, line: str, headers: Headers) ->
                 if not value.isascii() or not value.isdigit() or length not in (None, int(value)):
                     raise InvalidResponseHeader(f"{name}: {value!r}")
                 if code == 204 or code < 200 or length is not None:
-                    excluded.append(field)
+                    exclusions.append(field)
                 else:
                     length = int(value)
             elif kind == DATE:
                 has_date = True
             elif kind == CONNECTION:
                 close = close or "close" in [option.strip() for option in value.lower().split(",")]
-                excluded.append(field)
+                exclusions.append(field)
             elif kind == EXCLUDED or code != 101:
-                excluded.append(field)
-        if excluded:
-            headers = without(headers, excluded)
+                exclusions.append(field)
+        if exclusions:
+            headers = without(headers, exclusions)
         fields = b"".join(map(WRITTEN.__getitem__, headers))
     except (UnsafeField, TypeError, AttributeError, ValueError) as error:     # a name or a value that is no text among them
         raise InvalidResponseHeader(str(error)) from None
     return first.encode("latin-1") + fields + (b"" if has_date else date_line()), length, close
 
 
-def without(headers: Headers, excluded: Headers) -> Headers:
-    """``headers`` without the fields ``excluded``, each removed as often as it is there, from the end."""
+def without(headers: Headers, exclusions: Headers) -> Headers:
+    """``headers`` without the fields ``exclusions``, each removed as often as it is there, from the end."""
     rest = []
-    left = list(excluded)
+    left = list(exclusions)
     for field in reversed(headers):
         if field in left:
             left.remove(field)

@@ -36,7 +36,7 @@ class Scripted:
 
 
 class Tried(Client):
-    def _queued(self):
+    def _queue_size(self):
         return self.sock.queued
 
 
@@ -62,7 +62,7 @@ def test_progress_and_not_time_decides_whether_a_client_is_cut(script, left, sta
         client.send(b"x" * 10)
         found = (0, None)
     except ClientGone as gone:
-        found = (gone.left, gone.stalled)
+        found = (gone.left, gone.is_stalled)
     finally:
         sock.real.close()
     assert found == (left, stalled) and not sock.script and sock.taken == 10 - left

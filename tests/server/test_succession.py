@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.server.succession import FAILED, Succession
+from gateway.server.succession import FAILED_AFTER, Succession
 
 OLD, NEW = 1, 2
 
@@ -34,7 +34,7 @@ def test_a_failed_successor_counts_after_a_moment(by_signal):
     failed, starting = {NEW: "failed"}, {NEW: "starting"}
     succession = Succession({})
     assert succession.may_leave(failed, by_signal, 100.0) is None
-    assert succession.may_leave(failed, by_signal, 100.0 + FAILED) is None
+    assert succession.may_leave(failed, by_signal, 100.0 + FAILED_AFTER) is None
     assert succession.may_leave(starting, by_signal, 101.0) is None           # the next try: all begins anew
     assert succession.may_leave(failed, by_signal, 102.0) is None
-    assert succession.may_leave(failed, by_signal, 102.1 + FAILED) is False
+    assert succession.may_leave(failed, by_signal, 102.1 + FAILED_AFTER) is False
