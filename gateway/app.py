@@ -75,14 +75,14 @@ class Gateway(Flask):
         return self._pipeline
 
     def _build(self) -> Pipeline:
-        rules, declared = list(self.url_map.iter_rules()), self.settings.routes
-        if missing := without_view(rules, declared):
+        rules, routes = list(self.url_map.iter_rules()), self.settings.routes
+        if missing := without_view(rules, routes):
             raise ConfigError([f'route "{route.path}": view: no Flask view answers this path; name the module of its blueprint '
                                f'in gateway.views' for route in missing], self.source)
         before = self._last
         view = View(super().wsgi_app, silence=self.settings.gateway.body_timeout, rules=self.url_map)
         self._last = Pipeline(self.settings, view=view, log=self.request_log, registry=registry,
-                              views=undeclared_routes(rules, declared), upstreams=before.upstreams if before else None,
+                              views=undeclared_routes(rules, routes), upstreams=before.upstreams if before else None,
                               store=before.store if before else None)
         return self._last
 

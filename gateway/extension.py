@@ -71,14 +71,14 @@ def load(setting: str, reference: str) -> Any:
     """What ``package.module:name`` stands for. Raises OwnPartError, whose cause is what the module raised."""
     module, _, name = reference.partition(":")
     try:
-        found = import_module(module)
+        value = import_module(module)
     except (Exception, SystemExit) as error:             # a module may fail in any way while it is run
         raise OwnPartError(f"{setting}: cannot import {module!r}: {type(error).__name__}: {error}") from error
     for part in name.split("."):
-        if not hasattr(found, part):
+        if not hasattr(value, part):
             raise OwnPartError(f"{setting}: {module!r} has no {name!r}")
-        found = getattr(found, part)
-    return found
+        value = getattr(value, part)
+    return value
 
 
 def make_handler(step: Any, next: Handler, settings: Mapping[str, Any], reference: str) -> Handler:
@@ -96,10 +96,10 @@ def make_handler(step: Any, next: Handler, settings: Mapping[str, Any], referenc
     return handler
 
 
-def misfit(function: Callable[..., Any], arguments: tuple[Any, ...], named: Mapping[str, Any]) -> str:
+def misfit(function: Callable[..., Any], arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> str:
     """Why a function cannot be called so; empty when it can, or when nobody can tell."""
     try:
-        inspect.signature(function).bind(*arguments, **named)
+        inspect.signature(function).bind(*arguments, **keywords)
     except TypeError as error:
         return str(error)
     except ValueError:                                   # builtins that do not say what they take

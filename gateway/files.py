@@ -42,7 +42,7 @@ from .message import Headers, Request, Response
 from .tasks import Event, Semaphore, current_request, spawn_apart
 
 IMMUTABLE = "public, max-age=31536000, immutable"
-HASHED = re.compile(r"(.+)\.([0-9a-f]{16})(\.[^./]+)?", re.DOTALL)
+HASHED_NAME = re.compile(r"(.+)\.([0-9a-f]{16})(\.[^./]+)?", re.DOTALL)
 PIECE = 65536
 IN_MEMORY = 1024 ** 2           # bytes
 DIGESTS = 2                     # files hashed at a time: large ones leave threads for the others
@@ -167,7 +167,7 @@ class Files:
             raise MethodNotAllowed(["GET", "HEAD"])
         name = safe_name(request.path.split("/")[self._segments:])
         file, digest = self._open(name, request.deadline) if name else None, ""
-        if file is None and name and (match := HASHED.fullmatch(name)):
+        if file is None and name and (match := HASHED_NAME.fullmatch(name)):
             name, digest = match[1] + (match[3] or ""), match[2]
             file = self._open(name, request.deadline)
         if file is None:

@@ -80,15 +80,15 @@ class Forward:
         if connection is None:
             return self.finish(self.send(self.call(request)), request)
         token = watch(connection.socket)
-        streamed = False
+        is_streaming = False
         try:
             response = self.finish(self.send(self.call(request)), request)
             if not isinstance(response.body, bytes):
                 response.body = ClosingStream(response.body, partial(unwatch, token), response.body.close)
-                streamed = True
+                is_streaming = True
             return response
         finally:
-            if not streamed:
+            if not is_streaming:
                 unwatch(token)
 
     def target(self, request: Request) -> str:
@@ -187,12 +187,12 @@ class Forwarding:
 
 def end_to_end(headers: Headers, kinds: Kinds) -> Headers:
     """The fields that pass: neither those that ``kinds`` drops, nor those that Connection nominates."""
-    passed = [field for field in headers if not kinds[field[0]]]
-    if len(passed) < len(headers):
+    rest = [field for field in headers if not kinds[field[0]]]
+    if len(rest) < len(headers):
         for name, value in [field for field in headers if kinds[field[0]]]:
             if kinds[name] == CONNECTION and value not in ("close", "keep-alive"):
                 return drop_nominated(headers, kinds)
-    return passed
+    return rest
 
 
 def drop_hop(headers: Headers, hop: Headers) -> Headers:
@@ -208,8 +208,8 @@ def drop_hop(headers: Headers, hop: Headers) -> Headers:
 
 def drop_nominated(headers: Headers, kinds: Kinds) -> Headers:
     """As end_to_end, where Connection nominates other fields (RFC 9110 section 7.6.1)."""
-    nominated = {token.strip().lower() for name, value in headers if kinds[name] == CONNECTION for token in value.split(",")}
-    return [field for field in headers if not kinds[field[0]] and field[0].lower() not in nominated]
+    nominations = {token.strip().lower() for name, value in headers if kinds[name] == CONNECTION for token in value.split(",")}
+    return [field for field in headers if not kinds[field[0]] and field[0].lower() not in nominations]
 
 
 def is_event_stream(headers: Headers) -> bool:

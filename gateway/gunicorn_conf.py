@@ -40,15 +40,15 @@ def stop(*problems: str) -> NoReturn:
 
 def addresses(text: str) -> list[str]:
     """The addresses in GATEWAY_BIND. Empty means unset, here as everywhere; so does an empty item between two commas."""
-    found = [address.strip() for address in text.split(",") if address.strip()] or ["127.0.0.1:8000"]
-    for address in found:
+    parts = [address.strip() for address in text.split(",") if address.strip()] or ["127.0.0.1:8000"]
+    for address in parts:
         try:
-            parsed = parse_address(address)
-            if isinstance(parsed, tuple) and (not 0 <= parsed[1] < 65536 or address.count(":") > 1 and "[" not in address):
+            place = parse_address(address)
+            if isinstance(place, tuple) and (not 0 <= place[1] < 65536 or address.count(":") > 1 and "[" not in address):
                 raise RuntimeError
         except RuntimeError:
             stop(f'GATEWAY_BIND: {address!r} is no address: write host:port or unix:/path, several with commas')
-    return found
+    return parts
 
 
 def number_of_workers(text: str) -> int:
@@ -111,10 +111,10 @@ class MasterState:
         """Listen on ``address`` for the admin listener, in place of the one before. Raises OSError, and then keeps that one."""
         if address == self.address and ADMIN_FD not in os.environ:
             return
-        opened = inherit_listener(address) or (listen(address) if address else None)
+        listener = inherit_listener(address) or (listen(address) if address else None)
         if self.admin is not None:
             self.admin.close()
-        self.admin, self.address = opened, address
+        self.admin, self.address = listener, address
 
 
 def inherit_listener(address: str | None) -> socket.socket | None:
@@ -230,12 +230,12 @@ def post_fork(server: Any, worker: Any) -> None:
 def post_worker_init(worker: Any) -> None:
     """After patching, fork and import of the application: what needs threads, timers or sockets starts here."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
-    if soft < wanted:
+    limit = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft < limit:
         try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
         except (OSError, ValueError) as error:               # above fs.nr_open, or forbidden in a container
-            worker.log.warning("this worker may open %d files, not %d: %s", soft, wanted, error)
+            worker.log.warning("this worker may open %d files, not %d: %s", soft, limit, error)
     module = sys.modules.get("gateway.app")                  # not imported for an application that does without
     worker.application = module.served_by(worker.wsgi) if module is not None else None
     if module is not None and worker.application is not None:

@@ -16,18 +16,18 @@ from .wsgi import without_client
 
 def edit(request: Request, remove: Set[str], add: Headers) -> Request:
     """The request without the fields ``remove``, named in lower case, and with those of ``add``."""
-    edited = copy(request)
-    edited.headers = [field for field in request.headers if field[0].lower() not in remove] + add
-    return edited
+    duplicate = copy(request)
+    duplicate.headers = [field for field in request.headers if field[0].lower() not in remove] + add
+    return duplicate
 
 
 def detach(request: Request) -> Request:
     """The request without its client, which may leave, and with its whole time again. A HEAD becomes a GET, since what is fetched
     beside it is for both. The body is the original's: unless it is buffered, only one of the two can read it."""
-    detached = copy(request)
-    if detached.method == "HEAD":
-        detached.method = "GET"
-    detached.environ, detached.connection = without_client(request), None
-    detached.attempts, detached.notes = [], {}
-    detached.deadline = Deadline(request.deadline.seconds)
-    return detached
+    duplicate = copy(request)
+    if duplicate.method == "HEAD":
+        duplicate.method = "GET"
+    duplicate.environ, duplicate.connection = without_client(request), None
+    duplicate.attempts, duplicate.notes = [], {}
+    duplicate.deadline = Deadline(request.deadline.seconds)
+    return duplicate

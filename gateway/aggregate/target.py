@@ -50,7 +50,7 @@ class Aggregate:
             part.feeds = [other for other in self.parts if part.name in other.after]
         self.first = [part for part in self.parts if not part.after]
         self.waits = {part.name: len(part.after) for part in self.parts}
-        self.required = [hole for part in self.parts if not part.optional for hole in part.holes]
+        self.required_holes = [hole for part in self.parts if not part.optional for hole in part.holes]
         self.key_headers = [name for part in self.parts for name in part.key_headers]
         self.key_cookies = {name for part in self.parts for name in part.key_cookies}
         self.sees_cookies = bool(self.key_cookies) or any(name.lower() == "cookie" for name in self.key_headers)
@@ -60,7 +60,7 @@ class Aggregate:
         run = Composition(request, self.send, self.waits, self.forwarding, self.cacheable)
         if self.reads_body:
             run.inputs.body = json_body(request)
-        for hole in self.required:
+        for hole in self.required_holes:
             hole(run.inputs)
         token = watch(request.connection.socket) if request.connection is not None else None
         try:

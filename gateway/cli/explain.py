@@ -47,8 +47,8 @@ def stored_variants(config: Config, pipeline: Pipeline, key: str) -> tuple[Varia
         except click.ClickException as error:
             where = error.message
     variants = pipeline.store.inspect(key)
-    shared = ", ".join(tier.name for tier in pipeline.store.tiers)
-    return variants, f"{'' if variants else 'nothing '}in {shared} ({where})" if shared else f"not known ({where})"
+    tier_names = ", ".join(tier.name for tier in pipeline.store.tiers)
+    return variants, f"{'' if variants else 'nothing '}in {tier_names} ({where})" if tier_names else f"not known ({where})"
 
 
 def destinations(pipeline: Pipeline, route: Route, request: Request) -> list[str]:

@@ -73,11 +73,11 @@ class Observe:
         error: GatewayError | None = None
         try:
             response = self.next(request)
-        except GatewayError as caught:
-            error = caught
-            response = self.problem(caught, request)
-        except Exception as caught:
-            error = defect(caught, request)
+        except GatewayError as exception:
+            error = exception
+            response = self.problem(exception, request)
+        except Exception as exception:
+            error = defect(exception, request)
             response = self.problem(error, request)
         except BaseException:                    # a greenlet being killed, the process ending: not ours to stop
             self.finish(request, start, 0, 0, KILLED)
@@ -196,8 +196,8 @@ class ObservedStream:
         except GatewayError as error:
             self.end(error.flag, error)
             raise
-        except Exception as caught:
-            self.end(InternalError.flag, defect(caught, self.request))
+        except Exception as exception:
+            self.end(InternalError.flag, defect(exception, self.request))
             raise
         except GeneratorExit:                    # the server stopped asking; close() follows and says so
             raise
@@ -249,11 +249,11 @@ class ObservedUpgrade:
         try:
             self.takeover()
             flag = FINE
-        except GatewayError as caught:
-            flag, error = caught.flag, caught
+        except GatewayError as exception:
+            flag, error = exception.flag, exception
             raise
-        except Exception as caught:
-            error = defect(caught, self.request)
+        except Exception as exception:
+            error = defect(exception, self.request)
             flag = error.flag
             raise
         finally:
