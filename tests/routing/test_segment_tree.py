@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gateway.config import Route
 from gateway.errors import NoRoute
 from gateway.routing.conditions import Facts
-from gateway.routing.segment_tree import Candidate, HostTable, find, segments_of
+from gateway.routing.segment_tree import HostTable, RouteCandidate, find, segments_of
 from tests.routing.route_tables import ask, routed, winner
 
 ROUTES = {"get": Route(path="/a", methods=["GET"]), "put": Route(path="/a", methods=["PUT"]),
@@ -22,7 +22,7 @@ def tree(*names):
     """The tree of these paths, and of routes by their names in ROUTES. The targets are the names."""
     table = HostTable(None)
     for name in names:
-        table.add(Candidate(ROUTES.get(name) or Route(path=name), name))
+        table.add(RouteCandidate(ROUTES.get(name) or Route(path=name), name))
     table.seal()
     return table
 
