@@ -1,4 +1,4 @@
-"""What becomes of an answer: stored, shared with those who wait for it, or neither; and what is learned from that."""
+"""Cache admission: whether a response is stored, and whether the followers of its flight get it; the predictor learns from both."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ COUNTED_KEYS = 10_000                                    # keys whose uses are c
 
 
 class Uses:
-    """How often each key is requested: an answer is stored from the request on that makes it ``enough``. Keys may be long, so their
-    hashes are counted, of ``most`` keys: two with the same one count together."""
+    """Counts the requests for each key: a response is stored from the ``enough``th on (min_uses). It counts hashes, as keys may be
+    long, of at most ``most`` keys; keys with the same hash count together."""
 
     def __init__(self, enough: int, most: int = COUNTED_KEYS) -> None:
         self.enough = enough
@@ -50,7 +50,7 @@ class Admission:
         self.clock = clock
 
     def admit(self, context: FetchContext, entry: Entry, request_time: float, flight: Flight | None) -> Entry | NotStored:
-        """Store it, and share it with the followers when it is fresh for them. What is stored of it, or why nothing is."""
+        """Store the entry, and give it to the followers if it is fresh. Returns the entry as stored, or why it is not."""
         if not self.worth_storing(context):
             return self._share_only(context, entry, flight)
         current = self._current(context)
@@ -64,23 +64,23 @@ class Admission:
         if newest is entry:
             self._share(context, entry, flight)
         else:
-            self.flights.land(flight, FlightState.ABANDONED)   # purged softly meanwhile: nobody takes it for fresh
+            self.flights.land(flight, FlightState.ABANDONED)   # soft-purged meanwhile: it is stale for followers
         return newest
 
     def worth_storing(self, context: FetchContext) -> bool:
-        """Is it requested often enough? Each of those who wait counts."""
+        """Has the key been requested often enough? Followers count as well."""
         return context.entry is not None or self.uses.suffice(context.key)
 
     def _share_only(self, context: FetchContext, entry: Entry, flight: Flight | None) -> NotStored:
-        """It is not requested often enough to be stored, but those who wait already may have it."""
-        if self.store.number != context.number:          # what the store would have refused
+        """Give the entry to the followers without storing it: its key is not requested often enough."""
+        if self.store.number != context.number:          # purged meanwhile: the store would refuse it
             return self._refuse_purged(flight)
         self.numbers.count_refusal(NotStored.USES)
         self._share(context, entry, flight)
         return NotStored.USES
 
     def _refuse_purged(self, flight: Flight | None) -> NotStored:
-        """Who came after the purge must not get what was requested before it."""
+        """Reject an answer requested before a purge: followers may have arrived after it."""
         self.numbers.count_refusal(NotStored.PURGED)
         self.flights.land(flight, FlightState.ABANDONED)
         return NotStored.PURGED
@@ -94,14 +94,15 @@ class Admission:
         return judge(entry, None, self.clock()) is HIT
 
     def refuse(self, context: FetchContext, reason: NotStored, flight: Flight | None, status: int = 200) -> None:
-        """It may not be stored. An error says nothing about the next answer, and leaves what is stored as it is."""
+        """Handle a response that may not be stored: it supersedes the stored one, unless it is an error or personal."""
         self.numbers.count_refusal(reason)
         self.announce(context, reason, flight, status)
         if status < 500 and status not in PROVOKED_STATUSES and not reason.personal:
             self._forget(context)
 
     def announce(self, context: FetchContext, result: Entry | NotStored, flight: Flight | None, status: int) -> None:
-        """The head of an answer is here, and what its ``result`` is. Followers who cannot have it go on at once."""
+        """Release the followers as soon as the head of a response shows that they cannot share it. ``result`` is the entry that it
+        would become, or why it is not stored."""
         if not isinstance(result, NotStored):
             if self._sharable(result):
                 return
@@ -111,12 +112,12 @@ class Admission:
         self.flights.land(flight, FlightState.UNCACHEABLE)
 
     def cut(self, context: FetchContext, flight: Flight | None) -> None:
-        """It came to no end, which says nothing about anything: another's may be whole."""
+        """Handle a truncated body: store nothing, learn nothing, and let a follower try again."""
         self.numbers.count_refusal(NotStored.CUT)
         self.flights.land(flight, FlightState.ABANDONED)
 
     def _forget(self, context: FetchContext) -> None:
-        """What was stored before is no longer what the upstream says. What was stored meanwhile stays."""
+        """Remove the stored answer that this response supersedes, but not one that was stored meanwhile."""
         old, current = context.entry, self._current(context)
         if old is None or current is None:
             return
@@ -128,8 +129,8 @@ class Admission:
             self.store.put(context.key, left, longest(left, now), now)
 
     def _current(self, context: FetchContext) -> Variants | None:
-        """What is stored under its key. Shared tiers were read when it was looked up, and are not read again; what memory had then
-        and has no more was purged meanwhile."""
+        """The variants stored under the key now, without reading the shared tiers again. What was in memory at the lookup and is
+        there no more was purged meanwhile."""
         variants = self.store.peek(context.key)
         return context.variants if variants is None and not context.in_memory else variants
 
@@ -141,5 +142,5 @@ class Admission:
 
 
 def longest(variants: Variants, now: float) -> float:
-    """Seconds after which none of them is of use to anybody."""
+    """The longest time in seconds for which one of the variants is useful."""
     return max(rules.useful_for(entry, now) for entry in variants)

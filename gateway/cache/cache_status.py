@@ -1,4 +1,4 @@
-"""What the cache says about itself: Cache-Status to the client (RFC 9211), numbers for Prometheus."""
+"""Cache-Status for the client (RFC 9211), and the metrics of the cache."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ class Numbers:
 
 
 def tier_numbers(registry: Any) -> Callable[[str, str, str], Callable[[float], None]]:
-    """What counts for a tier: ``count(name, tier, route)`` is the function that takes the number. ``route`` is empty for all."""
+    """The metrics of the tiers: ``count(name, tier, route)`` returns the function that adds or sets one; ``route`` is empty for
+    all."""
     def count(name: str, tier: str, route: str) -> Callable[[float], None]:
         kind, labels = ("route", {"route": route}) if route else ("tier", {"tier": tier})
         if name in ("bytes", "entries"):
@@ -60,7 +61,7 @@ def tier_numbers(registry: Any) -> Callable[[str, str, str], Callable[[float], N
 class Report:
     """The Cache-Status of one route; ``explain`` adds the key, and why an answer is not stored.
 
-    ``hit`` and ``fwd`` exclude each other: an answer for which a request went on is no hit, whatever came back.
+    ``hit`` and ``fwd`` exclude each other: a response for which a request was forwarded is no hit, whatever the upstream answered.
     """
 
     def __init__(self, name: str, explain: bool = False) -> None:
@@ -70,21 +71,21 @@ class Report:
         self._hit_line = f"Cache-Status: {self._hit}".encode() + b"%d\r\n"
 
     def hit(self, entry: Entry, now: float, key: str, detail: str = "") -> str:
-        """A stored answer is served; its ttl is below 0 when it is stale."""
+        """The value for a stored answer; its ttl is below 0 when it is stale."""
         text = f"{self._hit}{ttl(entry, now)}"
         if self.explain or detail:
             text += self.more(key, detail)
         return text
 
     def hit_line(self, entry: Entry, now: float, key: str) -> bytes:
-        """The field of a plain hit, as a line."""
+        """The field line of a plain hit."""
         if self.explain:
             return f"Cache-Status: {self.hit(entry, now, key)}\r\n".encode()
         return self._hit_line % (entry.expires - now)
 
     def replacement(self, reason: str, status: int, entry: Entry, now: float, key: str, detail: str) -> str:
-        """A stale answer is served in place of what came back. Where that is no answer, the detail says what it is: without a
-        fwd-status it would count as what is served."""
+        """The value for a stale answer in place of an error. ``status`` is 0 when there was no response: without fwd-status the
+        detail has the error."""
         text = f"{self.name}; fwd={reason}" + (f"; fwd-status={status}" if status else "") + f"; ttl={ttl(entry, now)}"
         return text + (f"; key={quote(key)}" if self.explain else "") + f"; detail={quote(detail)}"
 
@@ -106,7 +107,7 @@ class Report:
 
 
 def ttl(entry: Entry, now: float) -> int:
-    """Seconds that it is fresh, below 0 since when it is stale; whole ones, nearer to 0."""
+    """Seconds until it expires, below 0 since it has expired; rounded towards 0."""
     return int(entry.expires - now) if entry.expires >= now else -int(now - entry.expires)
 
 

@@ -1,32 +1,32 @@
-"""Request coalescing (single-flight): many requests for one thing, one request to the upstream.
+"""Request coalescing (single-flight): concurrent requests for one key cause one request to the upstream.
 
-The first request that misses leads a Flight; those that come meanwhile follow it, each no longer than its own deadline::
+The first request that misses leads a Flight; those that arrive meanwhile follow it, each at most until its own deadline::
 
-    FLYING --> STORED       they get the entry, when it is one that they may have
-           --> UNCACHEABLE  each fetches for itself, all at once, as soon as the head says so; the key is remembered, so that the
-                            next ones do not wait at all
-           --> FAILED       they get the error
-           --> ABANDONED    it says nothing about the next one (the leader's client left, its own time was over, what it got was
-                            purged meanwhile): one of them leads the next flight
+    FLYING --> STORED       followers get the entry, if they may have it
+           --> UNCACHEABLE  followers fetch in parallel, as soon as the head of the response is here; the key is remembered, so
+                            that later requests do not wait at all
+           --> FAILED       followers get the error
+           --> ABANDONED    the outcome says nothing about the next one (the leader's client left, its deadline passed, the answer
+                            was purged meanwhile): one of the followers leads the next flight
 
-A leader whose answer is streamed lands when it has sent it to its client, which may be slow: ``stream`` seconds after the head of
-that answer a follower leads a flight of its own, and after two of those it fetches alone.
+A leader whose response is streamed lands when its client, which may be slow, has received it. ``stream`` seconds after the head
+of that response a follower leads a flight of its own; after two such flights it fetches alone.
 
-Whether an answer is for several is only known when it is here. Waiting for one that is not costs its time twice, not waiting for
-one that is costs as many requests. What is known of the key decides (predictor.py), and ``Patience`` says for how long:
+Whether a response is shared is only known when its head is here. Waiting for one that is not shared doubles the latency, and not
+waiting for one that is multiplies the requests. The history of the key decides (predictor.py), and ``Patience`` has the times:
 
 ===================================  ==========================================================================================
-a key whose answer was for one       nobody waits
-a key that is new, of a kind ...
-... of which one was for several     they wait
-... of which nothing is known        they wait for ``unknown``; then they fetch beside the leader if they are ``few``, else they
-                                     wait on
-... of which all were for one        they wait for ``doubtful``; then ``company`` of them fetch beside the leader, and the rest
-                                     waits on
+key                                  followers
+===================================  ==========================================================================================
+whose last answer was not shared     do not wait
+new, of a kind ...
+... of which one was shared          wait
+... without history                  wait for ``unknown``; then fetch beside the leader if they are ``few``, else wait on
+... of which none was shared         wait for ``doubtful``; then ``company`` of them fetch beside the leader, and the rest waits on
 ===================================  ==========================================================================================
 
-Nothing here knows of HTTP. One Flights belongs to one route in one worker; across workers the store's leases do the same. Time is
-that of ``clock``, by which followers wait, too, and of the deadline of each.
+Nothing here depends on HTTP. A Flights belongs to one route in one worker; across workers the leases of the store coalesce.
+Followers wait by ``clock``, and by the deadline of each.
 """
 
 
@@ -42,7 +42,7 @@ from ..tasks import Event
 
 
 class FlightState(Enum):
-    """Of a flight: see above."""
+    """The state of a flight, as above."""
 
     FLYING = "flying"
     STORED = "stored"
@@ -52,10 +52,10 @@ class FlightState(Enum):
 
 
 class Patience(NamedTuple):
-    """How long followers wait, in seconds: ``stream`` for the rest of a streamed answer, ``doubtful`` for one that is most likely
-    for one only, ``unknown`` for one that may be for one or for several, ``lease`` at most for another worker. ``company`` is how
-    many followers in doubt fetch beside the leader, ``few`` how many requests more an upstream can bear once, for a route that is
-    new."""
+    """How long followers wait, in seconds: ``stream`` for the rest of a streamed response, ``doubtful`` for one that is unlikely
+    to be shared, ``unknown`` for one without history, ``lease`` for another worker. ``company`` is the number of followers that
+    fetch beside the leader when sharing is unlikely, ``few`` that of additional requests that an upstream can serve once, for a
+    new route."""
 
     stream: float = 1.0
     doubtful: float = 0.25
@@ -66,8 +66,9 @@ class Patience(NamedTuple):
 
 
 class Flight:
-    """``value`` is the entry when STORED, the error when FAILED. ``lease`` is what keeps other workers waiting meanwhile, ``crowd``
-    the number of its followers so far, ``company`` how many fetch beside the leader, ``demand`` is set when somebody waits."""
+    """One fetch with its followers. ``value`` is the entry when STORED, the error when FAILED. ``lease`` keeps other workers
+    waiting. ``crowd`` is the number of followers so far, ``company`` that of those that fetch beside the leader; ``demand`` is set
+    when the first one waits."""
 
     __slots__ = ("key", "state", "value", "lease", "crowd", "company", "demand", "clock", "patience", "_landing", "_until")
 
@@ -86,11 +87,11 @@ class Flight:
 
     @property
     def streaming(self) -> bool:
-        """Is the head of the answer here, and the rest on its way to the leader's client?"""
+        """Is the response being streamed to the leader's client?"""
         return self._until != inf
 
     def stream(self) -> None:
-        """From now on it depends on the leader's client how long this takes: nobody waits for that longer than ``patience``."""
+        """Limit the wait of followers to ``patience`` seconds from now: the rest depends on how fast the leader's client reads."""
         self._until = self.clock.now() + self.patience
         if self.lease is not None:
             self.lease.extend(self.patience)
@@ -103,7 +104,8 @@ class Flight:
             lease.release(state is FlightState.STORED)
 
     def wait(self, deadline: Deadline, patience: float = inf) -> FlightState:
-        """The state after waiting. FLYING: ``patience`` is over, or a streamed answer takes too long. Raises DeadlineExceeded."""
+        """Wait until the flight has landed, and return its state; FLYING when ``patience`` is over, or the limit for a streamed
+        response. Raises DeadlineExceeded."""
         until = self.clock.now() + patience
         self.demand.set()
         while self.state is FlightState.FLYING and (left := min(until, self._until) - self.clock.now()) > 0:
@@ -115,7 +117,7 @@ class Flight:
 
 
 class Flights:
-    """What is being fetched, by its key."""
+    """The flights in progress, by key."""
 
     def __init__(self, clock: MonotonicClock = CLOCK, patience: Patience = Patience()) -> None:
         self.clock = clock
@@ -123,12 +125,12 @@ class Flights:
         self.flying: dict[Any, Flight] = {}
 
     def lead(self, key: Any) -> Flight:
-        """A new flight, which must land. It takes the place of one that takes too long."""
+        """Start a flight, replacing one of the same key that takes too long. The caller must land it."""
         flight = self.flying[key] = Flight(key, self.clock, self.patience.stream)
         return flight
 
     def land(self, flight: Flight | None, state: FlightState, value: Any = None) -> None:
-        """Let the followers go. Only the first call counts. None: there are none."""
+        """End the flight with this state, and wake its followers. Only the first call has an effect; none for None."""
         if flight is not None and flight.state is FlightState.FLYING:
             if self.flying.get(flight.key) is flight:
                 del self.flying[flight.key]

@@ -1,4 +1,4 @@
-"""Conditions and ranges of a client, answered from a stored answer. Pure.
+"""Conditional and range requests, answered from a stored entry. Pure.
 
 If-None-Match goes before If-Modified-Since, and compares weakly (RFC 9110 section 13.2.2, RFC 9111 section 4.3.2). One range of
 bytes is cut out of a stored 200; several, or another unit, get the whole (RFC 9110 section 14.2 lets a server ignore Range).
@@ -21,7 +21,8 @@ NOT_IN_304 = frozenset({"content-length", "content-type", "content-encoding", "c
 
 
 def answer(entry: Entry, directives: RequestDirectives | None, now: float) -> Response:
-    """The entry, or what the client's conditions and range make of it. The list of header fields is the caller's own."""
+    """The response from the entry to a request with these conditions and range: 200, 206, 304 or 416. Its list of header fields is
+    a copy."""
     if directives is None:
         return entry.response()
     if entry.status == 200 and directives.conditional and not_modified(entry, directives, now):
@@ -60,12 +61,12 @@ def same_version(entry: Entry, if_range: str | None, now: float) -> bool:
 
 
 def is_range(text: str) -> bool:
-    """Is it one range that is cut out of a stored answer?"""
+    """Is this Range field a single range, which is served from a stored entry?"""
     return len(byte_ranges(text, LARGEST) or ()) == 1
 
 
 def part(entry: Entry, bounds: Bounds) -> Response:
-    """206 with these bytes."""
+    """The 206 response with the bytes within ``bounds``."""
     first, last = bounds
     body = entry.body[first:last + 1]
     headers: Headers = [field for field in entry.headers if field[0].lower() not in ("content-length", "content-range")]
@@ -74,6 +75,6 @@ def part(entry: Entry, bounds: Bounds) -> Response:
 
 
 def unsatisfiable(entry: Entry) -> Response:
-    """416: there are no such bytes."""
+    """The 416 response: the entry has no such bytes."""
     identity = [field for field in entry.headers if field[0].lower() in ("date", "etag")]
     return Response(416, [("Content-Range", f"bytes */{len(entry.body)}"), ("Content-Length", "0"), *identity], b"")

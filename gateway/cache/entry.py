@@ -1,11 +1,10 @@
-"""What the HTTP cache stores: one Entry for each answer, and under one key the Variants of it that Vary tells apart.
+"""The stored responses of the HTTP cache: an Entry for each, and the Variants under one key, which Vary distinguishes.
 
-Everything that decides about an answer later is read from its header once, when it is stored, and is here as numbers: a lookup
-compares, it does not parse. All times are seconds of the shared clock (bus/clock.py), so that they mean the same to another worker
-and after a restart. Entries are shared between requests and do not change once they are stored, but that a soft purge lowers
-``expires`` and ``digest`` is filled in.
+The header is parsed once, when the response is stored: a lookup compares numbers and does not parse. All times are seconds of the
+shared clock (bus/clock.py), so that they mean the same in other workers and after a restart. Entries are shared between requests
+and do not change once stored, except that ``digest`` is filled in.
 
-Ages (RFC 9111 section 4.2.3) are kept as ``born``, the moment at which the answer had the age 0: its age is ``now - born``.
+The age (RFC 9111 section 4.2.3) is stored as ``born``, the time at which it was 0: it is ``now - born``.
 """
 
 from __future__ import annotations
@@ -77,7 +76,7 @@ class Entry:
 
     @property
     def headers(self) -> Headers:
-        """The header fields: once packed, a new list each time."""
+        """The header fields; once packed, a new list with each access."""
         fields = self._fields
         return fields_of(fields) if isinstance(fields, bytes) else fields
 
@@ -97,8 +96,8 @@ class Entry:
         return Response(self.status, fields.copy(), self.body, self.reason)
 
     def pack(self) -> int:
-        """Keep the header fields as they are sent from now on, which takes a third of the room; its size in bytes. Those
-        that may not be sent so stay as they are."""
+        """Serialize the header fields, which saves two thirds of their memory, and return their size in bytes. Fields that cannot
+        be sent that way stay a list."""
         fields = self._fields
         if isinstance(fields, bytes):
             return getsizeof(fields)
@@ -112,7 +111,7 @@ class Entry:
 
     @property
     def size(self) -> int:
-        """Bytes it takes in memory, about."""
+        """Its approximate size in memory, in bytes."""
         return (OVERHEAD + len(self.body) + len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
                 + sum(len(tag) for tag in self.tags))
 
@@ -122,7 +121,7 @@ class Entry:
 
 
 def flag_names(flags: int) -> str:
-    """The bits in words, for people."""
+    """The names of the flags, for logs and pages."""
     return ", ".join(name for bit, name in FLAG_NAMES.items() if flags & bit)
 
 
@@ -131,7 +130,7 @@ def first_etag(headers: Headers) -> str | None:
 
 
 class Variants(tuple[Entry, ...]):
-    """The entries under one key, the latest first, at most MOST_VARIANTS. It never changes: readers keep theirs."""
+    """The entries under one key, the latest first, at most MOST_VARIANTS. Immutable: a change makes a new tuple."""
 
     __slots__ = ()
 
@@ -144,7 +143,7 @@ class Variants(tuple[Entry, ...]):
         return sum(entry.size for entry in self)
 
     def with_entry(self, entry: Entry, instead: Entry | None = None) -> Variants:
-        """These and ``entry``, which replaces the one of the same request fields and the one that it is ``instead`` of."""
+        """Add ``entry``, replacing the one that the same request fields select and that of ``instead``."""
         replaced_keys = {entry.vary, entry.vary if instead is None else instead.vary}
         others = [other for other in self.entries if other.vary not in replaced_keys]
         return Variants([entry, *others[:MOST_VARIANTS - 1]])

@@ -48,7 +48,7 @@ def of_request(request: Request, directives: RequestDirectives | None, credentia
 
 
 def left_out(request: Request, policy: CacheSettings, key_of: KeyOf) -> Iterator[str]:
-    """What the request has that is not in the key."""
+    """The parts of the request that the key ignores, in words."""
     if request.query is not None and key_of.query is not None:
         key_pieces = (key_of.query(request.query) or "").split("&")
         others = [piece for piece in request.query.split("&") if piece not in key_pieces]
@@ -62,7 +62,7 @@ def left_out(request: Request, policy: CacheSettings, key_of: KeyOf) -> Iterator
 
 
 def wishes(directives: RequestDirectives | None, policy: CacheSettings) -> Iterator[str]:
-    """What the client wants."""
+    """The request's cache directives, in words."""
     if directives is None:
         return
     if not policy.client_directives:
@@ -83,7 +83,7 @@ def wishes(directives: RequestDirectives | None, policy: CacheSettings) -> Itera
 
 
 def credential_lines(request: Request, credentials: int, policy: CacheSettings) -> Iterator[str]:
-    """The credentials it carries, and what follows from that."""
+    """The request's credentials and their consequences, in words."""
     if policy.vary_by_caller:
         yield "caller: has answers of its own" if caller(request) else "caller: none is known, so it shares with strangers"
     for bit, name in ((COOKIE, "Cookie"), (AUTHORIZATION, "Authorization")):
@@ -96,7 +96,7 @@ def credential_lines(request: Request, credentials: int, policy: CacheSettings) 
 
 
 def waiting(request: Request, directives: RequestDirectives | None, credentials: int, policy: CacheSettings) -> str:
-    """For whom it waits when nothing is stored."""
+    """Which requests share an answer with this one when nothing is stored, in words."""
     scope = sharing(request, directives, personal=policy.vary_by_caller and bool(caller(request)), is_stored=False,
                     whole=wants_whole(policy, directives))
     if scope is Sharing.ALL and credentials:
@@ -106,7 +106,7 @@ def waiting(request: Request, directives: RequestDirectives | None, credentials:
 
 def of_stored(variants: Variants, request: Request, directives: RequestDirectives | None, credentials: int,
               now: float) -> Iterator[str]:
-    """The answers under the key, and what this request gets of them."""
+    """The stored answers under the key, and which of them the request gets, in words."""
     decision, best = use(variants, request, directives, credentials, now)
     for entry in variants:
         yield f"{'>' if entry is best else ' '} {line_of(entry, now)}"
@@ -125,8 +125,8 @@ def line_of(entry: Entry, now: float) -> str:
 
 
 def entry_of_admin(document: dict[str, Any], now: float) -> Entry:
-    """An entry without its body, of what the admin listener says about it. Raises KeyError, TypeError and ValueError for what it
-    would not say."""
+    """Parse the admin listener's description of an entry into one without a body. Raises KeyError, TypeError or ValueError when it
+    is malformed."""
     bits = {name: bit for bit, name in FLAG_NAMES.items()}
     flags = [name for name in str(document["flags"]).split(", ") if name]
     return Entry(

@@ -1,20 +1,20 @@
-"""A request that goes on: who fetches what the cache cannot answer at once, and who waits for whose answer (coalesce.py).
+"""Decides for a request that misses whether it fetches, leads a flight or follows one (coalesce.py).
 
 ::
 
-    a miss --> the upstream has just failed, and what is stored covers that:       that
-           --> nobody can share its answer:                    it fetches for itself
-           --> nobody fetches this right now:                  it leads
-           --> somebody in this worker does:                   it follows, and gets the answer, or leads the next, or fetches for
-                                                               itself
+    a miss --> the upstream has just failed, and a stale answer may be served:     it gets the stale answer
+           --> its answer cannot be shared:                    it fetches alone
+           --> no flight of the same key:                      it leads one
+           --> a flight in this worker:                        it follows, and gets the answer, leads the next flight, or fetches
+                                                               alone
 
-    a leader --> has the lease for all workers:                it fetches (origin.py)
-             --> another worker has it:                        it waits for that one's answer, and fetches when there is none
+    a leader --> gets the lease of the key:                    it fetches (origin.py)
+             --> another worker has the lease:                 it waits for that worker's answer, and fetches if there is none
 
-    a refresh -> has the lease, and nothing newer is there:    it fetches
-             --> another worker has it, or is done with it:    it takes that one's answer, and fetches none itself
+    a refresh -> gets the lease, and no newer answer is there: it fetches
+             --> another worker has the lease, or a result:    it takes that worker's answer and does not fetch
 
-After a wait a request looks again at what is stored, when there were purges meanwhile.
+After each wait, the stored answer is looked up again if there were purges meanwhile.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ log = logging.getLogger("gateway")
 
 
 class Fetch:
-    """``flights`` are of one route alone, and bring clock and patience with them."""
+    """``flights`` belong to one route, and have the clock and the time limits of all waits."""
 
     def __init__(self, next: Handler, policy: Policy, store: Store, report: Report, numbers: Numbers,
                  clock: Callable[[], float], url_of: Callable[[Request], str],
@@ -84,7 +84,7 @@ class Fetch:
             except DeadlineExceeded as error:
                 context.look_again(self.store)
                 return self.origin.fail(context, error, own=False)
-            if state is not FlightState.ABANDONED:             # it says nothing: one of those who wait leads
+            if state is not FlightState.ABANDONED:             # an abandoned one does not count: a follower leads the next
                 flights += 1
             if state is FlightState.STORED and (response := self._share(context, flight.value)) is not None:
                 return response
@@ -92,7 +92,7 @@ class Fetch:
             if state is FlightState.FAILED:
                 failures += 1
                 if failures == 1 and not isinstance(flight.value, CONNECT_FAILURES):
-                    continue                             # the leader's own request may have provoked it: one other tries
+                    continue                             # the leader's request may have caused it: one follower tries
                 return self.origin.fail(context, flight.value.with_traceback(None), own=False)
             if state is FlightState.UNCACHEABLE:
                 break
@@ -102,18 +102,18 @@ class Fetch:
         return self.origin(context, None)
 
     def _while_failing(self, context: FetchContext) -> Response | None:
-        """The stale answer, while the upstream is left alone after a failure."""
+        """The stale answer, during the pause after a failure of the upstream; else None."""
         if context.entry is not None and self.origin.failing(context):
             return self.responses.stale(context, context.entry, "the upstream failed a moment ago")
         return None
 
     def _fetches_whole(self, context: FetchContext) -> bool:
-        """Does this request for a range fetch the whole? Not where it is known that the whole is not stored."""
+        """Does this range request fetch the whole representation? Not if that is known not to be stored."""
         return (context.entry is None and wants_whole(self.policy, context.directives) and self.uses.suffice(context.key)
                 and self.predictor.worth_waiting(context.group))
 
     def _shares(self, context: FetchContext) -> bool:
-        """May this request wait for others, and they for it?"""
+        """May this request share its answer with others?"""
         scope = sharing(context.request, context.directives, personal=context.personal, is_stored=context.entry is not None,
                         whole=context.whole)
         return scope is Sharing.ALL and self.predictor.worth_waiting(context.group)
@@ -121,7 +121,7 @@ class Fetch:
     # Followers
 
     def _follow(self, context: FetchContext, flight: Flight) -> FlightState:
-        """The state of the flight after waiting for it; UNCACHEABLE also when this request is to fetch beside the leader."""
+        """Wait for a flight and return its state; UNCACHEABLE also when this request is to fetch beside the leader."""
         flight.crowd += 1
         deadline, patience = context.request.deadline, self.patience
         if self._unknown(context):
@@ -131,7 +131,7 @@ class Fetch:
             return FlightState.UNCACHEABLE if flight.crowd <= patience.few else flight.wait(deadline)
         if self._doubtful(context) and flight.company < patience.company:
             state = flight.wait(deadline, patience.doubtful)
-            if state is not FlightState.FLYING or flight.streaming:          # of what is streamed it is known already
+            if state is not FlightState.FLYING or flight.streaming:          # a streamed one is known to be shared or not
                 return state
             if flight.company < patience.company:
                 flight.company += 1
@@ -145,7 +145,7 @@ class Fetch:
         return context.variants is None and self.predictor.doubtful(context.credentials)
 
     def _share(self, context: FetchContext, entry: Entry) -> Response | None:
-        """The answer to another request, when this one may have it; else it goes on, among those of its own variant."""
+        """The leader's answer, if this request may have it and Vary selects it; else None."""
         context.variants = Variants([entry])
         if select(context.variants, context.request) is None or withhold(entry, context.credentials) is not None:
             return None
@@ -173,7 +173,7 @@ class Fetch:
                 self.flights.land(flight, FlightState.ABANDONED)
 
     def _elsewhere(self, context: FetchContext, flight: Flight) -> Entry | None:
-        """What another worker is fetching right now, once it is there and usable. It is waited for at most half the time left."""
+        """Wait for the answer of the worker that has the lease, at most half of the time left; None if none is usable."""
         limit = self.patience.lease
         patience = self.patience.doubtful if self._doubtful(context) else min(context.request.deadline.left() / 2, limit)
         until, is_leased = self.flights.clock.now() + patience, self.store.is_leased(context.lease)
@@ -190,7 +190,7 @@ class Fetch:
         return None
 
     def _newer(self, context: FetchContext, patience: float, demand: Event | None = None) -> Entry | None:
-        """What another worker has got, or gets within ``patience`` seconds, when it is usable."""
+        """The answer that another worker has stored, or stores within ``patience`` seconds, if newer and usable; else None."""
         variants = self.store.wait(context.key, patience, context.lease, demand)
         entry = select(variants, context.request) if variants is not None else None
         if entry is None or entry is context.entry or withhold(entry, context.credentials) is not None:
@@ -200,8 +200,8 @@ class Fetch:
     # In the background
 
     def refresh(self, context: FetchContext) -> None:
-        """Fetch it anew beside this request, unless somebody does already or the upstream has just failed. Of all workers one does:
-        the others wait for what it gets, and when that is nothing, the next request begins anew."""
+        """Refresh the stored answer in the background, unless a flight does so already or the upstream has just failed. One worker
+        fetches and the others wait for its answer; if it gets none, the next request starts again."""
         failing = self.predictor.failing(context.group, True) or self.predictor.failing(context.group, False)
         if failing or context.flight_key in self.flights.flying:
             return
@@ -213,7 +213,7 @@ class Fetch:
         spawn(self._refresh, beside, flight)
 
     def _refresh(self, context: FetchContext, flight: Flight) -> None:
-        current_request.set(None)                        # the view of this request is not that of the one that began it
+        current_request.set(None)                        # not part of the request that started it
         result = "failed"
         try:
             result = self._refresh_once(context, flight)
@@ -228,7 +228,7 @@ class Fetch:
             self.numbers.count_refresh(result)
 
     def _refresh_once(self, context: FetchContext, flight: Flight) -> str:
-        """The result of a refresh: ``done`` here or ``elsewhere``, ``purged`` before it began, or ``failed``."""
+        """Refresh, and return the result for the metrics: ``done`` here or ``elsewhere``, ``purged`` before, or ``failed``."""
         limit = self.patience.lease
         flight.lease = self.store.lease(context.lease, limit)
         is_leased = flight.lease is None and self.store.is_leased(context.lease)
@@ -237,7 +237,7 @@ class Fetch:
             self.flights.land(flight, FlightState.ABANDONED if entry is None else FlightState.STORED, entry)
             return "elsewhere"
         context.look_again(self.store)
-        if context.entry is None:                        # who requests it next leads
+        if context.entry is None:                        # the next request leads
             return "purged"
         response = self.origin(context, flight)
         if not isinstance(response.body, bytes):

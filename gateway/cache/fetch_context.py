@@ -1,4 +1,4 @@
-"""A request that the cache cannot answer at once, with what is found for it; and what is needed of the store."""
+"""The state of a request that the cache forwards, and the protocol of the store as fetches use it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .request_directives import RequestDirectives
 
 
 class Store(Protocol):
-    """What is needed of the store (cache/storage/store.py)."""
+    """The store as fetches use it (cache/storage/store.py)."""
 
     def get(self, key: str, owner: Any = None) -> Variants | None: ...
 
@@ -40,8 +40,8 @@ class Store(Protocol):
 
 
 class FetchContext:
-    """One request that goes on, with what was found for it. ``group`` is the key for waiting: requests with credentials wait only
-    for each other. ``decision`` is why it goes on. ``credentials`` are those that the key does not tell apart."""
+    """One request to forward, with the result of its lookup. ``group`` is the key for coalescing: requests with credentials
+    coalesce only with each other. ``decision`` is why it is forwarded. ``credentials`` are those that are not in the key."""
 
     __slots__ = ("request", "directives", "key", "group", "entry", "decision", "personal", "variants", "credentials", "number",
                  "in_memory", "alone", "refreshing", "whole")
@@ -57,27 +57,27 @@ class FetchContext:
         self.personal = personal
         self.variants = variants
         self.credentials = credentials
-        self.number = 0                                  # the store's when it was last looked up
-        self.in_memory = False                           # did memory have its key when it went on?
-        self.alone = False                               # it waits for nobody, and nobody for it
-        self.refreshing = False                          # it refreshes what is stored, and no client waits
-        self.whole = False                               # it is for a range, and fetches the whole for all
+        self.number = 0                                  # the store's number of purges at the last lookup
+        self.in_memory = False                           # was the key in memory when it was forwarded?
+        self.alone = False                               # it neither leads nor follows a flight
+        self.refreshing = False                          # a background refresh: no client waits
+        self.whole = False                               # a range request that fetches the whole representation
 
     @property
     def flight_key(self) -> Any:
-        """Requests that Vary is known to tell apart do not wait for each other."""
+        """The key of its flight: ``group``, and the fields of Vary where those are known."""
         if self.variants is None or not self.variants.entries[0].vary:
             return self.group
         return self.group, *(normal(name, lines_of(self.request, name)) for name, _ in self.variants.entries[0].vary)
 
     @property
     def lease(self) -> str:
-        """The name of the flight's key among all workers."""
+        """The name of its lease: the flight's key for all workers."""
         key = self.flight_key
         return self.key if key is self.key else f"{self.key}{SEPARATOR}{sha256(repr(key).encode()).hexdigest()}"
 
     def look_again(self, store: Store) -> None:
-        """After a wait: what was found before it may be purged by now."""
+        """Repeat the lookup after a wait, if there were purges meanwhile."""
         if self.number != store.number:
             self.number = store.number
             self.variants = store.peek(self.key)

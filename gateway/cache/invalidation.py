@@ -1,4 +1,4 @@
-"""What an unsafe request makes invalid: its own address, and those its answer names (RFC 9111 section 4.4).
+"""Invalidation by an unsafe request: of its own URL, and of those that its response names (RFC 9111 section 4.4).
 
 =================================================  =====================================================================
 how it ended                                       what that means
@@ -42,7 +42,7 @@ class Purges(Protocol):
 
 
 class Purgeable(Protocol):
-    """``caches``: is there a route that keeps answers with such a path?"""
+    """The store as invalidation uses it. ``caches``: does a route store answers with this path?"""
 
     caches: Callable[[str], bool]
 
@@ -51,7 +51,7 @@ class Purgeable(Protocol):
 
 
 def invalid_urls(request: Request, response: Response) -> list[str]:
-    """The addresses whose stored answers are no longer right after this exchange. Not after an error: it changed nothing."""
+    """The URLs that this exchange invalidates; none after an error, which changed nothing."""
     if request.method in SAFE or not 200 <= response.status < 400 and response.status != UNKNOWN:
         return []
     own = own_address(request)
@@ -65,12 +65,12 @@ def invalid_urls(request: Request, response: Response) -> list[str]:
 
 
 def own_address(request: Request) -> str:
-    """That of the request itself; of HTTP/1.0 without a host on whatever host it may have meant."""
+    """The URL of the request; for HTTP/1.0 without Host, the path on every host."""
     return f"{request.scheme}://{request.host.lower()}{request.target}" if request.host else request.target
 
 
 def call_unsafe(next: Handler, store: Purgeable, request: Request) -> Response:
-    """The answer of ``next`` to an unsafe request. What that may have changed is purged before this returns, and when it raises."""
+    """Forward an unsafe request, and purge what it may have changed before this returns or raises."""
     try:
         response = next(request)
     except BaseException as error:
@@ -82,7 +82,7 @@ def call_unsafe(next: Handler, store: Purgeable, request: Request) -> Response:
 
 
 def had_no_effect(request: Request, error: GatewayError) -> bool:
-    """Is it sure that nothing was done? No request went out, or it was refused before that."""
+    """Is it certain that the request had no effect? It was not sent, or was refused before that."""
     is_unreached = isinstance(error, CONNECT_FAILURES)   # this was the last attempt
     attempts = request.attempts[:-1] if is_unreached else request.attempts
     is_refusal = error.status < 500 and not isinstance(error, ClientDisconnected)
@@ -90,15 +90,15 @@ def had_no_effect(request: Request, error: GatewayError) -> bool:
 
 
 def forget(store: Purgeable, request: Request, response: Response) -> None:
-    """Purge what this exchange makes invalid, and once more when the rest of its answer has come."""
+    """Purge the URLs that this exchange invalidates, and again when a streamed response has ended."""
     urls = invalid_urls(request, response)
     if purge(store, urls) and not isinstance(response.body, bytes):
         response.body = Ending(response.body, lambda: purge(store, urls))
 
 
 def purge(store: Purgeable, urls: list[str]) -> bool:
-    """Purge those addresses whose answers a route may store; whether there are any. Most POSTs are to other addresses, and every
-    worker would hear of each. An address that may be written in another way counts as one of a route."""
+    """Purge those URLs whose answers a route may store; returns whether there are any. Most POSTs are to other URLs, and every
+    worker would be notified of each. A URL that has other spellings counts as one of a route."""
     urls = [url for url in urls if not PLAIN.fullmatch(path := path_of(url)) or store.caches(path)]
     if urls:
         store.purger.purge_urls(urls)
@@ -106,7 +106,7 @@ def purge(store: Purgeable, urls: list[str]) -> bool:
 
 
 class Ending:
-    """A stream that calls ``on_end`` before its end is passed on, or when it is cut or closed."""
+    """A stream that calls ``on_end`` once: before it signals its end, or when it fails or is closed."""
 
     __slots__ = ("_stream", "_on_end")
 
@@ -136,13 +136,13 @@ class Ending:
 
 
 def path_of(url: str) -> str:
-    """The path of an address, or of one that begins with it."""
+    """The path of a URL or of a URL prefix."""
     rest = url.partition("://")[2]
     return (f"/{rest.partition('/')[2]}" if rest else url).partition("?")[0]
 
 
 def resolve(base: str, reference: str) -> str | None:
-    """The address that ``reference`` means, when it is of the same origin."""
+    """Resolve a URL reference against ``base``; None when it is of another origin."""
     try:
         absolute = urljoin(base, reference.strip())
         here, there = urlsplit(base), urlsplit(absolute)

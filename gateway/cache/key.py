@@ -155,25 +155,25 @@ def cookies(request: Request) -> dict[str, list[tuple[str, str]]]:
 # Vary
 
 def selection(vary: Iterable[str], fields: dict[str, list[str]], key_names: Iterable[str] = ()) -> Vary:
-    """What an answer with these Vary lines is selected by; ``fields`` are the request's fields as it went on, lower-case name to
-    lines. ``key_names`` are fields of which the key already has all that counts."""
+    """The secondary key of a response with these Vary lines: name and normal form of each field. ``fields`` are those of the
+    forwarded request, lower-case name to lines; ``key_names`` those that the key contains already."""
     return tuple((name, normal(name, fields.get(name, ()))) for name in sorted(set(names(vary)) - set(key_names)))
 
 
 def is_rewritten(request: Request, name: str) -> bool:
-    """May the field go on other than it came?"""
+    """May the gateway change this field before it forwards the request?"""
     return request.entry is not None and name in request.entry.own_fields
 
 
 def lines_of(request: Request, name: str) -> list[str]:
-    """The values of a field, its name in lower case, as whoever answers sees it."""
+    """The values of a field (lower-case ``name``) as the target receives them."""
     entry = request.entry
     fields = entry.onward(request) if entry is not None and entry.onward and name in entry.own_fields else request.headers
     return [value for key, value in fields if key.lower() == name]
 
 
 def normal(name: str, lines: Iterable[str]) -> str | None:
-    """The normal form of a request's field; None when it is not there."""
+    """The normal form of a request field; None when the request does not have it."""
     lines = tuple(lines)
     if not lines:
         return None

@@ -1,8 +1,8 @@
-"""One request that goes on to the upstream, and what its answer means for what is stored.
+"""Forwards a request to the upstream, and updates the store with the response.
 
-On its way up the client's own conditions and range are taken off, so that a whole answer comes back that others can have too, and
-our validators put on where something is stored. On the way back the answer is stored as the rules say, a 304 freshens what is
-stored, and an error may be covered by a stale answer.
+The request is forwarded without the client's conditions and range, so that the response is complete and can be shared, and with
+validators of the stored answer, if there is one. The response is stored as the rules allow, a 304 freshens the stored answer, and
+a stale answer may replace an error.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from .invalidation import forget, had_no_effect, own_address, purge, resolve
 from .request_directives import CONDITIONS
 from .responses import Responses
 
-CLIENTS_OWN = CONDITIONS | {"range", "if-range"}         # fields that are taken off
+CLIENTS_OWN = CONDITIONS | {"range", "if-range"}         # fields that are not forwarded
 SMALL = 65536                                            # bytes
 
 
 class Origin:
-    """``next`` is the rest of the pipeline, ``url_of`` gives the address by which what a request gets is purged."""
+    """``next`` is the rest of the pipeline, ``url_of`` returns the URL by which the answer to a request is purged."""
 
     def __init__(self, next: Handler, policy: Policy, store: Store, admission: Admission, responses: Responses,
                  url_of: Callable[[Request], str], ahead: Callable[[], float] = lambda: 0.0) -> None:
@@ -48,15 +48,15 @@ class Origin:
         self.ahead = ahead
 
     def __call__(self, context: FetchContext, flight: Flight | None, again: bool = False) -> Response:
-        """Go on to the upstream, and see what comes back. ``flight`` is what this request leads, None when it fetches for itself;
-        ``again``: it has gone on before, and is counted."""
+        """Forward the request and return the response for its client. ``flight`` is the one that it leads, None when it fetches
+        alone. ``again``: it was forwarded before, and is not counted twice."""
         request_time = self._begin(context, again)
         try:
             response = self.next(self._upstream_request(context))
             if (stale := self._cover_response(context, response)) is not None:
                 return stale
             if context.whole and not self._read_whole(context, response):
-                context.whole = False                    # the next goes on with its range at once
+                context.whole = False                    # the next one is forwarded with its range
                 self.admission.refuse(context, NotStored.SIZE, flight)
                 return self(context, None, again=True)
             if small(response):
@@ -75,21 +75,21 @@ class Origin:
         return self._receive(context, response, request_time, flight)
 
     def _purge_posted(self, context: FetchContext, error: GatewayError) -> None:
-        """Nobody knows what a POST that failed has done; it was a question if another like it is stored."""
+        """Purge the URL of a POST that failed and may have had an effect. It is taken for safe when an answer to one is stored."""
         if context.request.method == "POST" and context.entry is None and not had_no_effect(context.request, error):
             purge(self.store, [own_address(context.request)])
 
     def _begin(self, context: FetchContext, again: bool = False) -> float:
-        """It goes on now: when that is, and what the store is like. Whether the answer is for others is known with its head."""
+        """Note the state of the store before the request is forwarded, count the request, and return the time."""
         context.request.head_first = True
         context.number = self.store.number
         context.in_memory = self.store.peek(context.key) is not None
-        if not (context.refreshing or again):            # refreshes have numbers of their own
+        if not (context.refreshing or again):            # refreshes are counted separately
             self.responses.note(context, context.decision)
         return self.clock()
 
     def _upstream_request(self, context: FetchContext) -> Request:
-        """The request as it goes on: with our validators, and without what only this client has."""
+        """The request to forward: with validators of the stored answer, and without the client's conditions and range."""
         directives, entry = context.directives, context.entry
         if entry is None and (directives is None or context.alone or directives.range is not None and not context.whole):
             return context.request
@@ -97,7 +97,7 @@ class Origin:
         return request_copies.edit(context.request, CLIENTS_OWN, validators)
 
     def _read_whole(self, context: FetchContext, response: Response) -> bool:
-        """Read what a range is to be cut out of; False when it is too large for that. What is not stored is not read."""
+        """Read the body of a response out of which a range is cut, if it is stored; False when it is larger than max_object."""
         length = response.header("Content-Length")
         size = len(response.body) if isinstance(response.body, bytes) else int(length) if length.isdigit() else 0
         if size > self.policy.max_object:
@@ -114,9 +114,9 @@ class Origin:
 
     def _freshen(self, context: FetchContext, entry: Entry, response: Response, request_time: float,
                  flight: Flight | None) -> Response:
-        """304: what is stored is right, and newer from now on."""
+        """Refresh the stored entry after a 304."""
         close(response)
-        if not rules.confirms(entry, response.headers):                  # it is about something that is not stored
+        if not rules.confirms(entry, response.headers):                  # about another representation than the stored one
             context.entry = None
             return self(context, flight, again=True)
         fresh, whole = rules.freshen(entry, context.request, response.headers, self.policy, request_time=request_time,
@@ -133,12 +133,12 @@ class Origin:
         return self.responses.stored_response(context, result, self.report.forward(fwd, 304, context.key, stored=True), aged=False)
 
     def _receive(self, context: FetchContext, response: Response, request_time: float, flight: Flight | None) -> Response:
-        """A new answer: stored where it may be, and passed on."""
+        """Store a new response where that is allowed, and return it for the client."""
         body = response.body
         entry = self._entry(context, response, request_time)
         if isinstance(entry, NotStored):
             self.admission.refuse(context, entry, flight, response.status)
-            if context.request.method == "POST" and not entry.personal:          # it was no question, then
+            if context.request.method == "POST" and not entry.personal:          # it was not a safe POST, then
                 forget(self.store, context.request, response)
             return self.responses.upstream_response(context, response, entry)
         if isinstance(body, bytes):
@@ -158,7 +158,7 @@ class Origin:
         return self.responses.upstream_response(context, response, result)
 
     def _entry(self, context: FetchContext, response: Response, request_time: float) -> Entry | NotStored:
-        """What would be stored of it, or why nothing is."""
+        """The entry that the response becomes, or why it is not stored."""
         body = response.body
         size = len(body) if isinstance(body, bytes) and response.status not in (204, 304) else None
         return rules.entry_of(context.request, response, self.policy, request_time=request_time, response_time=self.clock(),
@@ -166,7 +166,7 @@ class Origin:
 
     def _complete(self, context: FetchContext, entry: Entry, request_time: float, flight: Flight | None, body: bytes | None,
                   reason: str) -> None:
-        """The end of a stream that is stored on its way."""
+        """Store a streamed response when its stream has ended. ``body`` is None for one that is truncated."""
         length = next((value for name, value in entry.headers if name.lower() == "content-length"), None)
         if reason == "size":
             self.admission.refuse(context, NotStored.SIZE, flight)
@@ -181,19 +181,19 @@ class Origin:
     # Errors
 
     def covers(self, context: FetchContext, *, has_answer: bool) -> bool:
-        """May what is stored stand in for an error?"""
+        """May the stored answer be served, stale, in place of an error?"""
         window = context.directives.stale_if_error if context.directives is not None else None
         entry = None if context.refreshing else context.entry
         return entry is not None and may_replace_error(entry, self.clock(), has_answer=has_answer, window=window)
 
     def failing(self, context: FetchContext) -> bool:
-        """Has the upstream just failed, in a way that the stale answer may cover?"""
+        """Has the upstream just failed in a way for which the stale answer may be served?"""
         return any(self.predictor.failing(context.group, has_answer) and self.covers(context, has_answer=has_answer)
                    for has_answer in (True, False))
 
     def fail(self, context: FetchContext, error: GatewayError, *, own: bool) -> Response:
-        """The stale answer in place of an error where it may be; else raises the error. ``own``: it is that of this request, not of
-        one that it followed."""
+        """Return the stale answer in place of an error, or raise the error where that is not allowed. ``own``: this request
+        failed, not the one that it followed."""
         has_answer = not isinstance(error, (UpstreamError, DeadlineExceeded))
         if context.entry is None or error.status < 500 or not self.covers(context, has_answer=has_answer):
             raise error
@@ -203,7 +203,7 @@ class Origin:
         return self.responses.stale(context, context.entry, error.code)
 
     def _cover_response(self, context: FetchContext, response: Response) -> Response | None:
-        """The stale answer in place of one that says the upstream failed. Followers have their own, or fetch for themselves."""
+        """The stale answer in place of a response with an error status; None where that is not allowed."""
         entry = context.entry
         if entry is None or response.status not in rules.ERRORS or not self.covers(context, has_answer=True):
             return None
@@ -214,7 +214,7 @@ class Origin:
     # Other methods
 
     def head(self, context: FetchContext) -> Response:
-        """HEAD that the cache cannot answer. What it tells about the stored answer counts (section 4.3.5)."""
+        """Forward a HEAD that the cache cannot answer; its response freshens or invalidates the stored answer (section 4.3.5)."""
         request_time, entry = self._begin(context), context.entry
         try:
             response = self.next(context.request)
@@ -237,7 +237,7 @@ class Origin:
         return self.responses.upstream_response(context, response, NotStored.HEAD)
 
     def keep_posted(self, context: FetchContext, response: Response) -> None:
-        """Store an answer to POST that says it is what a GET of the same address would give (RFC 9110 section 9.3.3)."""
+        """Store a response to POST for later GETs if its Content-Location says that it answers those (RFC 9110 section 9.3.3)."""
         body = response.body
         location = next((value for name, value in response.headers if name.lower() == "content-location"), None)
         url = self.url_of(context.request)
@@ -256,12 +256,12 @@ class Origin:
 
 
 def small(response: Response) -> bool:
-    """Is a body on its way that is announced as small? It is read before it is passed on: cut short, it is an error."""
+    """Is this a stream with a small Content-Length? It is read before the head is sent, so that a truncated one is an error."""
     length = "" if isinstance(response.body, bytes) else response.header("Content-Length")
     return length.isdigit() and int(length) <= SMALL
 
 
 def close(response: Response) -> None:
-    """Its body is not wanted."""
+    """Discard the body and close the stream."""
     if not isinstance(response.body, bytes):
         response.body.close()

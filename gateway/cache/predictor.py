@@ -1,8 +1,8 @@
-"""What the answers to a key have been like, so that the next requests for it wait for each other or do not. Pure.
+"""Predicts from earlier answers whether requests for a key can share one (hit-for-miss), and whether its upstream fails. Pure.
 
-Three things are remembered, each for a while: keys whose answer was for one request only (``worth_waiting``), keys whose upstream
-has just failed (``failing``), and how the last new keys of each kind turned out (``hopeful``, ``doubtful``, ``unknown``). Keys may
-be long, so their hashes are remembered: two keys with the same one share what is learned, which costs a wait or spares one.
+It remembers for a while which keys had an answer that was not shared (``worth_waiting``), which keys' upstream has just failed
+(``failing``), and whether the last new keys of each kind were shared (``hopeful``, ``doubtful``, ``unknown``). It stores hashes, as
+keys may be long: two keys with the same hash share their history, which costs or saves a wait.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MOST_KEYS = 10_000
 
 
 class Predictor:
-    """``clock`` gives seconds and never goes back. Tables have at most ``most`` keys; the oldest goes first."""
+    """``clock`` returns monotonic seconds. Tables have at most ``most`` keys; the oldest is removed first."""
 
     def __init__(self, clock: Callable[[], float], most: int = MOST_KEYS) -> None:
         self.clock = clock
@@ -28,7 +28,7 @@ class Predictor:
         self._recent: dict[Any, deque[bool]] = {}
 
     def learn(self, key: Any, cacheable: bool, kind: Any = None) -> None:
-        """What the answer was like. ``kind`` is that of a key of which nothing was stored; there are few kinds."""
+        """Record whether an answer was cacheable. ``kind`` is given for a key without a stored answer; there are few kinds."""
         if kind is not None and self.worth_waiting(key):     # each key counts once, however often it is requested
             self._recent.setdefault(kind, deque(maxlen=RECENT)).append(cacheable)
         if cacheable:
@@ -39,7 +39,7 @@ class Predictor:
             self._remember(self._uncacheable, key, UNCACHEABLE_FOR)
 
     def note_failure(self, key: Any, has_answer: bool) -> None:
-        """The upstream failed for this key: ``has_answer`` when it answered, with an error."""
+        """Record a failure of the upstream for this key: an error response with ``has_answer``, else none."""
         self._remember(self._failing, (key, has_answer), FAILING_FOR)
 
     def failing(self, key: Any, has_answer: bool) -> bool:
@@ -47,19 +47,19 @@ class Predictor:
         return bool(self._failing) and self._current(self._failing, (key, has_answer))
 
     def worth_waiting(self, key: Any) -> bool:
-        """May the answer be one that several can have?"""
+        """May the answer be shared?"""
         return not self._current(self._uncacheable, key)
 
     def hopeful(self, kind: Any) -> bool:
-        """Was one of the last new keys of this kind for several?"""
+        """Was the answer to one of the last new keys of this kind shared?"""
         return any(self._recent.get(kind, ()))
 
     def unknown(self, kind: Any) -> bool:
-        """Was there no new key of this kind yet?"""
+        """Is there no history of this kind?"""
         return kind not in self._recent
 
     def doubtful(self, kind: Any) -> bool:
-        """Were all of the last new keys of this kind for one only?"""
+        """Was no answer to the last new keys of this kind shared?"""
         return kind in self._recent and not any(self._recent[kind])
 
     def _remember(self, table: OrderedDict[int, float], key: Any, seconds: float) -> None:
@@ -69,7 +69,7 @@ class Predictor:
             table.popitem(last=False)
 
     def _current(self, table: OrderedDict[int, float], key: Any) -> bool:
-        """Is the key in the table, and its time not over?"""
+        """Is the key in the table and not expired?"""
         until = table.get(hash(key))
         if until is None:
             return False

@@ -1,4 +1,4 @@
-"""Responses of the cache: of what is stored, and of what came from the upstream. Each says in Cache-Status how it came about."""
+"""Responses of the cache, from stored entries and from the upstream, with their Cache-Status."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NOT_STORED_THERE = re.compile("no-store|no-cache|private", re.IGNORECASE)
 
 
 class Responses:
-    """Makes them for one route, and counts them."""
+    """Creates and counts the responses of one route."""
 
     def __init__(self, policy: Policy, report: Report, numbers: Numbers, clock: Callable[[], float]) -> None:
         self.policy = policy
@@ -29,28 +29,28 @@ class Responses:
         self.clock = clock
 
     def note(self, context: FetchContext, decision: Decision) -> None:
-        """Count it, and note it for the log line of the request."""
+        """Count the decision, and note it for the log line of the request."""
         self.numbers.count_outcome(decision.label)
         context.request.notes["cache"] = decision.label
 
     def collapsed_response(self, context: FetchContext, entry: Entry) -> Response:
-        """The answer to another request."""
+        """The answer of the flight that this request followed."""
         self.note(context, Decision.COLLAPSED)
         return self.stored_response(context, entry, self.report.forward(context.decision.fwd, 0, context.key, collapsed=True))
 
     def stale(self, context: FetchContext, entry: Entry, detail: str) -> Response:
-        """It stands in for an error, which another request got."""
+        """The stale entry in place of an error that another request got."""
         self.note(context, Decision.STALE_IF_ERROR)
         return self.stored_response(context, entry, self.report.hit(entry, self.clock(), context.key, detail))
 
     def replacement(self, context: FetchContext, entry: Entry, status: int, detail: str) -> Response:
-        """It stands in for what this request got: an error with that ``status``, or with 0 no answer at all."""
+        """The stale entry in place of an error that this request got: a response with ``status``, or none, with 0."""
         self.note(context, Decision.STALE_IF_ERROR)
         text = self.report.replacement(context.decision.fwd, status, entry, self.clock(), context.key, detail)
         return self.stored_response(context, entry, text)
 
     def stored_response(self, context: FetchContext, entry: Entry, status: str, aged: bool = True) -> Response:
-        """A stored answer for this request, with its age unless it is new. ``status`` is its Cache-Status."""
+        """A response from a stored entry, with Age unless it is new. ``status`` is its Cache-Status."""
         now = self.clock()
         response = answer(entry, context.directives, now)
         if self.policy.offload:
@@ -62,8 +62,8 @@ class Responses:
         return response
 
     def upstream_response(self, context: FetchContext, response: Response, result: Entry | NotStored, status: int = 0) -> Response:
-        """An answer of the upstream: what is stored of it, or why nothing is. ``status`` is the upstream's where the client gets
-        a part of its answer, or that it has it already (RFC 9211 section 2.3)."""
+        """The upstream's response. ``result`` is the entry as stored, or why it is not; ``status`` the upstream's where the client
+        gets another one: 206 or 304 (RFC 9211 section 2.3)."""
         response.headers = [field for field in response.headers if field[0].lower() != OWN]
         entry, refusal = (None, str(result)) if isinstance(result, NotStored) else (result, "")
         text = self.report.forward(context.decision.fwd, status or response.status, context.key, stored=entry is not None,
@@ -73,7 +73,7 @@ class Responses:
         return response
 
     def nothing(self, request: Request, key: str) -> Response:
-        """504: only what is stored was wanted (section 5.2.1.7). It neither hit nor went on, and Cache-Status says neither."""
+        """504 for only-if-cached (section 5.2.1.7). The Cache-Status has neither hit nor fwd."""
         label = Decision.ONLY_IF_CACHED.label
         self.numbers.count_outcome(label)
         request.notes["cache"] = label
@@ -81,7 +81,7 @@ class Responses:
         return Response(504, [("Cache-Control", "no-store"), ("Content-Length", "0"), ("Cache-Status", status)], b"")
 
     def tell_edge(self, headers: Headers, entry: Entry | None, now: float) -> None:
-        """Say to nginx how long it may keep this, in place of what the upstream says to it."""
+        """Set X-Accel-Expires, the TTL for nginx in front, and remove the upstream's."""
         edge = self.policy.edge
         if edge is None:
             return

@@ -138,7 +138,8 @@ def flags_of(effective: ResponseDirectives) -> int:
 
 
 def misfit(fields: dict[str, list[str]], size: int | None, policy: CacheSettings) -> NotStored | None:
-    """Is the body other than announced, or too large? ``size`` None: it is not known yet."""
+    """Why a body is not stored: its length differs from Content-Length, or exceeds max_object. ``size`` is None when it is not
+    known yet."""
     lines = fields.get("content-length", ())
     lengths = {int(line) if LENGTH.fullmatch(line) else None for line in lines}
     length = lengths.pop() if len(lengths) == 1 else None
@@ -149,7 +150,7 @@ def misfit(fields: dict[str, list[str]], size: int | None, policy: CacheSettings
 
 
 def sendable(headers: Headers, directives: ResponseDirectives, date: float, add_date: bool, size: int | None) -> Headers:
-    """The header fields as they are stored and sent: without what is not stored (section 3.1), with Date and Content-Length."""
+    """The header fields to store and send: without those that are not stored (section 3.1), with Date and Content-Length."""
     drop = (UNSTORED_FIELDS | directives.fields | nominations(headers)) - {"date"}
     if add_date:
         drop |= {"date"}
@@ -162,12 +163,12 @@ def sendable(headers: Headers, directives: ResponseDirectives, date: float, add_
 
 
 def nominations(headers: Headers) -> set[str]:
-    """The fields that Connection names: they are of one connection only (RFC 9110 section 7.6.1)."""
+    """The fields that Connection names, which are hop-by-hop (RFC 9110 section 7.6.1)."""
     return {name for key, value in headers if key.lower() == "connection" for name in names((value,))}
 
 
 def tags_of(fields: dict[str, list[str]], policy: CacheSettings) -> frozenset[str]:
-    """The route's, and the upstream's in Surrogate-Key (words) and Cache-Tag (a list)."""
+    """The tags of the route, and those of the response in Surrogate-Key (words) and Cache-Tag (a list)."""
     tags = set(policy.tags)
     for line in fields.get("surrogate-key", ()):
         tags.update(line.split())
@@ -177,7 +178,7 @@ def tags_of(fields: dict[str, list[str]], policy: CacheSettings) -> frozenset[st
 
 
 def lines_by_name(headers: Headers) -> dict[str, list[str]]:
-    """Lower-case name to the values, in order."""
+    """Map each lower-case name to its values, in order."""
     fields: dict[str, list[str]] = {}
     for name, value in headers:
         fields.setdefault(name.lower(), []).append(value)
@@ -185,7 +186,7 @@ def lines_by_name(headers: Headers) -> dict[str, list[str]]:
 
 
 def useful_for(entry: Entry, now: float) -> float:
-    """Seconds after which it is of no use to anybody."""
+    """How many seconds the entry can still be used: fresh, stale or for validation."""
     until = max(entry.expires, entry.stale_while_revalidate, entry.stale_if_error)
     if once_fresh(entry) and not entry.flags & (MUST_REVALIDATE | NO_CACHE):
         until = max(until, entry.expires + UNREACHABLE)
@@ -195,10 +196,10 @@ def useful_for(entry: Entry, now: float) -> float:
 
 
 def edge_seconds(entry: Entry, policy: CacheSettings, edge: float, now: float, refresh: int = 0, error: int = 0) -> float:
-    """How long nginx in front may keep it; 0: not at all. nginx selects by the address alone and asks nobody who they are;
-    the generated configuration sends whoever has a cookie past it. ``refresh`` and ``error`` are the seconds for which nginx serves
-    it after that, since it says so itself: while it is renewed, and while nobody answers. With them it must not outlive what
-    holds here, which may be less (s-maxage, a targeted field, the route) or more."""
+    """Edge TTL in seconds, how long nginx in front may cache the entry; 0 to disable. nginx selects by the URL alone, whoever the
+    client is; requests with a cookie bypass its cache (nginx.conf.j2). ``refresh`` and ``error`` are the stale windows that nginx
+    reads in the response itself; the TTL is reduced by them, so that nginx does not serve the entry longer than this cache would,
+    whose own windows may be shorter (s-maxage, a targeted field, the route) or longer."""
     if policy.vary_by_caller or policy.key.headers or policy.key.cookies:
         return 0.0
     if any(name in PROXY_WORDS for name, _ in entry.vary):       # nginx compares what it was sent, and not what it sends
@@ -211,9 +212,9 @@ def edge_seconds(entry: Entry, policy: CacheSettings, edge: float, now: float, r
 
 
 def confirms(entry: Entry, update: Headers) -> bool:
-    """Is a 304 with these header fields about the entry (section 4.3.4)? A strong tag or date is of one representation, a weak one
-    of all that are as good; tags that differ are of different ones, whatever a date says. Without any it is about what was asked
-    for."""
+    """Does a 304 with these header fields confirm the entry (section 4.3.4)? A strong validator identifies one representation, a
+    weak one all equivalent ones. Different tags mean different representations, whatever the dates. A 304 without validators
+    confirms the entry that was validated."""
     fields = lines_by_name(update)
     tag = tag_of(fields)
     last_modified = http_date(fields["last-modified"][0], entry.response_time) if "last-modified" in fields else None
@@ -230,7 +231,7 @@ def confirms(entry: Entry, update: Headers) -> bool:
 
 
 def strengthens(tag: str, entry: Entry) -> bool:
-    """Is it a strong tag, and not the entry's own?"""
+    """Is ``tag`` a strong entity tag other than the entry's?"""
     return bool(tag) and not tag.startswith("W/") and tag != entry.etag
 
 
@@ -240,9 +241,10 @@ def tag_of(fields: dict[str, list[str]]) -> str:
 
 def freshen(entry: Entry, request: Request, update: Headers, policy: CacheSettings, *, request_time: float, response_time: float,
             personal: bool = False, ahead: float = 0.0) -> tuple[Entry | NotStored, Response]:
-    """The entry after a 304 with these header fields (section 4.3.4), or why it is no longer stored; and the answer it makes."""
+    """Update the entry with the header fields of a 304 (section 4.3.4). Returns the new entry, or why it is no longer stored, and
+    the response for the client."""
     drop = UNCHANGED_FIELDS | HOP_BY_HOP | nominations(update)
-    if strengthens(tag_of(lines_by_name(update)), entry):  # it may be that of other bytes, before they were compressed
+    if strengthens(tag_of(lines_by_name(update)), entry):  # it may be that of the body before compression
         drop |= {"etag"}
     news = [field for field in update if field[0].lower() not in drop]
     new_names = {name.lower() for name, _ in news} | {"date"}
@@ -267,7 +269,7 @@ def same_answer(entry: Entry, headers: Headers) -> bool:
 
 
 def validators(entry: Entry) -> Iterable[tuple[str, str]]:
-    """The conditions that ask whether the entry is still right (section 4.3.1)."""
+    """The conditional fields that validate the entry (section 4.3.1)."""
     if entry.etag:
         yield "If-None-Match", entry.etag
     if entry.last_modified is not None:

@@ -43,9 +43,9 @@ from .response_directives import OWN
 
 
 class CacheStep:
-    """``scope`` tells routes apart that answer the same addresses, ``counter`` makes the numbers (those of a registry),
-    ``name`` is this gateway's in Cache-Status. ``clock`` is that of the store, ``ahead`` by how much the machine's
-    own is ahead of it, ``draw`` gives numbers from [0, 1). ``flights`` are of this route alone."""
+    """``scope`` distinguishes routes with the same URLs, ``counter`` creates metrics in a registry, ``name`` is this gateway's in
+    Cache-Status. ``clock`` is that of the store, ``ahead`` returns by how many seconds the machine's own clock is ahead of it,
+    ``draw`` returns random numbers from [0, 1). ``flights`` belong to this route alone."""
 
     def __init__(self, next: Handler, policy: Policy, store: Store, *, counter: Callable[..., Any], route: str = "",
                  scope: str = "", name: str = "wicketgate", clock: Callable[[], float] = now, ahead: Callable[[], float] = ahead,
@@ -91,11 +91,11 @@ class CacheStep:
 
     def _act(self, decision: Decision, request: Request, directives: RequestDirectives | None, credentials: int, key: str,
              variants: Variants | None, entry: Entry | None, now: float) -> Response:
-        """Do what was decided, unless that is a hit."""
+        """Carry out a decision other than HIT."""
         if unless_stored(decision, directives) is Decision.ONLY_IF_CACHED:
             return self.fetch.responses.nothing(request, key)
-        if decision.passes:                              # its user may have an answer of his own, which must not take the place
-            self._note(request, decision)                # of the stored one
+        if decision.passes:                              # its user may have a personal answer, which must not replace
+            self._note(request, decision)                # the stored one
             return self._pass(self.next(request), decision, decision.label)
         context = self._context(decision, request, directives, credentials, key, variants, entry)
         if entry is None or not decision.serves:
@@ -113,7 +113,7 @@ class CacheStep:
         return FetchContext(request, directives, key, group, entry, decision, personal, variants, credentials)
 
     def directives(self, request: Request) -> RequestDirectives | None:
-        """What it says to a cache. With ``edge`` nginx in front has no key with a proxy's fields: there it goes past."""
+        """The cache directives of a request. With ``edge`` a proxy's fields cause a bypass, as the key of nginx lacks them."""
         return request_directives(request.headers, self._obeys, request.method, request.trusted and not self._edge)
 
     def key(self, request: Request, directives: RequestDirectives | None) -> str:
@@ -121,12 +121,12 @@ class CacheStep:
         return key + body_key(request) if request.method == "POST" and "POST" in self.methods else key
 
     def lookup_key(self, request: Request) -> str | None:
-        """The key under which what is stored is looked up for a request; None for one that goes past."""
+        """The key of the lookup for a request; None for one that bypasses the cache."""
         directives = self.directives(request)
         return self.key(request, directives) if bypass(request, directives, self.methods) is None else None
 
     def credentials(self, kinds: int, request: Request) -> int:
-        """The credentials that it carries and the key does not tell apart: COOKIE, AUTHORIZATION; 0 for a stranger."""
+        """The credentials of a request that are not in its key: COOKIE, AUTHORIZATION; 0 without any."""
         return 0 if self.policy.vary_by_caller and caller(request) else kinds & self._credentials
 
     def _serve(self, request: Request, directives: RequestDirectives | None, entry: Entry, now: float, key: str) -> Response:
