@@ -1,18 +1,18 @@
-"""How stored answers are written down for other workers, machines and later: a versioned binary record with a checksum. Pure.
+"""Serialization of stored answers for the shared tiers: a versioned binary record with a checksum. Pure.
 
 ::
 
     0      4      5       6       8      12       16
     | WGHC | ver. | flags | zeros | CRC-32 | head's length | head: JSON | bodies, one after the other |
 
-The checksum is that of everything behind it. The head is a list ``[key, [entry, ...]]``, an entry the list of its fields with
-the length of its body, and, when the body is compressed, the length it had before. The key is in it so that a record can never
-pass for the answer to something else.
+The checksum covers everything behind it. The head is a list ``[key, [entry, ...]]``; an entry is the list of its fields with the
+length of its body and, for a compressed body, the original length. The record contains its key, so that it is never served for
+another one.
 
-Times are kept in the clock of the tier: ``shift`` is how many seconds it is ahead of ours. So machines whose clocks differ agree.
+Times are stored in the clock of the tier, which is ``shift`` seconds ahead of ours, so that machines with different clocks agree.
 
-Nothing in a record is code, and reading one runs none. Whatever is not a whole, undamaged record of this version for this key
-is a CorruptRecord, and a miss.
+Decoding runs no code of the record. Anything but a complete, undamaged record of this version for this key is a CorruptRecord,
+which counts as a miss.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ CODED = ("image/", "video/", "audio/", "font/", "application/zip", "application/
 
 
 class CorruptRecord(ValueError):
-    """Not a record that this version can use."""
+    """The bytes are not a valid record of this version."""
 
 
 def encode(key: str, variants: Variants, shift: float = 0.0, compress: bool = False) -> bytes:
-    """The record of what is stored under ``key``. Raises ValueError for text that is no Unicode."""
+    """Serialize the variants under ``key``. Raises ValueError for text that is not valid Unicode."""
     heads, bodies, flags = [], [], 0
     for entry in variants.entries:
         body, whole = entry.body, None
@@ -63,7 +63,7 @@ def encode(key: str, variants: Variants, shift: float = 0.0, compress: bool = Fa
 
 
 def compressible(entry: Entry) -> bool:
-    """Is the body neither encoded already nor of a kind that is?"""
+    """Is the body worth compressing: without Content-Encoding, and not of a compressed media type?"""
     for name, value in entry.headers:
         lower = name.lower()
         if lower == "content-encoding" or lower == "content-type" and value.lower().startswith(CODED):
@@ -72,7 +72,7 @@ def compressible(entry: Entry) -> bool:
 
 
 def decode(key: str, data: bytes, shift: float = 0.0, largest: int = LARGEST) -> Variants:
-    """What ``encode`` was given, with at most ``largest`` bytes of bodies. Raises CorruptRecord."""
+    """Parse a record into variants, with at most ``largest`` bytes of bodies. Raises CorruptRecord."""
     if len(data) < HEAD.size:
         raise CorruptRecord("too short")
     magic, version, _, _, checksum, length = HEAD.unpack_from(data)
@@ -102,7 +102,7 @@ def decode(key: str, data: bytes, shift: float = 0.0, largest: int = LARGEST) ->
 
 
 def entry_of(head: list[Any], body: bytes, shift: float) -> Entry:
-    """An entry from its head and what is stored of its body."""
+    """An entry from its head and its stored body."""
     status, reason, headers, times, flags, etag, last_modified, vary, tags, url, length, whole = head
     if whole is not None:
         body = inflate(body, whole)
@@ -121,7 +121,7 @@ def entry_of(head: list[Any], body: bytes, shift: float) -> Entry:
 
 
 def inflate(data: bytes, length: int) -> bytes:
-    """The body, which never grows beyond what it was said to be."""
+    """Decompress a body, which must have exactly ``length`` bytes. Raises CorruptRecord."""
     inflater = zlib.decompressobj()
     body = inflater.decompress(data, length or 1)
     if inflater.unconsumed_tail or not inflater.eof:

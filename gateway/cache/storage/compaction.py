@@ -1,4 +1,4 @@
-"""What an entry takes in memory, and how it takes less: what it shares with other entries, or has twice itself, it has once."""
+"""Memory use of an entry, and how to reduce it: objects that are equal, within it and among entries, become one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _tags: dict[str, str] = {}
 
 
 def compact(entry: Entry, key: str) -> int:
-    """Compact the entry; how many bytes it takes from now on, stored under ``key``."""
+    """Compact the entry and return its size in memory, in bytes, when stored under ``key``."""
     size = OBJECT + entry.pack() + (getsizeof(entry.body) if entry.body else 0)
     if entry.tags:
         entry.tags = tuple(map(intern, entry.tags))
@@ -33,7 +33,7 @@ def compact(entry: Entry, key: str) -> int:
 
 
 def moments(entry: Entry) -> int:
-    """How many moments it has that are different."""
+    """Merge equal times of the entry and return the number of different ones."""
     if abs(entry.born - entry.request_time) < SAME:      # as with most, which have no Age
         entry.born = entry.request_time
     if abs(entry.stored_at - entry.response_time) < SAME:
@@ -47,7 +47,7 @@ def moments(entry: Entry) -> int:
 
 
 def intern(tag: str) -> str:
-    """The same text for all entries with this tag, as long as there are not too many different ones."""
+    """One object for a tag in all entries, for up to MOST_TAGS tags."""
     original = _tags.get(tag)
     if original is None:
         if len(_tags) >= MOST_TAGS:

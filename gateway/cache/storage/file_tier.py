@@ -1,15 +1,15 @@
-"""A folder as the tier that the workers of one machine share, and that outlives them.
+"""A folder as the persistent tier that the workers of one machine share.
 
-A record is one file, under the hash of its key. It is written beside its place and renamed into it, so that a reader sees a whole
-one or none. Its modification time is when it becomes useless, its access time when it was last asked for (set by us, whatever
-the file system's options). The disk may block: everything is done in native threads.
+A record is one file, named by the hash of its key. It is written to a temporary file and renamed, so that a reader sees a complete
+record or none. Its modification time is its expiry, its access time that of its last read (set explicitly, whatever the mount
+options). As the disk may block, native threads do all operations.
 
-The folder is bounded by sweeping: a worker that has written a SHARE of ``limit`` sweeps, unless another does. A sweep removes
-what is useless, and what was not asked for the longest until a tenth is free; it looks at every file twice and sorts nothing.
-So between two sweeps the folder may be larger, by a SHARE for each worker.
+Sweeps bound the folder: a worker that has written a SHARE of ``limit`` sweeps, unless another does. A sweep removes expired files,
+and the least recently read ones until a tenth is free; it stats every file twice and sorts nothing. Between two sweeps the folder
+may exceed its limit by a SHARE for each worker.
 
-A body that nginx in front is to send is a file of its own too, named by what is in it, and made when it is first asked for. It is
-counted, and swept, like a record; who has it open, sends it to its end.
+A body that nginx in front sends is a file of its own, named by the hash of its content and created when it is first needed. It is
+counted and swept like a record; a process that has it open can still send it to its end.
 """
 
 from __future__ import annotations
@@ -42,8 +42,7 @@ log = logging.getLogger("gateway")
 
 
 class FileTier:
-    """Records in the folder ``path``, ``limit`` bytes of them. ``on_failure`` and ``on_eviction`` are called with numbers of
-    files."""
+    """Records in the folder ``path``, of ``limit`` bytes. ``on_failure`` and ``on_eviction`` are called with a number of files."""
 
     name = "file"
     shift = margin = 0.0
@@ -88,12 +87,12 @@ class FileTier:
         run_in_thread(remove, self._place(key))
 
     def write(self, operations: Sequence[Operation]) -> int:
-        """``put`` and ``delete`` by name; how many are lost."""
+        """Carry out puts and deletes; returns how many were lost."""
         return [getattr(self, name)(*arguments) for name, *arguments in operations].count(False)
 
     def file_of(self, entry: Entry) -> str | None:
-        """The name, below BODIES, of a file with the body of ``entry``: made when it is not there, swept like a record.
-        None when the folder cannot take it."""
+        """The name, below BODIES, of a file with the body of ``entry``, which is created unless it exists. None when that fails or
+        the body is too large."""
         if len(entry.body) > self.limit * SHARE:
             return None
         is_new, error = run_in_thread(self._body, entry)
@@ -105,7 +104,7 @@ class FileTier:
         return f"{entry.digest[:2]}/{entry.digest[2:]}"
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Does nothing: no file is held open."""
 
     def _place(self, key: str) -> Path:
         name = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:40]
@@ -134,7 +133,7 @@ class FileTier:
             return None, error
 
     def _body(self, entry: Entry) -> tuple[bool, OSError | None]:
-        """Whether the file of a body had to be made. Its name is its content: one of the right size is right."""
+        """Create the file of a body unless it exists with the right size; returns whether it was created."""
         entry.digest = entry.digest or hashlib.sha256(entry.body).hexdigest()
         place = self.path / BODIES / entry.digest[:2] / entry.digest[2:]
         moment, until = self.clock(), self.clock() + BODY_KEPT
@@ -151,7 +150,7 @@ class FileTier:
         return True, self._write(place, entry.body, until, group_readable=True)
 
     def _write(self, place: Path, data: bytes, until: float, group_readable: bool = False) -> OSError | None:
-        """``group_readable``: those of the folder's group may read it."""
+        """Write a file that expires at ``until``. ``group_readable``: readable for the folder's group."""
         temporary = place.with_name(f".{place.name}.{os.getpid()}.{native_thread()}")
         try:
             for folder in (place.parent.parent, place.parent) if group_readable else ():
@@ -179,7 +178,8 @@ class FileTier:
             self._report(error)
 
     def sweep(self) -> tuple[int, OSError | None]:
-        """Remove what is useless, and what is too much: how many were too much. In a native thread."""
+        """Remove expired files, then evict until the folder is below its limit; returns the number of evictions. Runs in a native
+        thread."""
         try:
             with open(self.path / ".lock", "wb", opener=private) as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -190,7 +190,7 @@ class FileTier:
             return 0, error
 
     def _oldest(self) -> tuple[int, float]:
-        """Remove what is useless. Of the rest: from which class of age on it is too much, and the bytes that class may keep."""
+        """Remove expired files. Returns the age class from which on files are evicted, and the bytes of it that stay."""
         moment = self.clock()
         sizes = [0] * AGES
         for entry, status in self._files():
@@ -209,7 +209,7 @@ class FileTier:
         return AGES, 0.0
 
     def _remove_older(self, oldest: int, room: float) -> int:
-        """Remove what is older than a class of age, and of that class what has no room; how many."""
+        """Evict files older than an age class, and those of that class beyond ``room`` bytes; returns their number."""
         if oldest == AGES:
             return 0
         moment, removals = self.clock(), 0
@@ -239,12 +239,12 @@ class FileTier:
 
 
 def at_once(path: str, flags: int) -> int:
-    """Open without waiting for whoever is at the other end of what is no file."""
+    """An opener that does not block on what is no regular file, such as a pipe."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
 def for_group(path: str, flags: int) -> int:
-    """Open for the owner, and for the group to read."""
+    """An opener: the file is readable for its group."""
     return os.open(path, flags, 0o640)
 
 
@@ -256,7 +256,7 @@ def remove(path: Path) -> None:
 
 
 def age_class(seconds: float) -> int:
-    """0 for up to a second, then one more for each half longer."""
+    """The logarithmic age class: 0 up to a second, then one more for each factor of 1.5."""
     number = 0
     while seconds > 1.0 and number < AGES - 1:
         seconds /= 1.5

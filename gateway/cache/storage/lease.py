@@ -1,4 +1,4 @@
-"""The lease of a key: the right of one worker to fetch what is under it, while the others wait for what it gets.
+"""The lease of a key: the right of one worker to fetch its answer, while the other workers wait for that.
 
 ::
 
@@ -6,10 +6,10 @@
                   |                                                                | +--> its worker is lost, or the tier away: it
                   expires            +--> not written yet: the next lease of this worker
 
-When it is released because the answer is stored, nobody gets it for a moment: a worker that looked just before that looks again.
-A request waits for a lease as long as it may wait for the shared tiers. When the tier has not answered by then, the request goes on
-as if it had the lease; at worst two workers fetch the same. Whatever extends and ends a lease is written beside the requests
-(write_behind.py). What is lost on that way costs the others ``short`` seconds.
+After a release with a stored answer the lease stays taken for a moment, so that a worker that has just missed looks again.
+A request waits for a lease as long as for a lookup in the shared tiers. If the tier has not answered by then, the request continues
+as if it had the lease; at worst two workers fetch the same. Extensions and releases are written in the background
+(write_behind.py); one that is lost delays other workers by ``short`` seconds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SHORT, TICK = 2.0, 0.5          # seconds
 
 
 class Lease:
-    """Holds until it is released, or its time is over. Only its own holder releases it. No method waits."""
+    """A lease, valid until it is released or expires. Only its owner releases it. No method blocks."""
 
     __slots__ = ("key", "token", "leases", "is_held", "over", "until", "due")
 
@@ -41,7 +41,7 @@ class Lease:
 
     @property
     def name(self) -> str:
-        """Its name in the queue of the writer. No record has one like it."""
+        """Its name in the write queue, different from that of any record."""
         return f"lease\n{self.key}\n{self.token}"
 
     def release(self, is_stored: bool = False) -> None:
@@ -51,11 +51,11 @@ class Lease:
         self._add("release", self.key, self.token, is_stored, after=partial(self.leases.forget, self))
 
     def extend(self, seconds: float) -> None:
-        """Hold it for ``seconds`` from now on."""
+        """Extend the lease to ``seconds`` from now."""
         self._add("extend", self.key, self.token, self.short(seconds))
 
     def short(self, seconds: float | None = None) -> float:
-        """For how long the tier is asked now, when it is to hold for ``seconds``, or as long as before."""
+        """Set the end to ``seconds`` from now, if given, and return the seconds for which to request it from the tier now."""
         now = self.leases.timer.now()
         if seconds is not None:
             self.until = now + seconds
@@ -70,7 +70,7 @@ class Lease:
 
 
 class Leases:
-    """Those of one worker, in ``tier``. The greenlet that extends them runs while there are any."""
+    """The leases of one worker, in ``tier``. A greenlet extends them while there are any."""
 
     def __init__(self, tier: LeasingTier, writer: WriteBehind, *, short: float = SHORT, tick: float = TICK,
                  timer: MonotonicClock = CLOCK) -> None:
@@ -84,8 +84,8 @@ class Leases:
         self._greenlet: Any = None
 
     def take(self, key: str, seconds: float, patience: float) -> Lease | None:
-        """The lease of ``key`` for ``seconds``; None when another worker has it, or the tier gives none. Waits ``patience``
-        seconds."""
+        """Take the lease of ``key`` for ``seconds``; None when another worker has it, or the tier refuses. Waits at most
+        ``patience`` seconds."""
         before = self.ending.get(key)
         if before is not None and before.is_held and self.writer.withdraw(before.name) is not None:
             del self.ending[key]
@@ -112,7 +112,7 @@ class Leases:
             lease.release()
 
     def forget(self, lease: Lease) -> None:
-        """Its release was written."""
+        """Forget a lease whose release was written."""
         if self.ending.get(lease.key) is lease:
             del self.ending[lease.key]
 

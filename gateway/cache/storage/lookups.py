@@ -1,14 +1,14 @@
-"""Bounded waits for what is behind memory: a request goes on when its time is over, the work goes on beside it.
+"""Lookups in the shared tiers with a bounded wait: when that is over the request continues without, and so does the lookup.
 
 ::
 
-    ask(key) --> the work that runs for this key, else a greenlet of its own --in time--> its result
+    ask(key) --> joins the running lookup of the key, else starts one --in time--> its result
                                                       |
-                                                      +--too late--> None; a later request finds what it has found
+                                                      +--too late--> None; a later request gets the result from memory
 
-So it does not matter for the request what takes long: connecting, waiting for a connection, one tier after the other, or what
-another request began. The work itself is not cut off: how long an operation takes tells its circuit (remote/circuit.py) how the
-tier is, a late answer is found by the next request, and a client that leaves breaks off nothing that others wait for.
+So the wait of a request is bounded whatever takes long: connecting, the pool, or one tier after the other. The lookup itself is not
+cancelled: its duration tells the circuit (remote/circuit.py) how the tier is, its result serves the next request, and a client that
+leaves interrupts nothing that others wait for.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from ...loop.time_limit import LoopLimit
 from ...remote.circuit import Slow
 from ...tasks import Killed, spawn_apart
 
-LIMIT = 10_000                  # under way at once: a disk that hangs is not asked for ever more
+LIMIT = 10_000                  # running at once, so that they do not accumulate while a disk hangs
 
 log = logging.getLogger("gateway")
 T = TypeVar("T")
 
 
 class Lookup:
-    """Work that runs. ``void``: its key was forgotten meanwhile, and what it finds may be older than that."""
+    """A running lookup. ``invalidated``: the key was deleted while it ran, so its result may be from before that."""
 
     __slots__ = ("greenlet", "void")
 
@@ -40,7 +40,7 @@ class Lookup:
 
 
 class Lookups:
-    """Of one worker, at most ``limit`` at once."""
+    """The running lookups of one worker, at most ``limit``."""
 
     def __init__(self, limit: int = LIMIT) -> None:
         self.limit = limit
@@ -48,7 +48,7 @@ class Lookups:
         self._jobs: set[Any] = set()
 
     def ask(self, key: str, work: Callable[[Lookup], T], seconds: float) -> T | None:
-        """The result of ``work``, or of the work that runs for the same key already; None when it is not there within
+        """Join the running lookup of the key, or start ``work``, and return the result; None when there is none within
         ``seconds``."""
         look = self._running.get(key)
         if look is None:
@@ -62,7 +62,7 @@ class Lookups:
     def _run(self, key: str, work: Callable[[], T]) -> T | None:
         try:
             return work()
-        except Exception:                                # whoever asked may have gone on already
+        except Exception:                                # the requests may have continued without it
             log.exception("a lookup in the tiers of the cache failed")
             return None
         finally:
@@ -73,7 +73,7 @@ class Lookups:
             look.void = True
 
     def do(self, work: Iterable[Callable[[], T]], seconds: float) -> list[T | None]:
-        """The results of these, all at once; None for those that have not ended within ``seconds``, and go on."""
+        """Run these concurrently and return their results; None for those that have not ended within ``seconds`` and continue."""
         jobs = [spawn_apart(each) for each in work]
         self._jobs.update(jobs)
         for greenlet in jobs:
@@ -82,7 +82,7 @@ class Lookups:
         return [value_of(each) for each in jobs]
 
     def stop(self, seconds: float) -> None:
-        """Jobs have ``seconds`` to end; lookups are of no use to anybody any more."""
+        """Kill the lookups, and the jobs that have not ended after ``seconds``."""
         for look in list(self._running.values()):
             look.greenlet.kill()
         self._running.clear()
@@ -102,5 +102,5 @@ def join_all(greenlets: Iterable[Any], seconds: float) -> None:
 
 
 def value_of(greenlet: Any) -> Any:
-    """None while there is none, and when it was told to end."""
+    """The result of a greenlet; None while it runs, and when it was killed."""
     return None if isinstance(greenlet.value, Killed) else greenlet.value

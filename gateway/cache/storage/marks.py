@@ -1,28 +1,28 @@
-"""What was purged: marks with a time, against which stored answers are held.
+"""The purge index: the times of purges, with which stored answers are compared (lazy invalidation, as Varnish's bans).
 
-A purge is not a search for entries. It is a mark with a time: whatever a request that began before that time has brought is not
-served any more, in whichever tier it lies, also when it arrives after the purge. An entry is held against the marks when it is
-looked at for the first time after a new one, and by no more than its URL, its tags and the few lengths of purged prefixes.
+A purge does not search for entries. It adds a mark with its time: no answer to a request from before that time is served any more,
+in whichever tier it is stored, even if it is stored after the purge. An entry is compared with the marks at its first lookup after
+a new one, by its URL, its tags and the few lengths of purged prefixes.
 
-Marks of URLs and tags are kept in BUCKETS, each with the time of the latest purge in it: so there is room for any number of them,
-and they push out nothing. That something else is in a purged bucket costs it one more request to its upstream.
+Marks of URLs and tags are hashed into BUCKETS, each with the time of its latest purge: so any number of them fits, and none is
+evicted. Another entry in a purged bucket costs one additional request to the upstream.
 
 ====================  =====================================================================================================
 ``url``               the URL as clients ask for it: ``https://shop.test/a?b=1``, ``//shop.test/a``, or ``/a`` on every host
 ``prefix``            every URL that begins so, written in the same three ways
 ``tag``               every entry with this tag
 ``everything``        every entry
-``urls``, ``tags``    whatever is in one bucket: how a purge of a URL or a tag travels
+``urls``, ``tags``    every entry in one bucket: the form in which purges of URLs and tags are sent
 ====================  =====================================================================================================
 
-Hard: the entry is gone. Soft: it is stale from the time of the purge on, with the windows for stale answers that it had.
+A hard purge removes the entry. A soft purge makes it stale from the time of the purge on, and leaves its stale windows.
 
-Addresses are compared in one form (``normalize``), in which the order of query parameters does not count. It is wider than the key
-of an entry (key.py): one purge is about all that a client might mean.
+URLs are compared in normal form (``normalize``), which ignores the order of query parameters. That is coarser than the key of an
+entry (key.py): one purge matches all spellings that a client might mean.
 
-Purges travel as notices of the bus (gateway/bus), in the form of ``short``. The marks of prefixes do not grow without bound: what
-falls out at the old end leaves a ``floor``, everything before which counts as purged. So does everything before a gap in the
-notices, and before a purge of a kind that only a later version knows.
+Purges are sent as notices of the bus (gateway/bus), in the form of ``short``. The marks of prefixes are bounded: an evicted one
+raises the ``floor``, and everything stored before the floor counts as purged. So does everything before a gap in the notices, or
+before a purge of a kind that only a later version knows.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Purge(NamedTuple):
     at: float
 
     def short(self) -> Purge:
-        """The same for those who hold entries against it: an address or a tag as the number of its bucket."""
+        """The form in which it is sent: an address or a tag as the number of its bucket."""
         if self.kind == "url":
             return self._replace(kind="urls", value=f"{form_of(self.value)}:{bucket_of(self.value)}")
         if self.kind == "tag":
@@ -70,7 +70,7 @@ def notice_of(purge: Purge) -> Notice:
 
 
 def purge_of(notice: Notice) -> Purge:
-    """The purge in a notice; one of everything for what only a later version knows."""
+    """Parse the purge in a notice; one of a kind that only a later version knows becomes a purge of everything."""
     how, _, what = (notice.key or "").partition(" ")
     kind, _, value = what.partition(" ")
     if how not in ("soft", "hard") or kind not in KINDS:
@@ -79,7 +79,7 @@ def purge_of(notice: Notice) -> Purge:
 
 
 class Times:
-    """The latest purge in each bucket. It takes half a megabyte from the first one on."""
+    """The time of the latest purge in each bucket: half a megabyte, allocated with the first one."""
 
     __slots__ = ("_times",)
 
@@ -99,7 +99,8 @@ class Times:
 
 
 class Prefixes:
-    """The latest purge of each prefix, the oldest of ``limit`` first. ``lengths`` is how many there are of each length."""
+    """The time of the latest purge of each prefix, at most ``limit``, the oldest first. ``lengths`` has the number of prefixes of
+    each length."""
 
     __slots__ = ("limit", "_times", "lengths")
 
@@ -112,7 +113,7 @@ class Prefixes:
         return len(self._times)
 
     def mark(self, prefix: str, at: float) -> float:
-        """The time of what fell out at the old end, 0 when nothing did."""
+        """Record a purge. Returns the time of the prefix that was evicted for it, 0 when none was."""
         before = self._times.pop(prefix, None)
         self._times[prefix] = at if before is None else max(at, before)
         if before is None:
@@ -131,7 +132,7 @@ class Prefixes:
 
 
 class Side:
-    """The marks of the hard purges, or of the soft ones. ``urls`` has one for each way to write an address."""
+    """The marks of one kind of purge, hard or soft. ``urls`` has one Times for each form of an address (``addresses``)."""
 
     __slots__ = ("floor", "urls", "tags", "prefixes")
 
@@ -153,7 +154,7 @@ class Side:
             self.urls[int(match[1])].mark(int(match[2]) % BUCKETS, at)
 
     def latest(self, entry: Entry) -> float:
-        """When what this entry is was last purged, 0 for never."""
+        """The time of the latest purge that matches the entry, 0 for none."""
         latest = self.floor
         if self.tags and entry.tags:
             latest = max(latest, *[self.tags.at(bucket_of(tag)) for tag in entry.tags])
@@ -171,8 +172,8 @@ class Side:
 
 
 class Marks:
-    """All purges that still matter, of at most ``prefixes`` prefixes. ``number`` grows with each purge: an entry that was held
-    against all of them remembers it."""
+    """All purges, of at most ``prefixes`` prefixes. ``number`` is incremented with each purge: a node in memory remembers up to
+    which one its entries were compared."""
 
     def __init__(self, prefixes: int = PREFIXES) -> None:
         self.number = 0
@@ -183,11 +184,12 @@ class Marks:
         (self.soft if purge.soft else self.hard).add(purge)
 
     def purge_times(self, entry: Entry) -> tuple[float, float]:
-        """When what this entry is was last purged: hard and soft, 0 for never."""
+        """The times of the latest hard and soft purge that match the entry, 0 for none."""
         return self.hard.latest(entry), self.soft.latest(entry)
 
     def apply(self, variants: Variants) -> Variants | None:
-        """What is left of these: the same object when all is, a shorter one, or None. What is purged softly is made stale."""
+        """Drop variants that are purged hard, and make those stale that are purged softly. Returns the same object when none is
+        purged, None when none is left."""
         entries, has_change = [], False
         for entry in variants:
             hard, soft = self.purge_times(entry)
@@ -206,7 +208,7 @@ class Marks:
 
 
 def stale_from(entry: Entry, moment: float) -> Entry:
-    """The entry, stale since ``moment``, before which it was fresh; how long after that it may be served is what it was."""
+    """A copy of a fresh entry that expires at ``moment``; the lengths of its stale windows stay."""
     earlier, stale = entry.expires - moment, copy(entry)
     stale.expires = moment
     stale.stale_while_revalidate -= earlier
@@ -215,17 +217,18 @@ def stale_from(entry: Entry, moment: float) -> Entry:
 
 
 def form_of(address: str) -> int:
-    """The place in ``addresses`` of one that is written so."""
+    """The index of an address's form in ``addresses``."""
     return 0 if not address.startswith("/") else 1 if address.startswith("//") else 2
 
 
 def bucket_of(text: str) -> int:
-    """The same in every process. Sums of texts that are alike are alike: multiplying spreads them (Knuth)."""
+    """The bucket of a text, the same in every process. As the CRCs of similar texts are similar, multiplication spreads them
+    (Knuth)."""
     return (crc32(text.encode("utf-8", "surrogatepass")) * 0x9E3779B1 & 0xFFFFFFFF) * BUCKETS >> 32
 
 
 def addresses(url: str) -> Sequence[str]:
-    """The three ways to write a normal address: whole, without its scheme, without its host."""
+    """The three forms of a normalized address: complete, without scheme, without scheme and host."""
     _, mark, rest = url.partition("://")
     if not mark:
         return (url,)
@@ -235,24 +238,24 @@ def addresses(url: str) -> Sequence[str]:
 
 
 def without_port(host: str) -> str:
-    """Without a port that some scheme has by default: an address without its scheme does not tell which."""
+    """The host without a default port of any scheme, for addresses without a scheme."""
     for port in PORTS.values():
         host = host.removesuffix(port)
     return host
 
 
 class Addresses:
-    """Under which addresses routes keep a URL: some without parts of the query."""
+    """The URLs under which routes store an answer: some routes drop parts of the query."""
 
     def __init__(self) -> None:
         self._queries: dict[object, Callable[[str], str | None]] = {}
 
     def counts_query(self, what: object, query_of: Callable[[str], str | None]) -> None:
-        """Some routes keep addresses with what this makes of the query; ``what`` is the same for all that make the same."""
+        """Register the function with which a route filters queries; ``what`` identifies equal functions."""
         self._queries[what] = query_of
 
     def purges(self, urls: Iterable[str], soft: bool, at: float) -> set[Purge]:
-        """One for each of these and of what becomes of it. Raises ValueError when one is no address."""
+        """The purges of these URLs, and of them with each registered filter applied. Raises ValueError for an invalid URL."""
         purges = set()
         for url in urls:
             purges.add(parse_purge(url, None, None, False, soft, at))
@@ -264,7 +267,7 @@ class Addresses:
 
 
 def parse_purge(url: str | None, prefix: str | None, tag: str | None, everything: bool, soft: bool, at: float) -> Purge:
-    """A purge of exactly one of these. Raises ValueError, with a sentence for whoever asked."""
+    """The purge of exactly one of these. Raises ValueError with a message for the operator."""
     choices = [(kind, value) for kind, value in (("url", url), ("prefix", prefix), ("tag", tag)) if value is not None]
     if everything:
         choices.append(("everything", ""))
@@ -279,7 +282,7 @@ def parse_purge(url: str | None, prefix: str | None, tag: str | None, everything
 
 
 def without_fragment(address: str) -> str:
-    """The address without a fragment. Raises ValueError when it is none."""
+    """The address without its fragment. Raises ValueError when it is not an address."""
     address = address.partition("#")[0]
     if address.startswith("/") and not address.startswith("//"):
         return address
@@ -290,8 +293,8 @@ def without_fragment(address: str) -> str:
 
 
 def normalize(address: str, whole: bool = True) -> str:
-    """The form in which addresses are compared (RFC 3986 section 6.2): scheme and host in lower case, without a default port,
-    characters not escaped that need not be. That of a ``whole`` one has a path, and its query is in order; else it is a prefix."""
+    """The normal form in which addresses are compared (RFC 3986 section 6.2): lower-case scheme and host, no default port, no
+    unnecessary percent-encoding. A ``whole`` address gets a path and a sorted query; others are prefixes."""
     start, query = address, ""
     if "?" in address:
         start, _, query = address.partition("?")
@@ -307,7 +310,7 @@ def normalize(address: str, whole: bool = True) -> str:
 
 
 def unescape(text: str) -> str:
-    """Characters that need no escape as they are, the others as UTF-8 in upper case."""
+    """Normalize percent-encoding: decode unreserved characters, and encode the others as UTF-8 in upper case."""
     if not text.isascii():
         text = "".join(char if char.isascii() else "".join(f"%{byte:02X}" for byte in char.encode("utf-8", "surrogatepass"))
                        for char in text)

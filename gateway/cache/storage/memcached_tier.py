@@ -1,7 +1,7 @@
-"""Memcached as the tier that all workers and machines share: records by key. It gives no leases and carries no purges.
+"""Memcached as the tier that all workers and machines share: records by key, without leases and without the bus.
 
-So purges reach the workers of one machine only, and after a restart of the gateway old records count again: with Memcached, and
-without Redis, purge where that is enough. What it may cost, and how it is paused, is in remote/circuit.py.
+So a purge reaches the workers of one machine only, and does not outlive a restart of the gateway, after which records purged before
+are served again: purges need Redis where that matters. Time limit and circuit breaker are in remote/circuit.py.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LONGEST = 30 * 24 * 3600        # seconds: memcached takes more for a date
 
 
 class MemcachedTier:
-    """``hosts`` is ``host:port``, several with commas: the keys are spread over them."""
+    """``hosts`` is ``host:port``, or several separated by commas, over which the keys are distributed."""
 
     name = "memcached"
     shift = margin = 0.0
@@ -68,25 +68,25 @@ class MemcachedTier:
         self._write("delete", key)
 
     def write(self, operations: Sequence[Operation]) -> int:
-        """Each of another key; how many are lost."""
+        """Send operations on different keys; returns how many were lost."""
         return gather(*(partial(self._write, *operation) for operation in operations), limit=AT_ONCE).count(None)
 
     def _write(self, what: str, key: str, data: bytes = b"", seconds: float = 0.0) -> Any:
-        """None when that was not possible."""
+        """Send one operation; None when it failed."""
         if what == "delete":
             return self._attempt(lambda: self.client.delete(self._name(key), noreply=False))
         keep = min(LONGEST, max(1, int(seconds)))
         return self._attempt(lambda: self.client.set(self._name(key), data, expire=keep, noreply=False))
 
     def _name(self, key: str) -> str:
-        """Memcached's keys have no spaces and at most 250 bytes."""
+        """The key in Memcached, hashed: Memcached allows no spaces and at most 250 bytes."""
         return self.prefix + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
     def _attempt(self, operation: Callable[[], Any]) -> Any:
         return self.circuit.attempt(lambda: self.slots.run(lambda: self.circuit.limit(lambda: self._translate(operation))))
 
     def _translate(self, operation: Callable[[], Any]) -> Any:
-        """The result of an operation; a refusal of Memcached is raised as Refused."""
+        """Run an operation and return its result. Raises Refused for an error reply of Memcached."""
         try:
             return operation()
         except self._refusal as error:

@@ -1,4 +1,4 @@
-"""The memory tier of one worker: what is asked for again stays, within a bound in bytes. S3-FIFO.
+"""The memory tier of one worker: a cache bounded in bytes, with S3-FIFO eviction.
 
 Yang, Zhang, Qiu, Yue, Rashmi: FIFO queues are all you need for cache eviction (SOSP 2023). Three queues, first in, first out::
 
@@ -8,11 +8,11 @@ Yang, Zhang, Qiu, Yue, Rashmi: FIFO queues are all you need for cache eviction (
                                   as a ghost                        or gone
     ghost's key ----------------------------------------------------> main
 
-What is read once, a crawler's scan for instance, passes through the small queue and pushes out nothing else. A ghost is the hash
-of a key, and there are never more ghosts than entries in main. A hit only counts: it moves nothing.
+Entries that are read once, as by a crawler, pass through the small queue and evict nothing from main. A ghost is the hash of a key;
+there are never more ghosts than entries in main. A hit increments a counter and moves nothing.
 
-Every operation takes constant time: making room spares at most CHANCES entries before it takes one, so that a queue full of
-popular entries is not walked through in one go. Nothing is sorted. Not for several native threads at once.
+Every operation takes constant time: an eviction skips at most CHANCES entries, even in a queue full of popular ones. Not
+thread-safe.
 """
 
 from __future__ import annotations
@@ -34,13 +34,12 @@ SIZES = tuple(range(0, SMALL_SIZE, STEP))
 
 
 def whole_steps(size: int, key: str) -> int:
-    """A size that is no smaller, and with what ``put`` adds to it whole steps."""
+    """Round a size up so that with the overhead of ``put`` it is a multiple of STEP."""
     return size - (size + NODE + len(key)) % -STEP
 
 
 class Share:
-    """The part of the memory that one owner has: the numbers of its entries and bytes are set, and its evictions counted, for the
-    metrics."""
+    """The share of one owner in the memory tier, for the metrics: its entries, bytes and evictions."""
 
     __slots__ = ("bytes", "entries", "_bytes", "_entries", "_count_evictions")
 
@@ -49,14 +48,14 @@ class Share:
         self._bytes, self._entries, self._count_evictions = set_bytes, set_entries, count_evictions
 
     def change(self, size: int, entries: int) -> None:
-        """So many bytes and entries more, or less."""
+        """Add bytes and entries, or subtract them with negative numbers."""
         self.bytes += size
         self.entries += entries
         self._bytes(self.bytes)
         self._entries(self.entries)
 
     def evict(self, size: int) -> None:
-        """One entry is evicted."""
+        """Count the eviction of one entry of ``size`` bytes."""
         self.change(-size, -1)
         self._count_evictions(1.0)
 
@@ -65,8 +64,8 @@ class Share:
 
 
 class Node:
-    """One entry in a queue. ``hits`` is for people, ``chances`` for the queues; of the store are ``purges``, the number of purges
-    against which it was held, and ``last_renewal``, when the shared tiers were asked for a newer one."""
+    """One key in a queue. ``hits`` is for operators, ``chances`` for eviction. The store sets ``purges``, the number of purges with
+    which the value was compared, and ``last_renewal``, the time of the last lookup in the shared tiers for a newer one."""
 
     __slots__ = ("key", "value", "size", "hits", "chances", "main", "older", "newer", "purges", "last_renewal", "owner")
 
@@ -97,7 +96,7 @@ class Queue:
         self.count = 0
 
     def add(self, node: Node) -> None:
-        """Put ``node`` in as the newest."""
+        """Append ``node`` as the newest."""
         end = self.end
         newest = end.older
         node.older, node.newer = newest, end
@@ -133,7 +132,7 @@ class MemoryTier:
         return len(self.nodes)
 
     def get(self, key: str) -> Any:
-        """The value, None when there is none."""
+        """The value of a key, None when there is none; counted as a hit."""
         node = self.find(key)
         return None if node is None else node.value
 
@@ -147,8 +146,8 @@ class MemoryTier:
         return node
 
     def put(self, key: str, value: Any, size: int, purges: int = 0, owner: Share | None = None) -> bool:
-        """Keep ``value``, which takes ``size`` bytes; False when it is too large to be kept, and then nothing is under ``key``.
-        It stays its first owner's."""
+        """Store ``value``, of ``size`` bytes. Returns False when it is too large, and then removes the key. A key keeps its first
+        owner."""
         size += NODE + len(key)
         if size < SMALL_SIZE and not size % STEP:
             size = SIZES[size // STEP]
@@ -176,7 +175,7 @@ class MemoryTier:
         return True
 
     def delete(self, key: str) -> bool:
-        """Forget a key; whether it was there."""
+        """Remove a key; returns whether it was there."""
         node = self.nodes.get(key)
         if node is None:
             return False
@@ -192,7 +191,7 @@ class MemoryTier:
         self.small, self.main = Queue(), Queue()
 
     def hottest(self, count: int) -> list[Node]:
-        """The most asked for, the most first. Takes as long as there are entries: for an operator's page."""
+        """The ``count`` keys with most hits, in descending order. Takes linear time: for an operator's page."""
         return nlargest(count, list(self.nodes.values()), key=lambda node: node.hits)
 
     def _drop(self, node: Node) -> None:
@@ -211,7 +210,7 @@ class MemoryTier:
         self.count_evictions(before - len(self.nodes))
 
     def _evict_small(self) -> bool:
-        """The oldest new key goes to main if it was asked for again, which is True, else away."""
+        """Move the oldest node of small to main if it had hits, and return True; else evict it."""
         small, node = self.small, self.small.end.newer
         small.remove(node)
         if node.chances > 1:
@@ -228,7 +227,7 @@ class MemoryTier:
         return False
 
     def _evict_main(self) -> None:
-        """The oldest that was not asked for since it was last looked at."""
+        """Evict the oldest node of main that has had no hit since it was last examined."""
         main = self.main
         for _ in range(CHANCES):
             node = main.end.newer

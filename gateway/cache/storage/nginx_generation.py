@@ -1,18 +1,18 @@
-"""How a purge reaches what nginx in front keeps (``edge``): by the generation in the key of all that it keeps.
+"""Purges the cache of nginx in front (``edge``) by a generation in its cache key.
 
-Stock nginx forgets nothing on demand. But it sees where a symbolic link leads (``$realpath_root``), anew for each request, and what
-``gateway nginx`` renders has that in the key. So there is a link to an empty folder beside it, and a step makes it one to another
-folder, of a name that never was and never comes again: nothing that nginx has kept is found any more, and the answers to what it
-has asked before are kept under the old name.
+Stock nginx cannot purge on demand. But it resolves a symbolic link for each request (``$realpath_root``), and the configuration of
+``gateway nginx`` has that path in the cache key. The link leads to an empty folder beside it; a step replaces it by one to a new
+folder, whose name is never used again. After that nginx finds nothing that it has cached, and stores responses to earlier requests
+under the old name.
 
-Each worker makes a step when it has heard of a purge, one for all that it hears of at the same time. What nginx asks a worker
-after that worker's step is answered as the purge wants it, and what it asked before is not found any more after it: so after the
-last step nothing older than the purge is found. An instance on another machine, whose steps are for the nginx there, hears of it
-within a second: one more step, SETTLED seconds later, is for what this nginx got from it meanwhile.
+Each worker makes a step when it is notified of a purge, one for all purges that arrive together. Requests that nginx sends to a
+worker after that worker's step get answers from after the purge, and answers from before are not found after it: so after the last
+worker's step nginx serves nothing older than the purge. An instance on another machine, whose steps are for the nginx there, is
+notified within a second: one more step, SETTLED seconds later, invalidates what this nginx got from it meanwhile.
 
-Steps are for purges that somebody asks for, not for what unsafe requests make invalid: each POST would empty all that nginx keeps.
+Only explicit purges make a step. Invalidation by unsafe requests does not: each POST would empty the whole cache of nginx.
 
-nginx needs no right but to enter the folder. Where it does not see the generation it keeps nothing, and says so in its log.
+nginx needs only permission to enter the folder. Without the generation it caches nothing, and logs that.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ log = logging.getLogger("gateway")
 
 
 def edge_notice(at: float) -> Notice:
-    """What the generations of other workers hear behind a purge."""
+    """The notice behind a purge, which causes a step in other workers."""
     return Notice(TOPIC, "", None, False, at)
 
 
@@ -58,7 +58,7 @@ class Generation:
         self._last: Any = None
 
     def start(self) -> None:
-        """There is a generation from now on, else nginx keeps nothing."""
+        """Create the folder and the link; without them nginx caches nothing."""
         self._began = now()
         try:
             run_in_thread(self._make_folder)
@@ -69,28 +69,27 @@ class Generation:
             self.step()
 
     def _make_folder(self) -> None:
-        """With all above it; what is made here can be entered whatever the umask, since nginx has a user of its own."""
+        """Create the folder and its parents, with permission to enter for all users, as nginx runs as another one."""
         for folder in [each for each in (self.folder, *self.folder.parents) if not each.exists()][::-1]:
             with suppress(FileExistsError):              # another worker has made it
                 folder.mkdir()
                 folder.chmod(0o755)
 
     def advance(self) -> Any:
-        """Begin a step; its greenlet, which is the same for all purges made at the same time, and whose value is whether it could
-        be made."""
+        """Start a step and return its greenlet, whose value is whether it succeeded. Concurrent purges share one."""
         self._settle()
         return self._next()
 
     def hear(self, notice: Notice) -> None:
-        """A step, when all is known that was heard at the same time. A purge from before this worker began needs only the step of
-        others: this one has answered nothing without knowing it."""
+        """Make a step after all notices that arrive together. None is needed for a purge from before the start of this worker,
+        which never served without it, if another worker has made one."""
         if notice.at <= self._began and notice.at <= run_in_thread(self.since):
             return
         self._next()
         self._settle()
 
     def _next(self) -> Any:
-        """The step that is about to be made: everything that is known now goes before it."""
+        """The greenlet of the next step, which follows everything that was delivered until now."""
         if self._soon is None or self._soon.dead:
             self._soon = spawn_apart(self.step)
         return self._soon
@@ -106,7 +105,7 @@ class Generation:
         self.step()
 
     def since(self) -> float:
-        """When the last step was made; 0 when there was none, or nobody knows."""
+        """The time of the last step; 0 when there was none, or it is unknown."""
         try:
             match = NAME.fullmatch(os.readlink(self.link))
         except OSError:
@@ -115,7 +114,7 @@ class Generation:
         return moment if moment <= now() else 0.0        # by a clock that was stepped since
 
     def step(self) -> bool:
-        """In a native thread, as is whatever else touches the disk: that may hang."""
+        """Make a step, in a native thread as the disk may hang; returns whether it succeeded."""
         try:
             run_in_thread(self._make)
             self.can_step = True
@@ -135,14 +134,14 @@ class Generation:
         temporary.replace(self.link)
 
     def _tidy(self) -> None:
-        """Beside the requests: there may be thousands, and a disk takes its time."""
+        """Remove old generations in the background: there may be thousands."""
         try:
             run_in_thread(self._sweep)
         except Exception as error:
             log.error("old generations of nginx stay: %s", error)
 
     def _sweep(self) -> None:
-        """Remove what nobody can be looking at any more, but not what is current."""
+        """Remove folders that have not been current for SWEPT seconds."""
         current, oldest = os.readlink(self.link), (now() - SWEPT) * 1e9
         for name in os.listdir(self.folder):
             if (match := NAME.fullmatch(name)) and name != current and int(match[1], 16) < oldest:

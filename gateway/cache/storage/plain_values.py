@@ -21,7 +21,7 @@ CONSTANTS = {None: b"n", True: b"t", False: b"f"}
 
 
 class NotPlainData(TypeError):
-    """A value that is none of these."""
+    """The value is of another type."""
 
 
 def dumps(value: Any) -> bytes:
@@ -57,7 +57,7 @@ def _write(value: Any, put: Callable[[bytes], None], depth: int) -> None:
 
 
 def exact(value: Any) -> bool:
-    """Does its text say all of it? A time in a named zone would come back with the offset alone."""
+    """Does the ISO format preserve the value? It loses the name of a time zone."""
     return not isinstance(value, (datetime, time)) or type(value.tzinfo) in (type(None), timezone) and not value.fold
 
 
@@ -67,7 +67,7 @@ def _write_sized(letter: bytes, data: bytes, put: Callable[[bytes], None]) -> No
 
 
 def loads(data: bytes) -> Any:
-    """The value. Raises ValueError for what ``dumps`` did not make."""
+    """Parse what ``dumps`` returned. Raises ValueError for other bytes."""
     try:
         value, end = _read(data, 0, 0)
     except (KeyError, IndexError, TypeError, struct.error, InvalidOperation, OverflowError, RecursionError) as error:

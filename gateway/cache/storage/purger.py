@@ -21,7 +21,7 @@ from .nginx_generation import Generation, edge_notice
 
 
 class Purger:
-    """``clear`` is called when everything was purged."""
+    """Publishes and receives purges. ``clear`` is called for a hard purge of everything."""
 
     def __init__(self, bus: Bus, clear: Callable[[], object], clock: Callable[[], float]) -> None:
         self.bus = bus

@@ -1,7 +1,7 @@
 """Redis as the tier that all workers and machines share: records by key, and leases. The client is in remote/redis_client.py.
 
-What is written beside the requests (write_behind.py) goes in batches, each one round trip. A Redis that is back is used only after
-the notices of purges that were missed meanwhile were read: that is why the bus (bus/redis_stream.py), and no request, finds out.
+Background writes (write_behind.py) are sent in batches, each in one round trip. After an outage Redis is used only when all purges
+from meanwhile have been read: so the bus (bus/redis_stream.py), not a request, detects that it is back.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class RedisTier:
     # Records
 
     def get(self, key: str) -> bytes | None:
-        """At most ``largest`` bytes of it: a record that is cut is none, and removed by whoever reads it."""
+        """Read at most ``largest`` bytes of a record: a truncated one is corrupt, and the store removes it."""
         return self.client.ask("GETRANGE", self.client.name(key), 0, self.client.largest - 1) or None
 
     def put(self, key: str, data: bytes, seconds: float) -> bool:
@@ -62,13 +62,13 @@ class RedisTier:
     # Leases
 
     def lease(self, key: str, token: str, seconds: float) -> bool | None:
-        """Take the lease of ``key`` for at most that long. False when another has it, or had it until a moment ago, None when Redis
-        cannot be asked."""
+        """Take the lease of ``key`` for at most ``seconds``. False when another worker has it or has just released it, None when
+        Redis is not available."""
         reply = self.client.ask(*self._command(("lease", key, token, seconds)))
         return None if reply is None else bool(reply)
 
     def is_leased(self, key: str) -> bool | None:
-        """Does anybody have the lease of ``key``? None when Redis cannot be asked."""
+        """Does any worker have the lease of ``key``? None when Redis is not available."""
         reply = self.client.ask("EVAL", LEASE_CHECK, 1, self._lease(key))
         return None if reply is None else bool(reply)
 
@@ -78,7 +78,7 @@ class RedisTier:
     # Beside the requests
 
     def write(self, operations: Sequence[Operation]) -> int:
-        """Records and leases, in this order under each key; leases end after the records before them were written. How many are
+        """Send operations in one batch, in order, so that a lease is released after its record is written. Returns how many were
         lost."""
         return self.client.ask_all([self._command(operation) for operation in operations])
 

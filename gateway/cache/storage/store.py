@@ -1,4 +1,4 @@
-"""The store of the HTTP cache: the memory of the worker, and behind it the tiers that workers and machines share.
+"""The store of the HTTP cache: the memory of the worker, then the tiers that workers and machines share.
 
 ::
 
@@ -6,19 +6,18 @@
                |  ^                |
                |  +-- stored <-----+
                v
-             held against the purges since its last hit (marks.py), after the notices of other workers were read (the bell of the
+             compared with the purges since its last hit (marks.py), after the notices of other workers were read (the bell of the
              bus)
 
-    put ---> memory, and beside the request (write_behind.py) every tier
+    put ---> memory, and in the background (write_behind.py) every tier
 
-A look-up in memory does not wait. A request waits for shared tiers for ``patience`` seconds, the look-up and the lease together,
-and for nothing that is written; for each key there is one look-up, beside the requests that wait for it (lookups.py). A tier that
-fails is a miss.
+A lookup in memory does not block. A request waits at most ``patience`` seconds for the lookup in the shared tiers and the lease
+together, and never for a write. Concurrent requests for one key share one lookup (lookups.py). A tier that fails is a miss.
 
-An entry in memory may be out of date when another worker has a newer one: so when it has expired, the shared tiers are asked once
-more, at most every ``again`` seconds (Intervals).
+Another worker may have stored a newer entry than the one in memory: so when that has expired, the shared tiers are looked up again,
+at most every ``again`` seconds (Intervals).
 
-Nothing runs before ``start``: no connection, no greenlet. Without it, purges of other workers are not heard.
+Before ``start`` there is no connection and no greenlet, and purges of other workers do not arrive.
 """
 
 from __future__ import annotations
@@ -57,9 +56,9 @@ last_lookup: ContextVar[tuple[float, float]] = ContextVar("last_lookup", default
 
 
 class Intervals(NamedTuple):
-    """Seconds. Expired answers in memory are served as they are until ``again`` after the shared tiers were asked. While another
-    worker fetches, it is polled after ``poll``, then up to every ``longest_poll``, and every ``calm_poll`` while no request waits.
-    A lease holds for ``lease``, and is extended every ``extension``."""
+    """Seconds. For an expired entry in memory the shared tiers are looked up at most every ``again``. While another worker fetches,
+    they are polled after ``poll``, then up to every ``longest_poll``, and every ``calm_poll`` while no request waits. A lease is
+    valid for ``lease``, and extended every ``extension``."""
 
     again: float = 1.0
     poll: float = 0.005
@@ -111,14 +110,14 @@ class HttpStore:
 
     @property
     def number(self) -> int:
-        """The number of purges that this worker knows: while it stays the same, nothing was purged."""
+        """The number of purges so far, after reading those of other workers: while it is the same, nothing was purged."""
         self.bus.catch_up()
         return self.marks.number
 
     # Answers
 
     def get(self, key: str, owner: Share | None = None) -> Variants | None:
-        """The variants under ``key``, the object itself, for reading only; None when there are none, or they were purged."""
+        """The variants under ``key``, shared and read-only; None when there are none, or all were purged."""
         node = self.memory.find(key)
         if node is None or (node.purges != self.marks.number or self.bell.last_read != self.bell.cell[0]
                             ) and not self._survives(node):
@@ -130,7 +129,7 @@ class HttpStore:
         return variants
 
     def peek(self, key: str) -> Variants | None:
-        """The variants in memory, without those that were purged. No tier is asked, and nothing is counted."""
+        """The variants in memory that are not purged, without a lookup in the tiers and without counting."""
         self.bus.catch_up()
         node = self.memory.nodes.get(key)
         if node is None or node.purges != self.marks.number and not self._survives(node):
@@ -138,7 +137,7 @@ class HttpStore:
         return node.value
 
     def _survives(self, node: Node) -> bool:
-        """Hold the variants in memory against the purges since they were last; whether any are left."""
+        """Compare the variants in memory with new purges, and drop or stale them; returns whether any are left."""
         self.bus.catch_up()
         number = self.marks.number
         if self.memory.nodes.get(node.key) is not node:  # while those were read
@@ -152,7 +151,7 @@ class HttpStore:
         return True
 
     def _renew(self, key: str, node: Node, owner: Share | None) -> Variants | None:
-        """An expired entry: another worker may have put a newer one into a shared tier."""
+        """Look up an expired entry in the shared tiers, where another worker may have stored a newer one."""
         now = self.timer.now()
         if node.last_renewal + self.intervals.again <= now:
             node.last_renewal = now
@@ -162,7 +161,7 @@ class HttpStore:
         return self.peek(key)
 
     def _fetch(self, key: str, present: Node | None, owner: Share | None = None) -> Variants | None:
-        """From the shared tiers, in memory from now on. With ``present``, only what is newer than that."""
+        """Look up in the shared tiers and store the result in memory, if it is newer than what memory has."""
         self.bus.catch_up()
         variants = self._await_lookup(key, present, owner) if self.tiers else None
         if variants is None and present is None:
@@ -170,7 +169,7 @@ class HttpStore:
         return variants
 
     def _await_lookup(self, key: str, present: Node | None, owner: Share | None) -> Variants | None:
-        """What the look-up of this key finds within the patience of a request."""
+        """The result of the lookup of this key, if there is one within the patience of a request; else None."""
         began = self.timer.now()
         result = self.lookups.ask(key, lambda look: (self._look_up(key, present, owner, look), self.marks.number), self.patience)
         last_lookup.set((end := self.timer.now(), end - began))
@@ -196,7 +195,7 @@ class HttpStore:
         return None
 
     def _read(self, tier: SharedTier, key: str, forget: bool = True) -> Variants | None:
-        """The variants in a tier, or on their way to it, without those that were purged. A corrupt record is removed."""
+        """The variants in a tier or queued for it, without those that were purged. A corrupt record is removed."""
         pending = self._writer(tier).pending(key)
         if pending is not None:
             return self.marks.apply(pending.value) if pending.value is not None else None
@@ -217,16 +216,16 @@ class HttpStore:
         return None
 
     def _decode(self, key: str, data: bytes, shift: float) -> Variants:
-        """The variants of a record. A large one is decoded beside the loop."""
+        """Decode a record; a large one in a native thread, so that it does not block the loop."""
         if len(data) < HEAVY:
             return codec.decode(key, data, shift, self.largest)
         variants: Variants = run_in_thread(codec.decode, key, data, shift, self.largest)
         return variants
 
     def put(self, key: str, variants: Variants, keep: float, request_time: float, owner: Share | None = None) -> Variants | None:
-        """Store ``variants``, whose first is new, for ``keep`` seconds. ``request_time`` is when the request for it was sent, by
-        ``clock``: an answer to a request from before a purge is not stored. The variants that are stored now, stale where a soft
-        purge says so; None when a purge refused them."""
+        """Store ``variants``, whose first is new, for ``keep`` seconds. ``request_time`` is the time of its request by ``clock``:
+        an answer requested before a purge is not stored. Returns the variants as stored, stale after a soft purge; None when
+        they were purged."""
         self.bus.catch_up()
         if self.marks.number:
             hard, _ = self.marks.purge_times(variants[0])
@@ -251,7 +250,7 @@ class HttpStore:
                 self.counts.of("dropped", tier.name)(1.0)
 
     def _record(self, tier: SharedTier, key: str, variants: Variants, until: float) -> Operation | None:
-        """The operation that writes the record, when it is its turn; None when the variants were purged or have expired."""
+        """The operation that writes the record, created when it is sent; None when the variants were purged or have expired."""
         left, seconds = self.marks.apply(variants), until - self.clock()
         if left is None or seconds <= 0:
             return None
@@ -279,7 +278,7 @@ class HttpStore:
         return fits
 
     def delete(self, key: str) -> None:
-        """Forget one key, in every worker. What is stored under it afterwards is not affected; a purge is."""
+        """Delete one key in every worker and tier. Unlike a purge, that does not affect answers that arrive afterwards."""
         self._forget(key)
         send = partial(self.bus.send, Notice(TOPIC, key, None, False, self.clock()))
         for tier in self.tiers:                          # the others hear of it when it is gone from the tiers
@@ -288,7 +287,7 @@ class HttpStore:
             send()
 
     def _forget(self, key: str | None) -> None:
-        """One key; a look-up that runs for it counts no more either."""
+        """Remove a key from memory, and invalidate its running lookup."""
         if key is not None:
             self.memory.delete(key)
             self.lookups.forget(key)
@@ -303,7 +302,7 @@ class HttpStore:
         self._entries(len(self.memory))
 
     def inspect(self, key: str) -> Variants | None:
-        """What ``get`` would give, for an operator: nothing is counted, kept or removed."""
+        """What ``get`` would return, for an operator, without counting, storing or removing anything."""
         if (node := self.memory.nodes.get(key)) is not None:
             return self.marks.apply(node.value)
         return next((variants for tier in self.tiers if (variants := self._read(tier, key, forget=False)) is not None), None)
@@ -311,8 +310,8 @@ class HttpStore:
     # One fetch for all workers
 
     def lease(self, key: str, seconds: float) -> Lease | None:
-        """The right to fetch what is under ``key``, for at most that long; None when another worker has it, or nobody gives it.
-        Waits for what the look-up of this request has left of its time."""
+        """Take the lease of ``key`` for at most ``seconds``; None when another worker has it, or no tier grants leases. Waits for
+        what the lookup has left of the request's patience."""
         if self.leases is None or not self.leases.usable:
             return None
         if self._leases is None:
@@ -323,18 +322,18 @@ class HttpStore:
         return self._leases.take(key, seconds, patience)
 
     def is_leased(self, key: str) -> bool:
-        """Has somebody the lease of ``key``?"""
+        """Does a worker have the lease of ``key``?"""
         return bool(self._lease_state(key))
 
     def _lease_state(self, key: str) -> bool | None:
-        """None when nobody can be asked, or does not answer in time."""
+        """Does a worker have the lease of ``key``? None when no tier grants leases, or it does not answer in time."""
         leases = self.leases
         return None if leases is None else self.lookups.ask(f"\0lease\n{key}", lambda _: leases.is_leased(key), self.patience)
 
     def wait(self, key: str, seconds: float, lease: str = "", demand: Event | None = None) -> Variants | None:
-        """What is there when the worker that has the lease is done, or ``seconds`` are over; None when nothing is, or nobody
-        can be asked. ``lease`` is the lease's own key, where it is not that of the answer; until ``demand`` is set there is no
-        hurry."""
+        """Wait until the worker that has the lease releases it, at most ``seconds``, and return the variants then stored; None when
+        there are none, or no tier grants leases. ``lease`` is the key of the lease, if it is not ``key``. Polling is slow until
+        ``demand`` is set."""
         until, pause = self.timer.now() + seconds, self.intervals.poll
         while is_leased := self._lease_state(lease or key):
             if (left := until - self.timer.now()) <= 0:
@@ -351,13 +350,13 @@ class HttpStore:
     # The life of the worker
 
     def start(self) -> None:
-        """In each worker process, after the fork."""
+        """Start the bus and the generation. Called in each worker process, after the fork."""
         if self.purger.generation is not None:
             self.purger.generation.start()
         self.bus.start()
 
     def flush(self, seconds: float = FLUSH) -> bool:
-        """Wait until all is written that was put, for at most that long; whether it is."""
+        """Wait until all queued writes are done, at most ``seconds``; returns whether they are."""
         until = self.timer.now() + seconds
         return all([writer.flush(max(0.0, until - self.timer.now())) for writer in self._writers.values()])
 

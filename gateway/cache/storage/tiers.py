@@ -1,4 +1,4 @@
-"""What the store (store.py) needs of the tiers behind memory."""
+"""The protocol of the shared tiers, as the store (store.py) uses them, and their metrics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ Operation = tuple[Any, ...]
 
 
 class SharedTier(Protocol):
-    """A tier of bytes by key. It never raises: a failure is counted, and is None or nothing done. ``put`` is whether it was."""
+    """A key-value tier of bytes. It never raises: a failure is counted, and the result is None or nothing. ``put`` returns whether
+    the record is stored."""
 
     name: str
 
@@ -36,7 +37,7 @@ class SharedTier(Protocol):
 
 
 class LeasingTier(SharedTier, Protocol):
-    """A tier that gives leases, each under a token. None: it cannot be asked."""
+    """A tier that also grants leases, each identified by a token. The result is None when the tier is not available."""
 
     def lease(self, key: str, token: str, seconds: float) -> bool | None: ...
 
@@ -44,7 +45,8 @@ class LeasingTier(SharedTier, Protocol):
 
 
 class TierCounters:
-    """What is counted, each a function of a number. ``tier`` is memory, redis, memcached or file; ``route`` is empty for all."""
+    """The metrics of the tiers, each a function that takes a number. ``tier`` is memory, redis, memcached or file; ``route`` is
+    empty for all."""
 
     def __init__(self, counter: Callable[[str, str, str], Callable[[float], None]] = lambda name, tier, route: ignore) -> None:
         self._counter = counter
@@ -60,4 +62,4 @@ class TierCounters:
 
 
 def ignore(what: object) -> None:
-    """Does nothing."""
+    """A counter that discards what it gets."""

@@ -31,9 +31,9 @@ log = logging.getLogger("gateway")
 
 
 class PendingWrite:
-    """An operation to come. ``make`` returns it, None when there is no use in it any more; ``value`` is what it will store, for
-    those who look it up meanwhile; ``size`` is in bytes, 0 for what is no record; ``after`` is called when it, or what has replaced
-    it, was written or could not be."""
+    """A queued operation. ``make`` creates it when it is sent, or returns None when it is obsolete. ``value`` is what it stores,
+    for lookups until then; ``size`` that of a record in bytes, else 0. ``after`` is called when it, or its replacement, was
+    written or has failed."""
 
     __slots__ = ("make", "value", "size", "after")
 
@@ -46,8 +46,9 @@ class PendingWrite:
 
 
 class WriteBehind:
-    """For one tier, whose ``write`` takes a batch and says how many of it were lost. ``on_drop`` is called with the number of
-    those, and of what found no room. Limits are numbers of ``records``, their bytes, and of ``others``, and those of a batch."""
+    """The write queue of one tier, whose ``write`` takes a batch and returns how many operations were lost. ``on_drop`` is called
+    with the number of those, and of those that the full queue rejected. The queue is limited in ``records``, their bytes, and
+    ``others``; a batch likewise."""
 
     def __init__(self, write: Callable[[Sequence[Operation]], int | None], on_drop: Callable[[float], None], *,
                  records: int = RECORDS, record_bytes: int = BYTES, others: int = OTHERS, batch: int = BATCH,
@@ -66,7 +67,7 @@ class WriteBehind:
         return len(self._queue) + len(self._sending)
 
     def add(self, name: str, write: PendingWrite) -> bool:
-        """Write it soon; whether there is room for it."""
+        """Queue a write, replacing one of the same name; returns False when the queue is full."""
         before = self._queue.get(name)
         self._leave(before)
         if before is not None and write.after is None:
@@ -97,11 +98,11 @@ class WriteBehind:
             self._records -= bool(write.size)
 
     def pending(self, name: str) -> PendingWrite | None:
-        """What is to be written under this name, or is being written right now."""
+        """The write of this name that is queued or being sent; None when there is none."""
         return self._queue.get(name) or self._sending.get(name)
 
     def withdraw(self, name: str) -> PendingWrite | None:
-        """What was to be written under this name: it is not, unless it is on its way."""
+        """Cancel the queued write of this name and return it; None when there is none, or it is being sent."""
         write = self._queue.pop(name, None)
         self._leave(write)
         return write
@@ -141,13 +142,13 @@ class WriteBehind:
                 write.after()
 
     def flush(self, seconds: float) -> bool:
-        """Wait until everything is written, for at most that long; whether it is."""
+        """Wait until everything is written, at most ``seconds``; returns whether it is."""
         if self._greenlet is not None:
             self._greenlet.join(seconds)
         return not len(self)
 
     def stop(self, seconds: float) -> None:
-        """The same, and give up what is left."""
+        """Wait as ``flush`` does, then drop the remaining writes."""
         if not self.flush(seconds):
             greenlet = self._greenlet
             self.on_drop(float(len(self)))
