@@ -98,7 +98,7 @@ class Admission:
         self.numbers.count_refusal(reason)
         self.announce(context, reason, flight, status)
         if status < 500 and status not in PROVOKED_STATUSES and not reason.personal:
-            self._forget(context)
+            self._remove_superseded(context)
 
     def announce(self, context: FetchContext, result: Entry | NotStored, flight: Flight | None, status: int) -> None:
         """Release the followers as soon as the head of a response shows that they cannot share it. ``result`` is the entry that it
@@ -111,12 +111,12 @@ class Admission:
             self._learn(context, False)
         self.flights.land(flight, FlightState.UNCACHEABLE)
 
-    def cut(self, context: FetchContext, flight: Flight | None) -> None:
+    def refuse_truncated(self, context: FetchContext, flight: Flight | None) -> None:
         """Handle a truncated body: store nothing, learn nothing, and let a follower try again."""
         self.numbers.count_refusal(NotStored.CUT)
         self.flights.land(flight, FlightState.ABANDONED)
 
-    def _forget(self, context: FetchContext) -> None:
+    def _remove_superseded(self, context: FetchContext) -> None:
         """Remove the stored answer that this response supersedes, but not one that was stored meanwhile."""
         old, current = context.entry, self._current(context)
         if old is None or current is None:

@@ -40,7 +40,7 @@ def of_request(request: Request, directives: RequestDirectives | None, credentia
         yield "a HEAD is answered from a stored GET; its own answer is not stored"
     if request.method == "POST":
         yield "a POST is told apart by its body, too"
-    yield from wishes(directives, policy)
+    yield from client_directive_lines(directives, policy)
     yield from credential_lines(request, credentials, policy)
     if policy.min_uses > 1:
         yield f"stored from the {policy.min_uses}th request for the same on"
@@ -61,7 +61,7 @@ def left_out(request: Request, policy: CacheSettings, key_of: KeyOf) -> Iterator
         yield f"port {request.port}, which the address says"
 
 
-def wishes(directives: RequestDirectives | None, policy: CacheSettings) -> Iterator[str]:
+def client_directive_lines(directives: RequestDirectives | None, policy: CacheSettings) -> Iterator[str]:
     """The request's cache directives, in words."""
     if directives is None:
         return

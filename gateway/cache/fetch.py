@@ -158,7 +158,7 @@ class Fetch:
         flight = self.flights.lead(context.flight_key)
         try:
             flight.lease = self.store.lease(context.lease, min(left, self.patience.lease))
-            if flight.lease is None and (entry := self._elsewhere(context, flight)) is not None:
+            if flight.lease is None and (entry := self._wait_for_other_worker(context, flight)) is not None:
                 self.flights.land(flight, FlightState.STORED, entry)
                 return self.responses.collapsed_response(context, entry)
             context.look_again(self.store)
@@ -172,7 +172,7 @@ class Fetch:
             if not flight.streaming:
                 self.flights.land(flight, FlightState.ABANDONED)
 
-    def _elsewhere(self, context: FetchContext, flight: Flight) -> Entry | None:
+    def _wait_for_other_worker(self, context: FetchContext, flight: Flight) -> Entry | None:
         """Wait for the answer of the worker that has the lease, at most half of the time left; None if none is usable."""
         limit = self.patience.lease
         patience = self.patience.doubtful if self._doubtful(context) else min(context.request.deadline.left() / 2, limit)

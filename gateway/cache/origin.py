@@ -101,7 +101,7 @@ class Origin:
         length = response.header("Content-Length")
         size = len(response.body) if isinstance(response.body, bytes) else int(length) if length.isdigit() else 0
         if size > self.policy.max_object:
-            close(response)
+            discard_body(response)
             return False
         if response.status != 200 or isinstance(response.body, bytes) or isinstance(
                 self._entry(context, response, self.clock()), NotStored):
@@ -115,7 +115,7 @@ class Origin:
     def _freshen(self, context: FetchContext, entry: Entry, response: Response, request_time: float,
                  flight: Flight | None) -> Response:
         """Refresh the stored entry after a 304."""
-        close(response)
+        discard_body(response)
         if not rules.confirms(entry, response.headers):                  # about another representation than the stored one
             context.entry = None
             return self(context, flight, again=True)
@@ -171,7 +171,7 @@ class Origin:
         if reason == "size":
             self.admission.refuse(context, NotStored.SIZE, flight)
         elif body is None or length is not None and int(length) != len(body):
-            self.admission.cut(context, flight)
+            self.admission.refuse_truncated(context, flight)
         else:
             entry.body = body
             if length is None and entry.status != 204:
@@ -207,7 +207,7 @@ class Origin:
         entry = context.entry
         if entry is None or response.status not in rules.ERRORS or not self.covers(context, has_answer=True):
             return None
-        close(response)
+        discard_body(response)
         self.predictor.note_failure(context.group, True)
         return self.responses.replacement(context, entry, response.status, "the upstream failed")
 
@@ -261,7 +261,7 @@ def small(response: Response) -> bool:
     return length.isdigit() and int(length) <= SMALL
 
 
-def close(response: Response) -> None:
+def discard_body(response: Response) -> None:
     """Discard the body and close the stream."""
     if not isinstance(response.body, bytes):
         response.body.close()

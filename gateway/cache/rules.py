@@ -59,7 +59,7 @@ def entry_of(request: Request, response: Response, policy: CacheSettings, *, req
     expires = (response_time if source & POLICY else born) + seconds
     if policy.respect == "stricter" and (limit := policy_ttl(response.status, policy)) is not None:
         expires = min(expires, response_time + limit)
-    refusal = misfit(fields, size, policy)
+    refusal = body_problem(fields, size, policy)
     if refusal is not None:
         return refusal
     flags = source | flags_of(effective) | (PUBLIC if directives.for_everybody else 0)
@@ -137,7 +137,7 @@ def flags_of(effective: ResponseDirectives) -> int:
     return flags
 
 
-def misfit(fields: dict[str, list[str]], size: int | None, policy: CacheSettings) -> NotStored | None:
+def body_problem(fields: dict[str, list[str]], size: int | None, policy: CacheSettings) -> NotStored | None:
     """Why a body is not stored: its length differs from Content-Length, or exceeds max_object. ``size`` is None when it is not
     known yet."""
     lines = fields.get("content-length", ())

@@ -163,7 +163,7 @@ def test_an_answer_for_a_key_that_is_known_says_nothing_about_new_ones(admission
 
 def test_a_body_that_comes_to_no_end_says_nothing(admission):
     flight = admission.flights.lead("k")
-    admission.cut(context_of(), flight)
+    admission.refuse_truncated(context_of(), flight)
     assert flight.state is FlightState.ABANDONED and admission.predictor.worth_waiting("k")
     assert counted(admission) == {("refused", "cut"): 1}
 
