@@ -39,7 +39,7 @@ from .notice import LONGEST, Identity, Notice, gap, gaps, notice_of, text_of
 BLOCK = 0.4                     # seconds that one XREAD waits for something new
 PATIENCE = 1.0                  # seconds that the end of an XREAD may be late: Redis checks ten times a second, and may be busy
 LENGTH = 300_000                # entries of the log, about
-BACKLOG = 100_000               # notices that wait for Redis at most at most
+BACKLOG = 100_000               # notices that wait for Redis at most
 BATCH = 1000                    # entries of one read; fewer after a failure, as each may be as long as a notice can be
 WHOLE = 5.0                     # seconds for a whole batch
 CLOCK_INTERVAL = 10.0           # seconds between two comparisons with Redis's clock
