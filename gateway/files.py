@@ -319,12 +319,12 @@ def content_range(one: Bounds, size: int) -> str:
     return f"bytes {one[0]}-{one[1]}/{size}"
 
 
-def same_version(request: Request, about: Headers, modified: float, now: Callable[[], float]) -> bool:
+def same_version(request: Request, about: Headers, last_modified: float, now: Callable[[], float]) -> bool:
     """Does a range request want a part of this content (If-Range, RFC 9110 section 13.1.5)? A date is strong once its second is
     over (section 8.8.2.2). Several Range lines count as none."""
     fields = dict(about)
     condition = request.header("If-Range", fields["ETag"])
-    strong = condition == fields["ETag"] or condition == fields["Last-Modified"] and int(modified) < int(now())
+    strong = condition == fields["ETag"] or condition == fields["Last-Modified"] and int(last_modified) < int(now())
     return strong and len(request.header_list("Range")) == 1
 
 

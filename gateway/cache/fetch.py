@@ -186,7 +186,7 @@ class Fetch:
         context.look_again(self.store)
         if (is_leased and self.flights.clock.now() < until and context.variants is None
                 and not self.predictor.hopeful(context.credentials)):
-            self.flights.land(flight, FlightState.UNCACHEABLE)     # who waits here has waited for one answer in vain: enough
+            self.flights.land(flight, FlightState.UNCACHEABLE)  # who waits here has waited for one answer in vain: enough
         return None
 
     def _newer(self, context: FetchContext, patience: float, demand: Event | None = None) -> Entry | None:

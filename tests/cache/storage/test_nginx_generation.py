@@ -25,7 +25,7 @@ def edge(at: float = 0.0) -> Notice:
 
 @pytest.fixture
 def made(tmp_path):
-    """``made(settle_time)`` is one that has begun, without the step of its beginning; ``targets`` are where its link has led since."""
+    """``made(settle_time)`` is one that has begun, without the step of its beginning; ``targets`` are where its link led since."""
     running = []
 
     def start(settle_time: float = 0.0) -> Generation:
