@@ -176,7 +176,7 @@ def _one_length(head: Head, lengths: str) -> int:
     size = sizes.pop()
     if sizes or size < 0:
         raise UpstreamProtocolError(f"Content-Length {lengths[:100]!r}") from ConflictingLengths(lengths[:100])
-    first = next(place for place, (name, _) in enumerate(head.headers) if name.lower() == "content-length")
-    head.headers = [(name, str(size)) if place == first else (name, text) for place, (name, text) in enumerate(head.headers)
-                    if place == first or name.lower() != "content-length"]
+    first = next(index for index, (name, _) in enumerate(head.headers) if name.lower() == "content-length")
+    head.headers = [(name, str(size)) if index == first else (name, text) for index, (name, text) in enumerate(head.headers)
+                    if index == first or name.lower() != "content-length"]
     return size
