@@ -44,7 +44,7 @@ from .cache.storage.memory import MemoryTier
 from .cache.storage.nginx_generation import Generation
 from .cache.storage.redis_tier import RedisTier
 from .cache.storage.store import HttpStore
-from .cache.storage.tiers import SharedTier, TierCounters, ignore
+from .cache.storage.tiers import SharedTier, TierCounters, no_op
 from .config import CacheStorage, Config
 from .loop.native_threads import native_lock, native_thread
 from .remote.redis_client import RedisClient
@@ -66,7 +66,7 @@ def http_store(config: Config, counts: TierCounters | None = None, breaker: Call
     store = store_of(config.cache, counts, max(LARGEST, largest), breaker)
     if config.nginx.generation is not None and any(route.cache and route.cache.edge for route in config.routes):
         store.purger.generation = generation = Generation(config.nginx.generation)
-        store.bus.subscribe(nginx_generation.TOPIC, generation.hear, ignore)
+        store.bus.subscribe(nginx_generation.TOPIC, generation.hear, no_op)
     return store
 
 
@@ -150,7 +150,7 @@ class Tiered(BaseCache):
         """What a tier has, in memory from now on; or what memory has, when that is newer."""
         for tier in self._tiers():
             data = tier.get(f"view:{key}")
-            if data is not None and not look.void and (value := self._read(tier, key, data)) is not None \
+            if data is not None and not look.invalidated and (value := self._read(tier, key, data)) is not None \
                     and value.stored_at <= now() + tier.margin:          # else by a clock that was stepped since
                 return self._newer(key, value, tier.margin)
         return None

@@ -32,11 +32,11 @@ T = TypeVar("T")
 class Lookup:
     """A running lookup. ``invalidated``: the key was deleted while it ran, so its result may be from before that."""
 
-    __slots__ = ("greenlet", "void")
+    __slots__ = ("greenlet", "invalidated")
 
     def __init__(self) -> None:
         self.greenlet: Any = None
-        self.void = False
+        self.invalidated = False
 
 
 class Lookups:
@@ -70,7 +70,7 @@ class Lookups:
 
     def forget(self, key: str) -> None:
         if (look := self._running.get(key)) is not None:
-            look.void = True
+            look.invalidated = True
 
     def do(self, work: Iterable[Callable[[], T]], seconds: float) -> list[T | None]:
         """Run these concurrently and return their results; None for those that have not ended within ``seconds`` and continue."""

@@ -131,7 +131,7 @@ class Prefixes:
                     if length <= len(address)], default=0.0)
 
 
-class Side:
+class PurgeIndex:
     """The marks of one kind of purge, hard or soft. ``urls`` has one Times for each form of an address (``addresses``)."""
 
     __slots__ = ("floor", "urls", "tags", "prefixes")
@@ -168,7 +168,7 @@ class Side:
         return latest
 
     def __repr__(self) -> str:
-        return f"Side({len(self.prefixes)} prefixes, floor {self.floor:.3f})"
+        return f"PurgeIndex({len(self.prefixes)} prefixes, floor {self.floor:.3f})"
 
 
 class Marks:
@@ -177,7 +177,7 @@ class Marks:
 
     def __init__(self, prefixes: int = PREFIXES) -> None:
         self.number = 0
-        self.hard, self.soft = Side(prefixes), Side(prefixes)
+        self.hard, self.soft = PurgeIndex(prefixes), PurgeIndex(prefixes)
 
     def add(self, purge: Purge) -> None:
         self.number += 1

@@ -184,7 +184,7 @@ class HttpStore:
             node = self.memory.nodes.get(key)
             if node is not None and node is not present:  # it was stored while the tier was asked
                 return node.value if node.purges == self.marks.number or self._survives(node) else None
-            if variants is None or look.void:
+            if variants is None or look.invalidated:
                 self.counts.of("misses", tier.name)(1.0)
                 continue
             if node is not None and variants[0].stored_at <= node.value[0].stored_at:

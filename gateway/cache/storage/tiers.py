@@ -48,7 +48,7 @@ class TierCounters:
     """The metrics of the tiers, each a function that takes a number. ``tier`` is memory, redis, memcached or file; ``route`` is
     empty for all."""
 
-    def __init__(self, counter: Callable[[str, str, str], Callable[[float], None]] = lambda name, tier, route: ignore) -> None:
+    def __init__(self, counter: Callable[[str, str, str], Callable[[float], None]] = lambda name, tier, route: no_op) -> None:
         self._counter = counter
         self._counters: dict[tuple[str, str, str], Callable[[float], None]] = {}
 
@@ -61,5 +61,5 @@ class TierCounters:
         return count
 
 
-def ignore(what: object) -> None:
+def no_op(what: object) -> None:
     """A counter that discards what it gets."""
