@@ -67,13 +67,13 @@ class Connections:
                 self._news.acquire()
             if self._idle:
                 connection = self._idle.pop()
-                if self._sound(connection):
+                if self._is_idle_and_open(connection):
                     return connection
                 self.drop(connection)
             elif not self.open and self._failures > failures:
                 raise self._error.with_traceback(None)
 
-    def _sound(self, connection: Any) -> bool:
+    def _is_idle_and_open(self, connection: Any) -> bool:
         """Is the connection open, to the current server, and without a byte of an earlier answer?"""
         try:
             return self.is_owned(connection) and not connection.can_read()
