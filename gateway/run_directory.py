@@ -264,13 +264,13 @@ class RunDir:
         board = self._attach()
         return board.workers() if board is not None else {}
 
-    def others(self) -> dict[int, str]:
+    def other_workers(self) -> dict[int, str]:
         """The states of the other live workers by pid."""
         return {worker.pid: worker.state for slot, worker in self.states().items() if slot != self.slot}
 
     def serves_without_me(self) -> bool:
         """Does another worker accept new connections?"""
-        return not ACCEPTING.isdisjoint(self.others().values())
+        return not ACCEPTING.isdisjoint(self.other_workers().values())
 
     def has_served(self) -> bool:
         """Has any worker of the instance ever accepted connections?"""
@@ -351,14 +351,14 @@ def current() -> RunDir | None:
     return _current
 
 
-def enter(place: RunDir | None) -> None:
-    """Make ``place`` the run directory of this process and of those it starts; None: of none."""
+def enter(run_dir: RunDir | None) -> None:
+    """Make ``run_dir`` the run directory of this process and of those it starts; None: of none."""
     global _current
-    _current = place
-    if place is None:
+    _current = run_dir
+    if run_dir is None:
         os.environ.pop("GATEWAY_INSTANCE_DIR", None)
     else:
-        os.environ["GATEWAY_INSTANCE_DIR"] = str(place.path)
+        os.environ["GATEWAY_INSTANCE_DIR"] = str(run_dir.path)
 
 
 def start(parent: str | os.PathLike[str] | None = None, uid: int = -1, gid: int = -1) -> RunDir:
@@ -368,9 +368,9 @@ def start(parent: str | os.PathLike[str] | None = None, uid: int = -1, gid: int 
     """
     parent = Path(parent or tempfile.gettempdir())
     remove_stale(parent)
-    place = RunDir(parent / f"wicketgate-{os.geteuid()}-{os.urandom(6).hex()}", uid=uid, gid=gid).create()
-    enter(place)
-    return place
+    run_dir = RunDir(parent / f"wicketgate-{os.geteuid()}-{os.urandom(6).hex()}", uid=uid, gid=gid).create()
+    enter(run_dir)
+    return run_dir
 
 
 def remove_stale(parent: Path) -> None:

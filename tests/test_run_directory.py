@@ -102,7 +102,7 @@ def test_ready_is_when_somebody_accepts(place, process, states, ready):
         write(place, slot, pid, state)
     assert place.ready() is ready
     assert [tuple(worker) for worker in place.states().values()] == list(zip(pids, states))
-    assert RunDir(place.path, slot=0).others() == dict(zip(pids[1:], states[1:]))
+    assert RunDir(place.path, slot=0).other_workers() == dict(zip(pids[1:], states[1:]))
     assert RunDir(place.path, slot=99).serves_without_me() is ready
 
 

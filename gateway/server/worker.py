@@ -190,10 +190,10 @@ class GatewayWorker(GeventWorker):
         self._report("leaving" if self._by_signal else "retiring")
         if not self._by_signal:
             os.kill(self.ppid, signal.SIGCHLD)               # wakes the master, which starts the successor
-        succession = Succession(place.others())
+        succession = Succession(place.other_workers())
         until = self.clock.now() + self.cfg.graceful_timeout
         while self.clock.now() < until:
-            verdict = succession.may_leave(place.others(), self._by_signal, self.clock.now())
+            verdict = succession.may_leave(place.other_workers(), self._by_signal, self.clock.now())
             if verdict is False:
                 self.log.error("Worker %s stays: its successor cannot start", self.pid)
             if verdict is not None:
