@@ -1,9 +1,9 @@
-"""Opening a connection to an instance: look up its name, connect to one of its places after the other, then TLS.
+"""Opening a connection to an instance: look up its name, connect to one of its endpoints after the other, then TLS.
 
-A *place* is a socket address. Each place has ``connect_timeout`` for TCP and TLS together, within the limit of the attempt; so has
-the lookup. All places of a name take turns; one that could not be connected pauses (backoff.py) and comes last. As long as there
-are connections to a name, it is looked up again after each ttl, beside the requests, and connections to a place that is no longer
-in the answer are drained.
+An *endpoint* is a socket address. Each one has ``connect_timeout`` for TCP and TLS together, within the limit of the attempt; so
+has the lookup. All endpoints of a name take turns; one that could not be connected pauses (backoff.py) and comes last. As long as
+there are connections to a name, it is looked up again after each ttl, beside the requests, and connections to an endpoint that is
+no longer in the answer are drained.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Open = Callable[[SocketAddress], Connection]             # a connection that is 
 
 class Connector:
     """``connect(limit)`` opens a connection to ``address``. ``context`` and ``server_name`` are for https. ``many``: the name has
-    several places. ``open`` makes the connections (None: native sockets)."""
+    several endpoints. ``open`` makes the connections (None: native sockets)."""
 
     def __init__(self, address: Address, resolver: Resolver, timeout: float, context: ssl.SSLContext | None,
                  server_name: str | None, clock: MonotonicClock = CLOCK, open: Open | None = None) -> None:
@@ -41,26 +41,26 @@ class Connector:
         self.clock = clock
         self.open = open
         self.many = False
-        self.on_change: Callable[[Collection[SocketAddress]], None] | None = None    # called with the places of a new answer
-        self.places: list[SocketAddress] = []
+        self.on_change: Callable[[Collection[SocketAddress]], None] | None = None    # called with the endpoints of a new answer
+        self.endpoints: list[SocketAddress] = []
         self._turn = 0
         self._backoffs: dict[SocketAddress, Backoff] = {}        # of those that failed
 
     def connect(self, limit: Limit, first: SocketAddress | None = None, timeout: float | None = None) -> Connection:
-        """A new connection, to ``first`` if that is one of the places. ``timeout`` replaces the connector's. Raises ConnectFailed,
-        ConnectTimeout, OutOfFiles and what ``limit`` raises."""
+        """A new connection, to ``first`` if that is one of the endpoints. ``timeout`` replaces the connector's. Raises
+        ConnectFailed, ConnectTimeout, OutOfFiles and what ``limit`` raises."""
         problem: Exception | None = None
         seconds = self.timeout if timeout is None else timeout
 
         def late() -> ConnectTimeout:
             return ConnectTimeout(f"{self.address.host}: no connection within {seconds:g} s")
 
-        for place in self._order(self._look_up(limit.within(seconds, late)), first):
+        for endpoint in self._order(self._look_up(limit.within(seconds, late)), first):
             start = self.clock.now()
-            if place in self._backoffs:
-                self._backoffs[place].claim(start)
+            if endpoint in self._backoffs:
+                self._backoffs[endpoint].claim(start)
             try:
-                connection = self._try(place, limit.within(seconds, late))
+                connection = self._try(endpoint, limit.within(seconds, late))
             except ConnectionLost as error:
                 if error.problem.errno in NO_ROOM:
                     raise OutOfFiles(str(error)) from error.problem
@@ -68,36 +68,36 @@ class Connector:
             except ConnectTimeout as error:
                 problem = error
             else:
-                self._backoffs.pop(place, None)
+                self._backoffs.pop(endpoint, None)
                 return connection
-            self._backoffs.setdefault(place, Backoff()).fail(start, self.clock.now())
+            self._backoffs.setdefault(endpoint, Backoff()).fail(start, self.clock.now())
         if isinstance(problem, ConnectTimeout):
             raise problem
         raise ConnectFailed(f"{self.address.host}: {problem}") from problem
 
     def next(self) -> SocketAddress:
-        """The place whose turn it is; of those that do not pause, if there are such."""
-        return self._order(self.places, None)[0]
+        """The endpoint whose turn it is; of those that do not pause, if there are such."""
+        return self._order(self.endpoints, None)[0]
 
-    def set_places(self, places: list[SocketAddress]) -> None:
-        """Take the places of a new answer."""
-        self.places = places
-        self.many = len(places) > 1
+    def set_endpoints(self, endpoints: list[SocketAddress]) -> None:
+        """Take the endpoints of a new answer."""
+        self.endpoints = endpoints
+        self.many = len(endpoints) > 1
         if self.on_change is not None:
-            self.on_change(places)
-        for place in self._backoffs.keys() - set(places):
-            del self._backoffs[place]
+            self.on_change(endpoints)
+        for endpoint in self._backoffs.keys() - set(endpoints):
+            del self._backoffs[endpoint]
 
-    def _order(self, places: list[SocketAddress], first: SocketAddress | None) -> list[SocketAddress]:
-        if len(places) == 1:
-            return places
+    def _order(self, endpoints: list[SocketAddress], first: SocketAddress | None) -> list[SocketAddress]:
+        if len(endpoints) == 1:
+            return endpoints
         if first is None:
             self._turn += 1
-        start = places.index(first) if first in places else (self._turn - 1) % len(places)
-        order = places[start:] + places[:start]
+        start = endpoints.index(first) if first in endpoints else (self._turn - 1) % len(endpoints)
+        order = endpoints[start:] + endpoints[:start]
         if self._backoffs:
             now = self.clock.now()
-            order.sort(key=lambda place: place in self._backoffs and self._backoffs[place].until > now)
+            order.sort(key=lambda endpoint: endpoint in self._backoffs and self._backoffs[endpoint].until > now)
         return order
 
     def _look_up(self, patience: Limit) -> list[SocketAddress]:
@@ -105,26 +105,26 @@ class Connector:
         if address.unix_path is not None:
             return [SocketAddress(AF_UNIX, address.unix_path)]
         try:
-            places = self.resolver.resolve(address.host, address.port, patience.left())
+            endpoints = self.resolver.resolve(address.host, address.port, patience.left())
         except LookupFailed as error:
             raise ConnectFailed(str(error)) from error
-        if places is None:
+        if endpoints is None:
             raise patience.over()
-        if places is not self.places:
-            self.set_places(places)
-        return places
+        if endpoints is not self.endpoints:
+            self.set_endpoints(endpoints)
+        return endpoints
 
-    def _try(self, place: SocketAddress, limit: Limit) -> Connection:
-        connection = self._open(place) if self.open is None else self.open(place)
+    def _try(self, endpoint: SocketAddress, limit: Limit) -> Connection:
+        connection = self._open(endpoint) if self.open is None else self.open(endpoint)
         try:
-            connection.establish(place, limit)
+            connection.establish(endpoint, limit)
         except BaseException:
             connection.close()
             raise
         return connection
 
-    def _open(self, place: SocketAddress) -> Connection:
-        socket = native_socket(place.family)
+    def _open(self, endpoint: SocketAddress) -> Connection:
+        socket = native_socket(endpoint.family)
         if self.context is None:
             return Connection(socket, self.clock)
         return TlsConnection(socket, self.context, self.server_name, self.clock)
@@ -159,8 +159,8 @@ class Follower:
 
     def _look(self) -> None:
         connector = self.connector
-        places = connector.resolver.renew(connector.address.host, connector.address.port)
-        if places and places is not connector.places:
-            connector.set_places(places)
+        endpoints = connector.resolver.renew(connector.address.host, connector.address.port)
+        if endpoints and endpoints is not connector.endpoints:
+            connector.set_endpoints(endpoints)
         if self.in_use():
             self.start()

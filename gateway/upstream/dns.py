@@ -37,10 +37,10 @@ class SocketAddress(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """The result of a lookup, valid ``until`` that time: ``places``, or the ``problem`` when there are none."""
+    """The result of a lookup, valid ``until`` that time: ``endpoints``, or the ``problem`` when there are none."""
 
     until: float
-    places: list[SocketAddress]
+    endpoints: list[SocketAddress]
     problem: str
 
 
@@ -59,28 +59,28 @@ class Resolver:
         self._running: dict[tuple[str, int], AsyncResult] = {}
 
     def resolve(self, host: str, port: int, seconds: float | None = None) -> list[SocketAddress] | None:
-        """All places of ``host``, in the order of the answer; None if there is none within ``seconds``. Raises LookupFailed."""
-        numeric = numeric_place(host, port)
+        """All endpoints of ``host``, in the order of the answer; None if there is none within ``seconds``. Raises LookupFailed."""
+        numeric = numeric_endpoint(host, port)
         if numeric is not None:
             return [numeric]
         key = host, port
         answer = self._answers.get(key)
         if answer is None or self.clock.now() >= answer.until:
-            if answer is not None and answer.places:       # the answer before will do
+            if answer is not None and answer.endpoints:       # the answer before will do
                 seconds = PATIENCE if seconds is None else min(seconds, PATIENCE)
             answer = self._refresh_within(key, seconds)
         if answer is None:
             return None
-        if not answer.places:
+        if not answer.endpoints:
             raise LookupFailed(answer.problem)
-        return answer.places
+        return answer.endpoints
 
     def renew(self, host: str, port: int) -> list[SocketAddress]:
-        """All places of a name, after a new lookup if the answer has expired, however long that takes; empty if there are none."""
+        """All endpoints of a name, after a new lookup if the answer has expired, however long that takes; empty without any."""
         answer = self._answers.get((host, port))
         if answer is None or self.clock.now() >= answer.until:
             answer = self._refresh_within((host, port), None)
-        return answer.places if answer is not None else []
+        return answer.endpoints if answer is not None else []
 
     def _refresh_within(self, key: tuple[str, int], seconds: float | None) -> Answer | None:
         """The answer after a lookup, or the one before when the lookup takes longer than ``seconds``."""
@@ -106,21 +106,21 @@ class Resolver:
 
     def _look_up(self, host: str, port: int) -> Answer:
         try:
-            places = [SocketAddress(info[0], info[4]) for info in self.lookup(host, port)]
-            problem = "" if places else f"{host} has no address"
+            endpoints = [SocketAddress(info[0], info[4]) for info in self.lookup(host, port)]
+            problem = "" if endpoints else f"{host} has no address"
         except (OSError, UnicodeError) as error:         # UnicodeError: a name that idna cannot encode
-            places, problem = [], f"{host}: {error}"
-        if places:
-            return Answer(self.clock.now() + self.ttl, places, "")
+            endpoints, problem = [], f"{host}: {error}"
+        if endpoints:
+            return Answer(self.clock.now() + self.ttl, endpoints, "")
         before = self._answers.get((host, port))
-        return Answer(self.clock.now() + NEGATIVE_TTL, before.places if before else [], problem)
+        return Answer(self.clock.now() + NEGATIVE_TTL, before.endpoints if before else [], problem)
 
     def __repr__(self) -> str:
         return f"Resolver({len(self._answers)} names, {len(self._running)} being looked up)"
 
 
-def numeric_place(host: str, port: int) -> SocketAddress | None:
-    """The place of a host that is an address already, else None."""
+def numeric_endpoint(host: str, port: int) -> SocketAddress | None:
+    """The endpoint of a host that is an address already, else None."""
     for family, sockaddr in ((socket.AF_INET, (host, port)), (socket.AF_INET6, (host, port, 0, 0))):
         try:
             socket.inet_pton(family, host)

@@ -49,8 +49,8 @@ class Instance:
         serve again; ``patient``: while all are busy, wait for one. Raises PoolExhausted, ConnectFailed, ConnectTimeout, OutOfFiles
         and what ``limit`` does."""
         left = limit.left()
-        place = self.connector.next() if self.connector.many else None
-        if not fresh and (idle := self.pool.reuse(careful, place)) is not None:
+        endpoint = self.connector.next() if self.connector.many else None
+        if not fresh and (idle := self.pool.reuse(careful, endpoint)) is not None:
             return idle
         patience = self.pool_timeout if patient else 0.0
         if left is not None and left <= patience:
@@ -61,16 +61,16 @@ class Instance:
             if patience == left:
                 raise busy_error(limit.over()) from None
             raise PoolExhausted(f"all {self.pool.maximum} connections were busy for {patience:g} s") from None
-        return self._connect(call, limit, place) if connection is None else connection
+        return self._connect(call, limit, endpoint) if connection is None else connection
 
-    def _connect(self, call: Call, limit: Limit, place: SocketAddress | None) -> Connection:
+    def _connect(self, call: Call, limit: Limit, endpoint: SocketAddress | None) -> Connection:
         """A new connection. Where the call has a time of its own for that, it does not count as the attempt's."""
         seconds = call.connect_timeout
         try:
             if seconds is None:
-                connection = self.connector.connect(limit, place)
+                connection = self.connector.connect(limit, endpoint)
             else:
-                connection = self.connector.connect(Limit(limit.deadline, None, limit.error, limit.clock), place, seconds)
+                connection = self.connector.connect(Limit(limit.deadline, None, limit.error, limit.clock), endpoint, seconds)
                 limit.restart()
         except BaseException:
             self.pool.drop()

@@ -63,15 +63,15 @@ class Pool:
         self._connections.add(connection)
         return connection
 
-    def reuse(self, careful: bool, place: SocketAddress | None = None) -> Connection | None:
+    def reuse(self, careful: bool, endpoint: SocketAddress | None = None) -> Connection | None:
         """The idle connection used last that may serve again, if there is one. ``careful``: ask the system whether it may, else
-        what the loop has seen is enough. ``place``: only one that leads there, as long as another can be opened."""
+        what the loop has seen is enough. ``endpoint``: only one that leads there, as long as another can be opened."""
         idle = self.idle
         if self._hub is not get_hub():
             self._own()
-        if place is not None and self.open < self.maximum:
-            self._warm_up(place)
-            if not idle or idle[-1].place != place:
+        if endpoint is not None and self.open < self.maximum:
+            self._warm_up(endpoint)
+            if not idle or idle[-1].endpoint != endpoint:
                 return None
         while idle:
             connection = idle.pop()
@@ -119,10 +119,10 @@ class Pool:
         else:
             self.open -= 1
 
-    def keep_only(self, places: Collection[SocketAddress]) -> None:
-        """Close idle connections to other places; busy ones retire."""
+    def keep_only(self, endpoints: Collection[SocketAddress]) -> None:
+        """Close idle connections to other endpoints; busy ones retire."""
         for connection in self._connections:
-            if connection.place not in places:
+            if connection.endpoint not in endpoints:
                 connection.retires = connection.expires = 0.0
         self.sweep()
 
@@ -157,10 +157,10 @@ class Pool:
     def _set_alarm(self, now: float) -> None:
         self.alarm.set(min(connection.expires for connection in self.idle) - now + SLACK)
 
-    def _warm_up(self, place: SocketAddress) -> None:
-        """Move the connection to ``place`` that was used last, if there is one, to the end that is taken first."""
+    def _warm_up(self, endpoint: SocketAddress) -> None:
+        """Move the connection to ``endpoint`` that was used last, if there is one, to the end that is taken first."""
         for connection in reversed(self.idle):
-            if connection.place == place:
+            if connection.endpoint == endpoint:
                 self.idle.remove(connection)
                 self.idle.append(connection)
                 return

@@ -157,8 +157,8 @@ class TlsConnection(Connection):
         super().__init__(socket, clock)
         self.tls = TlsStream(socket, context, server_name)
 
-    def establish(self, place: SocketAddress, limit: Limit) -> None:
-        super().establish(place, limit)
+    def establish(self, endpoint: SocketAddress, limit: Limit) -> None:
+        super().establish(endpoint, limit)
         while (wait := self._handshake()) is not None:
             wait(limit)
 

@@ -61,10 +61,10 @@ def native_socket(family: int) -> Any:
 
 
 class Connection:
-    """A TCP or unix connection. ``requests`` counts those it has served, ``place`` is where it leads; ``keep``, ``expires`` and
+    """A TCP or unix connection. ``requests`` counts those it has served, ``endpoint`` is where it leads; ``keep``, ``expires`` and
     ``retires`` are times for the pool, in seconds."""
 
-    __slots__ = ("socket", "clock", "readable", "requests", "place", "keep", "expires", "retires", "closed", "post_error",
+    __slots__ = ("socket", "clock", "readable", "requests", "endpoint", "keep", "expires", "retires", "closed", "post_error",
                  "_writable", "_writer", "_poll", "_eager", "_outbox", "_post_pending", "__weakref__")
 
     def __init__(self, socket: Any, clock: MonotonicClock = CLOCK) -> None:
@@ -77,7 +77,7 @@ class Connection:
         self.keep: float | None = None
         self.expires = 0.0
         self.retires = inf
-        self.place: SocketAddress | None = None
+        self.endpoint: SocketAddress | None = None
         self.post_error: OSError | None = None          # of a post that did not leave
         self._writable = self.readable.hub.loop.io(descriptor, 2)
         self._writer: Waiter | None = None
@@ -88,12 +88,12 @@ class Connection:
         self._poll.register(descriptor, select.POLLIN)
         self.closed = False
 
-    def establish(self, place: SocketAddress, limit: Limit) -> None:
+    def establish(self, endpoint: SocketAddress, limit: Limit) -> None:
         """Connect. Raises ConnectionLost, and what ``limit`` raises."""
-        self.place = place
-        if place.family != AF_UNIX:
+        self.endpoint = endpoint
+        if endpoint.family != AF_UNIX:
             self.socket.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
-        while (error := self.socket.connect_ex(place.sockaddr)) == errno.EAGAIN:
+        while (error := self.socket.connect_ex(endpoint.sockaddr)) == errno.EAGAIN:
             self.clock.sleep(BACKLOG_PAUSE if (left := limit.left()) is None else min(left, BACKLOG_PAUSE))
         if error == errno.EINPROGRESS:
             self.wait_writable(limit)

@@ -19,7 +19,7 @@ from gateway.deadline import Deadline
 from gateway.errors import DeadlineExceeded
 from gateway.loop.time_limit import TURNS, LimitTimer, TimeLimit, Turns, catch_up
 from gateway.tasks import Guard, gather
-from gateway.upstream.dns import Resolver, numeric_place
+from gateway.upstream.dns import Resolver, numeric_endpoint
 from gateway.upstream.limit import Limit
 from gateway.upstream.pool import Pool
 from gateway.upstream.transport import Connection, native_socket
@@ -214,11 +214,11 @@ def test_many_answers_at_once_are_all_in_time(pair):
 
 
 def test_a_connect_after_a_long_computation_has_its_whole_time(serve):
-    place = numeric_place("127.0.0.1", serve(lambda sock, address: None))
-    connection = Connection(native_socket(place.family))
+    endpoint = numeric_endpoint("127.0.0.1", serve(lambda sock, address: None))
+    connection = Connection(native_socket(endpoint.family))
     gevent.sleep(0.001)
     compute(HELD)                                        # since the loop looked at the clock
-    connection.establish(place, limit())
+    connection.establish(endpoint, limit())
     connection.close()
 
 

@@ -54,8 +54,8 @@ class Network:
         machine = self.machines[address, PORT] = Machine(self, address, {**BEHAVIOURS, **rates})
         return machine
 
-    def open(self, place: SocketAddress) -> SimulatedConnection:
-        return SimulatedConnection(self, self.machines[place.sockaddr])
+    def open(self, endpoint: SocketAddress) -> SimulatedConnection:
+        return SimulatedConnection(self, self.machines[endpoint.sockaddr])
 
     def look_up(self, host: str, port: int) -> list[Any]:
         self.clock.sleep(self.random.uniform(0.001, 0.02))
@@ -164,7 +164,7 @@ class SimulatedConnection:
         self.keep: float | None = None
         self.expires = 0.0
         self.retires = float("inf")
-        self.place: SocketAddress | None = None
+        self.endpoint: SocketAddress | None = None
         self.post_error: OSError | None = None
         self.closed = False
         self.ended = False                               # by the machine
@@ -194,8 +194,8 @@ class SimulatedConnection:
 
     # The upstream's side
 
-    def establish(self, place: SocketAddress, limit: Limit) -> None:
-        self.place = place
+    def establish(self, endpoint: SocketAddress, limit: Limit) -> None:
+        self.endpoint = endpoint
         latency = self.network.random.uniform(0.0005, 0.005)
         left = limit.left()
         if left is not None and left <= latency:

@@ -18,10 +18,10 @@ from gateway.upstream.dns import Resolver
 
 
 class Name:
-    """A name server for one name: ``places`` are (family, address) now."""
+    """A name server for one name: ``endpoints`` are (family, address) now."""
 
-    def __init__(self, *places: tuple) -> None:
-        self.places = list(places)
+    def __init__(self, *endpoints: tuple) -> None:
+        self.endpoints = list(endpoints)
         self.error: Exception | None = None
         self.lookups = 0
 
@@ -29,7 +29,7 @@ class Name:
         self.lookups += 1
         if self.error is not None:
             raise self.error
-        return [(family, socket.SOCK_STREAM, 6, "", address) for family, address in self.places]
+        return [(family, socket.SOCK_STREAM, 6, "", address) for family, address in self.endpoints]
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def test_an_address_that_left_the_name_is_drained(serve, by_name, steady):
     name = Name(ipv4(serve(old)))
     one = by_name(name, dns_ttl="50ms")
     burst(one, 10)
-    name.places = [ipv4(serve(new))]
+    name.endpoints = [ipv4(serve(new))]
     if steady:
         until(lambda: one.send(get()).status == 200 and new.requests)
     until(lambda: old.open == 0)
@@ -159,8 +159,8 @@ def test_a_busy_connection_to_an_address_that_left_ends_with_its_answer(serve, b
     one = by_name(name, dns_ttl="50ms")
     first = gevent.spawn(one.send, get())
     until(lambda: old.requests)
-    name.places = [ipv4(serve(new))]
-    until(lambda: one.instances[0].connector.places[0].sockaddr == name.places[0][1])
+    name.endpoints = [ipv4(serve(new))]
+    until(lambda: one.instances[0].connector.endpoints[0].sockaddr == name.endpoints[0][1])
     go.set()
     assert first.get(timeout=LATE).body == b"ok"
     until(lambda: old.open == 0)
@@ -175,7 +175,7 @@ def test_an_answer_that_is_none_changes_nothing(serve, by_name, answer):
     if isinstance(answer, Exception):
         name.error = answer
     else:
-        name.places = answer
+        name.endpoints = answer
     until(lambda: name.lookups >= 2)
     assert one.send(get()).status == 200 and service.connections == 1
 
@@ -197,7 +197,7 @@ def test_an_address_that_cannot_be_connected_pauses(serve, by_name):
     calls = [get() for _ in range(20)]
     assert [one.send(call).status for call in calls] == [200] * 20
     assert all(len(call.attempts) == 1 for call in calls)       # within one attempt
-    assert {place for place in one.instances[0].connector._backoffs} == set(one.instances[0].connector.places[:2])
+    assert {endpoint for endpoint in one.instances[0].connector._backoffs} == set(one.instances[0].connector.endpoints[:2])
 
 
 def test_a_full_pool_does_not_open_and_close_for_an_address(serve, by_name):

@@ -1,4 +1,4 @@
-"""Getting a connection: names, several places, unix sockets, upgrades, and the time it may take."""
+"""Getting a connection: names, several endpoints, unix sockets, upgrades, and the time it may take."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def full_port():
 
 
 def by_name(ports: list[int], **settings) -> Upstream:
-    """An upstream called http://shop.test, whose name has these ports of 127.0.0.1 as its places."""
+    """An upstream called http://shop.test, whose name has these ports of 127.0.0.1 as its endpoints."""
     def lookup(host: str, port: int) -> list[tuple]:
         assert (host, port) == ("shop.test", 8000)
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", place)) for place in ports]
@@ -64,7 +64,7 @@ def test_a_name_is_looked_up_and_sent_as_host(serve):
     one.close()
 
 
-def test_all_places_are_tried_in_order(serve):
+def test_all_endpoints_are_tried_in_order(serve):
     first, second = Service(), Service()
     one = by_name([closed_port(), serve(first), serve(second)])
     call = get()
@@ -74,13 +74,13 @@ def test_all_places_are_tried_in_order(serve):
     one.close()
 
 
-def test_a_place_that_does_not_answer_is_given_up_for_the_next(serve, full_port):
+def test_an_endpoint_that_does_not_answer_is_given_up_for_the_next(serve, full_port):
     one = by_name([full_port, serve(Service())], connect_timeout="50ms")
     assert one.send(get()).body == b"ok"
     one.close()
 
 
-def test_no_place_answers():
+def test_no_endpoint_answers():
     one = by_name([closed_port(), closed_port()])
     call = get()
     with pytest.raises(ConnectFailed, match="shop.test.*refused") as excinfo:
@@ -194,7 +194,7 @@ def test_a_unix_socket_with_a_full_backlog_is_waited_for(tmp_path, upstream):
         one_socket.close()
 
 
-def test_the_text_of_a_connector_is_its_place():
+def test_the_text_of_a_connector_is_its_endpoint():
     connector = Connector(parse_instance("http://[::1]:81"), Resolver(30), 1, None, None)
     assert repr(connector) == "Connector([::1]:81)"
     with pytest.raises(DeadlineExceeded):

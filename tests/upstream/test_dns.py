@@ -18,8 +18,8 @@ TWO = SocketAddress(socket.AF_INET6, ("fd00::2", 80, 0, 0))
 class Names:
     """A name server: what it answers next, and how often it was asked. ``gate`` holds its answers back."""
 
-    def __init__(self, *places: SocketAddress) -> None:
-        self.places = list(places)
+    def __init__(self, *endpoints: SocketAddress) -> None:
+        self.endpoints = list(endpoints)
         self.lookups: list[tuple[str, int]] = []
         self.error: Exception | None = None
         self.gate = Event()
@@ -31,23 +31,23 @@ class Names:
         self.gate.wait()
         if self.error is not None:
             raise self.error
-        return [(place.family, socket.SOCK_STREAM, 6, "", place.sockaddr) for place in self.places]
+        return [(endpoint.family, socket.SOCK_STREAM, 6, "", endpoint.sockaddr) for endpoint in self.endpoints]
 
     def resolver(self, ttl: float = 30.0) -> Resolver:
         return Resolver(ttl, self, self.clock)
 
 
-@pytest.mark.parametrize("host, place", [
+@pytest.mark.parametrize("host, endpoint", [
     ("127.0.0.1", SocketAddress(socket.AF_INET, ("127.0.0.1", 80))), ("::1", SocketAddress(socket.AF_INET6, ("::1", 80, 0, 0))),
     ("10.1", None), ("1.2.3.4.5", None), ("shop.test", None), ("", None), ("\xe9", None), ("a\0b", None),
 ])
-def test_only_names_are_looked_up(host, place):
+def test_only_names_are_looked_up(host, endpoint):
     names = Names(ONE)
-    assert names.resolver().resolve(host, 80) == [place or ONE]
-    assert len(names.lookups) == (place is None)
+    assert names.resolver().resolve(host, 80) == [endpoint or ONE]
+    assert len(names.lookups) == (endpoint is None)
 
 
-def test_all_places_are_given_in_order():
+def test_all_endpoints_are_given_in_order():
     assert Names(TWO, ONE).resolver().resolve("shop.test", 80) == [TWO, ONE]
 
 
@@ -82,7 +82,7 @@ def test_an_empty_answer_is_a_failure():
         Names().resolver().resolve("shop.test", 80)
 
 
-def test_old_places_are_used_while_the_name_server_fails():
+def test_old_endpoints_are_used_while_the_name_server_fails():
     names = Names(ONE)
     resolver = names.resolver(30)
     resolver.resolve("shop.test", 80)
@@ -91,18 +91,18 @@ def test_old_places_are_used_while_the_name_server_fails():
     for _ in range(3):
         assert resolver.resolve("shop.test", 80) == [ONE]
     assert len(names.lookups) == 2                         # it is asked again, but not each time
-    names.error, names.places = None, [TWO]
+    names.error, names.endpoints = None, [TWO]
     names.clock.time += NEGATIVE_TTL
     assert resolver.resolve("shop.test", 80) == [TWO]
 
 
-def test_old_places_are_used_while_the_name_server_is_slow():
+def test_old_endpoints_are_used_while_the_name_server_is_slow():
     names = Names(ONE)
     resolver = names.resolver(30)
     resolver.resolve("shop.test", 80)
     names.clock.time += 31
     names.gate.clear()
-    names.places = [TWO]
+    names.endpoints = [TWO]
     assert resolver.resolve("shop.test", 80, 0.001) == [ONE]
     names.gate.set()
     assert resolver.resolve("shop.test", 80, 5) == [TWO]
@@ -141,5 +141,5 @@ def test_a_defect_in_the_lookup_is_not_waited_for_forever():
 
 
 def test_the_systems_resolver_knows_localhost():
-    places = Resolver(30).resolve("localhost", 80, 5)
-    assert places and {place.sockaddr[0] for place in places} <= {"127.0.0.1", "::1"}
+    endpoints = Resolver(30).resolve("localhost", 80, 5)
+    assert endpoints and {endpoint.sockaddr[0] for endpoint in endpoints} <= {"127.0.0.1", "::1"}

@@ -178,7 +178,7 @@ def test_a_busy_instance_is_no_reason_to_fail_while_another_is_free(make, serve)
 
 
 def test_no_descriptor_left_is_our_own_failure(make, serve):
-    def none_left(place):
+    def none_left(endpoint):
         raise ConnectionLost(OSError(errno.EMFILE, "Too many open files"))
 
     one = make(serve(Service()), serve(Service()), open=none_left)

@@ -20,7 +20,7 @@ class Line:
         self.keep: float | None = None
         self.expires = 0.0
         self.retires = float("inf")
-        self.place = None
+        self.endpoint = None
         self.at_rest: object = None
         self.readable = self                             # of which only this is looked at:
         self.is_watched = False
@@ -249,7 +249,7 @@ def test_another_thread_is_told_off():
         gevent.get_hub().threadpool.apply(pool.take, (1,))
 
 
-def test_no_place_is_lost_whatever_happens():
+def test_no_slot_is_lost_whatever_happens():
     """A hundred greenlets that take, keep, give, drop, give up and are killed: in the end the pool is as it was."""
     dice = random.Random(7)
     pool = Pool(5, 50)

@@ -124,8 +124,8 @@ class Simulation:
                            f"{machine.address} has been up for {BACK_WITHIN} s and got no call")
 
     def _in_use(self, machine: Machine) -> bool:
-        places = self.upstream.instances[2].connector.places
-        return machine in self.machines[:2] or machine.address in {place.sockaddr[0] for place in places}
+        endpoints = self.upstream.instances[2].connector.endpoints
+        return machine in self.machines[:2] or machine.address in {endpoint.sockaddr[0] for endpoint in endpoints}
 
     def _change_name(self) -> None:
         if self.quiet:
@@ -275,7 +275,7 @@ def keep_in_flight(release, instance, connection, reusable):
     instance.in_flight += connection is not None and not reusable
 
 
-def keep_place(drop, pool):
+def keep_slot(drop, pool):
     if pool.waiting:
         drop(pool)
 
@@ -325,7 +325,7 @@ FAULTS: dict[str, tuple[type, str, Callable[..., Any], str]] = {
     "an outcome too many": (Instance, "settle", settle_twice, "has the outcomes"),
     "no outcome": (Instance, "settle", forget, "has the outcomes"),
     "in flight for ever": (Instance, "release", keep_in_flight, "left over"),
-    "a place that is lost": (Pool, "drop", keep_place, "left over"),
+    "a slot that is lost": (Pool, "drop", keep_slot, "left over"),
     "an idle timeout that does not hold": (Pool, "give", never_expire, "unused for"),
     "an age that does not hold": (Pool, "add", ignore_age, "s old is used"),
     "one connection too many": (Pool, "take", open_one_more, "connections to"),
