@@ -42,7 +42,7 @@ class Way(Enum):
 
 
 # What tools replace: of each class the functions, which are of its module unless somebody has replaced them.
-PLACES: tuple[tuple[type, Any, tuple[str, ...]], ...] = (
+HOOK_POINTS: tuple[tuple[type, Any, tuple[str, ...]], ...] = (
     (HTTPConnection, http.client, ("putrequest", "putheader", "endheaders", "getresponse", "request", "_send_request")),
     (connection.HTTPConnection, connection, ("request", "getresponse", "connect")),
     (connectionpool.HTTPConnectionPool, connectionpool, ("urlopen", "_make_request", "_get_conn", "_new_conn")),
@@ -59,7 +59,7 @@ class Hooks:
     def __init__(self) -> None:
         self._functions: list[Any] = []
         self._way = Way.STRAIGHT
-        self._lookups: list[Callable[[], Any]] = [partial(itemgetter(*names), vars(owner)) for owner, _, names in PLACES]
+        self._lookups: list[Callable[[], Any]] = [partial(itemgetter(*names), vars(owner)) for owner, _, names in HOOK_POINTS]
         self._lookups += [partial(attrgetter("ConnectionCls"), pool) for pool in POOLS]
 
     def way(self) -> Way:
@@ -70,7 +70,7 @@ class Hooks:
         return self._way
 
     def _judge(self) -> Way:
-        first, *others = [any(foreign(vars(owner)[name], module) for name in names) for owner, module, names in PLACES]
+        first, *others = [any(foreign(vars(owner)[name], module) for name in names) for owner, module, names in HOOK_POINTS]
         if any(others) or any(pool.ConnectionCls is not usual for pool, usual in POOLS.items()):
             return Way.STOCK
         return Way.VISIBLE if first else Way.STRAIGHT
