@@ -34,7 +34,7 @@ from ..tasks import spawn_apart
 from . import clock
 from .bell import Bell
 from .group_commit import Batch, GroupCommit
-from .notice import EVERY, Notice
+from .notice import EVERY, Deliver, Notice
 
 PATIENCE = 0.05                 # seconds
 
@@ -42,8 +42,8 @@ log = logging.getLogger("gateway")
 
 
 class Transport(Protocol):
-    """A way to other workers. From ``start`` on it calls ``hear`` with each notice that they publish. ``write`` returns whether the
-    notices are written, ``backlog`` the number of those that are not yet. ``bell`` is None where it has none."""
+    """A way to other workers. From ``start`` on it calls ``deliver`` with each notice that they publish. ``write`` returns
+    whether the notices are written, ``backlog`` the number of those that are not yet. ``bell`` is None where it has none."""
 
     @property
     def bell(self) -> Bell | None: ...
@@ -52,7 +52,7 @@ class Transport(Protocol):
 
     def backlog(self) -> int: ...
 
-    def start(self, hear: Callable[[Notice], None]) -> None: ...
+    def start(self, deliver: Deliver) -> None: ...
 
     def stop(self) -> None: ...
 

@@ -28,7 +28,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -42,7 +42,7 @@ from ..tasks import Semaphore, spawn, spawn_apart
 from . import clock
 from .bell import Bell
 from .log_compaction import halve, latest, total
-from .notice import LONGEST, Notice, gap, line_of, parse
+from .notice import LONGEST, Deliver, Notice, gap, line_of, parse
 
 POLL = 0.25                     # seconds
 DRAIN = 0.5                     # seconds that an operation has to end when the journal is stopped
@@ -53,8 +53,6 @@ SUCCESSOR = re.compile(rb'\["after","([0-9]+):([0-9]+)"\]\n')         # the old 
 PIECE = 16 * 1024               # bytes that are read at a time
 LINES = 1000                    # lines that are compacted at a time
 PAUSE = 0.005                   # seconds between two portions, for other greenlets and threads
-
-Hear = Callable[[Notice], None]
 
 log = logging.getLogger("gateway")
 
@@ -82,18 +80,18 @@ class Journal:
         self._thread = SerialThread()
         self._reading = Semaphore(1)
 
-    def start(self, hear: Hear) -> None:
+    def start(self, deliver: Deliver) -> None:
         """Deliver all notices in the file before this returns, and from then on each new one, in a greenlet."""
         if self.make:
             self._thread.run(partial(self.path.parent.mkdir, mode=0o700, parents=True, exist_ok=True))
         self._thread.run(clock.agree, self.path.with_name(f".{self.path.name}.clock"))
         self._thread.run(self._hang_bell)
-        self.catch_up(hear)
-        self._follower = spawn(self._follow, hear)
+        self.catch_up(deliver)
+        self._follower = spawn(self._follow, deliver)
 
-    def catch_up(self, hear: Hear) -> None:
+    def catch_up(self, deliver: Deliver) -> None:
         """Deliver all notices that are new."""
-        while self._deliver(hear):
+        while self._deliver(deliver):
             pass
 
     def stop(self) -> None:
@@ -103,14 +101,14 @@ class Journal:
         self._thread.stop(DRAIN)
         self.close()
 
-    def _follow(self, hear: Hear) -> None:
+    def _follow(self, deliver: Deliver) -> None:
         while True:
             self.clock.sleep(self.poll)
             self._thread.run(self._hang_bell)
-            while self._deliver(hear):
+            while self._deliver(deliver):
                 self.clock.sleep(PAUSE)
 
-    def _deliver(self, hear: Hear) -> bool:
+    def _deliver(self, deliver: Deliver) -> bool:
         """Read and deliver one piece of the new lines, one caller at a time; returns whether there was any."""
         with self._reading:
             try:
@@ -119,7 +117,7 @@ class Journal:
                 log.error("notices of other workers cannot be read: %s", error)
                 return False
             for notice in notices_in(text.splitlines()):
-                hear(notice)
+                deliver(notice)
             return bool(text)
 
     def _hang_bell(self) -> None:

@@ -11,6 +11,7 @@ In a log a notice is a JSON list, ``[topic, key, payload, retain, at]``. A later
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 LONGEST = 1024 ** 2             # bytes of one notice in a log
@@ -31,6 +32,9 @@ class Notice(NamedTuple):
     @property
     def identity(self) -> Identity:
         return self.topic, self.key
+
+
+Deliver = Callable[[Notice], None]                       # a transport calls it with each notice that comes
 
 
 def gap(at: float, topic: str = EVERY) -> Notice:

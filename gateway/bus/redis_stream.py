@@ -34,7 +34,7 @@ from ..remote.redis_client import RedisClient
 from ..remote.redis_pool import connect, disconnect
 from ..tasks import spawn
 from . import clock
-from .notice import LONGEST, Identity, Notice, gap, gaps, notice_of, text_of
+from .notice import LONGEST, Deliver, Identity, Notice, gap, gaps, notice_of, text_of
 
 BLOCK = 0.4                     # seconds that one XREAD waits for something new
 PATIENCE = 1.0                  # seconds that the end of an XREAD may be late: Redis checks ten times a second, and may be busy
@@ -65,8 +65,6 @@ return true
 """
 
 log = logging.getLogger("gateway")
-
-Hear = Callable[[Notice], None]
 
 
 class RedisStream:
@@ -113,31 +111,31 @@ class RedisStream:
     def _entry(self, notice: Notice) -> tuple[Any, ...]:
         return WRITE, 2, self.name, self.latest, self.length, text_of(*notice[:4]), self.own, text_of(*notice.identity)
 
-    def start(self, hear: Hear) -> None:
+    def start(self, deliver: Deliver) -> None:
         """Follow the stream in a greenlet. The circuit stays paused until the whole stream was read."""
         self.own = f"{os.getpid()}-{secrets.token_hex(6)}"
         self._thread = native_thread()
         self.client.circuit.follow()
-        self._follower = spawn(self._follow, hear)
+        self._follower = spawn(self._follow, deliver)
 
     def stop(self) -> None:
         if self._follower is not None:
             self._follower.kill()
             self._disconnect()
 
-    def _follow(self, hear: Hear) -> None:
+    def _follow(self, deliver: Deliver) -> None:
         circuit = self.client.circuit
         while True:
             try:
-                quickest = self._catch_up(hear)
+                quickest = self._catch_up(deliver)
                 if quickest <= circuit.timeout:
                     circuit.resume()
                 else:                                    # too slow for requests, but not for notices
                     circuit.on_failure(1.0)
                     circuit.pause(Slow(f"no answer within {circuit.timeout * 1000:.0f} ms"))
                 while (block := BLOCK if circuit.usable else min(BLOCK, circuit.left())) > 0:
-                    self._read(hear, max(1, int(block * 1000)))          # 0 would be for ever
-                    self._watch_clock(hear)
+                    self._read(deliver, max(1, int(block * 1000)))          # 0 would be for ever
+                    self._watch_clock(deliver)
                     self._write_backlog()
             except Exception as error:                   # of any kind: without this greenlet the worker gets no notices
                 self._disconnect()
@@ -146,7 +144,7 @@ class RedisStream:
                 circuit.pause(error)
                 self.clock.sleep(max(circuit.left(), 0.01))
 
-    def _catch_up(self, hear: Hear) -> float:
+    def _catch_up(self, deliver: Deliver) -> float:
         """Read all new entries and write the backlog; returns the seconds of Redis's quickest answer. Raises the client's errors,
         and ValueError or KeyError for a stream whose entries are not notices."""
         if self._library is None:
@@ -156,8 +154,8 @@ class RedisStream:
         library.eval(self.begin, 1, self.name, text_of(*gap(0.0)[:4]))
         [(first, fields)] = library.xrange(self.name, count=1)       # an empty stream: ValueError; another entry: KeyError
         if order(first) > order(self._last):             # a new worker, or entries in between are lost
-            hear(gap(self._moment(fields)))
-        while self._read(hear):
+            deliver(gap(self._moment(fields)))
+        while self._read(deliver):
             pass
         self._write_backlog()
         return quickest
@@ -169,7 +167,7 @@ class RedisStream:
             if self._unsent.get(identity) is notice:     # else a later one has replaced it meanwhile
                 del self._unsent[identity]
 
-    def _watch_clock(self, hear: Hear) -> None:
+    def _watch_clock(self, deliver: Deliver) -> None:
         """Detect a step of Redis's clock, after which the times of its entries are unreliable, and publish a gap up to now."""
         if self.clock.now() < self._next_look:
             return
@@ -179,7 +177,7 @@ class RedisStream:
         if abs(theirs.shift - before) > STEP:
             log.warning("the clock of Redis was set by %.1f s: what is kept there is not used any more", theirs.shift - before)
             notice = gap(self.now())
-            hear(notice)
+            deliver(notice)
             self._unsent[notice.identity] = notice
 
     def _compare_clocks(self, ask: Callable[[], tuple[int, int]]) -> float:
@@ -187,7 +185,7 @@ class RedisStream:
         self._next_look = self.clock.now() + CLOCK_INTERVAL
         return self.client.clock.compare(ask, self.now)
 
-    def _read(self, hear: Hear, block: int | None = None) -> int:
+    def _read(self, deliver: Deliver, block: int | None = None) -> int:
         """Read and deliver the entries after the last one; returns their number."""
         began, most = self.now(), self._batch
         answer = self.client.circuit.limit(
@@ -197,7 +195,7 @@ class RedisStream:
             self._last = number
             notice = self._notice(fields)
             if notice is not None:
-                hear(notice)
+                deliver(notice)
         if len(entries) < most:
             self._complete_at = began
         self._batch = min(BATCH, most * 2)
