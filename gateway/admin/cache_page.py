@@ -98,10 +98,10 @@ def entries_of(store: HttpStore, key: str) -> list[dict[str, Any]]:
     if variants is None:
         raise NotFound("Nothing is stored under this key, or not here: the memory of another worker is not seen.")
     now = store.clock()
-    return [entry_of(entry, now) for entry in variants.entries]
+    return [entry_json(entry, now) for entry in variants.entries]
 
 
-def entry_of(entry: Entry, now: float) -> dict[str, Any]:
+def entry_json(entry: Entry, now: float) -> dict[str, Any]:
     """One entry, as a page shows it. Times are seconds from now, negative for the past."""
     return {"status": entry.status, "url": entry.url, "bytes": len(entry.body), "age": round(now - entry.born, 1),
             "fresh_for": round(entry.expires - now, 1), "stale_while_revalidate": round(entry.stale_while_revalidate - now, 1),

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from . import rules
 from .cache_status import Numbers
 from .coalesce import Flight, Flights, FlightState
-from .decide import HIT, PROVOKED_STATUSES, NotStored, judge
+from .decide import HIT, PROVOKED_STATUSES, NotStored, judge_freshness
 from .entry import Entry, Variants
 from .fetch_context import FetchContext, Store
 from .predictor import Predictor
@@ -91,7 +91,7 @@ class Admission:
         self.flights.land(flight, FlightState.STORED if sharable else FlightState.UNCACHEABLE, entry)
 
     def _sharable(self, entry: Entry) -> bool:
-        return judge(entry, None, self.clock()) is HIT
+        return judge_freshness(entry, None, self.clock()) is HIT
 
     def refuse(self, context: FetchContext, reason: NotStored, flight: Flight | None, status: int = 200) -> None:
         """Handle a response that may not be stored: it supersedes the stored one, unless it is an error or personal."""

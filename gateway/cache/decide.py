@@ -168,7 +168,7 @@ def use(variants: Variants | None, request: Request, directives: RequestDirectiv
         return decision, entry
     if directives is None and now < entry.expires and not entry.flags & NO_CACHE:
         return HIT, entry                                # most requests
-    return judge(entry, directives, now), entry
+    return judge_freshness(entry, directives, now), entry
 
 
 def withhold(entry: Entry, credentials: int) -> Decision | None:
@@ -181,7 +181,7 @@ def withhold(entry: Entry, credentials: int) -> Decision | None:
     return Decision.AUTHORIZATION if credentials & AUTHORIZATION and entry.flags & GUESS else None
 
 
-def judge(entry: Entry, directives: RequestDirectives | None, now: float) -> Decision:
+def judge_freshness(entry: Entry, directives: RequestDirectives | None, now: float) -> Decision:
     """Is the entry fresh enough for a request with these directives (section 4.2, 5.2.1)? HIT, STALE_WHILE_REVALIDATE, MAX_STALE,
     or to be validated: NO_CACHE whenever it is used, STALE since it has expired, REQUEST although it is fresh."""
     if entry.flags & NO_CACHE:

@@ -109,13 +109,13 @@ def of_stored(variants: Variants, request: Request, directives: RequestDirective
     """The stored answers under the key, and which of them the request gets, in words."""
     decision, best = use(variants, request, directives, credentials, now)
     for entry in variants:
-        yield f"{'>' if entry is best else ' '} {line_of(entry, now)}"
+        yield f"{'>' if entry is best else ' '} {entry_line(entry, now)}"
     yield decision.sentence
     if unless_stored(decision, directives) is not decision:
         yield "504 instead of that: only-if-cached"
 
 
-def line_of(entry: Entry, now: float) -> str:
+def entry_line(entry: Entry, now: float) -> str:
     left = entry.expires - now
     words = [str(entry.status), f"{now - entry.born:.0f} s old",
              f"fresh for {left:.0f} s" if left > 0 else f"expired {-left:.0f} s ago"]

@@ -30,7 +30,7 @@ from ..tasks import Event, current_request, spawn
 from .admission import Admission, Uses
 from .cache_status import Numbers, Report
 from .coalesce import Flight, Flights, FlightState
-from .decide import HIT, Sharing, judge, sharing, wants_whole, withhold
+from .decide import HIT, Sharing, judge_freshness, sharing, wants_whole, withhold
 from .entry import Entry, Variants
 from .fetch_context import FetchContext, Store
 from .key import select
@@ -195,7 +195,7 @@ class Fetch:
         entry = select(variants, context.request) if variants is not None else None
         if entry is None or entry is context.entry or withhold(entry, context.credentials) is not None:
             return None
-        return entry if judge(entry, None, self.clock()) is HIT else None
+        return entry if judge_freshness(entry, None, self.clock()) is HIT else None
 
     # In the background
 

@@ -89,7 +89,7 @@ class Responses:
         seconds, place = 0.0, 0                              # in front of Cache-Control nginx obeys it whatever that says
         if entry is not None:
             control = ",".join([value for name, value in headers if name.lower() == "cache-control"])
-            refresh, error = windows(control)
+            refresh, error = edge_windows(control)
             seconds = rules.edge_seconds(entry, self.policy, edge, now, refresh, error)
             if error and not NOT_STORED_THERE.search(control):       # before 1.23 nginx heeds the windows only behind them
                 place = len(headers)
@@ -99,7 +99,7 @@ class Responses:
         return f"Responses({self.report.name})"
 
 
-def windows(control: str) -> tuple[int, int]:
+def edge_windows(control: str) -> tuple[int, int]:
     """For how many seconds at most nginx serves what has expired by this Cache-Control: while it renews it, and while nobody
     answers. It takes these numbers wherever they stand, whatever else is said beside them."""
     pairs = [(name.lower(), int(seconds)) for name, seconds in WINDOW.findall(control)]

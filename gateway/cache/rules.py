@@ -13,7 +13,7 @@ from email.utils import formatdate
 from ..config import CacheSettings
 from ..http.fields import PROXY_WORDS
 from ..message import Headers, Request, Response
-from .decide import HEURISTIC_STATUSES, HIT, UNREACHABLE, NotStored, judge, may_store, once_fresh
+from .decide import HEURISTIC_STATUSES, HIT, UNREACHABLE, NotStored, judge_freshness, may_store, once_fresh
 from .entry import HEURISTIC, IMMUTABLE, MUST_REVALIDATE, NO_CACHE, POLICY, PUBLIC, Entry
 from .key import lines_of, selection
 from .response_directives import OWN, ResponseDirectives, response_directives
@@ -64,7 +64,7 @@ def entry_of(request: Request, response: Response, policy: CacheSettings, *, req
         return refusal
     flags = source | flags_of(effective) | (PUBLIC if directives.for_everybody else 0)
     last_modified = http_date(fields["last-modified"][0], today) if "last-modified" in fields else None
-    refresh, error = windows(expires, effective, flags, policy)
+    refresh, error = stale_windows(expires, effective, flags, policy)
     varies = fields.get("vary", ())
     request_fields = {name: lines_of(request, name) for name in names(varies)}
     entry = Entry(
@@ -112,7 +112,7 @@ def initial_age(fields: dict[str, list[str]], date: float, request_time: float, 
     return max(0.0, corrected_age, apparent if apparent >= 1.0 else 0.0)  # Date has whole seconds: less is no age
 
 
-def windows(expires: float, effective: ResponseDirectives, flags: int, policy: CacheSettings) -> tuple[float, float]:
+def stale_windows(expires: float, effective: ResponseDirectives, flags: int, policy: CacheSettings) -> tuple[float, float]:
     """Until when it may be served stale: while it is refreshed, and in place of an error (RFC 5861).
 
     What the answer forbids stays forbidden (section 4.2.4), but the route's word goes before s-maxage, which says it in passing.
@@ -204,7 +204,7 @@ def edge_seconds(entry: Entry, policy: CacheSettings, edge: float, now: float, r
         return 0.0
     if any(name in PROXY_WORDS for name, _ in entry.vary):       # nginx compares what it was sent, and not what it sends
         return 0.0
-    if judge(entry, None, now) is not HIT:
+    if judge_freshness(entry, None, now) is not HIT:
         return 0.0
     stale = max(entry.expires, entry.stale_while_revalidate)
     failing = max(stale, entry.stale_if_error)

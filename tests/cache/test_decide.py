@@ -170,7 +170,7 @@ def test_what_a_request_gets_of_what_is_stored(stored, headers, credentials, exp
 ])
 def test_use(section, headers, asked, later, expected):
     made = arrived([(CC, headers), ("ETag", '"v"')])
-    assert decide.judge(made, request_directives(asked), NOW + later) is expected
+    assert decide.judge_freshness(made, request_directives(asked), NOW + later) is expected
 
 
 @pytest.mark.parametrize("section, cc, later, reached, window, expected", [
@@ -258,7 +258,7 @@ def test_never_fresh_beyond_its_lifetime(exchanged, asked, later):
     if isinstance(made, str):
         return
     now = NOW + later
-    decision = decide.judge(made, request_directives(asked), now)
+    decision = decide.judge_freshness(made, request_directives(asked), now)
     if decision is Decision.HIT:
         assert now < made.expires
     if decision is Decision.STALE_WHILE_REVALIDATE:

@@ -90,7 +90,7 @@ def decode(key: str, data: bytes, shift: float = 0.0, largest: int = LARGEST) ->
         if len(heads) > MOST_VARIANTS or sum([max(head[10], head[11] or 0) for head in heads]) > largest:
             raise CorruptRecord("more than is kept")
         for head in heads:
-            entries.append(entry_of(head, data[at:at + head[10]], shift))
+            entries.append(decode_entry(head, data[at:at + head[10]], shift))
             at += head[10]
     except CorruptRecord:
         raise
@@ -101,7 +101,7 @@ def decode(key: str, data: bytes, shift: float = 0.0, largest: int = LARGEST) ->
     return Variants(entries)
 
 
-def entry_of(head: list[Any], body: bytes, shift: float) -> Entry:
+def decode_entry(head: list[Any], body: bytes, shift: float) -> Entry:
     """An entry from its head and its stored body."""
     status, reason, headers, times, flags, etag, last_modified, vary, tags, url, length, whole = head
     if whole is not None:
