@@ -56,7 +56,7 @@ class OwnTarget:
         self.handler = load("handler", name)
         if not callable(self.handler):
             raise OwnPartError(f"handler: {name} cannot be called")
-        if problem := misfit(self.handler, (None,), {}):
+        if problem := signature_problem(self.handler, (None,), {}):
             raise OwnPartError(f"handler: {name} does not take a request: {problem}")
 
     def __call__(self, request: Request) -> Response:
@@ -85,7 +85,7 @@ def make_handler(step: Any, next: Handler, settings: Mapping[str, Any], referenc
     """The handler that a step gives. Raises OwnPartError."""
     if not callable(step):
         raise OwnPartError(f"steps: {reference} is neither a class nor a function")
-    if problem := misfit(step, (next,), settings):
+    if problem := signature_problem(step, (next,), settings):
         raise OwnPartError(f"steps: {reference} does not take these settings: {problem}")
     try:
         handler = step(next, **settings)
@@ -96,7 +96,7 @@ def make_handler(step: Any, next: Handler, settings: Mapping[str, Any], referenc
     return handler
 
 
-def misfit(function: Callable[..., Any], arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> str:
+def signature_problem(function: Callable[..., Any], arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> str:
     """Why a function cannot be called so; empty when it can, or when nobody can tell."""
     try:
         inspect.signature(function).bind(*arguments, **keywords)

@@ -24,14 +24,14 @@ CONTROLS = frozenset({"cache-control", "cdn-cache-control", "wicketgate-cache-co
 NOTHING: frozenset[str] = frozenset()
 FAILURES = (UpstreamError, DeadlineExceeded, PartFailed, BadRequest)
 
-Send = Callable[[str, Call], Response]
+SendTo = Callable[[str, Call], Response]
 Forwarding = Callable[[Request], Headers]
 
 
 class Composition:
     """The composition of one answer: the values that templates read, the shapes of the answers, and the greenlets at work."""
 
-    def __init__(self, request: Request, send: Send, waits: dict[str, int],
+    def __init__(self, request: Request, send: SendTo, waits: dict[str, int],
                  forwarding: Forwarding, cacheable: bool) -> None:
         self.request = request
         self.forwarding = forwarding(request)

@@ -24,7 +24,7 @@ from ..errors import BadRequest, PartFailed
 from ..loop.disconnect import unwatch, watch
 from ..message import NextHop, Request, Response
 from ..template import MISSING, References
-from .composition import Composition, Forwarding, Send
+from .composition import Composition, Forwarding, SendTo
 from .part import PreparedPart
 
 MAX_BODY = 1024 ** 2
@@ -40,7 +40,7 @@ class Aggregate:
 
     says_no_store = True
 
-    def __init__(self, parts: dict[str, config.Part], send: Send, forwarding: Forwarding,
+    def __init__(self, parts: dict[str, config.Part], send: SendTo, forwarding: Forwarding,
                  params: Collection[str] | None = None, cacheable: bool = False, hosts: Mapping[str, str] = {}) -> None:
         self.send = send
         self.forwarding = forwarding

@@ -20,7 +20,7 @@ from ..errors import ConfigError
 from ..tasks import gather
 from .bounded_socket import LARGEST
 from .circuit import Busy, Circuit, Refused, Slots
-from .redis_pool import CONNECT, Connections, connect, connections_of, disconnect, is_cluster, place_of
+from .redis_pool import CONNECT, Connections, connect, connections_of, disconnect, is_cluster, without_credentials
 from .remote_clock import RemoteClock
 
 CONNECTIONS = 32                # of one worker; more wait
@@ -155,7 +155,7 @@ class RedisClient:
             self._library = None
 
     def __repr__(self) -> str:
-        return f"redis {place_of(self.url)}: {self.circuit!r}"
+        return f"redis {without_credentials(self.url)}: {self.circuit!r}"
 
 
 def answer(connection: Any, command: Command) -> Any:

@@ -129,7 +129,7 @@ def connections_of(client: Any, most: int, errors: tuple[type[Exception], ...]) 
     return Connections(lambda: pool.connection_class(**pool.connection_kwargs), pool.owns_connection, most, errors)
 
 
-def place_of(url: str) -> str:
+def without_credentials(url: str) -> str:
     """The URL without user and password, for logs."""
     scheme, _, rest = url.partition("://")
     before, at, after = rest.rpartition("@")

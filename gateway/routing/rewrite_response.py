@@ -33,7 +33,7 @@ class PublicAddresses:
     whether it is asked by https."""
 
     def __init__(self, own: Iterable[str], prefix: str, location: bool, cookies: bool, tls: bool = False) -> None:
-        self.own = frozenset(filter(None, (place_of(authority, tls) for authority in own)))
+        self.own = frozenset(filter(None, (normal_authority(authority, tls) for authority in own)))
         self.tls = tls
         self.hosts = frozenset(host for host, _ in self.own)
         self.prefix = prefix.rstrip("/")
@@ -56,13 +56,13 @@ class PublicAddresses:
         if match is None:
             return self.path(value) if value.startswith("/") else value
         scheme, authority, rest = match.groups()
-        place = place_of(authority, scheme.lower() == "https:" if scheme else self.tls)
-        if place is None:
+        address = normal_authority(authority, scheme.lower() == "https:" if scheme else self.tls)
+        if address is None:
             return value
-        if place in self.own:
+        if address in self.own:
             if scheme.lower() != "https:" or self.tls:
                 scheme = f"{request.scheme}:"
-        elif place != place_of(request.host, scheme.lower() == "https:" if scheme else request.scheme == "https"):
+        elif address != normal_authority(request.host, scheme.lower() == "https:" if scheme else request.scheme == "https"):
             return value
         if not rest.startswith("/"):
             rest = "/" + rest
@@ -103,7 +103,7 @@ class PublicAddresses:
         return f"publish {', '.join(sorted(self.edits))}"
 
 
-def place_of(authority: str, tls: bool) -> tuple[str, str] | None:
+def normal_authority(authority: str, tls: bool) -> tuple[str, str] | None:
     """Host and port of an authority in normal form (RFC 3986 section 6.2): the port is empty when it is the scheme's default. None
     for an invalid one, or one with a user."""
     match = AUTHORITY.fullmatch(authority)

@@ -1,6 +1,6 @@
 """The request log: one JSON line a request, written beside the requests.
 
-``line_of`` makes a line, ``RequestLog`` takes lines and returns at once. One greenlet collects them for 20 ms or 64 KB and hands
+``log_line`` makes a line, ``RequestLog`` takes lines and returns at once. One greenlet collects them for 20 ms or 64 KB and hands
 them to a native thread in one piece, so that a disk or a pipe that hangs stops the log and nothing else. What waits is bounded:
 above 8 MB new lines are dropped and counted (``gateway_log_dropped_total``), and so are lines that could not be written.
 
@@ -217,8 +217,8 @@ def timestamp(now: float) -> str:
     return f"{_prefix}{int((now - second) * 1000):03d}Z"
 
 
-def line_of(request: Request, *, now: float, route: str, target: str, status: int, size: int, seconds: float, flag: str,
-            error: GatewayError | None = None) -> bytes:
+def log_line(request: Request, *, now: float, route: str, target: str, status: int, size: int, seconds: float, flag: str,
+             error: GatewayError | None = None) -> bytes:
     """The line of a request that is over. ``now`` is Unix time, ``size`` the bytes of body sent, ``seconds`` the whole time."""
     path, host = request.path, request.host
     record: dict[str, Any] = {

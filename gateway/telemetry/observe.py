@@ -30,7 +30,7 @@ from ..errors import ClientDisconnected, GatewayError, InternalError
 from ..http.fields import Kinds
 from ..http.problem import render
 from ..message import Attempt, Handler, Headers, Request, Response, RouteEntry, Stream
-from .log import RequestLog, line_of
+from .log import RequestLog, log_line
 from .metrics import Counter, Histogram, Registry
 
 FINE = "-"
@@ -134,8 +134,8 @@ class Observe:
         for attempt in request.attempts:
             self.upstreams.count(attempt)
         if self.log.enabled:
-            self.log.write(line_of(request, now=self.wall_clock(), route=numbers.name, target=numbers.target, status=status,
-                                   size=size, seconds=seconds, flag=flag, error=error))
+            self.log.write(log_line(request, now=self.wall_clock(), route=numbers.name, target=numbers.target, status=status,
+                                    size=size, seconds=seconds, flag=flag, error=error))
 
     def _numbers(self, entry: RouteEntry | None) -> RouteNumbers:
         if entry is None:

@@ -15,7 +15,7 @@ import pytest
 from gateway.deadline import Deadline
 from gateway.errors import ConfigError, InternalError, NoRoute, UpstreamTimeout
 from gateway.message import Attempt, Request
-from gateway.telemetry.log import BATCH, LONGEST_TEXT, RequestLog, line_of, pieces, timestamp
+from gateway.telemetry.log import BATCH, LONGEST_TEXT, RequestLog, log_line, pieces, timestamp
 from gateway.telemetry.metrics import Registry
 
 
@@ -54,7 +54,7 @@ def request(**values):
 def record(made, **values):
     settings = {"now": 1700000000.25, "route": "/users/{id}", "target": "upstream", "status": 200, "size": 42, "seconds": 0.0123456,
                 "flag": "-", **values}
-    line = line_of(made, **settings)
+    line = log_line(made, **settings)
     assert line.endswith(b"\n") and line.count(b"\n") == 1 and line.isascii()
     return json.loads(line)
 
@@ -94,7 +94,7 @@ def test_cause_of_a_defect_is_its_detail():
 
 
 def test_no_secret_is_in_a_line():
-    line = line_of(request(), now=0.0, route="r", target="view", status=200, size=0, seconds=0.0, flag="-")
+    line = log_line(request(), now=0.0, route="r", target="view", status=200, size=0, seconds=0.0, flag="-")
     assert b"secret" not in line and b"token" not in line
 
 
