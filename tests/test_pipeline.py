@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, AnyStr
 
 import pytest
 from flask import Blueprint
@@ -27,8 +27,10 @@ from gateway.telemetry.metrics import Registry
 from gateway.views import View
 
 PLACES = range(6)                                        # outside of each of the five steps below, and next to the target
+OUTER = ("observe", "accept", "offload", "match")        # the steps of all routes, outermost first
+TAKEN = Event()                                          # somebody has the first piece of a body: the second may come
 ROUTE = {"path": "/shop/*", "methods": ["GET", "HEAD", "POST"], "max_body": 1000, "steps": ["test_pipeline:plain_step"],
-         "response_headers": {"set": {"X-Rule": "1"}}, "cache": {"ttl": "1m"}}
+         "response_headers": {"set": {"X-Rule": "1"}}, "cache": {"ttl": "1m", "offload": True}}
 WAYS: dict[str, dict[str, Any]] = {
     "upstream": {"upstream": "shop", "websocket": True},
     "aggregate": {"aggregate": {"a": "shop:/part", "b": {"from": "shop:/none", "optional": True}}},
@@ -52,10 +54,15 @@ class NoOp:
 plain_step = NoOp
 
 
+def gated(first: AnyStr, second: AnyStr) -> Iterator[AnyStr]:
+    yield first
+    assert TAKEN.wait(20), "nobody has taken the first piece"
+    yield second
+
+
 class Pieces:
     def __iter__(self) -> Iterator[bytes]:
-        yield b"first"
-        yield b"second"
+        yield from gated(b"first", b"second")
 
     def close(self) -> None:
         pass
@@ -69,7 +76,6 @@ class Service:
     """An upstream: an answer in two pieces, of which the second waits until somebody has the first."""
 
     def __init__(self) -> None:
-        self.taken = Event()
         self.heads: list[bytes] = []
         self.server = StreamServer(("127.0.0.1", 0), self.serve)
         self.server.start()
@@ -98,7 +104,7 @@ class Service:
                          + (b"" if head.startswith(b"HEAD") else b'{"a":1}'))
         else:
             sock.sendall(b"HTTP/1.1 200 OK\r\nX-A: 1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n")
-            assert self.taken.wait(20), "nobody has taken the first piece"
+            assert TAKEN.wait(20), "nobody has taken the first piece"
             sock.sendall(b"6\r\nsecond\r\n0\r\n\r\n")
 
 
@@ -107,19 +113,20 @@ def views() -> Blueprint:
 
     @made.route("/shop/<path:rest>", methods=["GET", "POST"])
     def shop(rest):
-        return iter(["first", "second"]), 200, {"X-View": rest}
+        return gated("first", "second"), 200, {"X-View": rest}
 
     return made
 
 
 class World:
-    """One route with a target of ``kind``; a step that does nothing in ``place`` (None: nowhere)."""
+    """One route with a target of ``kind``; a step that does nothing in ``place``: the number of one inside the route's own steps,
+    or the name of the step of all routes around which it stands (None: nowhere)."""
 
-    def __init__(self, kind: str, place: int | None, folder: str) -> None:
+    def __init__(self, kind: str, place: int | str | None, folder: str) -> None:
         self.service = Service()
         settings = {key: value.format(folder=folder) if isinstance(value, str) else value for key, value in WAYS[kind].items()}
         self.config = Config.model_validate({
-            "gateway": {"log": "off"}, "routes": [{**ROUTE, **settings}],
+            "gateway": {"log": "off"}, "routes": [{**ROUTE, **settings}], "cache": {"file": f"{folder}/stored"},
             "upstreams": {"shop": {"instances": [f"http://127.0.0.1:{self.service.server.server_port}"],
                                    "connect_timeout": "20s"}}})
         flask = Gateway(Config.model_validate({"gateway": {"log": "off"}}))
@@ -129,12 +136,16 @@ class World:
         class Padded(Pipeline):
             def wraps(self, route: Route) -> Iterator[Callable[[Handler], Handler]]:
                 wraps = [*super().wraps(route)]
-                if place is not None:
+                if isinstance(place, int):
                     wraps.insert(place, NoOp)
                 return iter(wraps)
 
         self.app = flask
         self.pipeline = Padded(self.config, view=View(flask_wsgi), log=RequestLog("off"), registry=Registry())
+        if isinstance(place, str):
+            position = OUTER.index(place)
+            outer: list[Any] = [self.pipeline, *layers(self.pipeline.handle)]
+            setattr(outer[position], "next" if position else "handle", NoOp(outer[position + 1]))
 
     def ask(self, method: str = "GET", target: str = "/shop/a.txt", headers: tuple = (), body: bytes | None = None,
             connection: Any = None) -> Response:
@@ -156,9 +167,9 @@ class World:
         for piece in response.body:
             if piece:
                 pieces.append(piece)
-                self.service.taken.set()
+                TAKEN.set()
         response.body.close()
-        self.service.taken.clear()
+        TAKEN.clear()
         return response.status, response.reason, headers, pieces
 
     def close(self) -> None:
@@ -170,11 +181,13 @@ class World:
 @pytest.fixture
 def world(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "test_pipeline", sys.modules[__name__])
-    (tmp_path / "a.txt").write_text("text of a file")
     worlds: list[World] = []
 
-    def make(kind: str, place: int | None) -> World:
-        worlds.append(World(kind, place, str(tmp_path)))
+    def make(kind: str, place: int | str | None) -> World:
+        folder = tmp_path / str(len(worlds))             # what one has stored is not for the next
+        folder.mkdir()
+        (folder / "a.txt").write_text("text of a file")
+        worlds.append(World(kind, place, str(folder)))
         return worlds[-1]
 
     yield make
@@ -196,11 +209,11 @@ def conversation(world: World) -> list[Any]:
 def test_a_step_that_does_nothing_changes_nothing_wherever_it_stands(world, kind):
     expected = conversation(world(kind, None))
     assert [answer[0] for answer in expected[:2]] == [200, 200] and ("X-Rule", "1") in expected[0][2]
-    for place in PLACES:
+    for place in (*PLACES, *OUTER):
         assert conversation(world(kind, place)) == expected, f"in place {place}"
 
 
-@pytest.mark.parametrize("place", [None, *PLACES])
+@pytest.mark.parametrize("place", [None, *PLACES, *OUTER])
 def test_an_upgrade_passes_a_step_wherever_it_stands(world, place):
     class Connection:
         def __init__(self, sock):
@@ -214,6 +227,10 @@ def test_an_upgrade_passes_a_step_wherever_it_stands(world, place):
     assert response.tunnel.leftover == b"hello"
     response.tunnel.sock.close()
     assert b"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" in made.service.heads[0]
+
+
+def test_the_steps_of_all_routes_are_those_that_are_tried_here(world):
+    assert [repr(step).partition(":")[0] for step in layers(world("respond", None).pipeline.handle)] == [*OUTER]
 
 
 def test_every_kind_of_target_has_a_row_and_is_tried_here(world):
