@@ -15,6 +15,8 @@ ANY = "any module at all"
 MACHINERY = re.compile(r"(builtins|importlib|pkgutil|runpy|sys\.modules)\b")
 HARMLESS = re.compile(r"(importlib\.metadata|pkgutil\.iter_modules)\b")         # import nothing
 CODE_RUNNERS = {"__builtins__", "__import__", "__loader__", "__spec__", "eval", "exec"}
+# What an import gives, when that is not what it names: with ``as`` (False) or without (True).
+RENAMED = {("os.path", True): "os", ("sys", False): "sys.modules"}
 CLOCK_METHODS = {"now", "today", "utcnow"}          # of datetime and date; count as an import of ``time``
 
 
@@ -49,8 +51,8 @@ def imports_of(source: str, file: str) -> Iterator[Import]:
 
 def names_of(node: ast.AST, package: list[str]) -> list[str]:
     """What one node imports, or counts as importing."""
-    if isinstance(node, ast.Import):                    # ``import os.path`` gives the name ``os``
-        return [alias.name if alias.asname or not alias.name.startswith("os.") else "os" for alias in node.names]
+    if isinstance(node, ast.Import):
+        return [RENAMED.get((alias.name, alias.asname is None), alias.name) for alias in node.names]
     if isinstance(node, ast.ImportFrom):
         base = package[:len(package) + 1 - node.level] if node.level else []
         return [".".join([*base, *filter(None, [node.module]), alias.name]) for alias in node.names]

@@ -323,6 +323,8 @@ def test_a_planted_import_against_the_direction_of_a_room_is_caught(file, source
     ("forward", "redis.eval(text)", []),
     ("forward", "import sys\nsys.modules['flask']", ["sys.modules"]),
     ("forward", "from sys import modules", ["sys.modules"]),
+    ("forward", "import sys as system\nsystem.modules['flask']", ["sys.modules"]),
+    ("forward", "import sys\nsys.version_info", []),
     ("telemetry/exposition", "from importlib.metadata import version", []),
     ("cache/__init__", "from pkgutil import iter_modules", []),
     ("app", "from importlib import import_module\ndef f(name):\n    import_module(name)", []),
@@ -359,6 +361,7 @@ def test_a_planted_import_past_the_door_is_caught(file, source, forbidden):
     ({"rewrite": "import os.path\nos.popen('date')"}, ["rewrite > os"]),
     ({"rewrite": "from os import popen"}, ["rewrite > os.popen"]),
     ({"rewrite": "from os import path"}, []),
+    ({"rewrite": "import os.path as path"}, []),
     ({"rewrite": "from os.path import join"}, []),
     ({"rewrite": "open('/dev/random')"}, ["rewrite > os.open"]),
 ])
