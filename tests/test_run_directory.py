@@ -330,7 +330,7 @@ def test_what_is_no_file_makes_way_for_one(tmp_path, in_the_way):
     assert place.offered_config() == "offered" and place.kept_config() is None
     place.mend()
     clock.agree(agreed)
-    journal._hang_bell()                                     # as it does all the time
+    journal._attach_stamp()                                     # as it does all the time
     assert journal.write(Notice("stages", "a", None, True, 2.0)) and [notice.at for notice in journal.read()][-1] == 2.0
     place.mend()
     for name in names:

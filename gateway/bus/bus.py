@@ -32,7 +32,7 @@ from ..loop.native_threads import native_thread
 from ..loop.time_limit import LoopLimit
 from ..tasks import spawn_apart
 from . import clock
-from .bell import Bell
+from .change_stamp import ChangeStamp
 from .group_commit import Batch, GroupCommit
 from .notice import EVERY, Deliver, Notice
 
@@ -43,10 +43,10 @@ log = logging.getLogger("gateway")
 
 class Transport(Protocol):
     """A way to other workers. From ``start`` on it calls ``deliver`` with each notice that they publish. ``write`` returns
-    whether the notices are written, ``backlog`` the number of those that are not yet. ``bell`` is None where it has none."""
+    whether the notices are written, ``backlog`` the number of those that are not yet. ``stamp`` is None where it has none."""
 
     @property
-    def bell(self) -> Bell | None: ...
+    def stamp(self) -> ChangeStamp | None: ...
 
     def write(self, *notices: Notice) -> bool: ...
 
@@ -87,7 +87,7 @@ class Delivery:
 
 
 class Bus:
-    """``transports`` are written to in this order; the first one with a bell is the journal. ``patience`` is the longest time in
+    """``transports`` are written to in this order; the first one with a stamp is the journal. ``patience`` is the longest time in
     seconds that a request waits for them."""
 
     def __init__(self, transports: Sequence[Transport] = (), *, patience: float = PATIENCE,
@@ -96,9 +96,9 @@ class Bus:
         self.patience = patience
         self.now = now
         self.clock = clock
-        journals: list[Any] = [transport for transport in self.transports if transport.bell is not None]
+        journals: list[Any] = [transport for transport in self.transports if transport.stamp is not None]
         self._journal: Any = journals[0] if journals else None
-        self.bell: Bell = journals[0].bell if journals else Bell()       # never changes
+        self.stamp: ChangeStamp = journals[0].stamp if journals else ChangeStamp()       # never changes
         self._subscribers: dict[str, list[Subscriber]] = {}
         self._commits = [GroupCommit(transport.write) for transport in self.transports]
         self._owner = native_thread()                    # only greenlets of this thread can wait for batches
@@ -158,13 +158,13 @@ class Bus:
 
     def catch_up(self) -> None:
         """Read and deliver all notices published on this machine so far, within ``patience`` seconds."""
-        bell = self.bell
-        if bell.last_read == bell.cell[0]:
+        stamp = self.stamp
+        if stamp.last_read == stamp.cell[0]:
             return
         until = self.clock.now() + self.patience
-        while (number := bell.cell[0]) != bell.last_read:
+        while (number := stamp.cell[0]) != stamp.last_read:
             if (left := until - self.clock.now()) <= 0:
-                bell.last_read = number                  # the next request does not wait for the same again
+                stamp.last_read = number                 # the next request does not wait for the same again
                 log.warning("notices of other workers cannot be read within %g s", self.patience)
                 return
             if self._reading is None or self._reading.dead:
@@ -173,12 +173,12 @@ class Bus:
                 self._reading.join()
 
     def _read(self) -> None:
-        number = self.bell.cell[0]                       # before reading: what is appended meanwhile is new again
+        number = self.stamp.cell[0]                      # before reading: what is appended meanwhile is new again
         try:
             self._journal.catch_up(self.deliver)
         except Exception:                                # a defect: not tried again before the next notice
             log.exception("notices of other workers cannot be read")
-        self.bell.last_read = number
+        self.stamp.last_read = number
 
     # The life of the worker
 

@@ -1,9 +1,9 @@
 """The journal: a log file through which the workers of one machine exchange notices. Every worker appends to it and reads it.
 
-Each line is one notice (notice.py). A worker reads the whole file when it starts. A writer rings the bell (bell.py) after it has
-appended; a worker that is about to serve something that depends on notices compares the bell, without a system call, and reads the
-new lines first. So each notice published before a request arrived is known to the worker that gets the request. The file is also
-read every POLL seconds, in case the bell was lost.
+Each line is one notice (notice.py). A worker reads the whole file when it starts. A writer changes the stamp (change_stamp.py)
+after each append; a worker that is about to serve something that depends on notices compares the stamp, without a system call, and
+reads the new lines first. So each notice published before a request arrived is known to the worker that gets the request. The file
+is also read every POLL seconds, in case the stamp was lost.
 
 When the file is too long, a compacted one (log_compaction.py) replaces it::
 
@@ -40,7 +40,7 @@ from ..loop.native_threads import SerialThread, native_thread, run_in_thread
 from ..move_aside import move_aside
 from ..tasks import Semaphore, spawn, spawn_apart
 from . import clock
-from .bell import Bell
+from .change_stamp import ChangeStamp
 from .log_compaction import halve, latest, total
 from .notice import LONGEST, Deliver, Notice, gap, line_of, parse
 
@@ -71,8 +71,8 @@ class Journal:
         self.lines = lines
         self.huge = huge
         self.clock = clock
-        self.bell = Bell()
-        self._mute = False                               # it was logged that the bell cannot be shared
+        self.stamp = ChangeStamp()
+        self._stamp_failed = False                       # it was logged that the stamp cannot be shared
         self._file: IO[bytes] | None = None              # kept open, so that no other file gets its inode
         self._follower: Any = None
         self._compacting: Any = None
@@ -85,7 +85,7 @@ class Journal:
         if self.make:
             self._thread.run(partial(self.path.parent.mkdir, mode=0o700, parents=True, exist_ok=True))
         self._thread.run(clock.agree, self.path.with_name(f".{self.path.name}.clock"))
-        self._thread.run(self._hang_bell)
+        self._thread.run(self._attach_stamp)
         self.catch_up(deliver)
         self._follower = spawn(self._follow, deliver)
 
@@ -104,7 +104,7 @@ class Journal:
     def _follow(self, deliver: Deliver) -> None:
         while True:
             self.clock.sleep(self.poll)
-            self._thread.run(self._hang_bell)
+            self._thread.run(self._attach_stamp)
             while self._deliver(deliver):
                 self.clock.sleep(PAUSE)
 
@@ -120,16 +120,16 @@ class Journal:
                 deliver(notice)
             return bool(text)
 
-    def _hang_bell(self) -> None:
-        """Attach the bell to its file, after moving aside whatever is no file in the place of the journal."""
+    def _attach_stamp(self) -> None:
+        """Attach the stamp to its file, after moving aside whatever is no file in the place of the journal."""
         try:
             move_aside(self.path)
-            self.bell.hang(self.path.with_name(f".{self.path.name}.bell"))
-            self._mute = False
+            self.stamp.attach(self.path.with_name(f".{self.path.name}.bell"))     # a name that older workers share
+            self._stamp_failed = False
         except (OSError, ValueError) as error:
-            if not self._mute:
-                log.error("notices of other workers are heard %g s late: there is no bell: %s", self.poll, error)
-            self._mute = True
+            if not self._stamp_failed:
+                log.error("notices of other workers are read up to %g s late: there is no change stamp: %s", self.poll, error)
+            self._stamp_failed = True
 
     def write(self, *notices: Notice) -> bool:
         """Append notices; returns whether that succeeded."""
@@ -145,9 +145,9 @@ class Journal:
 
     def _publish(self, lines: bytes) -> int:
         size = self._append(lines)
-        if not self.bell.hangs:
-            self._hang_bell()
-        self.bell.ring()
+        if not self.stamp.is_attached:
+            self._attach_stamp()
+        self.stamp.renew()
         return size
 
     def _append(self, lines: bytes) -> int:

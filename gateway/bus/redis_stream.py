@@ -71,7 +71,7 @@ class RedisStream:
     """Follows the stream with connections of its own, beside those of ``client``. It alone resumes the circuit of ``client`` and
     compares its clock."""
 
-    bell = None
+    stamp = None
 
     def __init__(self, client: RedisClient, *, length: int = LENGTH, limit: int = BACKLOG, begin: str = BEGIN,
                  now: Callable[[], float] = clock.now, clock: MonotonicClock = CLOCK) -> None:

@@ -27,7 +27,7 @@ def notice(key: str, topic: str = "stages", payload: object = None, at: float = 
 class Wire:
     """A transport that writes down what it is to carry, and what it brings from others."""
 
-    bell = None
+    stamp = None
 
     def __init__(self) -> None:
         self.batches: list[list[str | None]] = []

@@ -13,7 +13,7 @@ import gevent
 import pytest
 from stored import until
 
-from gateway.bus.bell import Bell
+from gateway.bus.change_stamp import ChangeStamp
 from gateway.bus.journal import PAUSE, Journal
 from gateway.bus.notice import EVERY, Notice, gap, line_of
 
@@ -188,28 +188,28 @@ def test_a_place_that_cannot_be_written(tmp_path, caplog):
     assert "the other workers do not hear of stages: canary" in caplog.text and journal.read() == []
 
 
-class Stolen(Bell):
-    """A bell that nobody can share."""
+class Stolen(ChangeStamp):
+    """A stamp that nobody can share."""
 
-    def hang(self, path: Path) -> None:
+    def attach(self, path: Path) -> None:
         raise PermissionError(13, "not allowed")
 
 
-@pytest.mark.parametrize("bell", ["shared", "missing"])
-def test_a_journal_that_was_started_is_followed(tmp_path, bell, caplog):
-    """Also without a bell, which is said once."""
+@pytest.mark.parametrize("stamp", ["shared", "missing"])
+def test_a_journal_that_was_started_is_followed(tmp_path, stamp, caplog):
+    """Also without a stamp, which is said once."""
     writer, follower = Journal(tmp_path / "notices"), Journal(tmp_path / "notices", poll=0.02)
     writer.write(notice("before"))
-    if bell == "missing":
+    if stamp == "missing":
         for each in (writer, follower):
-            each.bell = Stolen()
+            each.stamp = Stolen()
     heard: list[Notice] = []
     follower.start(heard.append)
     assert keys(heard) == ["before"], "all that was, before anything is served"
     writer.write(notice("after"))
     until(lambda: keys(heard) == ["before", "after"])
     follower.stop()
-    assert caplog.text.count("there is no bell") == (2 if bell == "missing" else 0)
+    assert caplog.text.count("there is no change stamp") == (2 if stamp == "missing" else 0)
 
 
 def test_a_line_that_does_not_end(tmp_path):

@@ -6,7 +6,7 @@
                |  ^                |
                |  +-- stored <-----+
                v
-             compared with the purges since its last hit (marks.py), after the notices of other workers were read (the bell of the
+             compared with the purges since its last hit (marks.py), after the notices of other workers were read (the stamp of the
              bus)
 
     put ---> memory, and in the background (write_behind.py) every tier
@@ -83,7 +83,7 @@ class HttpStore:
         self.memory = memory
         self.tiers = tuple(tiers)
         self.bus = bus or Bus()
-        self.bell = self.bus.bell
+        self.stamp = self.bus.stamp
         self.purger = Purger(self.bus, self._clear, clock)
         self.marks = self.purger.marks
         self.bus.subscribe(TOPIC, lambda notice: self._forget(notice.key), lambda at: self._clear())
@@ -119,7 +119,7 @@ class HttpStore:
     def get(self, key: str, owner: Share | None = None) -> Variants | None:
         """The variants under ``key``, shared and read-only; None when there are none, or all were purged."""
         node = self.memory.find(key)
-        if node is None or (node.purges != self.marks.number or self.bell.last_read != self.bell.cell[0]
+        if node is None or (node.purges != self.marks.number or self.stamp.last_read != self.stamp.cell[0]
                             ) and not self._survives(node):
             return self._fetch(key, None, owner)
         variants: Variants = node.value

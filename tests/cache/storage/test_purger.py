@@ -22,7 +22,7 @@ EACH = [{"url": URL}, {"url": "/a"}, {"prefix": "/"}, {"tag": "red"}, {"everythi
 class Wire:
     """A transport that keeps what it is to carry, unless it refuses."""
 
-    bell = None
+    stamp = None
 
     def __init__(self, accepts: bool = True) -> None:
         self.accepts = accepts

@@ -1,4 +1,4 @@
-"""The bell: a number in shared memory that a writer of the journal (journal.py) changes after each write.
+"""The change stamp: a number in shared memory that a writer of the journal (journal.py) changes after each write.
 
 A worker compares it with the number that it read last, which takes no system call, before it serves anything that depends on
 notices; when they differ, it reads the journal first.
@@ -17,8 +17,9 @@ from ..move_aside import move_aside
 SIZE = 8                        # bytes
 
 
-class Bell:
-    """``cell[0]`` is the number, ``last_read`` what it was when all news was read. Without a file nobody shares it."""
+class ChangeStamp:
+    """``cell[0]`` is the number, ``last_read`` what it was before the last complete read of the journal. It is not shared until it
+    is attached to a file."""
 
     __slots__ = ("cell", "last_read", "_inode")
 
@@ -28,10 +29,10 @@ class Bell:
         self._inode = 0
 
     @property
-    def hangs(self) -> bool:
+    def is_attached(self) -> bool:
         return self._inode != 0
 
-    def hang(self, path: Path) -> None:
+    def attach(self, path: Path) -> None:
         """Map the file at ``path``; called again, it maps a file that has replaced it. Raises OSError, ValueError."""
         try:
             move_aside(path)
@@ -49,9 +50,9 @@ class Bell:
             self._inode = 0
             raise
 
-    def ring(self) -> None:
+    def renew(self) -> None:
         """Change the number to a random one: unlike an increment, that cannot restore the number of a concurrent writer."""
         self.cell[0] = secrets.randbits(8 * SIZE)
 
     def __repr__(self) -> str:
-        return f"Bell({'shared' if self.hangs else 'not shared'})"
+        return f"ChangeStamp({'shared' if self.is_attached else 'not shared'})"
