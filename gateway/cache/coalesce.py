@@ -13,7 +13,7 @@ A leader whose response is streamed lands when its client, which may be slow, ha
 of that response a follower leads a flight of its own; after two such flights it fetches alone.
 
 Whether a response is shared is only known when its head is here. Waiting for one that is not shared doubles the latency, and not
-waiting for one that is multiplies the requests. The history of the key decides (predictor.py), and ``Patience`` has the times:
+waiting for one that is multiplies the requests. The history of the key decides (predictor.py), and ``WaitLimits`` has the times:
 
 ===================================  ==========================================================================================
 key                                  followers
@@ -21,8 +21,8 @@ key                                  followers
 whose last answer was not shared     do not wait
 new, of a kind ...
 ... of which one was shared          wait
-... without history                  wait for ``unknown``; then fetch beside the leader if they are ``few``, else wait on
-... of which none was shared         wait for ``doubtful``; then ``company`` of them fetch beside the leader, and the rest waits on
+... without history                  wait for ``unknown``; then at most ``small_crowd`` fetch beside the leader, more wait on
+... of which none was shared         wait for ``unlikely_shared``; then ``max_parallel`` fetch beside the leader, the rest waits on
 ===================================  ==========================================================================================
 
 Nothing here depends on HTTP. A Flights belongs to one route in one worker; across workers the leases of the store coalesce.
@@ -51,28 +51,28 @@ class FlightState(Enum):
     ABANDONED = "abandoned"
 
 
-class Patience(NamedTuple):
-    """How long followers wait, in seconds: ``stream`` for the rest of a streamed response, ``doubtful`` for one that is unlikely
-    to be shared, ``unknown`` for one without history, ``lease`` for another worker. ``company`` is the number of followers that
-    fetch beside the leader when sharing is unlikely, ``few`` that of additional requests that an upstream can serve once, for a
-    new route."""
+class WaitLimits(NamedTuple):
+    """How long followers wait, in seconds: ``stream`` for the rest of a streamed response, ``unlikely_shared`` for one that is
+    unlikely to be shared, ``unknown`` for one without history, ``lease`` for another worker. ``max_parallel`` is the number of
+    followers that fetch beside the leader when sharing is unlikely, ``small_crowd`` that of additional requests that an upstream
+    can serve once, for a new route."""
 
     stream: float = 1.0
-    doubtful: float = 0.25
+    unlikely_shared: float = 0.25
     unknown: float = 0.5
     lease: float = 10.0
-    company: int = 64
-    few: int = 24
+    max_parallel: int = 64
+    small_crowd: int = 24
 
 
 class Flight:
     """One fetch with its followers. ``value`` is the entry when STORED, the error when FAILED. ``lease`` keeps other workers
-    waiting. ``crowd`` is the number of followers so far, ``company`` that of those that fetch beside the leader; ``demand`` is set
+    waiting. ``crowd`` is the number of followers so far, ``parallel`` that of those that fetch beside the leader; ``demand`` is set
     when the first one waits."""
 
-    __slots__ = ("key", "state", "value", "lease", "crowd", "company", "demand", "clock", "patience", "_landing", "_until")
+    __slots__ = ("key", "state", "value", "lease", "crowd", "parallel", "demand", "clock", "patience", "_landing", "_until")
 
-    def __init__(self, key: Any, clock: MonotonicClock = CLOCK, patience: float = Patience().stream) -> None:
+    def __init__(self, key: Any, clock: MonotonicClock = CLOCK, patience: float = WaitLimits().stream) -> None:
         self.key = key
         self.clock = clock
         self.patience = patience
@@ -80,7 +80,7 @@ class Flight:
         self.value: Any = None
         self.lease: Any = None
         self.crowd = 0
-        self.company = 0
+        self.parallel = 0
         self.demand = Event()
         self._landing = Event()
         self._until = inf
@@ -119,14 +119,14 @@ class Flight:
 class Flights:
     """The flights in progress, by key."""
 
-    def __init__(self, clock: MonotonicClock = CLOCK, patience: Patience = Patience()) -> None:
+    def __init__(self, clock: MonotonicClock = CLOCK, limits: WaitLimits = WaitLimits()) -> None:
         self.clock = clock
-        self.patience = patience
+        self.limits = limits
         self.flying: dict[Any, Flight] = {}
 
     def lead(self, key: Any) -> Flight:
         """Start a flight, replacing one of the same key that takes too long. The caller must land it."""
-        flight = self.flying[key] = Flight(key, self.clock, self.patience.stream)
+        flight = self.flying[key] = Flight(key, self.clock, self.limits.stream)
         return flight
 
     def land(self, flight: Flight | None, state: FlightState, value: Any = None) -> None:

@@ -55,7 +55,7 @@ class Fetch:
         self.numbers = numbers
         self.clock = clock
         self.flights = Flights() if flights is None else flights
-        self.patience = self.flights.patience
+        self.limits = self.flights.limits
         self.predictor = Predictor(self.flights.clock.now)
         self.uses = Uses(policy.min_uses)
         self.responses = Responses(policy, report, numbers, clock)
@@ -123,18 +123,18 @@ class Fetch:
     def _follow(self, context: FetchContext, flight: Flight) -> FlightState:
         """Wait for a flight and return its state; UNCACHEABLE also when this request is to fetch beside the leader."""
         flight.crowd += 1
-        deadline, patience = context.request.deadline, self.patience
+        deadline, limits = context.request.deadline, self.limits
         if self._unknown(context):
-            state = flight.wait(deadline, patience.unknown)
+            state = flight.wait(deadline, limits.unknown)
             if state is not FlightState.FLYING or flight.streaming:
                 return state
-            return FlightState.UNCACHEABLE if flight.crowd <= patience.few else flight.wait(deadline)
-        if self._doubtful(context) and flight.company < patience.company:
-            state = flight.wait(deadline, patience.doubtful)
+            return FlightState.UNCACHEABLE if flight.crowd <= limits.small_crowd else flight.wait(deadline)
+        if self._doubtful(context) and flight.parallel < limits.max_parallel:
+            state = flight.wait(deadline, limits.unlikely_shared)
             if state is not FlightState.FLYING or flight.streaming:          # a streamed one is known to be shared or not
                 return state
-            if flight.company < patience.company:
-                flight.company += 1
+            if flight.parallel < limits.max_parallel:
+                flight.parallel += 1
                 return FlightState.UNCACHEABLE
         return flight.wait(deadline)
 
@@ -157,7 +157,7 @@ class Fetch:
         left = context.request.deadline.left()
         flight = self.flights.lead(context.flight_key)
         try:
-            flight.lease = self.store.lease(context.lease, min(left, self.patience.lease))
+            flight.lease = self.store.lease(context.lease, min(left, self.limits.lease))
             if flight.lease is None and (entry := self._wait_for_other_worker(context, flight)) is not None:
                 self.flights.land(flight, FlightState.STORED, entry)
                 return self.responses.collapsed_response(context, entry)
@@ -174,12 +174,12 @@ class Fetch:
 
     def _wait_for_other_worker(self, context: FetchContext, flight: Flight) -> Entry | None:
         """Wait for the answer of the worker that has the lease, at most half of the time left; None if none is usable."""
-        limit = self.patience.lease
-        patience = self.patience.doubtful if self._doubtful(context) else min(context.request.deadline.left() / 2, limit)
+        limit = self.limits.lease
+        patience = self.limits.unlikely_shared if self._doubtful(context) else min(context.request.deadline.left() / 2, limit)
         until, is_leased = self.flights.clock.now() + patience, self.store.is_leased(context.lease)
-        first = min(patience, self.patience.unknown) if self._unknown(context) else patience
+        first = min(patience, self.limits.unknown) if self._unknown(context) else patience
         entry = self._newer(context, first)
-        if entry is None and first < patience and flight.crowd > self.patience.few:
+        if entry is None and first < patience and flight.crowd > self.limits.small_crowd:
             entry = self._newer(context, patience - first)
         if entry is not None:
             return entry
@@ -229,7 +229,7 @@ class Fetch:
 
     def _refresh_once(self, context: FetchContext, flight: Flight) -> str:
         """Refresh, and return the result for the metrics: ``done`` here or ``elsewhere``, ``purged`` before, or ``failed``."""
-        limit = self.patience.lease
+        limit = self.limits.lease
         flight.lease = self.store.lease(context.lease, limit)
         is_leased = flight.lease is None and self.store.is_leased(context.lease)
         entry = self._newer(context, limit if is_leased else 0.0, flight.demand)

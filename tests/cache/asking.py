@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import gevent
 
-from gateway.cache.coalesce import Flights, Patience
+from gateway.cache.coalesce import Flights, WaitLimits
 from gateway.cache.step import CacheStep
 from gateway.cache.storage.memory import MemoryTier
 from gateway.cache.storage.store import HttpStore
@@ -109,9 +109,9 @@ class World:
             return answer(request)
         return Response(answer.status, list(answer.headers), answer.body)
 
-    def cache(self, policy=None, patience=None, **more):
-        """A step with this policy; ``patience`` are values of Patience."""
-        more.setdefault("flights", Flights(patience=Patience(**patience or {})))
+    def cache(self, policy=None, limits=None, **more):
+        """A step with this policy; ``limits`` are values of WaitLimits."""
+        more.setdefault("flights", Flights(limits=WaitLimits(**limits or {})))
         self.step = CacheStep(self.upstream, Policy.model_validate(policy or {}), self.store, counter=self.registry.counter,
                               route="r", clock=self.clock, **more)
         return self.step

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gevent
 import pytest
 
-from gateway.cache.coalesce import Flights, FlightState, Patience
+from gateway.cache.coalesce import Flights, FlightState, WaitLimits
 from gateway.deadline import Deadline
 from gateway.errors import DeadlineExceeded
 from gateway.loop.monotonic_clock import MonotonicClock
@@ -66,7 +66,7 @@ class WaitingClock(MonotonicClock):
         return event.ready()
 
     def flight(self, **patience):
-        return Flights(self, Patience(**patience)).lead("k")
+        return Flights(self, WaitLimits(**patience)).lead("k")
 
     def deadline(self, seconds):
         return Deadline(seconds, self.now)
@@ -114,7 +114,7 @@ def test_a_flight_that_lands_ends_the_wait_at_once():
 
 def test_a_flight_that_begins_is_followed_and_wanted_by_nobody():
     flight = WaitingClock().flight()
-    assert (flight.crowd, flight.company, flight.streaming, flight.demand.is_set()) == (0, 0, False, False)
+    assert (flight.crowd, flight.parallel, flight.streaming, flight.demand.is_set()) == (0, 0, False, False)
     flight.wait(Deadline(5), 0.0)
     assert flight.demand.is_set()                        # who refreshes in no hurry looks at once from now on
     flight.stream()
@@ -127,7 +127,7 @@ def test_the_lease_lasts_no_longer_than_the_patience_with_a_streamed_answer():
     flight.stream()                                      # without a lease there is nothing to do
     flight.lease = type("Lease", (), {"extend": lambda self, seconds: extended.append(seconds)})()
     flight.stream()
-    assert extended == [Patience().stream]
+    assert extended == [WaitLimits().stream]
 
 
 def test_a_lease_is_given_back_once_when_the_flight_lands():

@@ -11,7 +11,7 @@ from asking import SAFETY, DictStore, Got, Stream, World, at_once, ok, settle, s
 from gevent.event import Event
 from stored import entry_of, until
 
-from gateway.cache.coalesce import Flight, Flights, FlightState, Patience
+from gateway.cache.coalesce import Flight, Flights, FlightState, WaitLimits
 from gateway.cache.decide import Decision, NotStored
 from gateway.cache.entry import Variants
 from gateway.cache.fetch_context import FetchContext
@@ -238,7 +238,7 @@ def test_followers_of_a_streamed_answer_get_it_whole(world):
 
 
 def test_a_client_that_does_not_read_holds_nobody_up(world):
-    world.cache(patience={"stream": 0.01})
+    world.cache(limits={"stream": 0.01})
     world.answer = lambda request: ok(body=Stream(b"hel", b"lo"))
     slow = world.step(Request("GET", "/a", [], host="shop.test"))        # its body is not taken
     assert world.ask().text == b"hello"
@@ -317,7 +317,7 @@ def meeting(world, count):
 
 
 def test_a_new_key_of_a_route_without_sharable_answers_is_fetched_side_by_side(world):
-    world.cache(patience={"doubtful": 0.01})
+    world.cache(limits={"unlikely_shared": 0.01})
     world.answer = ok("no-store")
     world.ask(target="/known")
     world.answer = meeting(world, 1 + 20)
@@ -326,7 +326,7 @@ def test_a_new_key_of_a_route_without_sharable_answers_is_fetched_side_by_side(w
 
 def test_a_few_do_not_wait_long_on_a_route_that_is_new(world, monkeypatch):
     """The first answer comes when all have asked."""
-    world.cache(patience={"unknown": 0.01})
+    world.cache(limits={"unknown": 0.01})
     world.answer = meeting(world, 20)
     assert [answer.text for answer in at_once(world, 20)] == [b"hello"] * 20
 
@@ -341,7 +341,7 @@ def waiting_on(monkeypatch):
 
 
 def test_a_crowd_waits_on_a_route_that_is_new(world, waiting_on):
-    world.cache(patience={"unknown": 0.01})
+    world.cache(limits={"unknown": 0.01})
 
     def slow(request):
         until(lambda: waiting_on() >= 99)
@@ -352,7 +352,7 @@ def test_a_crowd_waits_on_a_route_that_is_new(world, waiting_on):
 
 
 def test_one_sharable_answer_gives_hope(world, waiting_on):
-    world.cache(patience={"doubtful": 0.01})
+    world.cache(limits={"unlikely_shared": 0.01})
     world.answer = ok("no-store")
     world.ask(target="/known")
     world.answer = ok()
@@ -369,7 +369,7 @@ def test_one_sharable_answer_gives_hope(world, waiting_on):
 @pytest.mark.parametrize("company", [0, 1, 2, 5])
 def test_doubt_costs_no_more_than_some_company(world, waiting_on, company):
     """The answer turns out to be for all."""
-    world.cache(patience={"doubtful": 0.01, "company": company})
+    world.cache(limits={"unlikely_shared": 0.01, "max_parallel": company})
     world.answer = ok("no-store")
     world.ask(target="/known")
 
@@ -817,16 +817,16 @@ class Elsewhere(DictStore):
 
 
 @pytest.mark.parametrize("known, crowd, found, waits, text", [
-    # of which nothing is known: ``unknown``, and what is left of half the deadline only with more than ``few``
+    # of which nothing is known: ``unknown``, and what is left of half the deadline only with more than ``small_crowd``
     ([], 2, 1, [0.5], b"theirs"), ([], 3, 1, [0.5], b"theirs"),
     ([], 2, 2, [0.5], b"hello"), ([], 3, 2, [0.5, 3.5], b"theirs"), ([], 3, 0, [0.5, 3.5], b"hello"),
-    # of which one was for several: half the deadline, and for one only: ``doubtful``
+    # of which one was for several: half the deadline, and for one only: ``unlikely_shared``
     ([True], 3, 0, [4.0], b"hello"), ([True], 0, 1, [4.0], b"theirs"), ([False], 3, 0, [0.25], b"hello"),
 ])
 def test_how_long_a_leader_waits_for_another_worker(world, known, crowd, found, waits, text):
     clock = ManualClock(0.0)
     world.store = store = Elsewhere(world, crowd, found)
-    step = world.cache(flights=Flights(clock, Patience(few=2)))
+    step = world.cache(flights=Flights(clock, WaitLimits(small_crowd=2)))
     for number, cacheable in enumerate(known):
         step.fetch.predictor.learn(number, cacheable, 0)
     response = Got(step(Request("GET", "/a", [], host="shop.test", deadline=Deadline(8.0, clock.now))))
@@ -956,7 +956,7 @@ def test_the_first_uncacheable_answer_costs_one_wait_in_all_workers_together(wor
 
 def test_a_few_do_not_wait_long_across_workers_either(world, workers, monkeypatch):
     for worker in workers:
-        worker.cache(patience={"unknown": 0.01})
+        worker.cache(limits={"unknown": 0.01})
     for worker in workers:
         worker.answer = meeting(world, 18)
     assert {answer.text for answer in ask_all(workers, 6)} == {b"hello"}
@@ -964,7 +964,7 @@ def test_a_few_do_not_wait_long_across_workers_either(world, workers, monkeypatc
 
 def test_doubt_is_short_across_workers_too(world, workers):
     for worker in workers:
-        worker.cache(patience={"doubtful": 0.01})
+        worker.cache(limits={"unlikely_shared": 0.01})
     waited = []
     for worker in workers:
         worker.answer = ok("no-store")
@@ -1041,13 +1041,13 @@ def test_users_do_not_hold_strangers_of_other_workers_up(world, workers):
 
 def test_a_client_that_does_not_read_holds_no_other_worker_up(workers):
     for worker in workers:
-        worker.cache(patience={"stream": 0.05})
+        worker.cache(limits={"stream": 0.05})
     one, other, _ = workers
     one.answer = other.answer = lambda request: ok(body=Stream(b"hel", b"lo"))
     slow = one.step(Request("GET", "/a", [], host="shop.test", deadline=Deadline(SAFETY)))       # its body is not taken
     began = time.monotonic()
     assert other.ask(deadline=SAFETY).text == b"hello"
-    assert time.monotonic() - began < Patience().lease / 2
+    assert time.monotonic() - began < WaitLimits().lease / 2
     slow.body.close()
 
 
@@ -1108,7 +1108,7 @@ class Recorder(MonotonicClock):
 def test_a_refresh_looks_for_what_another_gets_in_no_hurry_until_a_request_waits_for_it(world, workers, hurried):
     one, other, _ = workers
     go, waiting, pauses = Event(), leaving(workers), []
-    other.store.intervals = Intervals(calm_poll=Patience().lease if hurried else 0.05)
+    other.store.intervals = Intervals(calm_poll=WaitLimits().lease if hurried else 0.05)
     other.store.timer = Recorder(pauses)
 
     def slow(request):

@@ -69,7 +69,7 @@ def test_a_small_answer_for_one_lets_the_others_go_with_its_head(world, serve, p
 
 
 def test_a_streamed_answer_that_is_stored_for_one_lets_the_others_go_with_its_head(world):
-    world.cache(patience={"stream": 1000.0})
+    world.cache(limits={"stream": 1000.0})
 
     class Endless(Stream):
         def __iter__(self):
