@@ -78,8 +78,8 @@ class Circuit:
         return self.breaker.state(self.clock()) is State.OPEN
 
     def attempt(self, operation: Callable[[], T]) -> T | None:
-        """The result; None when the circuit is paused, the server busy, or the operation fails. The operation limits its time
-        itself (``limit``)."""
+        """Run ``operation`` and return its result; None when the circuit is open, or the operation is refused, busy or fails. The
+        operation limits its time itself (``limit``)."""
         permit = self.breaker.admit(self.clock())
         if permit is None:
             return None

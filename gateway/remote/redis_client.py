@@ -87,7 +87,7 @@ class RedisClient:
         return self._with_connection(lambda connection: answer(connection, command), self.timeout / 2, self.timeout)
 
     def _send_batch(self, commands: Sequence[Command], errors: list[Exception]) -> bool:
-        """One round trip. A command that is refused leaves the others as they are: its error goes to ``errors``."""
+        """Send the commands in one round trip, and add the errors of those that Redis refuses to ``errors``."""
         try:
             errors += self._with_connection(lambda connection: self._exchange(connection, commands), BATCH_TIMEOUT, BATCH_TIMEOUT)
         except Busy:

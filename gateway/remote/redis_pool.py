@@ -29,8 +29,8 @@ CONNECT = 1.0                   # seconds that each step of connecting may take,
 
 
 class Connections:
-    """At most ``most`` connections. ``make`` returns one that is not connected yet, ``is_owned`` whether one still leads to the
-    right place, ``errors`` are those of connecting."""
+    """A pool of at most ``most`` connections. ``make`` returns an unconnected one, ``is_owned`` whether one is still to the current
+    server, ``errors`` are those of connecting."""
 
     def __init__(self, make: Callable[[], Any], is_owned: Callable[[Any], Any], most: int,
                  errors: tuple[type[Exception], ...]) -> None:

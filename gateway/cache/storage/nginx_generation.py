@@ -44,8 +44,8 @@ def edge_notice(at: float) -> Notice:
 
 
 class Generation:
-    """What nginx keeps, by ``link``. ``advance`` makes the step for a purge made here, ``hear`` for one made elsewhere.
-    ``can_step``: the last step could be made."""
+    """The generation of nginx's cache, at ``link``. ``advance`` makes the step for a purge of this worker, ``hear`` that for one of
+    another. ``can_step``: the last step succeeded."""
 
     def __init__(self, link: str | os.PathLike[str], settle_time: float = SETTLE_TIME, timer: MonotonicClock = CLOCK) -> None:
         self.link = Path(link)
