@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -187,6 +188,7 @@ def world(tmp_path, monkeypatch):
         folder = tmp_path / str(len(worlds))             # what one has stored is not for the next
         folder.mkdir()
         (folder / "a.txt").write_text("text of a file")
+        os.utime(folder / "a.txt", (1_000_000_000, 1_000_000_000))       # one Last-Modified, in whichever second it is made
         worlds.append(World(kind, place, str(folder)))
         return worlds[-1]
 

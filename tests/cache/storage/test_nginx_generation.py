@@ -179,7 +179,7 @@ def test_many_that_are_heard_at_once_are_one_step_when_all_are_known(made):
 def test_what_was_purged_before_it_began_needs_only_the_step_of_others(made, at, stepped, expected):
     """Seconds from when it began: when it was purged, and when the last step was made."""
     generation = made(settle_time=SAFETY)
-    began = generation._began
+    began = generation._began = float(int(generation._began))            # whole seconds, which nanoseconds do not round
     generation.link.unlink()
     if stepped is not None:
         generation.link.symlink_to(f"{int((began + stepped) * 1e9):x}-1")
