@@ -75,6 +75,7 @@ lint: $(STAMPS)/lint
 # All that the tests need. Without these programs, locally, their tests are skipped and say so; with CI=true they fail.
 ready: $(STAMPS)/test
 	@missing="$(call missing,$(PROGRAMS))"; \
+	[ -e /usr/share/php/Illuminate ] || missing="$$missing php-cli php-laravel-framework"; \
 	[ -z "$$missing" ] || { $(call debian,$$missing); } || [ "$${CI:-}" != true ]
 
 # An environment that is there already and works is used as it is.

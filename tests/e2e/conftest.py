@@ -21,11 +21,12 @@ def bounded():
 
 @pytest.fixture
 def require():
-    """``require("nginx")`` is the path of a server's program. Without it the test is skipped; with ``CI=true`` it fails."""
+    """``require("nginx")`` is the path of a server's program. Without it, or the ``file`` it needs beside it, the test is skipped;
+    with ``CI=true`` it fails."""
 
-    def path_of(program: str, package: str = "") -> str:
+    def path_of(program: str, package: str = "", file: str = "/") -> str:
         found = shutil.which(program, path=os.pathsep.join((os.environ.get("PATH", ""), *SBIN)))
-        if found is None:
+        if found is None or not os.path.exists(file):
             reason = f"{program} is not installed; on Debian: apt-get install {package or program}"
             if os.environ.get("CI") == "true":
                 pytest.fail(reason)

@@ -6,12 +6,10 @@ are skipped where php is not installed, in CI too: its 90 packages take as long 
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
-from shutil import which
 
 import gevent
 import pytest
@@ -192,11 +190,9 @@ request_headers = { set = { X-Forwarded-Prefix = "/old" } }"""}
 
 
 @pytest.fixture
-def laravel(served):
+def laravel(served, require):
     """``laravel(trust, **settings)``: as ``served``, with an application that believes the proxy ``trust``."""
-    php = which("php")
-    if php is None or not os.path.exists("/usr/share/php/Illuminate"):
-        pytest.skip("Laravel is not installed; on Debian: apt-get install php-cli php-laravel-framework")
+    php = require("php", "php-cli php-laravel-framework", file="/usr/share/php/Illuminate")
 
     def serve(trust, **settings):
         return served(LARAVEL, **settings, by=lambda port, file: ["env", f"TRUST={trust}", php, "-S", f"127.0.0.1:{port}", file])
