@@ -16,7 +16,7 @@ def load(path: str | None) -> tuple[Config, str]:
     """The configuration and the path it was read from. Raises ConfigError."""
     from ..configfile.load import load_text, read_text
     from ..errors import ConfigError
-    from ..gunicorn_environment import tidy
+    from .gunicorn_environment import tidy
     if problems := tidy(os.environ):
         raise ConfigError(problems, "the environment")
     text, source = read_text(path, os.environ)
