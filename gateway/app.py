@@ -24,12 +24,13 @@ from flask.logging import default_handler
 from werkzeug.exceptions import HTTPException, InternalServerError
 from werkzeug.routing import RoutingException
 
-from . import run_directory, view_cache
+from . import view_cache
 from .config import Config
 from .configfile.load import DEFAULT_PATH, load_text, read_text
 from .errors import ConfigError, GatewayError
 from .http.problem import render_http
 from .incoming.request import Incoming
+from .local import run_directory
 from .message import Request, Response
 from .pipeline import Pipeline
 from .telemetry.log import RequestLog

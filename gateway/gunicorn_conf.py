@@ -2,7 +2,7 @@
 uses ``gunicorn -c python:gateway.gunicorn_conf``. An option on Gunicorn's command line has the last word over a setting.
 
 Environment: ``GATEWAY_BIND`` (127.0.0.1:8000; several with commas), ``GATEWAY_WORKERS`` (1), ``GATEWAY_RUN_DIR`` (where the
-instance's run directory is made, see run_directory.py), and those of configfile/load.py.
+instance's run directory is made, see local/run_directory.py), and those of configfile/load.py.
 
 What the master does, before it forks anything: reads the configuration and stops with status 2, naming every mistake or the port
 in use; opens the admin listener, which is kept over HUP and handed on at USR2; makes the run directory. A HUP with a broken
@@ -25,8 +25,8 @@ from typing import Any, NoReturn  # noqa: E402
 from gunicorn.errors import HaltServer  # noqa: E402
 from gunicorn.util import parse_address  # noqa: E402
 
-from gateway import run_directory  # noqa: E402
 from gateway.errors import ConfigError  # noqa: E402
+from gateway.local import run_directory  # noqa: E402
 from gateway.server import master  # noqa: E402
 
 

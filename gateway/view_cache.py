@@ -28,7 +28,6 @@ from flask import Flask, Response
 from flask_caching import Cache
 from flask_caching.backends.base import BaseCache
 
-from . import run_directory
 from .breaker import Breaker
 from .bus.bus import Bus, Transport
 from .bus.clock import now
@@ -46,6 +45,7 @@ from .cache.storage.redis_tier import RedisTier
 from .cache.storage.store import HttpStore
 from .cache.storage.tiers import SharedTier, TierCounters, no_op
 from .config import CacheStorage, Config
+from .local import run_directory
 from .loop.native_threads import native_lock, native_thread
 from .remote.redis_client import RedisClient
 

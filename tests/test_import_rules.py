@@ -27,9 +27,8 @@ PACKAGE = Path(__file__).parent.parent / "gateway"
 FEATURE = 2
 LEVELS = {
     "errors": 0,
-    "backoff": 1, "board": 1, "breaker": 1, "bus": 1, "config": 1, "deadline": 1, "http": 1, "loop": 1, "message": 1,
-    "move_aside": 1, "remote": 1, "request_copies": 1, "routing": 1, "run_directory": 1, "shared_memory": 1, "tasks": 1,
-    "template": 1, "values": 1, "wsgi": 1,
+    "backoff": 1, "breaker": 1, "bus": 1, "config": 1, "deadline": 1, "http": 1, "local": 1, "loop": 1, "message": 1, "remote": 1,
+    "request_copies": 1, "routing": 1, "tasks": 1, "template": 1, "values": 1, "wsgi": 1,
     "pipeline": 3,
     "admin": 4, "app": 4, "server": 4,
     "__init__": 5, "gunicorn_conf": 5, "demo": 6, "cli": 7,
@@ -43,6 +42,7 @@ INSIDE = {
              " < origin < fetch < step",
     "cache/storage": "codec compaction lookups marks memory nginx_generation plain_values tiers"
                      " < file_tier memcached_tier purger redis_tier write_behind < lease < store",
+    "local": "board move_aside shared_memory < run_directory",
     "server": "draining master reader succession < client_socket < keepalive writer < fastlane < request_handler < connection"
               " < worker",
     "telemetry": "slot_memory < metrics < exposition log < observe",
@@ -290,6 +290,8 @@ def test_a_planted_import_that_goes_up_is_caught(file, source, forbidden):
     ("cache/storage/store", "def f():\n    from ..fetch_context import FetchContext", True),
     ("cache/storage/store", "from .purger import Purger", False),
     ("cache/storage/marks", "from .store import HttpStore", True),
+    ("local/run_directory", "from .board import Board", False),
+    ("local/board", "from .run_directory import RunDir", True),
     ("server/worker", "from .connection import ConnectionHandler", False),
     ("server/reader", "from .fastlane import Lane", True),
     ("telemetry/metrics", "import gateway.telemetry.observe", True),

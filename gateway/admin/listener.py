@@ -33,8 +33,8 @@ from gevent.pool import Pool
 from gevent.pywsgi import WSGIHandler, WSGIServer
 from werkzeug.exceptions import Forbidden, HTTPException, InternalServerError, MethodNotAllowed
 
-from .. import run_directory
 from ..http.problem import prefers_html, render_http
+from ..local import run_directory
 from ..loop.native_threads import run_in_thread
 from ..telemetry import exposition
 from ..telemetry.metrics import registry

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import MutableSequence
 from pathlib import Path
 
-from ..move_aside import move_aside
+from ..local.move_aside import move_aside
 
 SIZE = 8                        # bytes
 

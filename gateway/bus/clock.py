@@ -17,7 +17,7 @@ import os
 import time
 from pathlib import Path
 
-from ..move_aside import move_aside
+from ..local.move_aside import move_aside
 
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 LONGEST = 200                   # characters of the file

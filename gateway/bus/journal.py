@@ -35,9 +35,9 @@ from pathlib import Path
 from time import sleep
 from typing import IO, Any
 
+from ..local.move_aside import move_aside
 from ..loop.monotonic_clock import CLOCK, MonotonicClock
 from ..loop.native_threads import SerialThread, native_thread, run_in_thread
-from ..move_aside import move_aside
 from ..tasks import Semaphore, spawn, spawn_apart
 from . import clock
 from .change_stamp import ChangeStamp

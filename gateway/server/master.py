@@ -13,7 +13,7 @@ from typing import Any
 
 from gunicorn.errors import HaltServer
 
-from ..run_directory import RunDir
+from ..local.run_directory import RunDir
 
 ACTIONS = ("handle_hup", "handle_ttin", "handle_ttou", "handle_usr1", "handle_usr2", "handle_winch", "handle_chld", "handle_cld",
            "manage_workers", "murder_workers", "reap_workers", "maybe_promote_master")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..run_directory import ACCEPTING
+from ..local.run_directory import ACCEPTING
 
 FAILED_AFTER = 0.5              # seconds after which a failed worker counts: one that is to end by itself says so until then
 

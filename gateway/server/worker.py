@@ -31,8 +31,8 @@ from gevent.server import StreamServer
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.ggevent import GeventWorker
 
-from .. import run_directory
 from ..errors import ConfigError
+from ..local import run_directory
 from ..loop.monotonic_clock import CLOCK, MonotonicClock
 from .connection import ConnectionHandler
 from .draining import drain

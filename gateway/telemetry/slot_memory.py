@@ -1,5 +1,5 @@
-"""The numbers of one worker slot, in memory that outlives the process (shared_memory.py): counting is a store to memory, and what
-was counted is there after ``kill -9``.
+"""The numbers of one worker slot, in memory that outlives the process (local/shared_memory.py): counting is a store to memory, and
+what was counted is there after ``kill -9``.
 
 The first four fifths of the memory say what the numbers are: the length of the text that follows (8 bytes), a line with the format,
 then one JSON object for each key, in the order of their indexes. The rest is an array of doubles in the machine's order. A
@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import orjson
 
-from ..shared_memory import SharedMemory
+from ..local.shared_memory import SharedMemory
 
 HEADER = b'{"format":1}\n'
 LENGTH = 8                      # bytes of the length

@@ -7,9 +7,9 @@ import pytest
 from gevent import socket
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway import run_directory as rundir
 from gateway.admin import listener as admin
 from gateway.config import Config
+from gateway.local import run_directory as rundir
 from gateway.message import Response
 from gateway.pipeline import Pipeline
 from gateway.telemetry.log import RequestLog

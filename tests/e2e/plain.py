@@ -14,7 +14,7 @@ from pathlib import Path
 
 import gevent
 
-from gateway.run_directory import RunDir
+from gateway.local.run_directory import RunDir
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = '[[routes]]\npath = "/*"\nrespond = { text = "unused" }\n'

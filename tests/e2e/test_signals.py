@@ -14,7 +14,7 @@ import pytest
 from plain import APPLICATION, CONFIG, GATEWAY, ROOT, Connection, Load, Plain, gone, until
 from running import free_port
 
-from gateway.run_directory import RunDir
+from gateway.local.run_directory import RunDir
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 import gateway
-from gateway.run_directory import RunDir
+from gateway.local.run_directory import RunDir
 from gateway.telemetry.exposition import render
 from gateway.telemetry.metrics import Registry
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from gateway.run_directory import RunDir
+from gateway.local.run_directory import RunDir
 from gateway.telemetry.metrics import Registry
 from gateway.telemetry.slot_memory import LENGTH, SlotMemory, read
 
@@ -165,7 +165,7 @@ def test_a_child_without_room_counts_in_vain_and_hurts_nobody(tmp_path, caplog):
 
 FORK = """
 import os, sys
-from gateway.run_directory import RunDir
+from gateway.local.run_directory import RunDir
 from gateway.telemetry.metrics import registry
 counter = registry.counter("a_total", "")
 registry.start(RunDir(sys.argv[1]))

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from gateway.shared_memory import SharedMemory
+from gateway.local.shared_memory import SharedMemory
 from gateway.telemetry.slot_memory import HEADER, LENGTH, CorruptSlot, SlotMemory, parse, read, text_size
 
 BOUNDS = (0.1, 1.0)
@@ -66,7 +66,7 @@ def test_next_owner_inherits_counters_and_resets_gauges(shared):
 
 def test_nothing_is_lost_by_kill_9(shared):
     """Another process counts to a thousand and is killed without any chance to write."""
-    program = ("import sys, time; from gateway.shared_memory import SharedMemory\n"
+    program = ("import sys, time; from gateway.local.shared_memory import SharedMemory\n"
                "from gateway.telemetry.slot_memory import SlotMemory\n"
                "numbers = SlotMemory(SharedMemory(int(sys.argv[1])).slot(0)); at = numbers.add('counter', 'a', '', (), ()).at\n"
                "for _ in range(1000): numbers.values[at] += 1\n"

@@ -13,7 +13,6 @@ import pytest
 from stored import Counted, entry_of, short_pauses, until, variants_of
 
 from gateway import cache, gather
-from gateway import run_directory as rundir
 from gateway import view_cache as store
 from gateway.bus.journal import Journal
 from gateway.bus.notice import Notice, gap
@@ -25,6 +24,7 @@ from gateway.cache.storage.store import HttpStore, Intervals
 from gateway.cache.storage.tiers import TierCounters
 from gateway.config import CacheStorage, Config
 from gateway.http.fields import WRITTEN
+from gateway.local import run_directory as rundir
 
 
 def begin(one: HttpStore) -> None:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from gateway import board
-from gateway import run_directory as rundir
 from gateway.bus import clock
 from gateway.bus.journal import Journal
 from gateway.bus.notice import Notice
-from gateway.run_directory import RunDir, Worker
+from gateway.local import board
+from gateway.local import run_directory as rundir
+from gateway.local.run_directory import RunDir, Worker
 
 
 @pytest.fixture
@@ -241,7 +241,7 @@ def test_nobody_is_in_an_instance_by_himself(monkeypatch):
 def test_start_enters_and_children_know(tmp_path):
     place = rundir.start(tmp_path)
     assert rundir.current() is place and place.path.parent == tmp_path
-    script = "from gateway import run_directory as rundir; print(rundir.current().path)"
+    script = "from gateway.local import run_directory as rundir; print(rundir.current().path)"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip() == str(place.path)
     rundir.enter(None)
     assert rundir.current() is None
@@ -257,7 +257,8 @@ def test_a_missing_parent_is_made(tmp_path):
 
 def test_what_dead_instances_left_is_removed(tmp_path):
     """Two instances in processes of their own: one has died without cleaning up, one lives."""
-    script = "import sys\nfrom gateway import run_directory as rundir\nprint(rundir.start(sys.argv[1]).path, flush=True)\ninput()"
+    script = ("import sys\nfrom gateway.local import run_directory as rundir\n"
+              "print(rundir.start(sys.argv[1]).path, flush=True)\ninput()")
 
     def instance():
         child = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], text=True,
@@ -277,7 +278,8 @@ def test_what_dead_instances_left_is_removed(tmp_path):
 
 def test_a_child_keeps_the_directory_of_its_dead_master(tmp_path):
     """Workers go on after their master was killed: the lock is theirs too."""
-    script = ("import os, sys\nfrom gateway import run_directory as rundir\nplace = rundir.start(sys.argv[1])\nif not os.fork():\n"
+    script = ("import os, sys\nfrom gateway.local import run_directory as rundir\n"
+              "place = rundir.start(sys.argv[1])\nif not os.fork():\n"
               "    print(os.getpid(), place.path, flush=True); sys.stdin.read(); os._exit(0)\nos.wait()")
     master = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], text=True,
                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)

@@ -7,7 +7,7 @@ import resource
 
 import pytest
 
-from gateway.shared_memory import BOARD, ROOM, SLOTS, SharedMemory, room_within
+from gateway.local.shared_memory import BOARD, ROOM, SLOTS, SharedMemory, room_within
 
 
 def test_slots_and_board_are_apart():
