@@ -28,7 +28,7 @@ from .aggregate.target import Aggregate
 from .bodylimit import BodyLimit
 from .cache.cache_status import tier_numbers
 from .cache.invalidation import Invalidate
-from .cache.policy import policy_of
+from .cache.key import policy_of
 from .cache.step import CacheStep
 from .cache.storage.file_tier import FileTier
 from .config import Config, Route

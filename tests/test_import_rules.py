@@ -37,7 +37,7 @@ FAMILIES = {"view_cache": "cache"}               # one feature, several files
 # Inside a room: rows of its parts (files and folders); a part imports from earlier rows, never from its own.
 INSIDE = {
     "bus": "change_stamp clock notice < group_commit log_compaction redis_stream < bus journal",
-    "cache": "entry policy predictor syntax < storage < cache_status coalesce key response_directives"
+    "cache": "entry predictor syntax < storage < cache_status coalesce key response_directives"
              " < invalidation request_directives < conditional < decide < explanation fetch_context rules < admission responses"
              " < origin < fetch < step",
     "cache/storage": "codec compaction lookups marks memory nginx_generation plain_values tiers"
