@@ -40,7 +40,7 @@ INSIDE = {
     "cache": "entry predictor syntax < storage < cache_status coalesce key response_directives"
              " < invalidation request_directives < conditional < decide < explanation fetch_context rules < admission responses"
              " < origin < fetch < step",
-    "cache/storage": "codec compaction lookups marks memory nginx_generation plain_values tiers"
+    "cache/storage": "codec lookups marks memory nginx_generation plain_values tiers"
                      " < file_tier memcached_tier purger redis_tier write_behind < lease < store",
     "local": "board move_aside shared_memory < run_directory",
     "server": "draining master reader succession < client_socket < keepalive writer < fastlane < request_handler < connection"

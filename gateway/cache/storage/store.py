@@ -34,9 +34,8 @@ from ...bus.notice import Notice
 from ...loop.monotonic_clock import CLOCK, MonotonicClock
 from ...loop.native_threads import run_in_thread
 from ...tasks import Event
-from ..entry import Variants
+from ..entry import Variants, compact
 from . import codec
-from .compaction import compact
 from .lease import SHORT, TICK, Lease, Leases
 from .lookups import Lookup, Lookups
 from .memory import MemoryTier, Node, Share, whole_steps

@@ -14,10 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.cache.entry import Entry, Variants
+from gateway.cache.entry import Entry, Variants, compact
 from gateway.cache.storage import plain_values as objects
 from gateway.cache.storage.codec import COMPRESSED, HEAD, TIMES, CorruptRecord, decode, encode
-from gateway.cache.storage.compaction import compact
 
 FIELDS = tuple("headers" if name == "_fields" else name for name in Entry.__slots__ if name != "digest")   # which is made of body
 text = st.text(st.characters(max_codepoint=255), max_size=20)
