@@ -37,9 +37,8 @@ FAMILIES = {"view_cache": "cache"}               # one feature, several files
 # Inside a room: rows of its parts (files and folders); a part imports from earlier rows, never from its own.
 INSIDE = {
     "bus": "change_stamp clock notice < group_commit log_compaction redis_stream < bus journal",
-    "cache": "entry predictor syntax < storage < cache_status coalesce key response_directives"
-             " < invalidation request_directives < conditional < decide < explanation fetch_context rules < admission responses"
-             " < origin < fetch < step",
+    "cache": "entry predictor syntax < storage < coalesce key response_directives < invalidation request_directives"
+             " < conditional < decide < explanation fetch_context rules < cache_status < admission < origin < fetch < step",
     "cache/storage": "codec lookups marks memory nginx_generation plain_values tiers"
                      " < file_tier memcached_tier purger redis_tier write_behind < lease < store",
     "local": "board move_aside shared_memory < run_directory",

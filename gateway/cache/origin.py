@@ -17,6 +17,7 @@ from ..http.tee import Tee
 from ..message import Handler, Request, Response
 from . import rules
 from .admission import Admission
+from .cache_status import Responses
 from .coalesce import Flight, FlightState
 from .conditional import answer
 from .decide import NotStored, may_replace_error
@@ -24,7 +25,6 @@ from .entry import GUESS, Entry
 from .fetch_context import FetchContext, Store
 from .invalidation import forget, had_no_effect, own_address, purge, resolve
 from .request_directives import CONDITIONS
-from .responses import Responses
 
 CLIENTS_OWN = CONDITIONS | {"range", "if-range"}         # fields that are not forwarded
 SMALL = 65536                                            # bytes
