@@ -30,7 +30,10 @@ from .cache.cache_status import tier_numbers
 from .cache.invalidation import Invalidate
 from .cache.key import policy_of
 from .cache.step import CacheStep
+from .cache.storage.construction import http_store
 from .cache.storage.file_tier import FileTier
+from .cache.storage.store import HttpStore
+from .cache.storage.tiers import TierCounters
 from .config import Config, Route
 from .errors import ConfigError, GatewayError
 from .extension import OwnPartError, OwnStep, OwnTarget
@@ -49,7 +52,6 @@ from .telemetry.log import RequestLog
 from .telemetry.metrics import Registry
 from .telemetry.observe import Observe
 from .upstream.client import Upstream
-from .view_cache import HttpStore, TierCounters, http_store
 from .websocket import WebSocket
 
 Wrap = Callable[[Handler], Handler]

@@ -21,81 +21,30 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from flask import Flask, Response
 from flask_caching import Cache
 from flask_caching.backends.base import BaseCache
 
-from .breaker import Breaker
-from .bus.bus import Bus, Transport
 from .bus.clock import now
-from .bus.journal import Journal
 from .bus.notice import Notice
-from .bus.redis_stream import RedisStream
-from .cache.storage import nginx_generation, plain_values
-from .cache.storage.codec import LARGEST
-from .cache.storage.file_tier import FileTier
+from .cache.storage import plain_values
+from .cache.storage.construction import store_of
 from .cache.storage.lookups import Lookup
-from .cache.storage.memcached_tier import MemcachedTier
 from .cache.storage.memory import MemoryTier
-from .cache.storage.nginx_generation import Generation
-from .cache.storage.redis_tier import RedisTier
 from .cache.storage.store import HttpStore
-from .cache.storage.tiers import SharedTier, TierCounters, no_op
-from .config import CacheStorage, Config
-from .local import run_directory
+from .cache.storage.tiers import SharedTier
+from .config import CacheStorage
 from .loop.native_threads import native_lock, native_thread
-from .remote.redis_client import RedisClient
 
 NEAR = 1.0                      # seconds that memory goes without asking the tier behind it
 DELETIONS = 10_000              # keys that are remembered as deleted
-SEVERAL = 4                     # of the largest bodies that a route keeps are in one record
 FOREVER = 10 * 365 * 86400.0    # seconds
 MAGIC = b"WGVC\x01"
 TOPIC = "views"                 # of the bus: keys that were deleted, and "" for all
 
 view_cache = Cache()
-
-
-def http_store(config: Config, counts: TierCounters | None = None, breaker: Callable[[], Breaker] = Breaker) -> HttpStore:
-    """The tiers that a configuration asks for, each remote one with a ``breaker`` of its own. Nothing runs before its ``start``.
-    Raises ConfigError without an extra it needs."""
-    largest = max([SEVERAL * route.cache.max_object for route in config.routes if route.cache], default=0)
-    store = store_of(config.cache, counts, max(LARGEST, largest), breaker)
-    if config.nginx.generation is not None and any(route.cache and route.cache.edge for route in config.routes):
-        store.purger.generation = generation = Generation(config.nginx.generation)
-        store.bus.subscribe(nginx_generation.TOPIC, generation.hear, no_op)
-    return store
-
-
-def store_of(settings: CacheStorage, counts: TierCounters | None = None, largest: int = LARGEST,
-             breaker: Callable[[], Breaker] = Breaker) -> HttpStore:
-    """The same from the settings themselves. ``largest`` is the size of a record in bytes."""
-    counts = counts or TierCounters()
-    tiers: list[SharedTier] = []
-    transports: list[Transport] = []
-    leases = None
-    place = run_directory.current()
-    if settings.file:
-        transports.append(Journal(Path(settings.file) / "notices", make=True))      # purges have to last as long as what they purge
-    elif place is not None:
-        transports.append(Journal(place.path / "notices"))
-    if settings.redis:
-        client = RedisClient(settings.redis, settings.prefix, settings.timeout, largest=largest,
-                             on_failure=counts.of("errors", "redis"), breaker=breaker())
-        leases = RedisTier(client)
-        tiers.append(leases)
-        transports.append(RedisStream(client))
-    if settings.memcached:
-        tiers.append(MemcachedTier(settings.memcached, settings.prefix, settings.timeout, largest=largest,
-                                   on_failure=counts.of("errors", "memcached"), breaker=breaker()))
-    if settings.file:
-        tiers.append(FileTier(settings.file, settings.file_size, largest=largest, on_failure=counts.of("errors", "file"),
-                              on_eviction=counts.of("evicted", "file")))
-    return HttpStore(MemoryTier(settings.memory), tiers, Bus(transports, patience=settings.timeout), leases=leases,
-                     compress=settings.compress, counts=counts, patience=settings.timeout, largest=largest)
 
 
 def init(app: Flask, store: HttpStore | None = None) -> None:
@@ -313,6 +262,3 @@ def value_of(key: str, data: bytes, shift: float) -> StoredValue:
     value = StoredValue(None, until - shift, stored_at - shift, True, plain)
     value.checked_at = now()
     return value
-
-
-__all__ = ["TierCounters", "HttpStore", "Tiered", "http_store", "init", "view_cache"]

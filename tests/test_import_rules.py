@@ -40,7 +40,7 @@ INSIDE = {
     "cache": "entry predictor syntax < storage < coalesce key response_directives < invalidation request_directives"
              " < conditional < decide < explanation fetch_context rules < cache_status < admission < origin < fetch < step",
     "cache/storage": "codec lookups marks memory nginx_generation plain_values tiers"
-                     " < file_tier memcached_tier purger redis_tier write_behind < lease < store",
+                     " < file_tier memcached_tier purger redis_tier write_behind < lease < store < construction",
     "local": "board move_aside shared_memory < run_directory",
     "server": "draining master reader succession < client_socket < keepalive writer < fastlane < request_handler < connection"
               " < worker",

@@ -19,6 +19,7 @@ from stored import SAFETY, Counted, short_pauses, until, variants_of
 
 from gateway import view_cache as store
 from gateway.cache.storage import plain_values as objects
+from gateway.cache.storage.construction import http_store
 from gateway.cache.storage.memcached_tier import MemcachedTier
 from gateway.cache.storage.redis_tier import RedisTier
 from gateway.cache.storage.tiers import TierCounters
@@ -95,7 +96,7 @@ def worker():
     def make(server: RedisServer, timeout: str = "50ms") -> World:
         counted, world = Counted(), World()
         settings = Config(cache=CacheStorage(redis=server.url, timeout=timeout))
-        world.store = store.http_store(settings, TierCounters(counted), short_pauses)
+        world.store = http_store(settings, TierCounters(counted), short_pauses)
         world.counted, world.clock, world.answer = counted.numbers, time.time, lambda request: ok(body=request.target.encode())
         world.cache()
         world.store.start()

@@ -17,6 +17,7 @@ from gateway.cache.entry import Variants
 from gateway.cache.fetch_context import FetchContext
 from gateway.cache.request_directives import COOKIE
 from gateway.cache.step import CacheStep
+from gateway.cache.storage.construction import store_of
 from gateway.cache.storage.memory import MemoryTier
 from gateway.cache.storage.store import HttpStore, Intervals
 from gateway.config import CacheSettings as Policy
@@ -25,7 +26,6 @@ from gateway.deadline import Deadline
 from gateway.errors import ClientDisconnected, ConnectFailed, DeadlineExceeded, UpstreamClosed
 from gateway.loop.monotonic_clock import MonotonicClock
 from gateway.message import Request, Response
-from gateway.view_cache import store_of
 from tests.clocks import ManualClock
 
 

@@ -17,6 +17,7 @@ from stored import SAFETY, entry_of, until, variants_of
 from gateway.bus.redis_stream import RedisStream
 from gateway.cache.entry import Variants
 from gateway.cache.storage import codec as format
+from gateway.cache.storage.construction import http_store
 from gateway.cache.storage.file_tier import FileTier
 from gateway.cache.storage.memcached_tier import MemcachedTier
 from gateway.cache.storage.memory import MemoryTier
@@ -25,7 +26,6 @@ from gateway.cache.storage.store import HttpStore
 from gateway.config import Config
 from gateway.remote.bounded_socket import LONGEST_LINE, MOST_LINES, TURN, Bounded, Framing, RedisLines, TooLarge, memcached_value
 from gateway.remote.redis_client import RedisClient
-from gateway.view_cache import http_store
 
 MB = 1024 ** 2
 

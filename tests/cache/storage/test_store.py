@@ -19,6 +19,7 @@ from gateway.bus.notice import Notice, gap
 from gateway.cache.cache_status import tier_numbers
 from gateway.cache.entry import Variants
 from gateway.cache.storage import codec as format
+from gateway.cache.storage.construction import http_store
 from gateway.cache.storage.memory import MemoryTier
 from gateway.cache.storage.store import HttpStore, Intervals
 from gateway.cache.storage.tiers import TierCounters
@@ -39,7 +40,7 @@ def worker():
 
     def make(start: bool = True, **settings) -> HttpStore:
         counted = Counted()
-        one = store.http_store(Config(cache=CacheStorage(**{"timeout": "30s", **settings})), TierCounters(counted), short_pauses)
+        one = http_store(Config(cache=CacheStorage(**{"timeout": "30s", **settings})), TierCounters(counted), short_pauses)
         one.counted = counted.numbers
         made.append(one)
         if start:
