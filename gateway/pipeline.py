@@ -27,8 +27,8 @@ from typing import Any
 from .aggregate.target import Aggregate
 from .bodylimit import BodyLimit
 from .cache.cache_status import tier_numbers
-from .cache.invalidation import Invalidate
 from .cache.key import policy_of
+from .cache.purging.invalidation import Invalidate
 from .cache.step import CacheStep
 from .cache.storage.construction import http_store
 from .cache.storage.file_tier import FileTier

@@ -37,10 +37,11 @@ FAMILIES = {"view_cache": "cache"}               # one feature, several files
 # Inside a room: rows of its parts (files and folders); a part imports from earlier rows, never from its own.
 INSIDE = {
     "bus": "change_stamp clock notice < group_commit log_compaction redis_stream < bus journal",
-    "cache": "entry predictor syntax < storage < coalesce key response_directives < invalidation request_directives"
-             " < conditional < decide < explanation fetch_context rules < cache_status < admission < origin < fetch < step",
-    "cache/storage": "codec lookups marks memory nginx_generation plain_values tiers"
-                     " < file_tier memcached_tier purger redis_tier write_behind < lease < store < construction",
+    "cache": "entry predictor syntax < response_directives < purging < storage < coalesce key < request_directives < conditional"
+             " < decide < explanation fetch_context rules < cache_status < admission < origin < fetch < step",
+    "cache/purging": "invalidation marks nginx_generation < purger",
+    "cache/storage": "codec lookups memory plain_values tiers < file_tier memcached_tier redis_tier write_behind < lease < store"
+                     " < construction",
     "local": "board move_aside shared_memory < run_directory",
     "server": "draining master reader succession < client_socket < keepalive writer < fastlane < request_handler < connection"
               " < worker",
@@ -263,7 +264,7 @@ def test_contributing_says_the_same():
     ("upstream/pool", "from ..telemetry.log import RequestLog", ["gateway.telemetry.log.RequestLog"]),
     ("upstream/pool", "from .. import forward", ["gateway.forward"]),
     ("config", "from .values import Size", []),
-    ("bus/bus", "from ..cache.storage.marks import Marks", ["gateway.cache.storage.marks.Marks"]),
+    ("bus/bus", "from ..cache.purging.marks import Marks", ["gateway.cache.purging.marks.Marks"]),
     ("bus/redis_stream", "from ..remote.redis_client import RedisClient", []),
     ("config", "from .nginx.configuration import render", ["gateway.nginx.configuration.render"]),
     ("errors", "from .message import Request", ["gateway.message.Request"]),
@@ -287,8 +288,9 @@ def test_a_planted_import_that_goes_up_is_caught(file, source, forbidden):
     ("cache/storage/memory", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ..fetch import Fetch", True),
     ("cache/storage/store", "from ..rules import Rules", True),
     ("cache/storage/store", "def f():\n    from ..fetch_context import FetchContext", True),
-    ("cache/storage/store", "from .purger import Purger", False),
-    ("cache/storage/marks", "from .store import HttpStore", True),
+    ("cache/storage/store", "from ..purging.purger import Purger", False),
+    ("cache/purging/purger", "from ..storage.lookups import Lookups", True),
+    ("cache/purging/marks", "from .purger import Purger", True),
     ("local/run_directory", "from .board import Board", False),
     ("local/board", "from .run_directory import RunDir", True),
     ("server/worker", "from .connection import ConnectionHandler", False),

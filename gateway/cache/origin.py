@@ -23,7 +23,7 @@ from .conditional import answer
 from .decide import NotStored, may_replace_error
 from .entry import GUESS, Entry
 from .fetch_context import FetchContext, Store
-from .invalidation import forget, had_no_effect, own_address, purge, resolve
+from .purging.invalidation import forget, had_no_effect, own_address, purge, resolve
 from .request_directives import CONDITIONS
 
 CLIENTS_OWN = CONDITIONS | {"range", "if-range"}         # fields that are not forwarded

@@ -12,7 +12,7 @@ nothing                        the request goes on; the others wait (coalesce.py
 
 Past the cache (``bypass``) go other methods, a GET with a body, conditions that only the origin may judge (of a POST also
 If-None-Match), fields that frameworks take for another method or address; and a request with credentials where what is stored is
-for strangers. What an unsafe method changes is purged (invalidation.py).
+for strangers. What an unsafe method changes is purged (purging/invalidation.py).
 
 decide.py decides, and here is what every request meets; fetch.py is what only a miss does.
 """
@@ -36,8 +36,8 @@ from .decide import (HIT, LARGEST_KEY_BODY, STALE_WHILE_REVALIDATE, Decision, by
 from .entry import Entry, Variants
 from .fetch import Fetch
 from .fetch_context import FetchContext, Store
-from .invalidation import SAFE, call_unsafe
 from .key import SEPARATOR, KeyOf, caller
+from .purging.invalidation import SAFE, call_unsafe
 from .request_directives import AUTHORIZATION, COOKIE, DIRECTS, RequestDirectives, kinds_of, request_directives
 from .response_directives import OWN
 

@@ -8,7 +8,8 @@ loop. In a loop with nothing to do those take some microseconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 from gevent import get_hub, getcurrent
@@ -119,6 +120,17 @@ class LoopLimit:
 
     def __repr__(self) -> str:
         return f"LoopLimit({self.seconds:g} s)"
+
+
+class Unfinished(Exception):
+    """The time of ``join_all`` is over."""
+
+
+def join_all(greenlets: Iterable[Any], seconds: float) -> None:
+    """Wait until all of these have ended, for at most that long, as the loop sees it."""
+    with suppress(Unfinished), LoopLimit(seconds, Unfinished()):
+        for greenlet in greenlets:
+            greenlet.join()
 
 
 def catch_up() -> None:

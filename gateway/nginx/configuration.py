@@ -12,7 +12,7 @@ template says why each directive is there; the numbers come from here:
   every header field that such an answer may depend on: those in its route's key, those its parts are sent, and those by which
   any route is chosen. A request with a cookie or credentials never meets what is kept, nor leaves anything there. What has
   expired is served while it is renewed for as long as the answer itself allows: nginx's own way of it knows no limit;
-- with ``nginx.purges`` the generation that purges change (cache/storage/nginx_generation.py) is in the key, too. It is read once
+- with ``nginx.purges`` the generation that purges change (cache/purging/nginx_generation.py) is in the key, too. It is read once
   for each request; where nginx cannot read it, it keeps nothing;
 - the gateway trusts nginx, so no field of a client's that passes for the word of a proxy goes through;
 - large stored bodies of routes with ``cache.offload`` are sent by nginx from the gateway's folder. Only on the paths of those

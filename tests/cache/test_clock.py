@@ -20,9 +20,9 @@ from gateway.bus.bus import Bus
 from gateway.bus.journal import Journal
 from gateway.bus.redis_stream import RedisStream
 from gateway.cache.entry import Variants
+from gateway.cache.purging.nginx_generation import Generation, edge_notice
 from gateway.cache.storage.file_tier import FileTier
 from gateway.cache.storage.memory import MemoryTier
-from gateway.cache.storage.nginx_generation import Generation, edge_notice
 from gateway.cache.storage.redis_tier import RedisTier
 from gateway.cache.storage.store import HttpStore
 from gateway.remote.redis_client import RedisClient

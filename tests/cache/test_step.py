@@ -11,7 +11,7 @@ from gevent.event import Event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.cache.invalidation import Invalidate
+from gateway.cache.purging.invalidation import Invalidate
 from gateway.cache.request_directives import COOKIE, LONGEST_PROXY_FIELDS, PROXY_FIELDS
 from gateway.errors import ConnectFailed, InternalError, UpstreamTimeout, UpstreamTruncated
 from gateway.message import Body, Request, Response

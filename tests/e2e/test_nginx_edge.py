@@ -15,7 +15,7 @@ import gevent.event
 import pytest
 from running import ROOT, Recorder, Running, ask, field
 
-from gateway.cache.storage.nginx_generation import Generation
+from gateway.cache.purging.nginx_generation import Generation
 from gateway.config import Nginx
 from gateway.configfile.load import load_text
 from gateway.errors import ConfigError

@@ -12,12 +12,12 @@ from ...bus.redis_stream import RedisStream
 from ...config import CacheStorage, Config
 from ...local import run_directory
 from ...remote.redis_client import RedisClient
-from . import nginx_generation
+from ..purging import nginx_generation
+from ..purging.nginx_generation import Generation
 from .codec import LARGEST
 from .file_tier import FileTier
 from .memcached_tier import MemcachedTier
 from .memory import MemoryTier
-from .nginx_generation import Generation
 from .redis_tier import RedisTier
 from .store import HttpStore
 from .tiers import SharedTier, TierCounters, no_op

@@ -15,12 +15,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
-from ...loop.time_limit import LoopLimit
-from ...remote.circuit import Slow
+from ...loop.time_limit import join_all
 from ...tasks import Killed, spawn_apart
 
 LIMIT = 10_000                  # running at once, so that they do not accumulate while a disk hangs
@@ -92,13 +90,6 @@ class Lookups:
 
     def __repr__(self) -> str:
         return f"Lookups({len(self._running)} running)"
-
-
-def join_all(greenlets: Iterable[Any], seconds: float) -> None:
-    """Wait until all of these have ended, for at most that long."""
-    with suppress(Slow), LoopLimit(seconds, Slow()):
-        for greenlet in greenlets:
-            greenlet.join()
 
 
 def value_of(greenlet: Any) -> Any:

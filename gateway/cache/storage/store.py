@@ -6,8 +6,8 @@
                |  ^                |
                |  +-- stored <-----+
                v
-             compared with the purges since its last hit (marks.py), after the notices of other workers were read (the stamp of the
-             bus)
+             compared with the purges since its last hit (purging/marks.py), after the notices of other workers were read (the stamp
+             of the bus)
 
     put ---> memory, and in the background (write_behind.py) every tier
 
@@ -35,11 +35,11 @@ from ...loop.monotonic_clock import CLOCK, MonotonicClock
 from ...loop.native_threads import run_in_thread
 from ...tasks import Event
 from ..entry import Variants, compact
+from ..purging.purger import Purger
 from . import codec
 from .lease import SHORT, TICK, Lease, Leases
 from .lookups import Lookup, Lookups
 from .memory import MemoryTier, Node, Share, whole_steps
-from .purger import Purger
 from .tiers import LeasingTier, Operation, SharedTier, TierCounters
 from .write_behind import PendingWrite, WriteBehind
 

@@ -8,7 +8,7 @@ import gevent
 import pytest
 from asking import Stream, ok
 
-from gateway.cache.invalidation import Invalidate, forget
+from gateway.cache.purging.invalidation import Invalidate, forget
 from gateway.cache.step import CacheStep
 from gateway.cache.storage.memory import MemoryTier
 from gateway.cache.storage.store import HttpStore

@@ -24,10 +24,10 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 from urllib.parse import urljoin, urlsplit
 
-from ..errors import ClientDisconnected, ConnectFailed, ConnectTimeout, GatewayError, PoolExhausted
-from ..http.fields import Kinds
-from ..message import Handler, Request, Response, Stream
-from .response_directives import OWN
+from ...errors import ClientDisconnected, ConnectFailed, ConnectTimeout, GatewayError, PoolExhausted
+from ...http.fields import Kinds
+from ...message import Handler, Request, Response, Stream
+from ..response_directives import OWN
 
 PLAIN = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*/?")             # there is one way to write it
 OWN_FIELD = Kinds({OWN: 1})

@@ -6,7 +6,7 @@
       +-----> notice --> bus --> the marks of the other workers
       +-----> step of the generation (nginx_generation.py), and a notice for those of other workers, behind the purge
 
-A lookup compares the entry with the marks (store.py).
+A lookup compares the entry with the marks (cache/storage/store.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 
 from ...bus.bus import Bus
 from ...bus.notice import Notice
-from .lookups import join_all
+from ...loop.time_limit import join_all
 from .marks import TOPIC, Addresses, Marks, Purge, notice_of, parse_purge, purge_of
 from .nginx_generation import Generation, edge_notice
 

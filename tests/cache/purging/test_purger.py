@@ -9,9 +9,9 @@ from stored import SAFETY, variants_of
 
 from gateway.bus.bus import Bus
 from gateway.bus.notice import Notice, gap
-from gateway.cache.storage.marks import Purge, notice_of
-from gateway.cache.storage.nginx_generation import Generation
-from gateway.cache.storage.purger import Purger
+from gateway.cache.purging.marks import Purge, notice_of
+from gateway.cache.purging.nginx_generation import Generation
+from gateway.cache.purging.purger import Purger
 from tests.clocks import ManualClock
 
 NOW = 100.0

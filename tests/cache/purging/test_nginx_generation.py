@@ -9,8 +9,8 @@ import gevent
 import pytest
 
 from gateway.bus.notice import Notice
+from gateway.cache.purging.nginx_generation import SWEPT, Generation, edge_notice
 from gateway.cache.storage.construction import http_store
-from gateway.cache.storage.nginx_generation import SWEPT, Generation, edge_notice
 from gateway.configfile.load import load_text
 from gateway.errors import ConfigError
 from gateway.loop.native_threads import disk_threads
