@@ -18,13 +18,12 @@ from collections.abc import Iterable
 from ipaddress import ip_address
 from urllib.parse import unquote
 
+from ..http.percent_encoding import normal_escapes
 from ..message import Headers, Request
 
 AUTHORITY = re.compile(r"(\[[^\[\]@]*\]|[^\[\]:@]*)(?::([0-9]*))?")
 REFRESH = re.compile(r"(?i)([ \t]*[0-9.]+[ \t]*[;,][ \t]*url[ \t]*=[ \t]*[\"']?)(.*)", re.DOTALL)
 PATH_END = re.compile("[?#]")
-PERCENT_ESCAPE = re.compile("%([0-9A-Fa-f]{2})")
-UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 ABSOLUTE = re.compile(r"(?i)((?:https?:)?)//([^/?#]*)(.*)", re.DOTALL)
 
 
@@ -122,11 +121,6 @@ def normal_host(host: str) -> str:
         except ValueError:
             return host
     return host.removesuffix(".")
-
-
-def normal_escapes(path: str) -> str:
-    """A path without percent-encoding of what needs none."""
-    return PERCENT_ESCAPE.sub(lambda match: plain if (plain := chr(int(match[1], 16))) in UNRESERVED else match[0].upper(), path)
 
 
 def climbs(path: str) -> bool:

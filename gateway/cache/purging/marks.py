@@ -36,6 +36,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 from ...bus.notice import Notice
+from ...http.percent_encoding import normal_escapes
 from ..entry import Entry, Variants
 
 TOPIC = "purges"
@@ -43,9 +44,7 @@ KINDS = ("url", "prefix", "tag", "everything", "urls", "tags")
 BUCKETS = 65_536
 PREFIXES = 50_000
 PORTS = {"http:": ":80", "https:": ":443"}
-ESCAPE = re.compile("%[0-9a-fA-F]{2}")
 BUCKET = re.compile("([0-2]):([0-9]{1,6})")
-UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
 
 class Purge(NamedTuple):
@@ -314,9 +313,4 @@ def unescape(text: str) -> str:
     if not text.isascii():
         text = "".join(char if char.isascii() else "".join(f"%{byte:02X}" for byte in char.encode("utf-8", "surrogatepass"))
                        for char in text)
-    return ESCAPE.sub(lambda match: plain(match[0]), text) if "%" in text else text
-
-
-def plain(escape: str) -> str:
-    char = chr(int(escape[1:], 16))
-    return char if char in UNRESERVED else escape.upper()
+    return normal_escapes(text)
