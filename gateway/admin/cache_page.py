@@ -88,7 +88,7 @@ def numbers_of(registry: Registry) -> dict[str, list[dict[str, Any]]]:
 
 
 def hottest_of(store: HttpStore) -> list[dict[str, Any]]:
-    return [{"key": node.key, "hits": node.hits, "bytes": node.size, "entries": len(node.value.entries)}
+    return [{"key": node.key, "hits": node.hits, "bytes": node.size, "entries": len(node.value)}
             for node in run_in_thread(store.memory.hottest, HOTTEST) if node.hits]
 
 
@@ -98,7 +98,7 @@ def entries_of(store: HttpStore, key: str) -> list[dict[str, Any]]:
     if variants is None:
         raise NotFound("Nothing is stored under this key, or not here: the memory of another worker is not seen.")
     now = store.clock()
-    return [entry_json(entry, now) for entry in variants.entries]
+    return [entry_json(entry, now) for entry in variants]
 
 
 def entry_json(entry: Entry, now: float) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from . import rules
 from .cache_status import Numbers
 from .coalesce import Flight, Flights, FlightState
 from .decide import HIT, PROVOKED_STATUSES, NotStored, judge_freshness
-from .entry import Entry, Variants
+from .entry import Entry, Variants, with_entry
 from .fetch_context import FetchContext, Store
 from .predictor import Predictor
 
@@ -54,7 +54,7 @@ class Admission:
         if not self.worth_storing(context):
             return self._share_only(context, entry, flight)
         current = self._current(context)
-        variants = Variants([entry]) if current is None else current.with_entry(entry, context.entry)
+        variants = (entry,) if current is None else with_entry(current, entry, context.entry)
         now = self.clock()
         result = self.store.put(context.key, variants, longest(variants, now), request_time, self.numbers.owner)
         if result is None:
@@ -121,7 +121,7 @@ class Admission:
         old, current = context.entry, self._current(context)
         if old is None or current is None:
             return
-        left = Variants([one for one in current if one.vary != old.vary or one.stored_at > old.stored_at])
+        left = tuple([one for one in current if one.vary != old.vary or one.stored_at > old.stored_at])
         if not left:
             self.store.delete(context.key)
         elif len(left) < len(current):

@@ -130,6 +130,9 @@ class Entry:
         return f"Entry({self.status} {self.url}, {len(self.body)} bytes, {lifetime}, {flag_names(self.flags) or 'no flags'})"
 
 
+Variants = tuple[Entry, ...]                             # those under one key, the latest first, at most MOST_VARIANTS
+
+
 def flag_names(flags: int) -> str:
     """The names of the flags, for logs and pages."""
     return ", ".join(name for bit, name in FLAG_NAMES.items() if flags & bit)
@@ -139,30 +142,11 @@ def first_etag(headers: Headers) -> str | None:
     return next((value.strip() for name, value in headers if name.lower() == "etag"), None)
 
 
-class Variants(tuple[Entry, ...]):
-    """The entries under one key, the latest first, at most MOST_VARIANTS. Immutable: a change makes a new tuple."""
-
-    __slots__ = ()
-
-    @property
-    def entries(self) -> list[Entry]:
-        return list(self)
-
-    @property
-    def size(self) -> int:
-        return sum(entry.size for entry in self)
-
-    def with_entry(self, entry: Entry, instead: Entry | None = None) -> Variants:
-        """Add ``entry``, replacing the one that the same request fields select and that of ``instead``."""
-        replaced_keys = {entry.vary, entry.vary if instead is None else instead.vary}
-        others = [other for other in self.entries if other.vary not in replaced_keys]
-        return Variants([entry, *others[:MOST_VARIANTS - 1]])
-
-    def without(self, entry: Entry) -> Variants:
-        return Variants([other for other in self.entries if other is not entry])
-
-    def __repr__(self) -> str:
-        return f"Variants({list(self)!r})"
+def with_entry(variants: Variants, entry: Entry, instead: Entry | None = None) -> Variants:
+    """Add ``entry``, replacing the one that the same request fields select and that of ``instead``."""
+    replaced_keys = {entry.vary, entry.vary if instead is None else instead.vary}
+    others = [other for other in variants if other.vary not in replaced_keys]
+    return (entry, *others[:MOST_VARIANTS - 1])
 
 
 # Memory

@@ -31,7 +31,7 @@ from .admission import Admission, Uses
 from .cache_status import Numbers, Report, Responses
 from .coalesce import Flight, Flights, FlightState
 from .decide import HIT, Sharing, judge_freshness, sharing, wants_whole, withhold
-from .entry import Entry, Variants
+from .entry import Entry
 from .fetch_context import FetchContext, Store
 from .key import select
 from .origin import Origin
@@ -145,7 +145,7 @@ class Fetch:
 
     def _share(self, context: FetchContext, entry: Entry) -> Response | None:
         """The leader's answer, if this request may have it and Vary selects it; else None."""
-        context.variants = Variants([entry])
+        context.variants = (entry,)
         if select(context.variants, context.request) is None or withhold(entry, context.credentials) is not None:
             return None
         return self.responses.collapsed_response(context, entry)

@@ -66,9 +66,9 @@ class FetchContext:
     @property
     def flight_key(self) -> Any:
         """The key of its flight: ``group``, and the fields of Vary where those are known."""
-        if self.variants is None or not self.variants.entries[0].vary:
+        if self.variants is None or not self.variants[0].vary:
             return self.group
-        return self.group, *(normal(name, lines_of(self.request, name)) for name, _ in self.variants.entries[0].vary)
+        return self.group, *(normal(name, lines_of(self.request, name)) for name, _ in self.variants[0].vary)
 
     @property
     def lease(self) -> str:

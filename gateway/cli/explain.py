@@ -9,7 +9,6 @@ import click
 from .admin_client import call_admin
 
 if TYPE_CHECKING:
-    from ..cache.entry import Variants
     from ..config import Config, Route
     from ..message import NextHop, Request
     from ..pipeline import Pipeline
@@ -36,13 +35,12 @@ def stored_variants(config: Config, pipeline: Pipeline, key: str) -> tuple[Varia
     from time import time
     from urllib.parse import quote
 
-    from ..cache.entry import Variants
     from ..cache.explanation import entry_of_admin
     where = "gateway.admin is not set"
     if config.gateway.admin:
         try:
             status, answer = call_admin(config, "GET", f"/cache?key={quote(key, safe='')}")
-            variants = Variants(entry_of_admin(each, time()) for each in answer["entries"]) if status == 200 else None
+            variants = tuple(entry_of_admin(each, time()) for each in answer["entries"]) if status == 200 else None
             return variants, f"{'' if variants else 'nothing '}in the worker that answers at {config.gateway.admin}"
         except click.ClickException as error:
             where = error.message

@@ -59,8 +59,10 @@ def invalid_urls(request: Request, response: Response) -> list[str]:
         return [own]
     urls = [own]
     for name, value in response.headers:
-        if name.lower() in ("location", "content-location") and (other := resolve(own, value)) not in (None, *urls):
-            urls.append(other)   # type: ignore[arg-type]
+        if name.lower() in ("location", "content-location"):
+            other = resolve(own, value)
+            if other is not None and other not in urls:
+                urls.append(other)
     return urls
 
 

@@ -200,7 +200,7 @@ class Marks:
             entries.append(entry)
         if not has_change:
             return variants
-        return Variants(entries) if entries else None
+        return tuple(entries) if entries else None
 
     def __repr__(self) -> str:
         return f"Marks({self.number} purges, hard {self.hard!r}, soft {self.soft!r})"
@@ -286,7 +286,7 @@ def without_fragment(address: str) -> str:
     if address.startswith("/") and not address.startswith("//"):
         return address
     scheme, mark, rest = address.partition("//")
-    if not mark or scheme.lower() not in (*PORTS, "") or not rest.partition("/")[0]:
+    if not mark or scheme and scheme.lower() not in PORTS or not rest.partition("/")[0]:
         raise ValueError(f"{address!r} is not an address: write https://host/path, //host/path, or /path for every host")
     return address
 

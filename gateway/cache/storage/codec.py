@@ -45,7 +45,7 @@ class CorruptRecord(ValueError):
 def encode(key: str, variants: Variants, shift: float = 0.0, compress: bool = False) -> bytes:
     """Serialize the variants under ``key``. Raises ValueError for text that is not valid Unicode."""
     heads, bodies, flags = [], [], 0
-    for entry in variants.entries:
+    for entry in variants:
         body, whole = entry.body, None
         if compress and len(body) >= WORTH and compressible(entry):
             smaller = zlib.compress(body, LEVEL)
@@ -98,7 +98,7 @@ def decode(key: str, data: bytes, shift: float = 0.0, largest: int = LARGEST) ->
         raise CorruptRecord(f"{type(error).__name__}: {error}") from None
     if at != len(data) or not entries:
         raise CorruptRecord("the lengths do not add up")
-    return Variants(entries)
+    return tuple(entries)
 
 
 def decode_entry(head: list[Any], body: bytes, shift: float) -> Entry:

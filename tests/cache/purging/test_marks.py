@@ -58,7 +58,7 @@ def test_each_entry_of_a_list_by_itself():
     old, new, other = entry_of(tags=["a"], at=10.0), entry_of(tags=["a"], at=200.0), entry_of(tags=["b"], at=10.0)
     marks = marks_of(Purge("tag", "a", False, 100.0))
     left = marks.apply(Variants([old, new, other]))
-    assert left is not None and left.entries == [new, other]
+    assert left is not None and left == (new, other)
     kept = Variants([new, other])
     assert marks.apply(kept) is kept, "nothing to change: the same object"
 
@@ -72,9 +72,9 @@ def test_soft_makes_stale_and_keeps_the_windows(at, expires, expected):
     variants = variants_of(tags=["a"], at=at, lifetime=expires - at, stale=30.0)
     left = marks_of(Purge("tag", "a", True, 100.0)).apply(variants)
     assert left is not None
-    [entry] = left.entries
+    [entry] = left
     assert (entry.expires, entry.stale_while_revalidate, entry.stale_if_error) == expected
-    assert variants.entries[0].expires == expires, "what others hold is not changed"
+    assert variants[0].expires == expires, "what others hold is not changed"
 
 
 def test_soft_and_hard_together():
@@ -198,4 +198,4 @@ def test_never_older_than_a_purge(made, at, tag):
     soft = max((moment for soft, moment in about if soft), default=0.0)
     assert (left is None) is (at <= hard)
     if left is not None:
-        assert left.entries[0].expires == (soft if at <= soft else at + 1000.0)
+        assert left[0].expires == (soft if at <= soft else at + 1000.0)

@@ -48,7 +48,7 @@ class Worker:
     def state_of(self, *, url: str = URL, at: float = NOW - 1) -> str:
         """Of an answer with the tag ``red`` that was requested at that time: fresh, stale or gone."""
         left = self.purger.marks.apply(variants_of(url, tags=["red"], at=at))
-        return "gone" if left is None else "stale" if left.entries[0].expires <= NOW else "fresh"
+        return "gone" if left is None else "stale" if left[0].expires <= NOW else "fresh"
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ entries = st.builds(
 
 
 def fields(variants: Variants) -> list[dict]:
-    return [{name: getattr(entry, name) for name in FIELDS} for entry in variants.entries]
+    return [{name: getattr(entry, name) for name in FIELDS} for entry in variants]
 
 
 def sample(body: bytes = b"body", **more) -> Variants:
@@ -50,7 +50,7 @@ def test_every_field_of_an_entry_is_in_it():
     """A field that is added to Entry has to be added to the record, and VERSION has to grow."""
     changed = sample()
     for name in FIELDS:
-        assert getattr(decode("k", encode("k", changed)).entries[0], name) == getattr(changed.entries[0], name), name
+        assert getattr(decode("k", encode("k", changed))[0], name) == getattr(changed[0], name), name
     assert len(FIELDS) == 17
 
 
@@ -58,9 +58,9 @@ def test_every_field_of_an_entry_is_in_it():
 def test_times_are_kept_in_the_clock_of_the_tier(shift):
     here = decode("k", encode("k", sample(), shift), shift)
     assert fields(here) == fields(sample())
-    elsewhere = decode("k", encode("k", sample(), shift), 0.0).entries[0]
+    elsewhere = decode("k", encode("k", sample(), shift), 0.0)[0]
     for name in TIMES:
-        assert getattr(elsewhere, name) == getattr(sample().entries[0], name) + shift
+        assert getattr(elsewhere, name) == getattr(sample()[0], name) + shift
     assert elsewhere.last_modified == 1.6e9, "a date of the answer's own"
 
 
@@ -77,11 +77,11 @@ def test_times_are_kept_in_the_clock_of_the_tier(shift):
 def test_compression(body, headers, smaller):
     plain, packed = (encode("k", sample(body, headers=headers), compress=compress) for compress in (False, True))
     assert (len(packed) < len(plain)) is smaller and bool(packed[5] & COMPRESSED) is smaller
-    assert decode("k", packed).entries[0].body == body
+    assert decode("k", packed)[0].body == body
 
 
 @pytest.mark.parametrize("data", [
-    b"", b"x", b"WGHC", pickle.dumps(sample().entries[0].headers), b"\x80\x05cos\nsystem\n(S'true'\ntR.", b"{}" * 30,
+    b"", b"x", b"WGHC", pickle.dumps(sample()[0].headers), b"\x80\x05cos\nsystem\n(S'true'\ntR.", b"{}" * 30,
     HEAD.pack(b"WGHC", 1, 0, 0, 0, 0), HEAD.pack(b"WGHC", 1, 0, 0, zlib.crc32(b"\0\0\0\0"), 0)])
 def test_what_is_foreign(data):
     with pytest.raises(CorruptRecord):
