@@ -9,6 +9,7 @@ import click
 from .admin_client import call_admin
 
 if TYPE_CHECKING:
+    from ..cache.entry import Variants
     from ..config import Config, Route
     from ..message import NextHop, Request
     from ..pipeline import Pipeline
