@@ -8,10 +8,11 @@ from collections.abc import Callable
 from . import rules
 from .cache_status import Numbers
 from .coalesce import Flight, Flights, FlightState
-from .decide import HIT, PROVOKED_STATUSES, NotStored, judge_freshness
+from .decide import PROVOKED_STATUSES, judge_freshness
 from .entry import Entry, Variants, with_entry
 from .fetch_context import FetchContext, Store
 from .predictor import Predictor
+from .reasons import HIT, NotStored
 
 COUNTED_KEYS = 10_000                                    # keys whose uses are counted
 

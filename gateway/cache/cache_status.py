@@ -14,9 +14,9 @@ from ..config import CacheSettings as Policy
 from ..message import Headers, Request, Response
 from . import rules
 from .conditional import answer
-from .decide import Decision, NotStored
 from .entry import Entry
 from .fetch_context import FetchContext
+from .reasons import Decision, NotStored
 from .response_directives import OWN
 from .storage.memory import Share
 

@@ -11,10 +11,11 @@ from typing import Any
 
 from ..config import CacheSettings
 from ..message import Request
-from .decide import Decision, Sharing, bypass, detail_of, sharing, unless_stored, use, wants_whole
+from .decide import bypass, detail_of, sharing, unless_stored, use, wants_whole
 from .entry import FLAG_NAMES, Entry, Variants, flag_names
 from .key import SEPARATOR, KeyOf, caller, cookies, fold, implied_port
 from .purging.invalidation import SAFE
+from .reasons import Decision, Sharing
 from .request_directives import AUTHORIZATION, COOKIE, RequestDirectives
 
 PERMITS = {COOKIE: "public, s-maxage or a lifetime in a field for shared caches, or Vary: Cookie",

@@ -30,12 +30,13 @@ from ..tasks import Event, current_request, spawn
 from .admission import Admission, Uses
 from .cache_status import Numbers, Report, Responses
 from .coalesce import Flight, Flights, FlightState
-from .decide import HIT, Sharing, judge_freshness, sharing, wants_whole, withhold
+from .decide import judge_freshness, sharing, wants_whole, withhold
 from .entry import Entry
 from .fetch_context import FetchContext, Store
 from .key import select
 from .origin import Origin
 from .predictor import Predictor
+from .reasons import HIT, Sharing
 
 CONNECT_FAILURES = (ConnectFailed, ConnectTimeout, PoolExhausted)   # failures that have nothing to do with the request
 MOST_FLIGHTS = 2                                         # flights a request follows before it fetches alone

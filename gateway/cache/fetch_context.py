@@ -7,9 +7,10 @@ from hashlib import sha256
 from typing import Any, Protocol
 
 from ..message import Request
-from .decide import URI_MISS, VARY_MISS, Decision, withhold
+from .decide import withhold
 from .entry import Entry, Variants
 from .key import SEPARATOR, lines_of, normal, select
+from .reasons import URI_MISS, VARY_MISS, Decision
 from .request_directives import RequestDirectives
 
 

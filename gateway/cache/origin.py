@@ -20,10 +20,11 @@ from .admission import Admission
 from .cache_status import Responses
 from .coalesce import Flight, FlightState
 from .conditional import answer
-from .decide import NotStored, may_replace_error
+from .decide import may_replace_error
 from .entry import GUESS, Entry
 from .fetch_context import FetchContext, Store
 from .purging.invalidation import forget, had_no_effect, own_address, purge, resolve
+from .reasons import NotStored
 from .request_directives import CONDITIONS
 
 CLIENTS_OWN = CONDITIONS | {"range", "if-range"}         # fields that are not forwarded

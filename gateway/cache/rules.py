@@ -13,9 +13,10 @@ from email.utils import formatdate
 from ..config import CacheSettings
 from ..http.fields import PROXY_WORDS
 from ..message import Headers, Request, Response
-from .decide import HEURISTIC_STATUSES, HIT, UNREACHABLE, NotStored, judge_freshness, may_store, once_fresh
+from .decide import HEURISTIC_STATUSES, UNREACHABLE, judge_freshness, may_store, once_fresh
 from .entry import HEURISTIC, IMMUTABLE, MUST_REVALIDATE, NO_CACHE, POLICY, PUBLIC, Entry
 from .key import lines_of, selection
+from .reasons import HIT, NotStored
 from .response_directives import OWN, ResponseDirectives, response_directives
 from .syntax import date_of, delta_seconds, http_date, names, opaque
 

@@ -31,13 +31,13 @@ from . import explanation
 from .cache_status import Numbers, Report
 from .coalesce import Flights
 from .conditional import answer
-from .decide import (HIT, LARGEST_KEY_BODY, STALE_WHILE_REVALIDATE, Decision, bypass, detail_of, due_early, for_origin,
-                     unless_stored, use)
+from .decide import LARGEST_KEY_BODY, bypass, detail_of, due_early, for_origin, unless_stored, use
 from .entry import Entry, Variants
 from .fetch import Fetch
 from .fetch_context import FetchContext, Store
 from .key import SEPARATOR, KeyOf, caller
 from .purging.invalidation import SAFE, call_unsafe
+from .reasons import HIT, STALE_WHILE_REVALIDATE, Decision
 from .request_directives import AUTHORIZATION, COOKIE, DIRECTS, RequestDirectives, kinds_of, request_directives
 from .response_directives import OWN
 

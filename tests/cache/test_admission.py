@@ -9,10 +9,10 @@ from stored import entry_of
 from gateway.cache.admission import Admission, Uses
 from gateway.cache.cache_status import Numbers
 from gateway.cache.coalesce import Flights, FlightState
-from gateway.cache.decide import Decision, NotStored
 from gateway.cache.entry import Variants
 from gateway.cache.fetch_context import FetchContext
 from gateway.cache.predictor import Predictor
+from gateway.cache.reasons import Decision, NotStored
 from gateway.message import Request
 from gateway.telemetry.metrics import Registry
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.cache import decide
-from gateway.cache.decide import Decision, NotStored, Sharing
 from gateway.cache.entry import MUST_REVALIDATE, NO_CACHE, POLICY, PUBLIC, Variants
 from gateway.cache.key import select
+from gateway.cache.reasons import Decision, NotStored, Sharing
 from gateway.cache.request_directives import AUTHORIZATION, COOKIE, request_directives
 from gateway.config import CacheSettings
 from gateway.message import Body, Request

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stored import until
 
-from gateway.cache.decide import Decision, NotStored
 from gateway.cache.entry import FLAG_NAMES, flag_names
 from gateway.cache.explanation import entry_of_admin
+from gateway.cache.reasons import Decision, NotStored
 from gateway.message import Body, Request, Response
 
 DOCUMENTED = (Path(__file__).parents[2] / "docs" / "cache.md").read_text()

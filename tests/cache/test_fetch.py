@@ -12,9 +12,9 @@ from gevent.event import Event
 from stored import entry_of, until
 
 from gateway.cache.coalesce import Flight, Flights, FlightState, WaitLimits
-from gateway.cache.decide import Decision, NotStored
 from gateway.cache.entry import Variants
 from gateway.cache.fetch_context import FetchContext
+from gateway.cache.reasons import Decision, NotStored
 from gateway.cache.request_directives import COOKIE
 from gateway.cache.step import CacheStep
 from gateway.cache.storage.construction import store_of
