@@ -135,13 +135,14 @@ def sharing(request: Request, directives: RequestDirectives | None, *, personal:
     return Sharing.ALL
 
 
-def due_early(entry: Entry, now: float, beta: float, draw: float) -> bool:
+def due_early(entry: Entry, now: float, draw: float) -> bool:
     """Refresh before it expires, the sooner the longer that takes: one of many clients does it for all.
 
-    Vattani, Chierichetti, Lowenstein: Optimal probabilistic cache stampede prevention (VLDB 2015). ``draw`` is from (0, 1].
+    Vattani, Chierichetti, Lowenstein: Optimal probabilistic cache stampede prevention (VLDB 2015), with beta = 1. ``draw`` is from
+    (0, 1].
     """
     took = max(entry.response_time - entry.request_time, 0.0)
-    return now - took * beta * log(draw) >= entry.expires
+    return now - took * log(draw) >= entry.expires
 
 
 def may_replace_error(entry: Entry, now: float, *, has_answer: bool, window: int | None = None) -> bool:

@@ -83,7 +83,7 @@ class CacheStep:
         decision, entry = use(variants, request, directives, credentials, now)
         if decision is not HIT or entry is None:
             return self._act(decision, request, directives, credentials, key, variants, entry, now)
-        if self.policy.early_refresh and due_early(entry, now, 1.0, 1.0 - self.draw()):
+        if self.policy.early_refresh and due_early(entry, now, 1.0 - self.draw()):
             self.fetch.refresh(self._context(Decision.STALE, request, directives, credentials, key, variants, entry))
         self._count_hit()
         request.notes["cache"] = "hit"

@@ -146,16 +146,19 @@ def test_what_a_request_gets_of_what_is_stored(stored, headers, credentials, exp
     ("5.2.1.1", "max-age=60", [(CC, "max-age=30")], 29.0, Decision.HIT),
     ("5.2.1.1", "max-age=60", [(CC, "max-age=30")], 31.0, Decision.REQUEST),
     ("5.2.1.1", "max-age=60", [(CC, "max-age=0")], 0.0, Decision.REQUEST),
+    ("5.2.1.1", "max-age=60, must-revalidate", [(CC, "max-age=0")], 0.0, Decision.REQUEST),
     ("5.2.1.1", "max-age=60", [(CC, "max-age=x")], 31.0, Decision.HIT),
     ("5.2.1.1", "max-age=60, stale-while-revalidate=10", [(CC, "max-age=600")], 61.0, Decision.STALE),
     ("5.2.1.2", "max-age=60", [(CC, "max-stale=10")], 69.0, Decision.MAX_STALE),
     ("5.2.1.2", "max-age=60", [(CC, "max-stale=10")], 70.0, Decision.MAX_STALE),     # by no more than that
     ("5.2.1.2", "max-age=60", [(CC, "max-stale=10")], 71.0, Decision.STALE),
     ("5.2.1.2", "max-age=60", [(CC, "max-stale")], 10 ** 6, Decision.MAX_STALE),
+    ("5.2.1.2", "max-age=60, immutable", [(CC, "max-stale=10")], 69.0, Decision.MAX_STALE),
     ("5.2.1.2", "max-age=60, must-revalidate", [(CC, "max-stale")], 61.0, Decision.STALE),
     ("5.2.1.2", "s-maxage=60", [(CC, "max-stale")], 61.0, Decision.STALE),
     ("5.2.1.2", "max-age=60, no-cache", [(CC, "max-stale")], 1.0, Decision.NO_CACHE),
     ("5.2.1.3", "max-age=60", [(CC, "min-fresh=30")], 29.0, Decision.HIT),
+    ("5.2.1.3", "max-age=60", [(CC, "min-fresh=30")], 30.0, Decision.HIT),             # fresh for at least that long
     ("5.2.1.3", "max-age=60", [(CC, "min-fresh=30")], 31.0, Decision.REQUEST),
     ("5.2.1.4", "max-age=60", [(CC, "no-cache")], 0.0, Decision.REQUEST),
     ("5.4", "max-age=60", [("Pragma", "no-cache")], 0.0, Decision.REQUEST),
@@ -208,6 +211,7 @@ C, A = COOKIE, AUTHORIZATION
     ([(CC, "max-age=60")], {}, C, Decision.COOKIE),
     ([(CC, "max-age=60")], {}, A, None),                                   # section 3.5 is about what was stored for a caller
     ([(CC, "max-age=60")], {}, C | A, Decision.COOKIE),
+    ([(CC, "max-age=60, must-revalidate")], {}, A, None),
     ([(CC, "max-age=60, must-revalidate")], {}, C, Decision.COOKIE),
     ([(CC, "max-age=60, public")], {}, C | A, None),
     ([(CC, "s-maxage=60")], {}, C, None),
@@ -217,6 +221,7 @@ C, A = COOKIE, AUTHORIZATION
     ([], {"ttl": "9s"}, C, Decision.COOKIE),
     ([], {"ttl": "9s"}, A, Decision.AUTHORIZATION),
     ([("Vary", "Cookie")], {"ttl": "9s"}, C | A, Decision.AUTHORIZATION),
+    ([("Vary", "Cookie")], {"ttl": "9s"}, C, None),                        # a guess, but not one about who is authorized
     ([(CC, "public")], {"ttl": "9s"}, C | A, None),
     ([("Last-Modified", date(-10 ** 6))], {}, A, Decision.AUTHORIZATION),
 ])
@@ -225,11 +230,11 @@ def test_who_shows_himself_gets_what_is_for_everybody(headers, policy, shown, ex
 
 
 @pytest.mark.parametrize("left, took, draw, expected", [
-    (10.0, 1.0, 1.0, False), (0.5, 1.0, 0.5, True), (10.0, 1.0, 0.5, False), (10.0, 0.0, 0.0001, False), (10.0, 100.0, 0.5, True),
+    (10.0, 1.0, 1.0, False), (0.5, 1.0, 0.5, True), (10.0, 1.0, 0.5, False), (5.0, 0.0, 0.0001, False), (10.0, 100.0, 0.5, True),
     (0.0, 1.0, 1.0, True)])
 def test_early_refresh(left, took, draw, expected):
     made = arrived([(CC, "max-age=1000")], took=took)
-    assert decide.due_early(made, made.expires - left, 1.0, draw) is expected
+    assert decide.due_early(made, made.expires - left, draw) is expected
 
 
 def test_statuses_that_must_understand_lets_through():

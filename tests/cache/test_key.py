@@ -59,6 +59,11 @@ APP = {"headers": [("Authorization", "Basic app")]}      # what all users of an 
                     "user.id=2", "user%20id=2")],
     *[({"key": {"query": ["page"]}}, {"target": "/a?page=1"}, {"target": f"/a?page=1&{other}"}, True)
       for other in ("x=2", "%78=page", "x[page]=2", "")],
+    # What only looks like one that counts, or is ignored, does not
+    ({"key": {"query": ["user_id"]}}, {"target": "/a?user_id=1"}, {"target": "/a?user_id=1&other_id=2"}, True),
+    ({"key": {"query": ["page"]}}, {"target": "/a?page=1"}, {"target": "/a?page=1&pages=2&pag=3"}, True),
+    ({"key": {"ignore_query": ["page"]}}, {"target": "/a?pages=1"}, {"target": "/a?pages=2"}, False),
+    ({"key": {"ignore_query": ["page"]}}, {"target": "/a?pag=1"}, {"target": "/a?pag=2"}, False),
     ({"key": {"query": ["utm_*"]}}, {"target": "/a"}, {"target": "/a?UTM.x=1"}, False),
     ({"key": {"ignore_query": ["utm_*"]}}, {"target": "/a?page=1&utm_x=1;page=2"}, {"target": "/a?page=1"}, False),
     ({"key": {"ignore_query": ["utm_*"]}}, {"target": "/a?page=1&utm_x=1%3Bpage=2"}, {"target": "/a?page=1"}, True),
@@ -124,16 +129,17 @@ def test_strangers_have_no_caller():
 
 @pytest.mark.parametrize("name, lines, expected", [
     ("x", [], None), ("x", [""], ""), ("x", ["a,b"], "a,b"), ("x", [" a ,  b "], "a,b"), ("x", ["a", "b"], "a,b"),
-    ("x", ["b, a"], "b,a"), ("x", ["A"], "A"),
+    ("x", ["b, a"], "b,a"), ("x", ["A"], "A"), ("x", ["\tx,x "], "x,x"),
     ("accept-language", ["en, de"], "de,en"), ("accept-language", ["DE ,en"], "de,en"), ("accept-language", ["de", "en"], "de,en"),
     ("accept-language", ["en; q=0.5, de"], "de,en;q=0.5"), ("accept-encoding", ["gzip, br, gzip"], "br,gzip"),
+    ("accept-encoding", ["gzip,, br,"], "br,gzip"),
     ("accept", ["Text/HTML,  a/b"], "a/b,text/html"), ("cookie", ["a=1, b"], "a=1, b"), ("cookie", ["a=1", "b=2"], "a=1; b=2")])
 def test_the_normal_form_of_a_field(name, lines, expected):
     assert normal(name, lines) == expected
 
 
 def entry(vary, asked, language=None):
-    headers = [("Content-Language", language)] if language else []
+    headers = [("Content-Type", "text/html"), *([("Content-Language", language)] if language else [])]
     return Entry(200, "OK", headers, b"", request_time=0, response_time=0, born=0, expires=1, stale_while_revalidate=1,
                  stale_if_error=1, vary=selection([vary], {name: [value] for name, value in asked.items()}))
 
@@ -154,6 +160,13 @@ def entry(vary, asked, language=None):
     ("4.1", "Accept-Language", {"accept-language": "en, de"}, [("Accept-Language", "fr;q=0.5, de;q=1.0")], "de", True),
     ("4.1", "Accept-Language", {"accept-language": "en, de"}, [("Accept-Language", "fr;q=0.9, de;q=0.5")], "de", False),
     ("4.1", "Accept-Language", {"accept-language": "en, de"}, [("Accept-Language", "fr, de")], "de", False),
+    ("4.1", "Accept-Language", {"accept-language": "en, de"}, [("Accept-Language", "fr, de")], "fr", False),
+    ("4.1", "Accept-Language", {"accept-language": "en, de"}, [("Accept-Language", "fr, de, it;q=0.5")], "fr", False),
+    ("4.1", "Accept-Language", {"accept-language": "en, de"}, [("Accept-Language", "de, fr;q=1.0")], "de", False),
+    ("4.1", "Accept-Language", {"accept-language": "en, de"}, [("Accept-Language", "fr;q=1.0, de")], "fr", False),
+    ("4.1", "Accept-Language", {"accept-language": "en, de"}, [("Accept-Language", "de, fr;q=0")], "de", True),
+    ("4.1", "Accept-Language", {"accept-language": "en, de"}, [("Accept-Language", "de;level=1;q=0.3, fr;q=0.5")], "de", False),
+    ("4.1", "Accept-Language", {"accept-language": "en, de"}, [("Accept-Language", "de")], "DE", True),
     ("4.1", "Accept-Language", {"accept-language": "en, de"}, [("Accept-Language", "de;q=0")], "de", False),
     ("4.1", "Accept-Language", {"accept-language": "en"}, [("Accept-Language", "de;q=x")], "de", False),
     ("4.1", "Accept-Language", {"accept-language": "en"}, [], "de", False),
@@ -176,6 +189,8 @@ def test_the_latest_of_several_is_taken_and_one_of_the_same_fields_is_replaced()
     newer.born = 1.0
     for both in (with_entry((second,), newer), with_entry((newer,), second)):
         assert select(both, asking(headers=[("Foo", "2")])) is newer     # section 4: by Date, not by when it came
+    twin = entry("Bar", {})
+    assert select(with_entry((second,), twin), asking(headers=[("Foo", "2")])) is twin       # of the same Date: when it came
 
 
 def test_variants_are_bounded():
