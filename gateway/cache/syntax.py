@@ -17,6 +17,7 @@ from calendar import timegm
 from collections.abc import Iterable
 
 MOST_SECONDS = 2 ** 31                                   # what is larger means as much: for ever (section 1.2.2)
+YEAR = 31556952                                          # seconds, of the Gregorian calendar on average
 MONTHS = {name: number for number, name in enumerate(
     ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"), 1)}
 DAYS = r"(?:mon|tue|wed|thu|fri|sat|sun)"
@@ -88,15 +89,16 @@ def http_date(text: str, now: float) -> float | None:
     hour, minute, second = int(match["hour"]), int(match["minute"]), int(match["second"])
     if not month or not 1 <= day <= 31 or hour > 23 or minute > 59 or second > 60:
         return None
-    year = int(match["year"])
-    if len(match["year"]) == 2:
-        this = 1970 + int(now // 31556952)
+    year, two_digits = int(match["year"]), len(match["year"]) == 2
+    if two_digits:
+        this = 1970 + int(now // YEAR)
         year += this - this % 100
-        if year > this + 50:
-            year -= 100
-    if not 1 <= year <= 9999:
+    if not year:
         return None
-    return float(timegm((year, month, day, hour, minute, second)))
+    moment = timegm((year, month, day, hour, minute, second))
+    if two_digits and moment > now + 50 * YEAR:
+        moment = timegm((year - 100, month, day, hour, minute, second))
+    return float(moment)
 
 
 def date_of(headers: Iterable[tuple[str, str]], now: float) -> float | None:
@@ -125,7 +127,7 @@ def dictionary(lines: Iterable[str]) -> dict[str, Value] | None:
     text = ", ".join(lines).strip(" ")
     values: dict[str, Value] = {}
     at = 0
-    while at < len(text):
+    while True:
         key = KEY.match(text, at)
         if key is None:
             return None
@@ -146,7 +148,6 @@ def dictionary(lines: Iterable[str]) -> dict[str, Value] | None:
         at = _skip(text, at + 1) if text[at] == "," else len(text) + 1
         if at >= len(text):                              # not a comma, or one with nothing behind it
             return None
-    return values or None
 
 
 def _member(text: str, at: int) -> tuple[Value, int] | None:
@@ -157,7 +158,7 @@ def _member(text: str, at: int) -> tuple[Value, int] | None:
     while True:
         at = _skip(text, at)
         if text.startswith(")", at):
-            return None if at >= len(text) else ("", at + 1)
+            return "", at + 1
         item = _bare_item(text, at)
         end = _parameters(text, item[1]) if item else None
         if end is None or text[end:end + 1] not in (" ", ")"):

@@ -31,6 +31,9 @@ NOV_6 = float(timegm((1994, 11, 6, 8, 49, 37)))
     (['x="never ends, max-age=1'], {"x": '"never ends, max-age=1'}),
     (["max-age =1"], {"max-age ": "1"}),                                 # no white space there: not that directive
     (["max-age= 1"], {"max-age": " 1"}),
+    (["max-age="], {"max-age": ""}),
+    (['x="'], {"x": '"'}),                                               # one quotation mark quotes nothing
+    (['x=a"'], {"x": 'a"'}),
     (['no-cache="a, b"'], {"no-cache": "a, b"}),
     (['no-cache="a"', 'no-cache="b"'], {"no-cache": "a,b"}),
     (['no-cache="a", no-cache'], {"no-cache": True}),                    # the unqualified form is the stronger
@@ -43,6 +46,7 @@ def test_cache_control(lines, expected):
 
 @pytest.mark.parametrize("text, expected", [
     ("0", 0), ("5", 5), ("003600", 3600), ("2147483648", 2 ** 31), ("2147483649", 2 ** 31), ("9" * 5000, 2 ** 31),
+    ("1500000000", 1_500_000_000), (0, 0),
     ("0" * 5000 + "7", 7), ("", None), ("-1", None), ("+1", None), ("1.0", None), ("1a", None), ("a1", None), (" 1", None),
     ("\u0661", None), ("1_000", None), (True, None), (None, None), (7, 7), (-7, None), (2 ** 40, 2 ** 31)])
 def test_delta_seconds(text, expected):
@@ -57,6 +61,11 @@ def test_delta_seconds(text, expected):
     ("SUN, 06 NOV 1994 08:49:37 gmt", NOV_6),
     ("Sunday, 06-Nov-75 08:49:37 GMT", float(timegm((2075, 11, 6, 8, 49, 37)))),
     ("Sunday, 06-Nov-77 08:49:37 GMT", float(timegm((1977, 11, 6, 8, 49, 37)))),     # more than 50 years ahead: past
+    ("Sunday, 06-Nov-76 08:49:37 GMT", float(timegm((1976, 11, 6, 8, 49, 37)))),     # as well, by five months
+    ("Wednesday, 06-May-76 08:49:37 GMT", float(timegm((2076, 5, 6, 8, 49, 37)))),
+    ("Tue, 01 Nov 1994 00:00:00 GMT", float(timegm((1994, 11, 1, 0, 0, 0)))),
+    ("Mon, 01 Jan 0001 00:00:00 GMT", float(timegm((1, 1, 1, 0, 0, 0)))),
+    ("Fri, 31 Dec 9999 23:59:59 GMT", float(timegm((9999, 12, 31, 23, 59, 59)))),
     ("Sat, 31 Dec 2016 23:59:60 GMT", float(timegm((2017, 1, 1, 0, 0, 0)))),
     ("0", None), ("-1", None), ("", None), ("never", None),
     ("Sun, 06 Nov 1994 08:49:37 UTC", None),
@@ -71,6 +80,9 @@ def test_delta_seconds(text, expected):
     ("Sun, 06 Now 1994 08:49:37 GMT", None),
     ("Sun, 00 Nov 1994 08:49:37 GMT", None),
     ("Sun, 06 Nov 1994 24:00:00 GMT", None),
+    ("Sun, 06 Nov 1994 08:60:00 GMT", None),
+    ("Sun, 06 Nov 1994 08:49:61 GMT", None),
+    ("Sun, 32 Nov 1994 08:49:37 GMT", None),
     ("Sun, 06 Nov 0000 08:49:37 GMT", None),
     ("\u0661", None),
 ])
@@ -83,6 +95,8 @@ def test_dates(text, expected):
     (["max-age=60"], {"max-age": 60}),
     (["max-age=60, no-store"], {"max-age": 60, "no-store": True}),
     (["max-age=60", "no-store"], {"max-age": 60, "no-store": True}),
+    (["max-age=60,no-store\t,\ta"], {"max-age": 60, "no-store": True, "a": True}),
+    ([" max-age=60 "], {"max-age": 60}),
     (["max-age=1, max-age=2"], {"max-age": 2}),                          # RFC 8941: the last counts
     (["no-store=?0"], {"no-store": False}),
     (["max-age=60;x=1;y, a"], {"max-age": 60, "a": True}),
@@ -103,6 +117,9 @@ def test_dates(text, expected):
     (['x="open'], None),
     (["x=(1 2"], None),
     (["x=(1,2)"], None),
+    (["x=(,)"], None),
+    (["x=(1;)"], None),
+    (['x=(1"a")'], None),
     (["x=?2"], None),
     (["max-age=60;"], None),
 ])
