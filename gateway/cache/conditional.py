@@ -38,7 +38,7 @@ def not_modified(entry: Entry, directives: RequestDirectives, now: float) -> boo
     """Does the client have it already?"""
     if directives.if_none_match:
         tags = entity_tags(directives.if_none_match)
-        return "*" in tags or bool(entry.etag) and opaque(entry.etag or "") in tags
+        return "*" in tags or opaque(entry.etag or "") in tags
     since = http_date(directives.if_modified_since or "", now)
     if since is None:
         return False
@@ -51,8 +51,8 @@ def same_version(entry: Entry, if_range: str | None, now: float) -> bool:
     can have changed within the same second (section 8.8.2.2); without If-Range always."""
     if if_range is None:
         return True
-    if if_range.startswith(('"', "W/")):
-        return if_range.startswith('"') and if_range == entry.etag
+    if if_range.startswith('"'):
+        return if_range == entry.etag
     date = http_date(if_range, now)
     if date is None or date != entry.last_modified:
         return False

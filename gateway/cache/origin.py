@@ -161,7 +161,7 @@ class Origin:
     def _entry(self, context: FetchContext, response: Response, request_time: float) -> Entry | NotStored:
         """The entry that the response becomes, or why it is not stored."""
         body = response.body
-        size = len(body) if isinstance(body, bytes) and response.status not in (204, 304) else None
+        size = len(body) if isinstance(body, bytes) and response.status != 204 else None
         return rules.entry_of(context.request, response, self.policy, request_time=request_time, response_time=self.clock(),
                               url=self.url_of(context.request), personal=context.personal, size=size, ahead=self.ahead())
 

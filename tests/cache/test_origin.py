@@ -6,6 +6,7 @@ import pytest
 from asking import Stream, at_once, ok, status_of
 from stored import until
 
+from gateway.cache.coalesce import WaitLimits
 from gateway.config import Config
 from gateway.errors import UpstreamTruncated
 from gateway.pipeline import Pipeline
@@ -47,6 +48,7 @@ def pipeline(world):
             "routes": [{"path": "/*", "upstream": "u", "cache": cache or {}, **route}]})
         made.append(Pipeline(config, view=world.upstream, log=RequestLog("off"), registry=world.registry))
         [world.step] = made[-1].handlers.values()
+        (world.step.next if route.get("websocket") else world.step).fetch.limits = PATIENT
         return made[-1]
 
     yield make
@@ -54,6 +56,7 @@ def pipeline(world):
         each.close()
 
 
+PATIENT = WaitLimits(stream=1000.0, unlikely_shared=1000.0, unknown=1000.0)        # nobody goes on since it has waited for long
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n"
 
 
@@ -69,7 +72,7 @@ def test_a_small_answer_for_one_lets_the_others_go_with_its_head(world, serve, p
 
 
 def test_a_streamed_answer_that_is_stored_for_one_lets_the_others_go_with_its_head(world):
-    world.cache(limits={"stream": 1000.0})
+    world.cache(limits=PATIENT._asdict())
 
     class Endless(Stream):
         def __iter__(self):

@@ -70,6 +70,20 @@ def test_what_is_too_large_is_asked_for_in_parts_from_then_on(world, stream, siz
     assert said() == ([""] if kept else ["", *["bytes=1-2"] * 3])
 
 
+def test_the_stream_of_what_is_too_large_is_closed(world):
+    world.cache({"fetch_whole": True, "max_object": 50})
+    stream = Stream(BODY)
+    world.answer = lambda request: (ok("max-age=60", b"12", 206) if request.header("Range")
+                                    else ok("max-age=60", stream, Content_Length=str(len(BODY))))
+    assert world.ask(("Range", "bytes=1-2")).status == 206 and stream.closed
+
+
+def test_what_is_neither_kept_nor_short_is_passed_on_as_it_comes(world):
+    world.cache({"fetch_whole": True, "max_object": 50})
+    world.answer = lambda request: ok("no-store", Stream(BODY[:40], BODY[40:]))
+    assert world.ask(("Range", "bytes=1-2")).text == BODY and len(world.seen) == 1
+
+
 def test_what_is_not_kept_is_passed_on_and_asked_for_in_parts_from_then_on(world):
     world.cache({"fetch_whole": True})
     said = answers(world, stream=True)
