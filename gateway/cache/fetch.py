@@ -24,7 +24,7 @@ from collections.abc import Callable
 
 from .. import request_copies
 from ..config import CacheSettings as Policy
-from ..errors import ClientDisconnected, ConnectFailed, ConnectTimeout, DeadlineExceeded, GatewayError, PoolExhausted
+from ..errors import ConnectFailed, ConnectTimeout, DeadlineExceeded, GatewayError, PoolExhausted
 from ..message import Handler, Request, Response
 from ..tasks import Event, current_request, spawn
 from .admission import Admission, Uses
@@ -163,13 +163,8 @@ class Fetch:
                 return self.responses.collapsed_response(context, entry)
             context.look_again(self.store)
             return self.origin(context, flight)
-        except (ClientDisconnected, DeadlineExceeded):
-            raise
-        except GatewayError as error:
-            self.flights.land(flight, FlightState.FAILED, error)
-            raise
         finally:
-            if not flight.streaming:
+            if not flight.streaming:                     # an error of the target has landed it already (origin.py)
                 self.flights.land(flight, FlightState.ABANDONED)
 
     def _wait_for_other_worker(self, context: FetchContext, flight: Flight) -> Entry | None:

@@ -101,7 +101,6 @@ class CacheStep:
         if entry is None or not decision.serves:
             return self.fetch(context)
         if decision is STALE_WHILE_REVALIDATE:
-            context.decision = Decision.STALE
             self.fetch.refresh(context)
         self._note(request, decision)
         return self._serve(request, directives, entry, now, key)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 
 import pytest
-from asking import Stream, at_once, ok, settle, status_of
+from asking import DictStore, Stream, at_once, ok, settle, status_of
+from stored import until, variants_of
 
 from gateway.errors import BodyTooLarge, DeadlineExceeded
 from gateway.message import Body, Request, Response
@@ -188,3 +189,53 @@ def test_only_where_the_route_says_so_a_fresh_answer_is_refreshed(world, early, 
     assert status_of(world.ask())[0].startswith("wicketgate; hit")
     settle()
     assert len(world.seen) == expected
+
+
+@pytest.mark.parametrize("doubtful", [False, True])
+def test_what_is_known_of_a_key_goes_before_what_is_known_of_its_kind(world, doubtful):
+    """What another worker stored has expired, and this worker has seen no answer yet, or none for several. All wait for one."""
+    world.answer = ok("max-age=10", ETag='"v"')
+    world.ask()
+    world.cache(limits={"unknown": 0.0, "unlikely_shared": 0.0})
+    world.offset = 20.0
+    if doubtful:
+        world.answer = ok("no-store")
+        world.ask(target="/new")
+    world.seen.clear()
+
+    def validated(request):
+        settle()
+        return Response(304, [])
+
+    world.answer = validated
+    assert [answer.text for answer in at_once(world, 10)] == [b"hello"] * 10 and len(world.seen) == 1
+
+
+@pytest.mark.parametrize("asked, text", [([], b"theirs"), ([("Cookie", "sid=ann")], b"hello")])
+def test_what_another_worker_stores_for_strangers_is_not_for_who_shows_himself(world, asked, text):
+    """Whoever waits for another worker's answer gets what a look-up would give: his own may be another one."""
+    world.store = DictStore()
+    world.store.elsewhere = True
+    world.store.wait = lambda *args: variants_of(body=b"theirs", at=world.clock())
+    world.cache()
+    world.answer = ok(body=b"hello")
+    assert world.ask(*asked).text == text
+
+
+def test_a_refresh_that_an_error_answers_does_not_make_the_upstream_one_that_is_gone(world):
+    """RFC 9111 section 4.2.4: only who is disconnected serves what is stale without leave."""
+    world.answer = ok("max-age=10, stale-while-revalidate=10")
+    world.ask()
+    world.offset, world.answer = 19.0, ok("", status=503)
+    assert world.ask().text == b"hello"
+    until(lambda: world.count("gateway_cache_refreshes_total", result="failed") == 1)
+    world.offset = 20.0
+    assert world.ask().status == 503 and len(world.seen) == 3
+
+
+@pytest.mark.parametrize("methods", [["GET"], ["GET", "POST"]])
+def test_a_head_is_answered_from_what_a_get_stored(world, methods):
+    """RFC 9110 section 9.3.2."""
+    world.cache({"methods": methods})
+    world.ask()
+    assert status_of(world.ask(method="HEAD")) == ["wicketgate; hit; ttl=60"]
