@@ -239,3 +239,31 @@ def test_a_head_is_answered_from_what_a_get_stored(world, methods):
     world.cache({"methods": methods})
     world.ask()
     assert status_of(world.ask(method="HEAD")) == ["wicketgate; hit; ttl=60"]
+
+
+@pytest.mark.parametrize("field", [("Authorization", "x"), RANGE])
+def test_who_shares_no_answer_waits_for_nobody(world, field):
+    """However long the others of its kind may wait: the upstream answers when all five have come."""
+    world.cache(limits={"stream": 1000.0, "unknown": 1000.0, "unlikely_shared": 1000.0})
+
+    def together(request):
+        until(lambda: len(world.seen) == 5)
+        return ok("no-store")
+
+    world.answer = together
+    assert [answer.text for answer in at_once(world, 5, field)] == [b"hello"] * 5
+
+
+def test_an_age_is_never_negative(world):
+    """RFC 9111 section 4.2.3: also where the clock has been set back."""
+    world.ask()
+    world.offset = -5.0
+    assert world.ask().header("Age") == "0"
+
+
+@pytest.mark.parametrize("asked, method", [([("Cache-Control", "no-store")], "GET"), ([], "POST"), ([("Cookie", "sid=1")], "GET")])
+def test_nginx_keeps_nothing_of_what_goes_past_the_cache(world, asked, method):
+    world.cache({"edge": "10s"})
+    if method == "GET":
+        world.ask()
+    assert world.ask(*asked, method=method).header("X-Accel-Expires") == "0"
