@@ -13,6 +13,8 @@ import pytest  # noqa: E402
 from gevent.server import StreamServer  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 
+from tests.waiting import until  # noqa: E402
+
 settings.register_profile("gateway", deadline=None, suppress_health_check=[HealthCheck.too_slow])   # on a busy machine
 settings.load_profile("gateway")
 
@@ -53,13 +55,18 @@ def leaks(request):
     greenlets, sockets = live_greenlets(), open_sockets()
     yield
     left: tuple[set, set] = set(), set()
-    for _ in range(50):                                  # what is ending may need some turns of the loop
+
+    def nothing_left() -> bool:
+        nonlocal left
+        if any(left):
+            gc.collect()
         left = live_greenlets() - greenlets, open_sockets() - sockets
-        if not any(left):
-            return
-        gevent.sleep(0.01)
-        gc.collect()
-    pytest.fail(f"leaked greenlets {left[0]} sockets {sorted(left[1])}")
+        return not any(left)
+
+    try:
+        until(nothing_left, limit=10)                    # what is ending may need some turns of the loop
+    except AssertionError:
+        pytest.fail(f"leaked greenlets {left[0]} sockets {sorted(left[1])}")
 
 
 @pytest.fixture

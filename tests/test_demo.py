@@ -8,7 +8,6 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ import pytest
 from gateway.demo.processes import ChildDied, Children
 from gateway.demo.services import inventory, orders, seed, users
 from gateway.demo.start import Ports, PortsUsed, environment, greeting, refuse_used, used_ports
+from tests.waiting import until
 
 ROOT = Path(__file__).parent.parent
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
@@ -196,7 +196,7 @@ def test_a_child_that_ignores_sigterm_is_killed(children):
     children.grace = 0.0
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
     child = children.start("deaf", [sys.executable, "-c", deaf])
-    wait_until(lambda: "deaf" in child.log.read_text())
+    until(lambda: "deaf" in child.log.read_text())
     children.stop()
     assert child.process.returncode == -signal.SIGKILL
 
@@ -211,7 +211,7 @@ def test_children_end_with_a_demo_that_was_killed(tmp_path):
     parent.kill()
     parent.wait(30)
     parent.stdout.close()
-    wait_until(lambda: not running(child))
+    until(lambda: not running(child))
 
 
 def running(pid: int) -> bool:
@@ -219,11 +219,3 @@ def running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-def wait_until(condition) -> None:
-    for _ in range(1500):
-        if condition():
-            return
-        time.sleep(0.02)
-    raise AssertionError("it did not come true")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parent.parent
 HEAD = "import gevent, socket, pytest\nkept = []\n"
 
 
@@ -19,7 +20,7 @@ HEAD = "import gevent, socket, pytest\nkept = []\n"
     ("def test_it():\n    gevent.spawn(gevent.sleep, 0).join()\n    socket.socket().close()\n", "")])
 def test_what_is_left_behind_fails(tmp_path, body, outcome):
     shutil.copy(Path(__file__).parent / "conftest.py", tmp_path)
-    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = leaks_allowed: for this test\n")
+    (tmp_path / "pytest.ini").write_text(f"[pytest]\npythonpath = {ROOT}\nmarkers = leaks_allowed: for this test\n")
     (tmp_path / "test_it.py").write_text(HEAD + body)
     run = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)], cwd=tmp_path,
                          capture_output=True, text=True, timeout=60)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 from running import Recorder, Running, ask
-from stored import entry_of, until
+from stored import entry_of
 
 from gateway.admin import listener as admin
 from gateway.cache.entry import Variants
@@ -21,6 +21,7 @@ from gateway.telemetry.log import RequestLog
 from gateway.telemetry.metrics import Registry, registry
 from tests.cache.conftest import redis_server  # noqa: F401
 from tests.e2e.conftest import require  # noqa: F401
+from tests.waiting import until
 
 BROWSER = "text/html,*/*;q=0.8"
 SAME = {"Host": "127.0.0.1:9901"}

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import gevent
 import pytest
-from stored import SAFETY, until
+from stored import SAFETY
 
 from gateway.bus.bus import Bus
 from gateway.bus.journal import Journal
 from gateway.bus.notice import Notice, gap, line_of
 from gateway.loop.native_threads import run_in_thread
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 WORKER = Path(__file__).with_name("worker.py")

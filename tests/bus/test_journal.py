@@ -11,11 +11,11 @@ from pathlib import Path
 
 import gevent
 import pytest
-from stored import until
 
 from gateway.bus.change_stamp import ChangeStamp
 from gateway.bus.journal import PAUSE, Journal
 from gateway.bus.notice import EVERY, Notice, gap, line_of
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 MB = 1024 ** 2

@@ -16,6 +16,7 @@ from gateway.bus.journal import Journal  # noqa: E402
 from gateway.bus.notice import Notice  # noqa: E402
 from gateway.bus.redis_stream import RedisStream  # noqa: E402
 from gateway.remote.redis_client import RedisClient  # noqa: E402
+from tests.waiting import until  # noqa: E402
 
 
 def say(*words: object) -> None:
@@ -28,8 +29,7 @@ def main(journal: str, url: str) -> None:
     for topic in ("stages", "limits"):
         bus.subscribe(topic, lambda notice: say("heard", *notice[:3]), lambda at, topic=topic: say("gap", topic))
     bus.start()
-    while not client.usable:
-        gevent.sleep(0.005)
+    until(lambda: client.usable)
     say("ready")
     while line := gevent.get_hub().threadpool.apply(sys.stdin.readline):
         topic, key, payload = json.loads(line)

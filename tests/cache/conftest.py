@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 
 import gevent
 import pytest
 from asking import SAFETY, World
 from redis_server import RedisServer
-from running import free_port
-from stored import until
+from running import connects, free_port
 
 from tests.e2e.conftest import require  # noqa: F401
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -40,11 +39,6 @@ def memcached(require):  # noqa: F811
     yield port
     process.kill()
     process.wait()
-
-
-def connects(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 
-import gevent
-
 from gateway.breaker import Breaker
 from gateway.cache.entry import Entry, Variants
 
@@ -28,15 +26,6 @@ def entry_of(url: str = "http://shop.test/a", body: bytes = b"body", *, tags=(),
 
 def variants_of(*args, **more) -> Variants:
     return Variants([entry_of(*args, **more)])
-
-
-def until(condition, seconds: float = SAFETY) -> float:
-    """Wait for it; how long that took."""
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() < began + seconds, "it does not happen"
-        gevent.sleep(0.002)
-    return time.monotonic() - began
 
 
 class Counted:

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from asking import World, ok
 from flask import Flask
-from stored import entry_of, until
+from stored import entry_of
 
 from gateway import view_cache as storage
 from gateway.bus import clock
@@ -26,6 +26,7 @@ from gateway.cache.storage.memory import MemoryTier
 from gateway.cache.storage.redis_tier import RedisTier
 from gateway.cache.storage.store import HttpStore
 from gateway.remote.redis_client import RedisClient
+from tests.waiting import until
 
 STEPS = (-86400.0, -3600.0, 3600.0, 86400.0)
 POINTS = ("before", "stored", "purged", "restart stored", "restart purged")

@@ -10,12 +10,12 @@ from answers import CC, exchange, request_field
 from asking import Stream, World, at_once, ok, settle, status_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stored import until
 
 from gateway.cache.entry import FLAG_NAMES, flag_names
 from gateway.cache.explanation import entry_of_admin
 from gateway.cache.reasons import Decision, NotStored
 from gateway.message import Body, Request, Response
+from tests.waiting import until
 
 DOCUMENTED = (Path(__file__).parents[2] / "docs" / "cache.md").read_text()
 KEY = "http://shop.test/a"

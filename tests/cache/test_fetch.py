@@ -9,7 +9,7 @@ import gevent
 import pytest
 from asking import SAFETY, DictStore, Got, Stream, World, at_once, ok, settle, status_of
 from gevent.event import Event
-from stored import entry_of, until
+from stored import entry_of
 
 from gateway.cache.coalesce import Flight, Flights, FlightState, WaitLimits
 from gateway.cache.entry import Variants
@@ -27,6 +27,7 @@ from gateway.errors import ClientDisconnected, ConnectFailed, DeadlineExceeded, 
 from gateway.loop.monotonic_clock import MonotonicClock
 from gateway.message import Request, Response
 from tests.clocks import ManualClock
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -1140,13 +1141,15 @@ def test_a_refresh_looks_for_what_another_gets_in_no_hurry_until_a_request_waits
 def test_what_another_worker_has_refreshed_is_not_refreshed_again(world, workers, policy, fields):
     """Even when the shared tier was asked too short a while ago to be asked again for a request."""
     one, other, _ = workers
+    elapsed = [0.0]
 
     def slow(request):
         number = len(world.seen)
-        gevent.sleep(0.3)                                # at least: with that draw it is refreshed 11 s early or earlier
+        elapsed[0] += 1.0                                # with that draw it is refreshed 36 s early
         return ok("max-age=10, stale-while-revalidate=600", str(number).encode(), **(fields if number == 1 else {}))
 
     for worker in (one, other):
+        worker.clock = worker.store.clock = lambda: time.time() + elapsed[0]
         worker.cache(policy, draw=lambda: 1.0 - 2.0 ** -53)
         worker.answer = slow
     one.ask()

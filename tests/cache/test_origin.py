@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 from asking import Stream, at_once, ok, status_of
-from stored import until
 
 from gateway.cache.coalesce import WaitLimits
 from gateway.config import Config
 from gateway.errors import UpstreamTruncated
 from gateway.pipeline import Pipeline
 from gateway.telemetry.log import RequestLog
+from tests.waiting import until
 
 
 class Slow:

@@ -5,17 +5,18 @@ import signal
 import socket
 import subprocess
 import sys
-import time
+from contextlib import closing
 from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from running import Running, ask
+from running import Running, ask, connects
 
 from gateway import cli, create_app, demo
 from gateway.cli.terminal import printable
 from gateway.errors import ConfigError
+from tests.waiting import until
 
 ROOT = Path(__file__).parent.parent.parent
 FILE = """
@@ -517,26 +518,18 @@ def test_run_serves(command, tmp_path):
         process = subprocess.Popen([sys.executable, "-m", "gateway.cli", "run", "-c", "served.toml", "-b", f"127.0.0.1:{port}"],
                                    stdout=output, stderr=output, env={**os.environ, "PYTHONPATH": str(ROOT)})
     try:
-        assert answer(process, port, "/hello") == (200, b"served"), Path("run.log").read_text()
+        until(lambda: process.poll() is not None or connects(port), Path("run.log").read_text)
+        assert answer(port, "/hello") == (200, b"served"), Path("run.log").read_text()
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=40) == 0, Path("run.log").read_text()
+        assert process.wait(timeout=60) == 0, Path("run.log").read_text()
 
 
-def answer(process, port, path):
-    """What the server says once it listens."""
-    deadline = time.monotonic() + 40
-    while process.poll() is None and time.monotonic() < deadline:
-        connection = HTTPConnection("127.0.0.1", port, timeout=10)
-        try:
-            connection.request("GET", path)
-            response = connection.getresponse()
-            return response.status, response.read()
-        except ConnectionRefusedError:
-            time.sleep(0.05)
-        finally:
-            connection.close()
-    return None
+def answer(port, path):
+    with closing(HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read()
 
 
 def test_nginx(command):

@@ -15,6 +15,7 @@ from pathlib import Path
 import gevent
 
 from gateway.local.run_directory import RunDir
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = '[[routes]]\npath = "/*"\nrespond = { text = "unused" }\n'
@@ -58,15 +59,6 @@ def stream():
 GATEWAY = "from gateway import create_app\napplication = create_app()\n"
 
 
-def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
-    """Wait until ``condition()`` is true."""
-    for _ in range(int(seconds / 0.01)):
-        if condition():
-            return
-        gevent.sleep(0.01)
-    raise AssertionError(f"not within {seconds:g} s: {condition}")
-
-
 class Plain:
     """One instance. ``place`` holds its application (app.py), configuration, run directories and log."""
 
@@ -91,7 +83,7 @@ class Plain:
 
     def started(self, workers: int = 1) -> Plain:
         """When so many workers serve."""
-        until(lambda: self.process.poll() is not None or len(self.serving()) == workers)
+        until(lambda: self.process.poll() is not None or len(self.serving()) == workers, self.log.read_text)
         assert self.process.poll() is None, self.log.read_text()
         return self
 
@@ -118,7 +110,7 @@ class Plain:
         """USR2: the new master's pid joins ``masters`` when its worker serves."""
         before, count = self.serving(), len(self.run_dirs())
         self.signal(signal.SIGUSR2)
-        until(lambda: len(self.run_dirs()) > count and self.serving() > before)
+        until(lambda: len(self.run_dirs()) > count and self.serving() > before, self.log.read_text)
         worker = next(iter(self.serving() - before))
         self.masters.append(parent(worker))
 
@@ -130,7 +122,7 @@ class Plain:
 
     def ended(self) -> int:
         """Wait for the first master's end; its status."""
-        until(lambda: self.process.poll() is not None)
+        until(lambda: self.process.poll() is not None, self.log.read_text)
         return self.process.returncode
 
     def stop(self) -> None:
@@ -270,7 +262,7 @@ class Load:
         def total() -> int:
             return sum(number for pid, number in self.answers.items() if by(pid))
         goal = total() + count
-        until(lambda: total() >= goal or self.errors)
+        until(lambda: total() >= goal or self.errors, lambda: f"{goal} answers, but {total()}")
 
     def stop(self) -> None:
         self.running = False

@@ -5,9 +5,10 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-import gevent
 import redis
 from running import free_port
+
+from tests.waiting import until
 
 
 class RedisServer:
@@ -36,14 +37,15 @@ class RedisServer:
         command += ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.place), *self.options]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
         self.client = redis.Redis(port=self.port, socket_timeout=20, single_connection_client=False)
-        for _ in range(1000):
-            try:
-                self.client.ping()
-                return
-            except redis.ConnectionError:
-                assert self.process.poll() is None, f"redis-server ended with {self.process.returncode}"
-                gevent.sleep(0.01)
-        raise AssertionError("redis-server does not answer")
+        until(self.answers, f"redis-server answers on {self.port}")
+
+    def answers(self) -> bool:
+        """Does it take commands? Raises AssertionError when it has ended."""
+        try:
+            return self.client.ping()
+        except redis.ConnectionError:
+            assert self.process.poll() is None, f"redis-server ended with {self.process.returncode}"
+            return False
 
     def kill(self) -> None:
         """End it at once, as a lost machine does."""

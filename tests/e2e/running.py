@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import gevent
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,6 +25,12 @@ def free_port() -> int:
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", random.SystemRandom().randrange(10000, 32768)))
             return probe.getsockname()[1]
+
+
+def connects(port: int) -> bool:
+    """Does somebody listen on that port of loopback?"""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 class Running:
@@ -48,14 +54,13 @@ class Running:
         with self.errors.open("ab") as errors:
             self.process = subprocess.Popen(self.arguments(), cwd=ROOT, env=self.environ, stdout=errors, stderr=errors,
                                             stdin=subprocess.DEVNULL)
-        for _ in range(400):
-            if self.process.poll() is not None:
-                raise AssertionError(f"gunicorn ended with {self.process.returncode}:\n{self.errors.read_text()}")
-            if self.answers():
-                return
-            gevent.sleep(0.025)
-        self.stop()
-        raise AssertionError(f"no answer:\n{self.errors.read_text()}")
+        try:
+            until(lambda: self.process.poll() is not None or self.answers(), lambda: f"no answer:\n{self.errors.read_text()}")
+        except AssertionError:
+            self.stop()
+            raise
+        if self.process.returncode is not None:
+            raise AssertionError(f"gunicorn ended with {self.process.returncode}:\n{self.errors.read_text()}")
 
     def arguments(self) -> list[str]:
         return [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "wsgi:application"]
@@ -74,13 +79,11 @@ class Running:
 
     def lines(self, count: int = 1, **values: Any) -> list[dict[str, Any]]:
         """The lines of the request log with these values, as soon as there are ``count``: they are written after the answer."""
-        for _ in range(400):
-            found = [line for line in map(json.loads, self.log.read_text().splitlines())
-                     if all(line.get(name) == value for name, value in values.items())]
-            if len(found) >= count:
-                return found
-            gevent.sleep(0.025)
-        raise AssertionError(f"{len(found)} lines with {values} in the request log, not {count}")
+        def found() -> list[dict[str, Any]]:
+            return [line for line in map(json.loads, self.log.read_text().splitlines())
+                    if all(line.get(name) == value for name, value in values.items())]
+        until(lambda: len(found()) >= count, lambda: f"{count} lines with {values} in the request log, but {len(found())}")
+        return found()
 
     def in_flight(self) -> float:
         """The gauge of the requests that are being answered."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import socket
 
-import gevent
 import pytest
 from gevent.server import StreamServer
 from running import Recorder, Running, ask, field
+
+from tests.waiting import until
 
 CONFIG = """
 [gateway]
@@ -68,13 +69,9 @@ def get(target, method="GET", headers="", body=b""):
 
 def last_line(running):
     """The line of the last request, which is written a moment after the answer."""
-    for _ in range(400):
-        lines = running.log.read_text().splitlines() if running.log.exists() else []
-        if len(lines) > last_line.seen:
-            last_line.seen = len(lines)
-            return json.loads(lines[-1])
-        gevent.sleep(0.025)
-    raise AssertionError("nothing is logged")
+    lines = until(lambda: running.log.exists() and running.log.read_text().splitlines()[last_line.seen:], "a line is logged")
+    last_line.seen += len(lines)
+    return json.loads(lines[-1])
 
 
 last_line.seen = 0

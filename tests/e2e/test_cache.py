@@ -14,6 +14,8 @@ import pytest
 from gevent.server import StreamServer
 from running import ROOT, Running, ask, field
 
+from tests.waiting import until
+
 CONFIG = """
 [gateway]
 views = ["cached_views"]
@@ -312,8 +314,7 @@ def test_a_view_is_refreshed_when_its_client_is_gone(get):
     assert field(first[1], "X-Asked") == ""                              # the client's own condition is not for the view
     again = get("/stale-view")
     assert again[2] == first[2] and "; hit; ttl=-40" in said(again)
-    while get("/stale-view")[2] == first[2]:
-        gevent.sleep(0.01)
+    until(lambda: get("/stale-view")[2] != first[2])
     assert field(get("/stale-view")[1], "X-Asked") == "If-None-Match"    # but ours is
 
 
@@ -349,8 +350,7 @@ def test_many_clients_one_request(origin, gateway, get):
 
     origin.answers["/cold"] = slow
     clients = [gevent.spawn(get, "/cold") for _ in range(100)]
-    while origin.count("/cold") == 0 or gateway.in_flight() < 100:
-        gevent.sleep(0.01)
+    until(lambda: origin.count("/cold") and gateway.in_flight() >= 100)
     together.set()
     gevent.joinall(clients, timeout=30)
     assert {client.value[2] for client in clients} == {b"hello"}
@@ -361,10 +361,8 @@ def test_what_is_not_for_others_is_fetched_side_by_side(origin, get):
     """The first answer of the route tells; from then on also for keys never asked for. The upstream answers when all are there."""
     def together(path, most):
         def answer(head):
-            began = time.monotonic()
-            while origin.count(path) < most and time.monotonic() < began + 20:
-                gevent.sleep(0.005)
-            yield answered(cc="no-store", body=b"own") if origin.count(path) >= most else b""
+            until(lambda: origin.count(path) >= most)
+            yield answered(cc="no-store", body=b"own")
         return answer
 
     origin.answers["/private/first"] = answered(cc="no-store")
@@ -392,11 +390,9 @@ def test_a_client_that_leaves_takes_nothing_from_the_others(origin, gateway, get
     leaving.sendall(b"GET /left HTTP/1.1\r\nHost: shop.test\r\n\r\n")
     assert began.wait(20)
     follower = gevent.spawn(get, "/left")
-    while gateway.in_flight() < 2:
-        gevent.sleep(0.01)
+    until(lambda: gateway.in_flight() >= 2)
     leaving.close()
-    while origin.count("/left") < 2:                      # the follower asks for itself once the leader is known to be gone
-        gevent.sleep(0.05)
+    until(lambda: origin.count("/left") >= 2, "the follower asks for itself once the leader is known to be gone")
     go.set()
     assert follower.get(timeout=20)[2] == b"hello"
     assert is_hit(get("/left"))

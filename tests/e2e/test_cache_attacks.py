@@ -12,11 +12,11 @@ import sys
 
 import pytest
 from running import Running, ask, free_port
-from stored import until
 
 from gateway.configfile.load import load_text
 from gateway.http.fields import PROXY_WORDS
 from tests.e2e.test_nginx import folder, nginx  # noqa: F401
+from tests.waiting import until
 
 EVIL = "evil-marker"
 # Of a trusted proxy these are believed and passed on. They say who asks, and which request it is: an upstream that answers by that

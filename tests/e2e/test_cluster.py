@@ -6,16 +6,16 @@ import http.client
 import os
 import shutil
 import signal
-import socket
 import subprocess
 from collections import Counter
 
 import gevent
 import pytest
-from running import Recorder, Running, free_port
+from running import Recorder, Running, connects, free_port
 
 from gateway.config import Config
 from gateway.nginx.configuration import render
+from tests.waiting import until
 
 pytestmark = pytest.mark.leaks_allowed
 
@@ -58,9 +58,7 @@ class Load:
     def more(self, requests: int) -> None:
         """Wait until this many more GETs were answered."""
         goal = self.answers["GET", 200] + requests
-        with gevent.Timeout(60):
-            while self.answers["GET", 200] < goal:
-                gevent.sleep(0.01)
+        until(lambda: self.answers["GET", 200] >= goal, lambda: f"{goal} answers: {self.answers}")
 
     def stop(self) -> None:
         self.running = False
@@ -81,12 +79,7 @@ def cluster(require, serve, tmp_path):
     (place / "nginx.conf").write_text(render(config, prefix=str(place)))
     nginx = subprocess.Popen([shutil.which("nginx") or "/usr/sbin/nginx", "-p", str(place), "-c", str(place / "nginx.conf"),
                               "-e", str(place / "error.log"), "-g", "daemon off;"])
-    for _ in range(200):
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            break
-        except OSError:
-            gevent.sleep(0.02)
+    until(lambda: connects(port), "nginx listens")
     load = Load(port)
     yield recorder, instances, load
     load.stop()
@@ -135,8 +128,6 @@ def test_renewing_all_goes_unnoticed(cluster):
     for running in instances:
         running.signal(signal.SIGHUP)
     load.more(50)
-    with gevent.Timeout(30):
-        while any(set(running.workers()) & set(old) for running, old in zip(instances, before)):
-            gevent.sleep(0.05)
+    until(lambda: not any(set(running.workers()) & set(old) for running, old in zip(instances, before)))
     load.more(100)
     verdict(load, recorder)

@@ -14,8 +14,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from plain import GATEWAY, Connection, Load, Plain, gone, parent, until
+from plain import GATEWAY, Connection, Load, Plain, gone, parent
 from running import free_port
+
+from tests.waiting import until
 
 VIEW = '''
 import os

@@ -11,13 +11,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from running import ask, field
 
 from gateway.demo.start import Ports, PortsUsed, refuse_used
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 GATEWAY = [sys.executable, "-c", "from gateway.cli import main; main(prog_name='gateway')"]
@@ -50,7 +50,7 @@ class Demo:
             self.process = subprocess.Popen([*GATEWAY, "demo", "--port", str(self.ports.front), *arguments], cwd=output.parent,
                                             env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=file, stderr=subprocess.STDOUT,
                                             stdin=subprocess.DEVNULL)
-        wait_until(lambda: "Ctrl-C" in self.text or self.process.poll() is not None)
+        until(lambda: "Ctrl-C" in self.text or self.process.poll() is not None)
         assert self.process.poll() is None, self.text
         self.children = descendants(self.process.pid)
 
@@ -144,8 +144,8 @@ def test_a_used_port_is_named_before_anything_starts(tmp_path):
 
 def nothing_left(shown: Demo) -> None:
     """No process and no listener of the demo, and its temporary folder is gone unless it was killed."""
-    wait_until(lambda: not [pid for pid in shown.children if parent_of(pid)])
-    wait_until(lambda: all_free(shown.ports))
+    until(lambda: not [pid for pid in shown.children if parent_of(pid)])
+    until(lambda: all_free(shown.ports))
     [folder] = re.findall(r"the logs are in (\S+)/", shown.text)
     if shown.process.returncode < 0:
         shutil.rmtree(folder)
@@ -179,11 +179,3 @@ def descendants(pid: int) -> list[int]:
         new = [child for each in new for child in children.get(each, [])]
         found += new
     return found
-
-
-def wait_until(condition) -> None:
-    for _ in range(1200):
-        if condition():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it did not come true")

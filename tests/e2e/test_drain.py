@@ -9,7 +9,9 @@ import socket
 
 import gevent
 import pytest
-from plain import CONFIG, GATEWAY, Connection, Plain, until
+from plain import CONFIG, GATEWAY, Connection, Plain
+
+from tests.waiting import until
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ import gevent
 import pytest
 from running import Recorder, Running, ask, field, parse
 
+from tests.waiting import until
+
 CONFIG = """
 [gateway]
 trust = []
@@ -303,10 +305,7 @@ def test_many_small_chunks_hold_nobody_up(gateway, upstream):
     """An upload of 400,000 chunks keeps the worker busy for a while; another request is answered before it is through."""
     raw = b"POST /many HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
     upload = gevent.spawn(ask, gateway.port, raw + b"1\r\nx\r\n" * 400_000 + b"0\r\n\r\n")
-    for _ in range(400):
-        if upstream.heads:
-            break
-        gevent.sleep(0.005)
+    until(lambda: upstream.heads)
     assert get(gateway, "/other")[0] == 200
     assert upstream.bodies == [b""]
     assert upload.get(timeout=30)[0] == 200

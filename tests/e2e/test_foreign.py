@@ -12,7 +12,9 @@ from pathlib import Path
 import gevent
 import pytest
 from corpus import BROKEN, REQUESTS
-from plain import Plain, until
+from plain import Plain
+
+from tests.waiting import until
 
 pytestmark = pytest.mark.leaks_allowed       # two servers for the module
 

@@ -9,8 +9,10 @@ import socket
 import urllib.request
 
 import pytest
-from plain import APPLICATION, GATEWAY, Connection, Plain, until
+from plain import APPLICATION, GATEWAY, Connection, Plain
 from running import ask, free_port
+
+from tests.waiting import until
 
 
 @pytest.fixture

@@ -11,10 +11,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import gevent
 import pytest
 import requests
-from running import Running, free_port
+from running import Running, connects, free_port
+
+from tests.waiting import until
 
 pytestmark = pytest.mark.leaks_allowed
 
@@ -107,13 +108,8 @@ def served(tmp_path):
         program.write_text(code)
         process = subprocess.Popen([*by(port, str(program)), *arguments], stderr=subprocess.DEVNULL)
         running.append(lambda: (process.terminate(), process.wait()))
-        for _ in range(1200):
-            assert process.poll() is None, "the application ended"
-            try:
-                requests.get(f"http://127.0.0.1:{port}/", timeout=10)
-                break
-            except requests.ConnectionError:
-                gevent.sleep(0.05)
+        until(lambda: process.poll() is not None or connects(port), "the application listens")
+        assert process.poll() is None, "the application ended"
         gateway = Running(tmp_path, GATEWAY.format(port=port, setting=setting, route=route, path=path))
         running.append(gateway.stop)
         return gateway

@@ -12,8 +12,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from plain import GATEWAY, ROOT, Load, Plain, gone, until
+from plain import GATEWAY, ROOT, Load, Plain, gone
 from running import free_port
+
+from tests.waiting import until
 
 CONF = f'exec(open({str(ROOT / "gunicorn.conf.py")!r}).read())\n'
 

@@ -9,8 +9,10 @@ import urllib.request
 import pytest
 from gevent.event import Event
 from gevent.server import StreamServer
-from plain import GATEWAY, Plain, until
+from plain import GATEWAY, Plain
 from running import ask, field, free_port
+
+from tests.waiting import until
 
 pytestmark = pytest.mark.leaks_allowed       # servers for the module
 

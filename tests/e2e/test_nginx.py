@@ -8,15 +8,15 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
-from running import Running, free_port
+from running import Running, connects, free_port
 
 from gateway.config import Config
 from gateway.http.fields import PROXY_WORDS
 from gateway.nginx.configuration import render
+from tests.waiting import until
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
@@ -50,13 +50,9 @@ def nginx(require, folder):
                                instances=[f"127.0.0.1:{each}" for each in instances]))
         process = subprocess.Popen([program, "-p", folder, "-e", "error.log", "-c", file, "-g", "daemon off;"])
         running.append(process)
-        for _ in range(500):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    return port
-            assert process.poll() is None, (folder / "error.log").read_text()
-            time.sleep(0.02)
-        raise AssertionError("nginx does not listen")
+        until(lambda: process.poll() is not None or connects(port), "nginx listens")
+        assert process.poll() is None, (folder / "error.log").read_text()
+        return port
 
     yield start
     for process in running:
@@ -382,10 +378,7 @@ def test_the_log_is_json_and_names_the_request(nginx, instance, folder):
     port, heads = instance()
     exchange(nginx([port]), get('/a"b?c'))
     log = folder / "access.log"
-    for _ in range(500):
-        if log.exists() and log.stat().st_size:
-            break
-        time.sleep(0.02)
+    until(lambda: log.exists() and log.stat().st_size)
     [line] = [json.loads(each) for each in log.read_text().splitlines()]
     assert (line["method"], line["target"], line["status"], line["instance"]) == ("GET", '/a"b?c', 200, f"127.0.0.1:{port}")
     assert [line["id"]] == fields(heads[0], "X-Request-Id")

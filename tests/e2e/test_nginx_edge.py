@@ -8,7 +8,6 @@ import re
 import socket
 import subprocess
 import sys
-import time
 
 import gevent
 import gevent.event
@@ -21,6 +20,7 @@ from gateway.configfile.load import load_text
 from gateway.errors import ConfigError
 from gateway.nginx.configuration import render
 from tests.e2e.test_nginx import config, exchange, fields, folder, get, instance, nginx  # noqa: F401
+from tests.waiting import until
 
 EDGE = {"path": "/public/*", "upstream": "legacy", "cache": {"edge": "10s"}}
 SAFETY = 20.0
@@ -37,15 +37,6 @@ def kept(seconds: str = "10", more: str = "", status: str = "200 OK", body: byte
                      + (b"" if head.startswith(b"HEAD") else text))
 
     return answer
-
-
-def wait_for(condition, turns: int = 200) -> None:
-    """Until it holds, asked every 0.1 s: so many times is far longer than what expires after a second may take."""
-    for _ in range(turns):
-        if condition():
-            return
-        gevent.sleep(0.1)
-    raise AssertionError("it does not happen")
 
 
 def bodies(port: int, *requests: bytes) -> list[bytes]:
@@ -148,7 +139,7 @@ def test_many_at_once_ask_once(edge):
 def test_what_is_not_to_be_kept_does_not_queue(edge):
     """20 at once for an answer that is for nobody else. The instance gives none before it has all 20 requests."""
     def slow(sock, head):
-        wait_for(lambda: len(heads) == 20)
+        until(lambda: len(heads) == 20)
         kept("0")(sock, head)
 
     port, heads = edge(slow)
@@ -245,10 +236,7 @@ def test_the_log_says_what_was_kept(edge, folder):  # noqa: F811
     port, _ = edge()
     bodies(port, get("/public/a"), get("/public/a"), get("/other"))
     log = folder / "access.log"
-    for _ in range(500):
-        if log.exists() and len(log.read_text().splitlines()) == 3:
-            break
-        time.sleep(0.02)
+    until(lambda: log.exists() and len(log.read_text().splitlines()) == 3)
     caches = [json.loads(line)["cache"] for line in log.read_text().splitlines()]
     assert sorted(caches) == ["", "HIT", "MISS"]         # in any order: each worker of nginx writes when its buffer is due
 
@@ -267,7 +255,7 @@ def test_what_has_expired_is_not_served_when_its_successor_may_not_be_kept(edge,
 
     port, heads = edge(answer)
     assert bodies(port, get("/public/a")) == [b"old"]
-    wait_for(lambda: bodies(port, get("/public/a")) == [b"new"])
+    until(lambda: bodies(port, get("/public/a")) == [b"new"])
     assert bodies(port, *[get("/public/a")] * 10) == [b"new"] * 10
     asking = [gevent.spawn(bodies, port, *[get("/public/a")] * 3) for _ in range(8)]
     assert [each.get(timeout=SAFETY) for each in asking] == [[b"new"] * 3] * 8
@@ -279,7 +267,7 @@ def test_what_has_expired_is_kept_anew(edge):
 
     port, heads = edge(answer)
     assert bodies(port, get("/public/a")) == [b"1"]
-    wait_for(lambda: bodies(port, get("/public/a")) == [b"2"])
+    until(lambda: bodies(port, get("/public/a")) == [b"2"])
     assert bodies(port, *[get("/public/a")] * 10) == [b"2"] * 10 and len(heads) == 2
 
 
@@ -295,7 +283,7 @@ def test_while_no_instance_answers_what_is_kept_is_served_to_its_end(nginx, serv
     port = nginx([serve(handle)], config([EDGE]))
     assert bodies(port, get("/public/long"), get("/public/a")) == [b"1", b"1"]
     alive[0] = False
-    wait_for(lambda: exchange(port, get("/public/a")).startswith(b"HTTP/1.1 502 "))
+    until(lambda: exchange(port, get("/public/a")).startswith(b"HTTP/1.1 502 "))
     for target in ("/public/a", "/public/never"):
         head, _, body = exchange(port, get(target)).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 502 ") and json.loads(body)["code"] == "gateway_unavailable"
@@ -380,7 +368,7 @@ def test_a_purge_reaches_nginx_when_the_edge_has_passed(serve, nginx, tmp_path):
         body = b'{"everything": true}'
         purge = b"POST /cache/purge HTTP/1.0\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
         assert ask(gateway.admin, purge % len(body) + body)[0] == 200
-        wait_for(lambda: exchange(port, get("/a")).endswith(b"\r\n\r\nnew"))
+        until(lambda: exchange(port, get("/a")).endswith(b"\r\n\r\nnew"))
         for _ in range(10):
             assert exchange(port, get("/a")).endswith(b"\r\n\r\nnew")
     finally:
@@ -400,7 +388,7 @@ def test_nginx_does_not_serve_what_has_expired_where_the_gateway_would_not(serve
         port = nginx([gateway.port], load_text(text, {}))
         assert exchange(port, get("/a")).endswith(b"\r\n\r\nold")
         upstream.answer = b"HTTP/1.1 200 OK\r\nCache-Control: no-store\r\nContent-Length: 3\r\n\r\nnew"
-        wait_for(lambda: exchange(port, get("/a")).endswith(b"\r\n\r\nnew"))
+        until(lambda: exchange(port, get("/a")).endswith(b"\r\n\r\nnew"))
         for _ in range(10):
             assert exchange(port, get("/a")).endswith(b"\r\n\r\nnew")
     finally:
@@ -428,10 +416,10 @@ def test_what_has_expired_is_served_while_it_is_renewed_as_long_as_the_answer_al
 
     port, heads = edge(answer)
     assert body() == b"1"
-    wait_for(lambda: body() == b"1" and len(heads) == 2)
+    until(lambda: body() == b"1" and len(heads) == 2)
     assert [body() for _ in range(10)] == [b"1"] * 10 and len(heads) == 2
     go_on.set()
-    wait_for(lambda: bodies(port, get("/public/a")) == [b"2"])
+    until(lambda: bodies(port, get("/public/a")) == [b"2"])
     assert len(heads) == 2
 
 
@@ -444,7 +432,7 @@ def test_an_answer_that_allows_it_for_some_seconds_is_not_served_for_ever(edge):
 
     port, heads = edge(answer)
     assert bodies(port, get("/public/a")) == [b"old"]
-    wait_for(lambda: bodies(port, get("/public/a")) == [b"new"])
+    until(lambda: bodies(port, get("/public/a")) == [b"new"])
     assert bodies(port, *[get("/public/a")] * 20) == [b"new"] * 20
 
 
@@ -514,8 +502,8 @@ def test_a_purge_reaches_what_nginx_keeps_for_an_hour(purged, what):
     upstream.answer = said(b"new")
     assert bodies(port, get("/a")) == [b"old"] and len(upstream.heads) == 1
     purge(gateway, **what)
-    wait_for(lambda: bodies(port, get("/a")) == [b"new"])
-    wait_for(lambda: (len(upstream.heads), bodies(port, *[get("/a")] * 10)) == (2, [b"new"] * 10))
+    until(lambda: bodies(port, get("/a")) == [b"new"])
+    until(lambda: (len(upstream.heads), bodies(port, *[get("/a")] * 10)) == (2, [b"new"] * 10))
 
 
 def test_a_purge_reaches_it_whichever_worker_was_told(purged):
@@ -524,7 +512,7 @@ def test_a_purge_reaches_it_whichever_worker_was_told(purged):
     for number in range(5):
         upstream.answer = said(b"%d" % number)
         purge(gateway, everything=True)
-        wait_for(lambda: bodies(port, *[get(f"/{each}") for each in range(20)]) == [b"%d" % number] * 20)
+        until(lambda: bodies(port, *[get(f"/{each}") for each in range(20)]) == [b"%d" % number] * 20)
 
 
 def test_what_was_asked_before_a_purge_is_not_kept_when_it_comes_after_it(serve, nginx, folder, tmp_path):  # noqa: F811

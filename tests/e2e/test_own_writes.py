@@ -11,15 +11,15 @@ import os
 import re
 import signal
 import socket
-import time
 from pathlib import Path
 
 import gevent
 import pytest
 from gevent.server import StreamServer
-from plain import until
 from redis_server import RedisServer
 from running import Running, ask
+
+from tests.waiting import until
 
 ROUNDS = 40
 CONFIG = """
@@ -194,12 +194,8 @@ def test_a_post_whose_client_left_makes_invalid(gateway, shop):
     warm(gateway, path)
     with socket.create_connection(("127.0.0.1", gateway.port)) as client:
         client.sendall(f"POST {path} HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 0\r\n\r\n".encode())
-        while shop.numbers[path.partition("?")[0]] == 1:
-            gevent.sleep(0.005)
-    until = time.monotonic() + 60
-    while {get(gateway, path)[1] for _ in range(6)} != {2}:      # it is found out that the client has left
-        assert time.monotonic() < until
-        gevent.sleep(0.01)
+        until(lambda: shop.numbers[path.partition("?")[0]] > 1)
+    until(lambda: {get(gateway, path)[1] for _ in range(6)} == {2}, "the client is known to have left")
 
 
 @pytest.mark.parametrize("gateway", ["memory"], indirect=True)

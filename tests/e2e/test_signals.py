@@ -11,10 +11,11 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from plain import APPLICATION, CONFIG, GATEWAY, ROOT, Connection, Load, Plain, gone, until
+from plain import APPLICATION, CONFIG, GATEWAY, ROOT, Connection, Load, Plain, gone
 from running import free_port
 
 from gateway.local.run_directory import RunDir
+from tests.waiting import until
 
 
 @pytest.fixture

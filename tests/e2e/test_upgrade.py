@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import socket
 
-import gevent
 import pytest
 from running import Running, ask
+
+from tests.waiting import until
 
 CONFIG = """
 [upstreams.chat]
@@ -102,9 +103,8 @@ def test_a_handshake_with_a_body_is_refused_and_reaches_nobody(gateway, chat, fi
 def test_an_upgrade_that_is_no_handshake_is_an_ordinary_request(gateway, chat, first, fields, body):
     status, _, _ = ask(gateway.port, first + CLOSE + fields + b"\r\n" + body)
     assert status == 200
-    with gevent.Timeout(60, False):                      # what it has read is noted when the connection ends
-        while not (requests := [got for got in chat.got if b"HTTP/1." in got]):      # an earlier one's end may come late
-            gevent.sleep(0.01)
+    # What it has read is noted when the connection ends; an earlier one's end may come late.
+    requests = until(lambda: [got for got in chat.got if b"HTTP/1." in got])
     assert len(requests) == 1 and b"Upgrade" not in requests[0]
 
 
@@ -112,10 +112,10 @@ def test_an_upgrade_that_is_no_handshake_is_an_ordinary_request(gateway, chat, f
 def test_a_handshake_without_a_body_is_one(gateway, chat, fields):
     with socket.create_connection(("127.0.0.1", gateway.port), 10) as client:
         client.sendall(b"GET /live HTTP/1.1\r\n" + ASKS + fields + b"\r\n")
-        said = until(client, b"hello")
+        said = read_until(client, b"hello")
         assert said.startswith(b"HTTP/1.1 101 ") and said.count(b"HTTP/1.1") == 1
         client.sendall(b"ping")
-        until(client, b"ping")
+        read_until(client, b"ping")
     assert chat.got[0].endswith(b"\r\n\r\nping")
 
 
@@ -123,7 +123,7 @@ def test_a_handshake_without_a_body_is_one(gateway, chat, fields):
 def test_what_is_sent_before_the_101_belongs_to_the_new_protocol_if_there_is_one(gateway, chat, early):
     with socket.create_connection(("127.0.0.1", gateway.port), 10) as client:
         client.sendall(b"GET /live HTTP/1.1\r\n" + ASKS + b"\r\n" + early)
-        assert until(client, early[-20:]).startswith(b"HTTP/1.1 101 ")
+        assert read_until(client, early[-20:]).startswith(b"HTTP/1.1 101 ")
     assert len(chat.got) == 1 and chat.got[0].partition(b"\r\n\r\n")[2] == early
 
 
@@ -137,7 +137,7 @@ def test_what_is_sent_before_an_ordinary_answer_is_the_next_request(gateway, cha
     assert b"".join(chat.got).count(b"GET /next HTTP/1.1") == 1
 
 
-def until(client: socket.socket, mark: bytes) -> bytes:
+def read_until(client: socket.socket, mark: bytes) -> bytes:
     said = b""
     while mark not in said:
         data = client.recv(65536)

@@ -11,6 +11,7 @@ from gevent.event import Event
 
 from gateway.errors import ClientDisconnected
 from gateway.loop.disconnect import SWEEPER, Sweeper, unwatch, watch
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -31,9 +32,7 @@ def tcp(serve):
         done.wait()
 
     client = socket.create_connection(("127.0.0.1", serve(handle)))
-    with gevent.Timeout(10):
-        while not accepted:
-            gevent.sleep(0.001)
+    until(lambda: accepted)
     yield accepted[0], client
     client.close()
     done.set()
@@ -41,9 +40,7 @@ def tcp(serve):
 
 def stopped(sweeper: Sweeper) -> None:
     """Until the timer has seen that nothing is watched any more."""
-    with gevent.Timeout(10):
-        while sweeper._timer is not None:
-            gevent.sleep(0.001)
+    until(lambda: sweeper._timer is None)
 
 
 def test_a_client_that_closes(tcp):
@@ -72,8 +69,7 @@ def test_a_client_that_sends_more_is_there(pair):
     sweeper = Sweeper(0.002)
     token = sweeper.watch(ours)
     theirs.sendall(b"the next request")
-    while sweeper._round < 5:
-        gevent.sleep(0.001)
+    until(lambda: sweeper._round >= 5)
     sweeper.unwatch(token)
     stopped(sweeper)
 

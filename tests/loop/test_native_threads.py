@@ -20,6 +20,7 @@ from gateway.loop.native_threads import SerialThread, disk_threads, dns_threads,
 from gateway.message import Request
 from gateway.upstream import dns
 from gateway.upstream.dns import Resolver, SocketAddress
+from tests.waiting import until
 
 PLACE = SocketAddress(socket.AF_INET, ("127.0.0.1", 80))
 
@@ -123,11 +124,7 @@ def test_what_is_opened_for_nobody_is_closed(gate, files, monkeypatch, tmp_path)
     gate.lock.release()
     disk_threads.pool().join()
     assert made                                          # the file, and those beside it that may be compressed
-    for _ in range(6000):                                # until the thread's greenlet has had its turn
-        if not is_open(str(place)):
-            break
-        gevent.sleep(0.01)
-    assert not is_open(str(place))
+    until(lambda: not is_open(str(place)), "the thread's greenlet has had its turn")
 
 
 def is_open(path: str) -> bool:
@@ -152,8 +149,7 @@ def test_a_hash_is_taken_by_one_for_all_who_wait(files, monkeypatch):
 
     monkeypatch.setattr(assets, "run_in_thread", slow)
     waiting = [gevent.spawn(get, files) for _ in range(20)]
-    while not counted:
-        gevent.sleep(0.001)
+    until(lambda: counted)
     waiting[0].kill()                                    # who came first takes nothing from the others
     late = gevent.spawn(lambda: pytest.raises(DeadlineExceeded, get, files, 0.02))
     late.get(timeout=20)

@@ -6,11 +6,11 @@ import ssl
 import subprocess
 from functools import partial
 
-import gevent
 import pytest
 from gevent.event import Event
 
 from tests.server.serving import GET, Running, hello, read_all, read_until, undated
+from tests.waiting import until
 
 
 def test_keepalive_off(run):
@@ -46,9 +46,7 @@ def test_tls(run, tmp_path):
 
 def waiting(running: Running, count: int = 1) -> None:
     """Until so many connections wait for a request."""
-    with gevent.Timeout(10):
-        while len(running.connections.waiting) != count:
-            gevent.sleep(0.002)
+    until(lambda: len(running.connections.waiting) == count)
 
 
 @pytest.mark.parametrize("served, sent, dismiss, ended", [
@@ -64,9 +62,7 @@ def test_dismissed_connections_end_without_a_byte(run, served, sent, dismiss, en
         waiting(running)
         if sent:
             client.sendall(sent)
-            with gevent.Timeout(10):
-                while not running.connections.heads:
-                    gevent.sleep(0.002)
+            until(lambda: running.connections.heads)
         for clients_ in (running.connections.waiting, running.connections.heads):
             {"idle": clients_.dismiss_idle, "fresh": partial(clients_.dismiss_idle, fresh=True),
              "overdue": partial(clients_.dismiss_overdue, 0)}[dismiss]()

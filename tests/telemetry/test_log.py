@@ -17,6 +17,7 @@ from gateway.errors import ConfigError, InternalError, NoRoute, UpstreamTimeout
 from gateway.message import Attempt, Request
 from gateway.telemetry.log import BATCH, LONGEST_TEXT, RequestLog, log_line, pieces, timestamp
 from gateway.telemetry.metrics import Registry
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -175,9 +176,7 @@ def test_lines_after_a_rest_and_by_their_own_time(tmp_path, log_to):
     log, path = log_to(tmp_path / "log"), tmp_path / "log"
     for count in range(1, 4):
         log.write(b"x\n")
-        with gevent.Timeout(10):
-            while path.read_bytes() != b"x\n" * count:
-                gevent.sleep(0.005)
+        until(lambda: path.read_bytes() == b"x\n" * count)
 
 
 def test_several_logs_share_a_file(tmp_path, log_to):

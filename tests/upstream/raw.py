@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import gevent
-
 from gateway.deadline import Deadline
 from gateway.loop.monotonic_clock import CLOCK, MonotonicClock
 from gateway.message import Body, Call
@@ -37,13 +35,6 @@ def body_of(pieces: Iterable[bytes], length: int | None) -> Body:
         return piece
 
     return Body(read, length)
-
-
-def until(condition: Callable[[], Any]) -> None:
-    """Let the others run until it holds, which happens by itself."""
-    with gevent.Timeout(LATE):
-        while not condition():
-            gevent.sleep(0.001)
 
 
 class Peer:

@@ -8,13 +8,14 @@ from collections import Counter
 import gevent
 import pytest
 from gevent.server import StreamServer
-from raw import LATE, OK, Service, get, pool_of, until
+from raw import LATE, OK, Service, get, pool_of
 from test_connecting import closed_port
 from test_tls import serve_tls  # noqa: F401
 
 from gateway.config import UpstreamSettings as Settings
 from gateway.upstream.client import Upstream
 from gateway.upstream.dns import Resolver
+from tests.waiting import until
 
 
 class Name:

@@ -8,9 +8,10 @@ from socket import SHUT_WR
 import gevent
 import pytest
 from gevent.event import Event
-from raw import OK, Peer, Service, body_of, content, get, pool_of, post, until
+from raw import OK, Peer, Service, body_of, content, get, pool_of, post
 
 from gateway.errors import ConfigError, DeadlineExceeded, GatewayError, PoolExhausted, UpstreamClosed, UpstreamTimeout
+from tests.waiting import until
 
 
 def test_connections_are_kept_and_used_again(serve, upstream):

@@ -8,7 +8,7 @@ import gevent
 import pytest
 from gevent.event import Event
 from gevent.socket import socket as gevent_socket
-from raw import OK, Peer, Service, get, pool_of, until
+from raw import OK, Peer, Service, get, pool_of
 
 from gateway.config import UpstreamSettings as Settings
 from gateway.deadline import Deadline
@@ -18,6 +18,7 @@ from gateway.upstream.connecting import Connector
 from gateway.upstream.dns import Resolver
 from gateway.upstream.limit import Limit
 from gateway.values import parse_instance
+from tests.waiting import until
 
 
 def closed_port() -> int:

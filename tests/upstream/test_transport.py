@@ -10,7 +10,7 @@ import pytest
 from gevent.event import Event
 from gevent.queue import Queue
 from gevent.socket import SO_LINGER, SOL_SOCKET, socketpair
-from raw import OK, Peer, Service, body_of, content, get, pool_of, post, until
+from raw import OK, Peer, Service, body_of, content, get, pool_of, post
 
 from gateway.errors import (BodyTimeout, ClientDisconnected, DeadlineExceeded, InternalError, MalformedBody, TruncatedBody,
                             UpstreamClosed, UpstreamTimeout, UpstreamTruncated)
@@ -18,6 +18,7 @@ from gateway.message import Body
 from gateway.upstream.stream import BodyStream
 from gateway.upstream.transport import PIECE, RESET
 from tests.clocks import ManualClock
+from tests.waiting import until
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 

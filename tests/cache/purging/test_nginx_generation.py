@@ -15,6 +15,7 @@ from gateway.configfile.load import load_text
 from gateway.errors import ConfigError
 from gateway.loop.native_threads import disk_threads
 from tests.clocks import ManualClock
+from tests.waiting import until
 
 SAFETY = 60.0
 
@@ -45,12 +46,6 @@ def made(tmp_path):
     yield start
     for generation in running:
         generation.stop()
-
-
-def until(condition) -> None:
-    with gevent.Timeout(SAFETY):
-        while not condition():
-            gevent.sleep(0.01)
 
 
 def settle() -> None:

@@ -9,10 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
-from stored import entry_of, until
+from stored import entry_of
 
 from gateway.cache.storage import file_tier
 from gateway.cache.storage.file_tier import ABANDONED_AFTER, AGES, FREE, SHARE, FileTier, age_class
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 

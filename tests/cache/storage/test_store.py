@@ -10,7 +10,7 @@ import tracemalloc
 import flask
 import gevent
 import pytest
-from stored import Counted, entry_of, short_pauses, until, variants_of
+from stored import Counted, entry_of, short_pauses, variants_of
 
 from gateway import cache, gather
 from gateway import view_cache as store
@@ -26,6 +26,7 @@ from gateway.cache.storage.tiers import TierCounters
 from gateway.config import CacheStorage, Config
 from gateway.http.fields import WRITTEN
 from gateway.local import run_directory as rundir
+from tests.waiting import until
 
 
 def begin(one: HttpStore) -> None:

@@ -12,7 +12,7 @@ import pytest
 import requests
 from gevent.event import Event
 from odd_service import answer
-from raw import get, until
+from raw import get
 from scenarios import upstream
 
 from gateway import gather
@@ -22,6 +22,7 @@ from gateway.message import Call
 from gateway.upstream.limit import Limit
 from gateway.upstream.requests.adapter import gateway_error, govern_requests, governor
 from gateway.upstream.requests.destinations import Destinations
+from tests.waiting import until
 
 SAFETY = 20.0
 ROOT = Path(__file__).parents[3]
