@@ -23,7 +23,7 @@ from gateway.message import Body, Request, Response
 from gateway.upstream.client import Upstream
 
 ANN = {"id": 1, "name": "Ann", "total": 5}
-SAFETY = 10                                              # seconds after which a wait of a test is given up
+SAFETY = 30                                              # seconds after which a wait of a test is given up
 
 
 def parts(**declared):

@@ -116,7 +116,7 @@ class World:
                               route="r", clock=self.clock, **more)
         return self.step
 
-    def ask(self, *headers, target="/a", method="GET", body=None, host="shop.test", deadline=5.0, trusted=False):
+    def ask(self, *headers, target="/a", method="GET", body=None, host="shop.test", deadline=SAFETY, trusted=False):
         request = Request(method, target, list(headers), body, host=host, deadline=Deadline(deadline))
         request.trusted = trusted
         self.note = request.notes

@@ -15,10 +15,10 @@ from gateway.loop.monotonic_clock import MonotonicClock
 def test_followers_get_what_the_leader_lands_with(state):
     flights = Flights()
     flight = flights.lead("k")
-    waiting = [gevent.spawn(flight.wait, Deadline(5)) for _ in range(3)]
+    waiting = [gevent.spawn(flight.wait, Deadline(30)) for _ in range(3)]
     gevent.idle()
     flights.land(flight, state, "value")
-    gevent.joinall(waiting, timeout=5)
+    gevent.joinall(waiting, timeout=30)
     assert [one.value for one in waiting] == [state] * 3
     assert flight.value == "value" and flights.flying == {}
 

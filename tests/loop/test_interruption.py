@@ -14,7 +14,7 @@ def test_interruptible_work_ends_quietly_at_its_next_wait():
     def work():
         with here:
             try:
-                Event().wait(10)
+                Event().wait(60)
             finally:
                 ended.append(True)
         reached.append(True)
@@ -22,7 +22,7 @@ def test_interruptible_work_ends_quietly_at_its_next_wait():
     running = gevent.spawn(work)
     gevent.idle()
     here.interrupt()
-    running.get(timeout=5)
+    running.get(timeout=30)
     assert ended and reached
 
 

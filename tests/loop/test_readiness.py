@@ -41,7 +41,7 @@ def test_what_comes_wakes_who_waits_time_after_time(pair):
     for _ in range(3):
         greenlet = waiting(readable)
         there.send(b"x")
-        assert greenlet.get(timeout=5) == READY and here.recv(10) == b"x"
+        assert greenlet.get(timeout=30) == READY and here.recv(10) == b"x"
         assert readable.is_watched and readable.reader is None
 
 
@@ -49,7 +49,7 @@ def test_an_end_is_something_to_read(pair):
     here, there, readable = pair
     greenlet = waiting(readable)
     there.close()
-    assert greenlet.get(timeout=5) == READY and here.recv(10) == b""
+    assert greenlet.get(timeout=30) == READY and here.recv(10) == b""
 
 
 def test_what_comes_while_nobody_waits_ends_the_watching_and_is_there_for_the_next(pair):
@@ -78,7 +78,7 @@ def test_wake_wakes_who_waits_then_and_nobody_later(pair):
     greenlet = waiting(readable)
     readable.wake()
     readable.wake()
-    assert greenlet.get(timeout=5) == WOKEN
+    assert greenlet.get(timeout=30) == WOKEN
     waiting(readable).kill()
 
 
@@ -89,7 +89,7 @@ def test_the_alarm_rings_no_earlier_and_is_left_alone_while_it_is_early_enough(p
     greenlet = waiting(readable, monotonic() + 50)
     alarm = readable._alarm
     there.send(b"x")
-    assert greenlet.get(timeout=5) == READY and here.recv(10) == b"x"
+    assert greenlet.get(timeout=30) == READY and here.recv(10) == b"x"
     greenlet = waiting(readable, monotonic() + 60)
     assert readable._alarm is alarm                      # it rings too early, which does no harm
     greenlet.kill()

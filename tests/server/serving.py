@@ -61,7 +61,7 @@ class Running:
         self.connections.parting = True
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=60)
 
     def exchange(self, data: bytes) -> bytes:
         """Send, close the sending side, and read to the end; without the Date."""
@@ -94,7 +94,7 @@ def undated(data: bytes) -> bytes:
 class Gateway:
     """The gateway's application, as far as a worker needs it: ``receive`` is called for requests of the fast lane."""
 
-    settings = SimpleNamespace(gateway=SimpleNamespace(head_timeout=10.0, body_timeout=10.0, send_timeout=10.0))
+    settings = SimpleNamespace(gateway=SimpleNamespace(head_timeout=60.0, body_timeout=60.0, send_timeout=60.0))
 
     def __init__(self, response: Callable[[], HttpResponse]) -> None:
         self.response, self.refusals = response, []

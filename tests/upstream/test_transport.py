@@ -359,7 +359,7 @@ def test_a_body_that_never_waits_lets_others_have_their_turn(serve, upstream):
     other = gevent.spawn(listen)
     gevent.sleep(0)
     assert upstream(serve(Service(OK))).send(post(Body(read, None))).body == b"ok"
-    other.join(5)
+    other.join(30)
     here.close()
     there.close()
     assert heard and heard[0] <= 4

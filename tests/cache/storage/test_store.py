@@ -10,7 +10,7 @@ import tracemalloc
 import flask
 import gevent
 import pytest
-from stored import Counted, entry_of, short_pauses, variants_of
+from stored import SAFETY, Counted, entry_of, short_pauses, variants_of
 
 from gateway import cache, gather
 from gateway import view_cache as store
@@ -417,8 +417,8 @@ def test_without_redis_everything_goes_on(redis_server, worker):
     began = time.monotonic()
     assert one.get("k") is stored and one.get("nothing") is None
     newer = keep(one, "new")
-    assert one.get("new") is newer and one.lease("x", 1) is None and one.wait("x", 5) is None
-    assert time.monotonic() - began < 2.5, "nobody has waited those 5 seconds"
+    assert one.get("new") is newer and one.lease("x", 1) is None and one.wait("x", SAFETY) is None
+    assert time.monotonic() - began < SAFETY / 2, "nobody has waited so long"
     assert one.counted["errors", "redis"] >= 1
     assert one.purger.purge(tag="later") == 0
     server.start()
@@ -460,11 +460,10 @@ def test_memcached_refuses_what_is_too_large_and_is_well(memcached, worker):
 
 def test_memcached_that_is_gone_costs_once(worker):
     one = worker(memcached="127.0.0.1:1")
-    began = time.monotonic()
+    one.tiers[0].circuit.breaker.first = SAFETY
     for number in range(100):
         assert one.get(str(number)) is None
-    assert time.monotonic() - began < 2.5, "each would have cost 50 ms"
-    assert 1 <= one.counted["errors", "memcached"] < 5
+    assert one.counted["errors", "memcached"] == 1
 
 
 # -- leases
@@ -507,10 +506,10 @@ def test_the_answers_of_a_route_are_not_taken_for_leases(redis_server, worker):
 def test_nobody_waits_longer_than_he_may(redis_server, worker):
     server = redis_server()
     one, other = worker(redis=server.url), worker(redis=server.url)
-    assert one.lease("k", 30)
+    assert one.lease("k", SAFETY)
     began = time.monotonic()
     assert other.wait("k", 0.1) is None
-    assert 0.1 <= time.monotonic() - began < 5
+    assert 0.1 <= time.monotonic() - began < SAFETY / 2
 
 
 def test_without_a_shared_tier_there_are_no_leases(worker):
