@@ -100,7 +100,7 @@ class Running:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
-                self.process.wait(20)
+                self.process.wait(60)
             except subprocess.TimeoutExpired:
                 for pid in [*self.workers(), self.process.pid]:
                     os.kill(pid, signal.SIGKILL)
@@ -108,7 +108,7 @@ class Running:
         return self.process.returncode
 
 
-def ask(port: int, raw: bytes, *, timeout: float = 10.0) -> tuple[int, list[tuple[str, str]], bytes]:
+def ask(port: int, raw: bytes, *, timeout: float = 60.0) -> tuple[int, list[tuple[str, str]], bytes]:
     """Send bytes, read until the other side closes: (status, header fields, body as sent). The request should ask for close."""
     with socket.create_connection(("127.0.0.1", port), timeout=timeout) as client:
         client.sendall(raw)

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.leaks_allowed
 CONFIG = """
 [gateway]
 trust = ["127.0.0.1/32"]
-timeout = "5s"
+timeout = "20s"
 [upstreams.legacy]
 instances = ["http://127.0.0.1:{port}"]
 [[routes]]
@@ -84,7 +84,7 @@ def cluster(require, serve, tmp_path):
     yield recorder, instances, load
     load.stop()
     nginx.send_signal(signal.SIGQUIT)
-    nginx.wait(20)
+    nginx.wait(60)
     for running in instances:
         running.stop()
 

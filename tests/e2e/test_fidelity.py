@@ -15,7 +15,7 @@ from tests.waiting import until
 CONFIG = """
 [gateway]
 trust = []
-timeout = "5s"
+timeout = "60s"
 
 [upstreams.legacy]
 instances = ["http://127.0.0.1:{port}"]
@@ -365,7 +365,7 @@ def test_bad_chunks_are_the_clients_fault(gateway, upstream, rest):
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 def test_a_body_cut_short_is_never_complete(gateway, upstream, size, framing):
     head = b"Content-Length: %d\r\n\r\n" % size if framing == "length" else b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % size
-    with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=60) as client:
         client.sendall(b"POST /x HTTP/1.1\r\nHost: a\r\n" + head + b"x" * (size - 1))
         client.shutdown(socket.SHUT_WR)
         data = b""
@@ -377,13 +377,13 @@ def test_a_body_cut_short_is_never_complete(gateway, upstream, size, framing):
 
 
 def test_expect_continue_is_sent_when_the_body_is_wanted(gateway, upstream):
-    with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=60) as client:
         client.sendall(b"POST /x HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3\r\nConnection: close\r\n\r\n")
         assert client.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
         client.sendall(b"abc")
         assert client.makefile("rb").readline() == b"HTTP/1.1 200 OK\r\n"
     assert upstream.bodies == [b"abc"]
-    with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=60) as client:
         client.sendall(b"POST /limited HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 11\r\n\r\n")
         assert client.makefile("rb").readline().startswith(b"HTTP/1.1 413 ")
 
@@ -459,7 +459,7 @@ def test_only_who_can_take_them_hears_interim_answers(hearing, upstream, client,
 def test_no_client_of_the_standard_library_gets_the_answer_of_another_request(gateway, upstream, status):
     """http.client takes any interim answer but 100 for the answer: on a kept connection all that follow are shifted."""
     from http.client import HTTPConnection
-    client = HTTPConnection("127.0.0.1", gateway.port, timeout=10)
+    client = HTTPConnection("127.0.0.1", gateway.port, timeout=60)
     for number in range(3):
         upstream.answer = (b"HTTP/1.1 %d X\r\nLink: </x>\r\n\r\n" % status
                            + b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\na%d" % number)
@@ -550,7 +550,7 @@ def test_events_arrive_one_by_one(serve, tmp_path):
         sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
         for number in range(3):
             sock.sendall(b"9\r\ndata: %d\n\n\r\n" % number)
-            assert more.wait(5)
+            assert more.wait(60)
             more.clear()
         sock.sendall(b"0\r\n\r\n")
         sock.close()
@@ -558,7 +558,7 @@ def test_events_arrive_one_by_one(serve, tmp_path):
     running = Running(tmp_path, f'[upstreams.a]\ninstances = ["http://127.0.0.1:{serve(handle)}"]\n'
                                 f'[[routes]]\npath = "/*"\nupstream = "a"\n')
     try:
-        with socket.create_connection(("127.0.0.1", running.port), timeout=10) as client:
+        with socket.create_connection(("127.0.0.1", running.port), timeout=60) as client:
             client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
             seen = b""
             for number in range(3):                      # the next event is sent only after this one has arrived
@@ -584,11 +584,11 @@ def test_client_gone_cancels_the_upstream_call(serve, tmp_path):
     running = Running(tmp_path, f'[gateway]\ntimeout = "60s"\n[upstreams.a]\ninstances = ["http://127.0.0.1:{serve(handle)}"]\n'
                                 f'[[routes]]\npath = "/*"\nupstream = "a"\n')
     try:
-        client = socket.create_connection(("127.0.0.1", running.port), timeout=10)
+        client = socket.create_connection(("127.0.0.1", running.port), timeout=60)
         client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-        assert asked.wait(5)
+        assert asked.wait(60)
         client.close()
-        assert gone.wait(10)
+        assert gone.wait(60)
         [line] = running.lines()
         assert (line["status"], line["flag"]) == (499, "DC")
     finally:
@@ -608,11 +608,11 @@ def test_client_gone_within_a_websocket_handshake_cancels_it(serve, tmp_path):
     running = Running(tmp_path, f'[gateway]\ntimeout = "60s"\n[upstreams.a]\ninstances = ["http://127.0.0.1:{serve(handle)}"]\n'
                                 f'[[routes]]\npath = "/*"\nupstream = "a"\nwebsocket = true\n')
     try:
-        client = socket.create_connection(("127.0.0.1", running.port), timeout=10)
+        client = socket.create_connection(("127.0.0.1", running.port), timeout=60)
         client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
-        assert asked.wait(5)
+        assert asked.wait(60)
         client.close()
-        assert gone.wait(10)
+        assert gone.wait(60)
     finally:
         running.stop()
 
@@ -697,13 +697,13 @@ def test_the_head_of_a_stream_is_not_held_back(serve, tmp_path):
     def handle(sock, address):
         sock.recv(65536)
         sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
-        assert go_on.wait(10)                            # only once the client has the head
+        assert go_on.wait(60)                            # only once the client has the head
         sock.close()
 
     running = Running(tmp_path, f'[upstreams.a]\ninstances = ["http://127.0.0.1:{serve(handle)}"]\n'
                                 f'[[routes]]\npath = "/*"\nupstream = "a"\n')
     try:
-        with socket.create_connection(("127.0.0.1", running.port), timeout=10) as client:
+        with socket.create_connection(("127.0.0.1", running.port), timeout=60) as client:
             client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
             data = b""
             while b"\r\n\r\n" not in data:

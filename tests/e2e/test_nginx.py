@@ -57,7 +57,7 @@ def nginx(require, folder):
     yield start
     for process in running:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 @pytest.fixture

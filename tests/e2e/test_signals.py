@@ -34,7 +34,7 @@ def plain(tmp_path):
 
 def listening(port: int) -> bool:
     try:
-        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        socket.create_connection(("127.0.0.1", port), timeout=60).close()
     except ConnectionRefusedError:
         return False
     return True
@@ -315,9 +315,12 @@ def test_hup_with_code_that_cannot_start_leaves_the_old_worker_serving(plain):
 
 
 def test_term_while_a_worker_is_starting(tmp_path):
-    instance = Plain(tmp_path, application="import time\ntime.sleep(0.5)\n" + APPLICATION)
-    until(lambda: "starting" in instance.states().values())
+    held = "import os, time\nwhile not os.path.exists(os.path.dirname(__file__) + '/release'):\n    time.sleep(0.01)\n"
+    instance = Plain(tmp_path, application=held + APPLICATION)
+    until(lambda: "starting" in instance.states().values(), instance.log.read_text)
     instance.signal(signal.SIGTERM)
+    until(lambda: "Handling signal: term" in instance.log.read_text(), instance.log.read_text)
+    instance.release()
     assert instance.ended() == 0
 
 
