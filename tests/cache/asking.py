@@ -15,6 +15,7 @@ from gateway.config import CacheSettings as Policy
 from gateway.deadline import Deadline
 from gateway.message import Request, Response
 from gateway.telemetry.metrics import Registry
+from tests.waiting import until
 
 SAFETY = 60.0
 
@@ -154,3 +155,33 @@ def at_once(world, count, *headers, **more):
     gevent.joinall(greenlets, timeout=SAFETY)
     assert all(greenlet.dead for greenlet in greenlets)
     return [greenlet.value for greenlet in greenlets]
+
+
+def meeting(world, count):
+    """An upstream that answers when ``count`` requests have come."""
+    def upstream(request):
+        until(lambda: len(world.seen) >= count)
+        return ok("no-store")
+    return upstream
+
+
+def ask_all(workers, count, *headers, **more):
+    """``count`` requests at once in each of the workers."""
+    greenlets = [gevent.spawn(worker.ask, *headers, **more) for _ in range(count) for worker in workers]
+    gevent.joinall(greenlets, timeout=SAFETY)
+    assert all(greenlet.successful() for greenlet in greenlets), greenlets
+    return [greenlet.value for greenlet in greenlets]
+
+
+def crowd(workers, count):
+    """A function that is true when ``count`` requests have missed, and all workers but one know that another has the lease."""
+    missed, waiting = [], []
+
+    def counted(worker):
+        fetch, leased = worker.step.fetch, worker.store.is_leased
+        worker.step.fetch = lambda miss: (missed.append(miss), fetch(miss))[1]
+        worker.store.is_leased = lambda key: (leased(key), waiting.append(worker))[0]
+
+    for worker in workers:
+        counted(worker)
+    return lambda: len(missed) >= count and len(waiting) >= len(workers) - 1

@@ -1,8 +1,9 @@
-"""Real servers for the tests of the cache."""
+"""Real servers for the tests of the cache, and workers over them."""
 
 from __future__ import annotations
 
 import subprocess
+import time
 
 import gevent
 import pytest
@@ -10,6 +11,8 @@ from asking import SAFETY, World
 from redis_server import RedisServer
 from running import connects, free_port
 
+from gateway.cache.storage.construction import store_of
+from gateway.config import CacheStorage
 from tests.e2e.conftest import require  # noqa: F401
 from tests.waiting import until
 
@@ -48,3 +51,24 @@ def world():
         world = World()
         world.cache()
         yield world
+
+
+@pytest.fixture
+def workers(world, redis_server):
+    """Three workers with one upstream and one Redis."""
+    server = world.redis = redis_server()
+    found = []
+    for _ in range(3):
+        worker = World()
+        worker.store = store_of(CacheStorage(redis=server.url, timeout="2s"))
+        worker.store.patience = SAFETY                   # a busy machine is not what this is about
+        worker.seen = world.seen
+        worker.clock = time.time                         # the log of purges begins with one of everything
+        worker.cache()
+        worker.store.start()
+        found.append(worker)
+    for worker in found:
+        until(lambda: worker.store.leases.usable and time.time() > worker.store.marks.hard.floor)
+    yield found
+    for worker in found:
+        worker.store.stop()
