@@ -250,7 +250,7 @@ def test_what_has_expired_is_not_served_when_its_successor_may_not_be_kept(edge,
     def answer(sock, head):
         if len(heads) == 1:
             return kept("1", body=b"old")(sock, head)
-        gevent.sleep(0.05)
+        gevent.sleep(0.05)                               # the others come meanwhile; nothing depends on it
         successor(sock, head)
 
     port, heads = edge(answer)
