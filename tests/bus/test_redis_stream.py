@@ -34,7 +34,7 @@ def follow():
         heard: list[Notice] = []
         failures: list[float] = []
         own = {name: more.pop(name) for name in OF_STREAM if name in more}
-        client = RedisClient(url, on_failure=failures.append, **{"breaker": short_pauses(), **more})
+        client = RedisClient(url, on_failure=failures.append, **{"breaker": short_pauses(), "timeout": SAFETY, **more})
         client.failures = failures
         log = RedisStream(client, **own)
         log.start(heard.append)
@@ -180,7 +180,8 @@ def test_a_pause_for_what_happened_to_requests_keeps_no_notice_back(redis_server
 def test_a_redis_too_slow_for_requests_keeps_no_notice_back(redis_server, follow, relay):
     """A pause is as long as the test: whoever is not followed at once is not followed at all."""
     server = redis_server()
-    (slow, heard), (other, heard_there) = (follow(relay(server, 3 * LONGEST), breaker=Breaker(first=1000.0)) for _ in range(2))
+    followers = [follow(relay(server, 3 * LONGEST), timeout=LONGEST, breaker=Breaker(first=1000.0)) for _ in range(2)]
+    (slow, heard), (other, heard_there) = followers
     for log in (slow, other):
         until(lambda log=log: "no answer within 50 ms" in log.client.circuit.failure)
     assert not slow.write(notice("told")), "not known yet"
@@ -339,7 +340,7 @@ def test_stopping_closes_and_a_second_start_is_another_life(redis_server):
 def test_the_clock_of_redis_is_set(redis_server, follow, monkeypatch, seconds):
     """A gap up to now, for everybody; and notices are heard at the time at which they came."""
     clock = ManualClock()
-    log, heard = follow(redis_server().url, timeout=5.0, clock=clock)
+    log, heard = follow(redis_server().url, clock=clock)
     until(lambda: log.client.usable)
     before = len(heard)
     compare = log._compare_clocks
@@ -355,7 +356,7 @@ def test_through_a_cluster(redis_server, follow):
     server = redis_server("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
     server.client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
     until(lambda: b"cluster_state:ok" in server.client.execute_command("CLUSTER", "INFO"))
-    (log, _), (_, heard) = (follow(f"redis+cluster://127.0.0.1:{server.port}", timeout=1.0) for _ in range(2))
+    (log, _), (_, heard) = (follow(f"redis+cluster://127.0.0.1:{server.port}") for _ in range(2))
     until(lambda: log.client.usable)
     log.write(notice("a"))
     until(lambda: keys(heard) == ["a"])
