@@ -37,8 +37,8 @@ FAMILIES = {"view_cache": "cache"}               # one feature, several files
 # Inside a room: rows of its parts (files and folders); a part imports from earlier rows, never from its own.
 INSIDE = {
     "bus": "change_stamp clock notice < group_commit log_compaction redis_stream < bus journal",
-    "cache": "entry predictor reasons syntax < response_directives < purging < storage < coalesce key < request_directives < conditional"
-             " < decide < explanation fetch_context rules < cache_status < admission < origin < fetch < step",
+    "cache": "entry predictor reasons syntax < response_directives < purging < storage < coalesce key < request_directives"
+             " < conditional < decide < explanation fetch_context rules < cache_status < admission < origin < fetch < step",
     "cache/purging": "invalidation marks nginx_generation < purger",
     "cache/storage": "codec lookups memory plain_values tiers < file_tier memcached_tier redis_tier write_behind < lease < store"
                      " < construction",
