@@ -1,6 +1,7 @@
 # make run    the demo: gateway, slow services, nginx    make test        every test; ARGS="-k name" for some, JOBS=2 side by side
 # make lint   style and types                             make test-fresh  the first two in a bare Debian, as root
 # make clean  remove what these made                      make bench       measure: see below
+# make compiled  the hot modules as C, in place            make pure        without them again
 #
 # Needs Python 3.11 to 3.14. Of several it takes one that was built with profile-guided optimization (scripts/choose-python), unless
 # PYTHON= names one. Everything is installed into .venv, which is used as it is once it is there; a second run installs nothing.
@@ -103,6 +104,14 @@ $(STAMPS)/lint: $(STAMPS)/venv $(SETUP)
 	@echo "Installing into $(VENV), with what make lint needs"
 	@$(call pip,--editable '.[lint]')
 	@touch $@ $(STAMPS)/run
+
+# The modules that setup.py lists, compiled by mypyc beside their source: Python takes those. Needs a C compiler and Python's headers.
+.PHONY: compiled pure
+compiled: $(STAMPS)/lint
+	@WICKETGATE_COMPILED=1 $(BIN)/python setup.py --quiet build_ext --inplace --parallel $$(nproc)
+
+pure:
+	@rm -rf build; find gateway -name "*.so" -delete; rm -f wicketgate__mypyc.*.so
 
 # The gateway and its peers, measured: ARGS="--quick" tries it, ARGS="--publish" writes docs/performance.md.
 BENCH := .venv-bench
