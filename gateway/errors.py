@@ -227,6 +227,9 @@ class PoolExhausted(UpstreamError):
     title = "A service behind the gateway is busy."
 
 
+UNSENT = (ConnectFailed, ConnectTimeout, PoolExhausted)  # no byte of the request was sent: it has changed nothing, nor caused it
+
+
 class OutOfFiles(GatewayError):
     status, code, flag = 503, "out_of_files", "OF"
     title = "The gateway is too busy to answer this request."

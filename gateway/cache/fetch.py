@@ -24,7 +24,7 @@ from collections.abc import Callable
 
 from .. import request_copies
 from ..config import CacheSettings as Policy
-from ..errors import ConnectFailed, ConnectTimeout, DeadlineExceeded, GatewayError, PoolExhausted
+from ..errors import UNSENT, DeadlineExceeded, GatewayError
 from ..message import Handler, Request, Response
 from ..tasks import Event, current_request, spawn
 from .admission import Admission, Uses
@@ -38,7 +38,6 @@ from .origin import Origin
 from .predictor import Predictor
 from .reasons import HIT, Sharing
 
-CONNECT_FAILURES = (ConnectFailed, ConnectTimeout, PoolExhausted)   # failures that have nothing to do with the request
 MOST_FLIGHTS = 2                                         # flights a request follows before it fetches alone
 
 log = logging.getLogger("gateway")
@@ -91,7 +90,7 @@ class Fetch:
             context.look_again(self.store)
             if state is FlightState.FAILED:
                 failures += 1
-                if failures == 1 and not isinstance(flight.value, CONNECT_FAILURES):
+                if failures == 1 and not isinstance(flight.value, UNSENT):
                     continue                             # the leader's request may have caused it: one follower tries
                 return self.origin.fail(context, flight.value.with_traceback(None), own=False)
             if state is FlightState.UNCACHEABLE:

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 from urllib.parse import urljoin, urlsplit
 
-from ...errors import ClientDisconnected, ConnectFailed, ConnectTimeout, GatewayError, PoolExhausted
+from ...errors import UNSENT, ClientDisconnected, ConnectFailed, GatewayError, PoolExhausted
 from ...http.fields import Kinds
 from ...message import Handler, Request, Response, Stream
 from ..response_directives import OWN
@@ -32,8 +32,7 @@ from ..response_directives import OWN
 PLAIN = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*/?")             # there is one way to write it
 OWN_FIELD = Kinds({OWN: 1})
 UNKNOWN = 504                                            # somebody on the way has given up waiting
-CONNECT_FAILURES = (ConnectFailed, ConnectTimeout, PoolExhausted)
-UNREACHED_FLAGS = frozenset({ConnectFailed.flag, PoolExhausted.flag})
+UNSENT_FLAGS = frozenset({ConnectFailed.flag, PoolExhausted.flag})       # that of ConnectTimeout may be a read timeout, too
 SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PROPFIND", "REPORT", "SEARCH", "QUERY"})
 
 
@@ -85,10 +84,10 @@ def call_unsafe(next: Handler, store: Purgeable, request: Request) -> Response:
 
 def had_no_effect(request: Request, error: GatewayError) -> bool:
     """Is it certain that the request had no effect? It was not sent, or was refused before that."""
-    is_unreached = isinstance(error, CONNECT_FAILURES)   # this was the last attempt
-    attempts = request.attempts[:-1] if is_unreached else request.attempts
+    is_unsent = isinstance(error, UNSENT)   # this was the last attempt
+    attempts = request.attempts[:-1] if is_unsent else request.attempts
     is_refusal = error.status < 500 and not isinstance(error, ClientDisconnected)
-    return (is_unreached or is_refusal) and all(attempt.flag in UNREACHED_FLAGS for attempt in attempts)
+    return (is_unsent or is_refusal) and all(attempt.flag in UNSENT_FLAGS for attempt in attempts)
 
 
 def forget(store: Purgeable, request: Request, response: Response) -> None:
