@@ -27,7 +27,6 @@ from flask import Flask, Response
 from flask_caching import Cache
 from flask_caching.backends.base import BaseCache
 
-from .bus.clock import now
 from .bus.notice import Notice
 from .cache.storage import plain_values
 from .cache.storage.construction import store_of
@@ -81,7 +80,7 @@ class Tiered(BaseCache):
         return cls(store, store.memory.limit, config["CACHE_DEFAULT_TIMEOUT"])
 
     def get(self, key: str) -> Any:
-        moment = now()
+        moment = self.store.clock()
         if native_thread() == self._thread:
             self.store.bus.catch_up()
         with self._lock:
@@ -100,14 +99,16 @@ class Tiered(BaseCache):
         for tier in self._tiers():
             data = tier.get(f"view:{key}")
             if data is not None and not look.invalidated and (value := self._read(tier, key, data)) is not None \
-                    and value.stored_at <= now() + tier.margin:          # else by a clock that was stepped since
+                    and value.stored_at <= self.store.clock() + tier.margin:          # else by a clock that was stepped since
                 return self._newer(key, value, tier.margin)
         return None
 
     def _read(self, tier: SharedTier, key: str, data: bytes) -> StoredValue | None:
         """The value of a record; None when it is none."""
         try:
-            return value_of(key, data, tier.shift)
+            value = value_of(key, data, tier.shift)
+            value.checked_at = self.store.clock()
+            return value
         except ValueError:
             self.store.counts.of("corrupt", tier.name)(1.0)
             tier.delete(f"view:{key}")
@@ -123,16 +124,16 @@ class Tiered(BaseCache):
             if not late and valid:
                 self.memory.put(key, record, record.size)
                 return record
-            if value is None or value.until <= now():
+            if value is None or value.until <= self.store.clock():
                 return None
-            value.checked_at = now()
+            value.checked_at = self.store.clock()
             return value
 
     def set(self, key: str, value: Any, timeout: Any = None) -> bool:
         seconds = self._normalize_timeout(timeout) or FOREVER
         if seconds < 0:
             return self.delete(key)
-        moment = now()
+        moment = self.store.clock()
         tiers = self._tiers()
         record = StoredValue(value, moment + seconds, moment, bool(tiers))
         with self._lock:
@@ -158,7 +159,7 @@ class Tiered(BaseCache):
         return self.get(key) is not None
 
     def delete(self, key: str) -> bool:
-        present, moment = self.has(key), now()
+        present, moment = self.has(key), self.store.clock()
         self._forget(key, moment, moment)
         self._behind(partial(self._delete, key, self._tiers(), moment))
         return present
@@ -180,7 +181,7 @@ class Tiered(BaseCache):
         self.store.lookups.forget(f"view:{key}")
 
     def clear(self) -> bool:
-        self.store.bus.publish(Notice(TOPIC, "", None, True, now())).wait()
+        self.store.bus.publish(Notice(TOPIC, "", None, True, self.store.clock())).wait()
         return True
 
     def _hear(self, notice: Notice) -> None:
@@ -259,6 +260,4 @@ def value_of(key: str, data: bytes, shift: float) -> StoredValue:
         raise ValueError(f"not a record of this version: {error}") from None
     if stored_key != key or not (isinstance(stored_at, float) and isinstance(until, float)):
         raise ValueError("the record of another key")
-    value = StoredValue(None, until - shift, stored_at - shift, True, plain)
-    value.checked_at = now()
-    return value
+    return StoredValue(None, until - shift, stored_at - shift, True, plain)

@@ -31,8 +31,8 @@ from ..loop.monotonic_clock import CLOCK, MonotonicClock
 from ..loop.native_threads import native_thread
 from ..loop.time_limit import LoopLimit
 from ..tasks import spawn_apart
-from . import clock
 from .change_stamp import ChangeStamp
+from .clock import BUS_CLOCK
 from .group_commit import Batch, GroupCommit
 from .notice import EVERY, Deliver, Notice
 
@@ -91,7 +91,7 @@ class Bus:
     seconds that a request waits for them."""
 
     def __init__(self, transports: Sequence[Transport] = (), *, patience: float = PATIENCE,
-                 now: Callable[[], float] = clock.now, clock: MonotonicClock = CLOCK) -> None:
+                 now: Callable[[], float] = BUS_CLOCK.now, clock: MonotonicClock = CLOCK) -> None:
         self.transports = tuple(transports)
         self.patience = patience
         self.now = now

@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from ..local.move_aside import move_aside
@@ -25,40 +26,51 @@ MOST = 1e11                     # seconds: a larger offset comes from a damaged 
 STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 log = logging.getLogger("gateway")
-_offset = -time.clock_gettime(STEADY) + time.time()      # in this order it is not behind
 
 
-def now() -> float:
-    """The time in seconds since 1970."""
-    return time.clock_gettime(STEADY) + _offset
+class BusClock:
+    """``offset`` is added to CLOCK_BOOTTIME; until ``agree`` it is this process's own. ``wall`` is the machine's own clock.
 
+    ``BUS_CLOCK`` is that of the process, the default of whoever takes one: those that compare times with each other need the same.
+    """
 
-def ahead() -> float:
-    """The seconds by which the machine's own clock is ahead of this one; below 0 when it is behind."""
-    return time.time() - now()
+    __slots__ = ("offset", "wall")
 
+    def __init__(self, wall: Callable[[], float] = time.time) -> None:
+        self.wall = wall
+        self.offset = -time.clock_gettime(STEADY) + wall()       # in this order it is not behind
 
-def agree(path: Path) -> None:
-    """Use the offset in the file at ``path`` if it is from this run of the machine; else write our own there."""
-    global _offset
-    try:
-        boot = BOOT.read_text().strip() if BOOT.exists() else ""
-        move_aside(path)
-        if (offset := offset_of(path, boot)) is None:
-            temporary = path.with_name(f"{path.name}.{os.getpid()}")
-            temporary.write_text(f"{boot} {_offset!r}")
-            if path.exists():                            # from an earlier run, or damaged
-                temporary.replace(path)
-            else:
-                try:
-                    os.link(temporary, path)
-                except FileExistsError:                  # another process was first
-                    pass
-                temporary.unlink()
-            offset = offset_of(path, boot)
-        _offset = _offset if offset is None else offset
-    except OSError as error:
-        log.error("the processes of this machine cannot agree upon a clock: %s", error)
+    def now(self) -> float:
+        """The time in seconds since 1970."""
+        return time.clock_gettime(STEADY) + self.offset
+
+    def ahead(self) -> float:
+        """The seconds by which the machine's own clock is ahead of this one; below 0 when it is behind."""
+        return self.wall() - self.now()
+
+    def agree(self, path: Path) -> None:
+        """Use the offset in the file at ``path`` if it is from this run of the machine; else write our own there."""
+        try:
+            boot = BOOT.read_text().strip() if BOOT.exists() else ""
+            move_aside(path)
+            if (offset := offset_of(path, boot)) is None:
+                temporary = path.with_name(f"{path.name}.{os.getpid()}")
+                temporary.write_text(f"{boot} {self.offset!r}")
+                if path.exists():                        # from an earlier run, or damaged
+                    temporary.replace(path)
+                else:
+                    try:
+                        os.link(temporary, path)
+                    except FileExistsError:              # another process was first
+                        pass
+                    temporary.unlink()
+                offset = offset_of(path, boot)
+            self.offset = self.offset if offset is None else offset
+        except OSError as error:
+            log.error("the processes of this machine cannot agree upon a clock: %s", error)
+
+    def __repr__(self) -> str:
+        return f"BusClock({self.now():.3f}, the machine's own {self.ahead():+.3f} s)"
 
 
 def offset_of(path: Path, boot: str) -> float | None:
@@ -70,3 +82,6 @@ def offset_of(path: Path, boot: str) -> float | None:
     except (FileNotFoundError, ValueError):
         return None
     return offset if recorded_boot == boot and abs(offset) < MOST else None
+
+
+BUS_CLOCK = BusClock()

@@ -39,8 +39,8 @@ from ..local.move_aside import move_aside
 from ..loop.monotonic_clock import CLOCK, MonotonicClock
 from ..loop.native_threads import SerialThread, native_thread, run_in_thread
 from ..tasks import Semaphore, spawn, spawn_apart
-from . import clock
 from .change_stamp import ChangeStamp
+from .clock import BUS_CLOCK, BusClock
 from .log_compaction import halve, latest, total
 from .notice import LONGEST, Deliver, Notice, gap, line_of, parse
 
@@ -59,10 +59,11 @@ log = logging.getLogger("gateway")
 
 class Journal:
     """The file at ``path``, of about ``limit`` bytes at most. ``read`` returns the notices since the last call, ``start`` follows
-    the file in a greenlet. With ``make``, its folder is created."""
+    the file in a greenlet. With ``make``, its folder is created. ``bus_clock`` is agreed upon with the other processes."""
 
     def __init__(self, path: str | os.PathLike[str], limit: int = LIMIT, *, make: bool = False, poll: float = POLL,
-                 piece: int = PIECE, lines: int = LINES, huge: int = HUGE, clock: MonotonicClock = CLOCK) -> None:
+                 piece: int = PIECE, lines: int = LINES, huge: int = HUGE, clock: MonotonicClock = CLOCK,
+                 bus_clock: BusClock = BUS_CLOCK) -> None:
         self.path = Path(path)
         self.limit = limit
         self.make = make
@@ -71,6 +72,7 @@ class Journal:
         self.lines = lines
         self.huge = huge
         self.clock = clock
+        self.bus_clock = bus_clock
         self.stamp = ChangeStamp()
         self._stamp_failed = False                       # it was logged that the stamp cannot be shared
         self._file: IO[bytes] | None = None              # kept open, so that no other file gets its inode
@@ -84,7 +86,7 @@ class Journal:
         """Deliver all notices in the file before this returns, and from then on each new one, in a greenlet."""
         if self.make:
             self._thread.run(partial(self.path.parent.mkdir, mode=0o700, parents=True, exist_ok=True))
-        self._thread.run(clock.agree, self.path.with_name(f".{self.path.name}.clock"))
+        self._thread.run(self.bus_clock.agree, self.path.with_name(f".{self.path.name}.clock"))
         self._thread.run(self._attach_stamp)
         self.catch_up(deliver)
         self._follower = spawn(self._follow, deliver)
@@ -197,7 +199,7 @@ class Journal:
         size = os.fstat(old.fileno()).st_size
         if size > self.limit * self.huge:
             old.seek(0, os.SEEK_END)
-            return [line_of(gap(clock.now()))]
+            return [line_of(gap(self.bus_clock.now()))]
         left = latest(self._with_pauses(lines_of(old, size)), size)
         if total(left) > self.limit * SHORTER:
             left = halve(left)

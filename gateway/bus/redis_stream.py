@@ -33,7 +33,7 @@ from ..remote.circuit import Slow
 from ..remote.redis_client import RedisClient
 from ..remote.redis_pool import connect, disconnect
 from ..tasks import spawn
-from . import clock
+from .clock import BUS_CLOCK
 from .notice import LONGEST, Deliver, Identity, Notice, gap, gaps, notice_of, text_of
 
 BLOCK = 0.4                     # seconds that one XREAD waits for something new
@@ -74,7 +74,7 @@ class RedisStream:
     stamp = None
 
     def __init__(self, client: RedisClient, *, length: int = LENGTH, limit: int = BACKLOG, begin: str = BEGIN,
-                 now: Callable[[], float] = clock.now, clock: MonotonicClock = CLOCK) -> None:
+                 now: Callable[[], float] = BUS_CLOCK.now, clock: MonotonicClock = CLOCK) -> None:
         self.client = client
         self.length = length
         self.limit = limit

@@ -24,7 +24,7 @@ from hashlib import sha256
 from random import random
 from typing import Any
 
-from ..bus.clock import ahead, now
+from ..bus.clock import BUS_CLOCK
 from ..config import CacheSettings as Policy
 from ..message import Handler, Request, Response
 from . import explanation
@@ -48,8 +48,9 @@ class CacheStep:
     ``draw`` returns random numbers from [0, 1). ``flights`` belong to this route alone."""
 
     def __init__(self, next: Handler, policy: Policy, store: Store, *, counter: Callable[..., Any], route: str = "",
-                 scope: str = "", name: str = "wicketgate", clock: Callable[[], float] = now, ahead: Callable[[], float] = ahead,
-                 draw: Callable[[], float] = random, flights: Flights | None = None) -> None:
+                 scope: str = "", name: str = "wicketgate", clock: Callable[[], float] = BUS_CLOCK.now,
+                 ahead: Callable[[], float] = BUS_CLOCK.ahead, draw: Callable[[], float] = random,
+                 flights: Flights | None = None) -> None:
         self.next = next
         self.policy = policy
         self.store = store

@@ -13,7 +13,7 @@ from stored import SAFETY, short_pauses
 
 from gateway.breaker import Breaker
 from gateway.bus import redis_stream
-from gateway.bus.clock import now as bus_now
+from gateway.bus.clock import BUS_CLOCK
 from gateway.bus.notice import EVERY, Notice, gap, text_of
 from gateway.bus.redis_stream import BEGIN, CLOCK_INTERVAL, RedisStream
 from gateway.remote.circuit import Slow
@@ -81,7 +81,7 @@ def copied(source, sink, seconds: float) -> None:
 
 
 def notice(key: str, payload: object = None, topic: str = "stages") -> Notice:
-    return Notice(topic, key, payload, True, bus_now())
+    return Notice(topic, key, payload, True, BUS_CLOCK.now())
 
 
 def keys(heard: list[Notice]) -> list[str]:
@@ -348,7 +348,7 @@ def test_the_clock_of_redis_is_set(redis_server, follow, monkeypatch, seconds):
     clock.time += CLOCK_INTERVAL
     until(lambda: len(heard) > before)
     log.stop()
-    assert [each.identity for each in heard[before:]] == [(EVERY, None)] and abs(heard[-1].at - bus_now()) < 60
+    assert [each.identity for each in heard[before:]] == [(EVERY, None)] and abs(heard[-1].at - BUS_CLOCK.now()) < 60
     assert log._moment({b"at": b"%f" % (log._complete_at + seconds)}) >= log._complete_at
 
 

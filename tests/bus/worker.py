@@ -11,7 +11,7 @@ import sys  # noqa: E402
 import gevent  # noqa: E402
 
 from gateway.bus.bus import Bus  # noqa: E402
-from gateway.bus.clock import now  # noqa: E402
+from gateway.bus.clock import BUS_CLOCK  # noqa: E402
 from gateway.bus.journal import Journal  # noqa: E402
 from gateway.bus.notice import Notice  # noqa: E402
 from gateway.bus.redis_stream import RedisStream  # noqa: E402
@@ -34,7 +34,7 @@ def main(journal: str, url: str) -> None:
     while line := gevent.get_hub().threadpool.apply(sys.stdin.readline):
         topic, key, payload = json.loads(line)
         bus.catch_up()
-        say("told", bus.publish(Notice(topic, key, payload, True, now())).wait())
+        say("told", bus.publish(Notice(topic, key, payload, True, BUS_CLOCK.now())).wait())
     bus.stop(1.0)
     client.close()
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from email.utils import formatdate
-from types import SimpleNamespace
 
 import pytest
 from asking import World, ok
@@ -15,8 +14,8 @@ from flask import Flask
 from stored import entry_of
 
 from gateway import view_cache as storage
-from gateway.bus import clock
 from gateway.bus.bus import Bus
+from gateway.bus.clock import BUS_CLOCK, BusClock
 from gateway.bus.journal import Journal
 from gateway.bus.redis_stream import RedisStream
 from gateway.cache.entry import Variants
@@ -33,21 +32,27 @@ POINTS = ("before", "stored", "purged", "restart stored", "restart purged")
 URL = "http://shop.test/a"
 
 
+class Machine:
+    """``step(seconds)`` sets its own clock; after ``forget()`` BUS_CLOCK is as in a process that begins now."""
+
+    def __init__(self) -> None:
+        self.set = 0.0
+
+    def time(self) -> float:
+        return time.time() + self.set
+
+    def step(self, seconds: float) -> None:
+        self.set += seconds
+
+    def forget(self) -> None:
+        BUS_CLOCK.offset = BusClock(self.time).offset
+
+
 @pytest.fixture
 def machine(monkeypatch):
-    """``machine.step(seconds)`` sets its clock; ``machine.restart(again)`` is what a new process takes for the time."""
-    machine = SimpleNamespace(set=0.0)
-    fake = SimpleNamespace(time=lambda: time.time() + machine.set, clock_gettime=time.clock_gettime)
-    monkeypatch.setattr(clock, "time", fake)
-    monkeypatch.setattr(clock, "_offset", clock._offset)
-
-    def step(seconds):
-        machine.set += seconds
-
-    def forget():
-        monkeypatch.setattr(clock, "_offset", fake.time() - time.clock_gettime(clock.STEADY))
-
-    machine.step, machine.forget = step, forget
+    machine = Machine()
+    monkeypatch.setattr(BUS_CLOCK, "wall", machine.time)
+    monkeypatch.setattr(BUS_CLOCK, "offset", BUS_CLOCK.offset)
     return machine
 
 
@@ -127,10 +132,10 @@ def test_ages_and_lifetimes_are_those_that_passed(machine, seconds):
     world = World()
     world.store = HttpStore(MemoryTier(2 ** 20))
     world.clock = world.store.clock
-    world.cache(ahead=clock.ahead)
+    world.cache(ahead=BUS_CLOCK.ahead)
     for number, fields in enumerate((
-            {"Date": formatdate(clock.time.time(), usegmt=True)}, {},
-            {"Date": formatdate(clock.time.time(), usegmt=True), "Expires": formatdate(clock.time.time() + 600, usegmt=True)})):
+            {"Date": formatdate(machine.time(), usegmt=True)}, {},
+            {"Date": formatdate(machine.time(), usegmt=True), "Expires": formatdate(machine.time() + 600, usegmt=True)})):
         world.answer = ok("" if "Expires" in fields else "max-age=600", **fields)
         world.ask(target=f"/{number}")
         second = world.ask(target=f"/{number}")
@@ -168,7 +173,7 @@ def test_steps_for_nginx(machine, tmp_path, seconds):
     machine.forget()
     again = Generation(tmp_path / "purges" / "current", 0.0)
     again.start()
-    again.hear(edge_notice(min(clock.now(), again._began)))
+    again.hear(edge_notice(min(BUS_CLOCK.now(), again._began)))
     assert again._soon is not None
     again._soon.join()
     again.stop()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.bus import clock
+from gateway.bus.clock import BUS_CLOCK
 from gateway.bus.journal import Journal
 from gateway.bus.notice import Notice
 from gateway.local import board
@@ -321,7 +321,7 @@ def test_what_is_no_file_makes_way_for_one(tmp_path, in_the_way):
     place.take_slot()
     place.offer_config("offered"), place.keep_config("kept"), place.report_config(["wrong"])
     journal = Journal(place.path / "notices")
-    clock.agree(agreed := place.path / ".notices.clock")
+    BUS_CLOCK.agree(agreed := place.path / ".notices.clock")
     journal.start(lambda notice: None)
     assert journal.write(Notice("stages", "a", None, True, 1.0))
     names = {path.name for path in place.path.iterdir()}
@@ -331,7 +331,7 @@ def test_what_is_no_file_makes_way_for_one(tmp_path, in_the_way):
         in_the_way(place.path / name)
     assert place.offered_config() == "offered" and place.kept_config() is None
     place.mend()
-    clock.agree(agreed)
+    BUS_CLOCK.agree(agreed)
     journal._attach_stamp()                                     # as it does all the time
     assert journal.write(Notice("stages", "a", None, True, 2.0)) and [notice.at for notice in journal.read()][-1] == 2.0
     place.mend()

@@ -20,11 +20,12 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ...bus.clock import now
+from ...bus.clock import BUS_CLOCK
 from ...bus.notice import Notice
 from ...loop.monotonic_clock import CLOCK, MonotonicClock
 from ...loop.native_threads import run_in_thread
@@ -47,11 +48,13 @@ class Generation:
     """The generation of nginx's cache, at ``link``. ``advance`` makes the step for a purge of this worker, ``hear`` that for one of
     another. ``can_step``: the last step succeeded."""
 
-    def __init__(self, link: str | os.PathLike[str], settle_time: float = SETTLE_TIME, timer: MonotonicClock = CLOCK) -> None:
+    def __init__(self, link: str | os.PathLike[str], settle_time: float = SETTLE_TIME, timer: MonotonicClock = CLOCK,
+                 clock: Callable[[], float] = BUS_CLOCK.now) -> None:
         self.link = Path(link)
         self.folder = self.link.parent
         self.settle_time = settle_time
         self.timer = timer
+        self.clock = clock
         self.can_step = True
         self._began = self._until = self._sweep_at = 0.0
         self._soon: Any = None
@@ -59,7 +62,7 @@ class Generation:
 
     def start(self) -> None:
         """Create the folder and the link; without them nginx caches nothing."""
-        self._began = now()
+        self._began = self.clock()
         try:
             run_in_thread(self._make_folder)
         except Exception as error:
@@ -111,7 +114,7 @@ class Generation:
         except OSError:
             return 0.0
         moment = int(match[1], 16) / 1e9 if match is not None else 0.0
-        return moment if moment <= now() else 0.0        # by a clock that was stepped since
+        return moment if moment <= self.clock() else 0.0        # by a clock that was stepped since
 
     def step(self) -> bool:
         """Make a step, in a native thread as the disk may hang; returns whether it succeeded."""
@@ -127,7 +130,7 @@ class Generation:
         return self.can_step
 
     def _make(self) -> None:
-        name = f"{int(now() * 1e9):x}-{os.getpid()}"
+        name = f"{int(self.clock() * 1e9):x}-{os.getpid()}"
         temporary = self.folder / f".{name}"
         (self.folder / name).mkdir()
         temporary.symlink_to(name)
@@ -142,7 +145,7 @@ class Generation:
 
     def _sweep(self) -> None:
         """Remove folders that have not been current for SWEPT seconds."""
-        current, oldest = os.readlink(self.link), (now() - SWEPT) * 1e9
+        current, oldest = os.readlink(self.link), (self.clock() - SWEPT) * 1e9
         for name in os.listdir(self.folder):
             if (match := NAME.fullmatch(name)) and name != current and int(match[1], 16) < oldest:
                 with suppress(OSError):                  # another worker has done it

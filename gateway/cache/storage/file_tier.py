@@ -22,7 +22,7 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from ...bus.clock import ahead, now
+from ...bus.clock import BUS_CLOCK
 from ...bus.journal import private
 from ...loop.native_threads import native_thread, run_in_thread
 from ...tasks import spawn
@@ -42,7 +42,8 @@ log = logging.getLogger("gateway")
 
 
 class FileTier:
-    """Records in the folder ``path``, of ``limit`` bytes. ``on_failure`` and ``on_eviction`` are called with a number of files."""
+    """Records in the folder ``path``, of ``limit`` bytes. ``on_failure`` and ``on_eviction`` are called with a number of files. The
+    machine's own clock, by which files are dated, is ``ahead`` of ``clock``."""
 
     name = "file"
     shift = margin = 0.0
@@ -50,13 +51,15 @@ class FileTier:
 
     def __init__(self, path: str | os.PathLike[str], limit: int, *, largest: int = LARGEST,
                  on_failure: Callable[[float], None] = lambda number: None,
-                 on_eviction: Callable[[float], None] = lambda number: None, clock: Callable[[], float] = now) -> None:
+                 on_eviction: Callable[[float], None] = lambda number: None,
+                 clock: Callable[[], float] = BUS_CLOCK.now, ahead: Callable[[], float] = BUS_CLOCK.ahead) -> None:
         self.path = Path(path)
         self.limit = limit
         self.largest = largest
         self.on_failure = on_failure
         self.on_eviction = on_eviction
         self.clock = clock
+        self.ahead = ahead
         self._bytes_written = limit                      # the first write finds out what is there
         self._sweeping = False
 
@@ -195,7 +198,7 @@ class FileTier:
         sizes = [0] * AGES
         for entry, status in self._files():
             is_temporary = entry.name.startswith(".")
-            if status.st_ctime - ahead() < moment - ABANDONED_AFTER if is_temporary else status.st_mtime <= moment:
+            if status.st_ctime - self.ahead() < moment - ABANDONED_AFTER if is_temporary else status.st_mtime <= moment:
                 remove(Path(entry.path))
             else:
                 sizes[age_class(moment - status.st_atime)] += status.st_size

@@ -28,8 +28,8 @@ from contextvars import ContextVar
 from functools import partial
 from typing import NamedTuple
 
-from ...bus import clock
 from ...bus.bus import Bus
+from ...bus.clock import BUS_CLOCK
 from ...bus.notice import Notice
 from ...loop.monotonic_clock import CLOCK, MonotonicClock
 from ...loop.native_threads import run_in_thread
@@ -78,7 +78,7 @@ class HttpStore:
     def __init__(self, memory: MemoryTier, tiers: Sequence[SharedTier] = (), bus: Bus | None = None, *,
                  leases: LeasingTier | None = None, compress: bool = False, counts: TierCounters | None = None,
                  patience: float = PATIENCE, largest: int = codec.LARGEST, intervals: Intervals = Intervals(),
-                 clock: Callable[[], float] = clock.now, timer: MonotonicClock = CLOCK) -> None:
+                 clock: Callable[[], float] = BUS_CLOCK.now, timer: MonotonicClock = CLOCK) -> None:
         self.memory = memory
         self.tiers = tuple(tiers)
         self.bus = bus or Bus()
