@@ -326,33 +326,33 @@ def create_app(config: Config | str | None = None) -> Gateway:
     """
     if isinstance(config, Config):
         return ready(Gateway(config))
-    place = run_directory.current()
+    run_dir = run_directory.current()
     try:
-        offer = place.offered_config() if place is not None and config is None else None
+        offer = run_dir.offered_config() if run_dir is not None and config is None else None
         source = os.environ.get("GATEWAY_CONFIG") or DEFAULT_PATH
         text, path = read_text(config, os.environ) if offer is None else (offer, source)
         app = ready(Gateway(load_text(text, os.environ, path), path))
     except ConfigError as error:
-        last = place.kept_config() if place is not None else None
-        if place is None or last is None:
+        last = run_dir.kept_config() if run_dir is not None else None
+        if run_dir is None or last is None:
             raise
         log.error("%s cannot be used; going on with the last configuration that worked: %s", error.source or "the configuration",
                   "; ".join(error.problems))
-        place.report_config(error.problems)
-        return ready(Gateway(load_kept(last, place), "kept"))
-    if place is not None:
-        place.keep_config(text)
+        run_dir.report_config(error.problems)
+        return ready(Gateway(load_kept(last, run_dir), "kept"))
+    if run_dir is not None:
+        run_dir.keep_config(text)
     return app
 
 
-def load_kept(text: str, place: run_directory.RunDir) -> Config:
+def load_kept(text: str, run_dir: run_directory.RunDir) -> Config:
     """The last configuration that worked. If it fails now, the folder of the request log may be gone: then the log goes to
     stderr."""
     name = "the last configuration that worked"
     try:
         return load_text(text, os.environ, name)
     except ConfigError as error:
-        if not place.has_served():
+        if not run_dir.has_served():
             raise
         log.error("%s; if it works so, the request log goes to stderr", "; ".join(error.problems))
         return load_text(text, {**os.environ, "GATEWAY_LOG": "stderr"}, name)
@@ -382,8 +382,8 @@ def start_worker(app: Gateway) -> None:
     try:
         app.request_log.start()
     except ConfigError as error:
-        place = run_directory.current()
-        if place is None or not place.has_served():      # a mistake, and not the loss of what there was
+        run_dir = run_directory.current()
+        if run_dir is None or not run_dir.has_served():      # a mistake, and not the loss of what there was
             raise
         log.error("%s; the request log goes to stderr", "; ".join(error.problems))
         app.request_log.destination = "stderr"

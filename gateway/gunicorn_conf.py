@@ -43,8 +43,8 @@ def addresses(text: str) -> list[str]:
     parts = [address.strip() for address in text.split(",") if address.strip()] or ["127.0.0.1:8000"]
     for address in parts:
         try:
-            place = parse_address(address)
-            if isinstance(place, tuple) and (not 0 <= place[1] < 65536 or address.count(":") > 1 and "[" not in address):
+            parsed = parse_address(address)
+            if isinstance(parsed, tuple) and (not 0 <= parsed[1] < 65536 or address.count(":") > 1 and "[" not in address):
                 raise RuntimeError
         except RuntimeError:
             stop(f'GATEWAY_BIND: {address!r} is no address: write host:port or unix:/path, several with commas')
@@ -103,7 +103,7 @@ class MasterState:
     """What the master holds for its workers, as ``arbiter.gateway``: the run directory and the admin listener."""
 
     def __init__(self) -> None:
-        self.place: run_directory.RunDir | None = None
+        self.run_dir: run_directory.RunDir | None = None
         self.admin: socket.socket | None = None
         self.address: str | None = None                      # of the admin listener
 
@@ -192,11 +192,11 @@ def on_starting(server: Any) -> None:
                            " run gevent, no renewal without a gap", server.cfg.worker_class_str, worker_class)
     uid, gid = (server.cfg.uid, server.cfg.gid) if os.geteuid() == 0 else (-1, -1)
     try:
-        instance.place = run_directory.start(os.environ.get("GATEWAY_RUN_DIR"), uid, gid)
+        instance.run_dir = run_directory.start(os.environ.get("GATEWAY_RUN_DIR"), uid, gid)
     except OSError as error:
         refuse(server, [f"GATEWAY_RUN_DIR: cannot make a run directory: {error}"])
-    instance.place.offer_config(text)
-    master.protect(server, instance.place, unavailable)
+    instance.run_dir.offer_config(text)
+    master.protect(server, instance.run_dir, unavailable)
     if os.path.basename(server.START_CTX["args"][1]) == "__main__.py":
         # USR2 runs this again. As a file it would put gunicorn's folder, with its http package, before the standard library.
         server.START_CTX["args"][1:2] = ["-m", "gunicorn"]
@@ -207,24 +207,24 @@ def on_reload(server: Any) -> None:
     config, text, problems = read_configuration()
     problems += server.settings_problems
     if config is not None:
-        instance.place.offer_config(text)
+        instance.run_dir.offer_config(text)
         try:
             instance.open_admin(config.gateway.admin)
         except OSError as error:
             problems += [f"gateway: admin: cannot listen on {config.gateway.admin}: {error.strerror}; {instance.address} is kept"]
     for problem in problems:
         server.log.error("%s", problem)
-    instance.place.report_config(problems)
+    instance.run_dir.report_config(problems)
 
 
 def pre_fork(server: Any, worker: Any) -> None:
     worker.gateway = server.gateway
-    worker.slot = server.gateway.place.take_slot()
+    worker.slot = server.gateway.run_dir.take_slot()
 
 
 def post_fork(server: Any, worker: Any) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)            # until the worker has its own: the master's would swallow it here
-    worker.gateway.place.enter_slot(worker.slot)
+    worker.gateway.run_dir.enter_slot(worker.slot)
 
 
 def post_worker_init(worker: Any) -> None:
@@ -256,13 +256,13 @@ def post_worker_init(worker: Any) -> None:
 def worker_exit(server: Any, worker: Any) -> None:
     """In the worker, when it ends; Gunicorn calls it in the master too, for one that vanished."""
     if worker.pid != os.getpid():
-        server.gateway.place.free_slot(worker.slot)
+        server.gateway.run_dir.free_slot(worker.slot)
     elif worker.booted and worker.application is not None:
         sys.modules["gateway.app"].stop_worker(worker.application)
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    server.gateway.place.free_slot(worker.slot)
+    server.gateway.run_dir.free_slot(worker.slot)
 
 
 def pre_exec(server: Any) -> None:
@@ -277,8 +277,8 @@ def pre_exec(server: Any) -> None:
 
 def on_exit(server: Any) -> None:
     """In the master. A worker's first start that failed for the configuration ends it with 2, as when the file itself is broken."""
-    place = server.gateway.place
-    mistaken = isinstance(sys.exc_info()[1], HaltServer) and place.config_problems()
-    place.remove()
+    run_dir = server.gateway.run_dir
+    mistaken = isinstance(sys.exc_info()[1], HaltServer) and run_dir.config_problems()
+    run_dir.remove()
     if mistaken:
         raise SystemExit(2)

@@ -333,8 +333,8 @@ def check_redis_url(value: str) -> str:
         if not rest.startswith("/"):
             raise ValueError("needs the absolute path of a socket: unix:///run/redis.sock")
         return value
-    place, _, path = rest.partition("?")[0].rpartition("@")[2].partition("/")
-    for each in place.split(",") if "+" in scheme else [place]:
+    authorities, _, path = rest.partition("?")[0].rpartition("@")[2].partition("/")
+    for each in authorities.split(",") if "+" in scheme else [authorities]:
         try:
             parse_authority(each)
         except ValueError as error:

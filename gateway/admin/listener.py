@@ -117,19 +117,19 @@ def create_admin(application: Gateway | None) -> Flask:
 
 def ready() -> bool:
     """Does a worker of this instance accept connections? A process outside an instance is ready when it answers."""
-    place = run_directory.current()
-    return place is None or place.ready()
+    run_dir = run_directory.current()
+    return run_dir is None or run_dir.ready()
 
 
 def workers() -> list[dict[str, Any]]:
-    place = run_directory.current()
-    states = place.states() if place is not None else {}
+    run_dir = run_directory.current()
+    states = run_dir.states() if run_dir is not None else {}
     return [{"slot": slot, "pid": worker.pid, "state": worker.state} for slot, worker in sorted(states.items())]
 
 
 def config_problems() -> list[str]:
-    place = run_directory.current()
-    return place.config_problems() if place is not None else []
+    run_dir = run_directory.current()
+    return run_dir.config_problems() if run_dir is not None else []
 
 
 def summary(application: Gateway) -> dict[str, Any]:
@@ -191,9 +191,9 @@ def as_page(content: dict[str, Any], title: str) -> Any:
 
 
 def readiness() -> tuple[Any, int]:
-    is_ready, place = ready(), run_directory.current()
-    run_dir = None if place is None else {"usable": place.usable, "repairs": place.repairs}
-    content = {"ready": is_ready, "workers": workers(), "config_problems": config_problems(), "run_dir": run_dir}
+    is_ready, run_dir = ready(), run_directory.current()
+    directory = None if run_dir is None else {"usable": run_dir.usable, "repairs": run_dir.repairs}
+    content = {"ready": is_ready, "workers": workers(), "config_problems": config_problems(), "run_dir": directory}
     return as_page(content, "Readiness"), 200 if is_ready else 503
 
 

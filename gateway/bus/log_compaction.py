@@ -1,6 +1,6 @@
 """Log compaction of notices. Pure: lines in, lines out.
 
-Of several notices with the same topic and key only the latest is kept, in its position. From the older half of the log, notices
+Of several notices with the same topic and key only the latest is kept, in its index. From the older half of the log, notices
 that are not retained are dropped. If the rest is still too long, the largest topic loses the older half of its notices, and a gap
 replaces them: a busy topic costs the others nothing.
 """
@@ -40,10 +40,10 @@ def halve(lines: list[Line]) -> list[Line]:
     for line in lines:
         sizes[line.topic] += len(line.text)
     [(topic, _)] = sizes.most_common(1) or [("", 0)]
-    places = [place for place, line in enumerate(lines) if line.topic == topic]
-    victims = set(places[:(len(places) + 1) // 2])
-    until = max([lines[place].at for place in victims], default=0.0)
-    return [Line(topic, until, line_of(gap(until, topic))), *(line for place, line in enumerate(lines) if place not in victims)]
+    indexes = [index for index, line in enumerate(lines) if line.topic == topic]
+    victims = set(indexes[:(len(indexes) + 1) // 2])
+    until = max([lines[index].at for index in victims], default=0.0)
+    return [Line(topic, until, line_of(gap(until, topic))), *(line for index, line in enumerate(lines) if index not in victims)]
 
 
 def total(lines: Iterable[Line]) -> int:

@@ -186,14 +186,14 @@ class Responses:
         if edge is None:
             return
         headers[:] = [field for field in headers if field[0].lower() != "x-accel-expires"]
-        seconds, place = 0.0, 0                              # in front of Cache-Control nginx obeys it whatever that says
+        seconds, position = 0.0, 0                              # in front of Cache-Control nginx obeys it whatever that says
         if entry is not None:
             control = ",".join([value for name, value in headers if name.lower() == "cache-control"])
             refresh, error = edge_windows(control)
             seconds = rules.edge_seconds(entry, self.policy, edge, now, refresh, error)
             if error and not NOT_STORED_THERE.search(control):       # before 1.23 nginx heeds the windows only behind them
-                place = len(headers)
-        headers.insert(place, ("X-Accel-Expires", str(int(seconds))))
+                position = len(headers)
+        headers.insert(position, ("X-Accel-Expires", str(int(seconds))))
 
     def __repr__(self) -> str:
         return f"Responses({self.report.name})"

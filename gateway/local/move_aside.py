@@ -17,12 +17,12 @@ def move_aside(path: str | os.PathLike[str]) -> None:
     """Make way for a file at ``path``. Raises OSError."""
     if os.path.isfile(path) or not os.path.lexists(path):
         return
-    place = Path(path).with_name(f"{ASIDE}{os.urandom(6).hex()}")
+    aside = Path(path).with_name(f"{ASIDE}{os.urandom(6).hex()}")
     try:
-        os.rename(path, place)
+        os.rename(path, aside)
     except FileNotFoundError:                            # another process was first
         return
-    log.error("%s is no file, and was moved to %s", path, place.name)
+    log.error("%s is no file, and was moved to %s", path, aside.name)
 
 
 def move_all_aside(folder: Path, but: str) -> set[str]:

@@ -154,11 +154,11 @@ def connect(url: str, timeout: float, connections: int, largest: int = LARGEST) 
         return with_bounds(redis.Redis.from_url(url, max_connections=connections, **options), largest)
     if scheme.startswith("rediss"):
         options["ssl"] = True
-    login, _, place = rest.rpartition("@")
+    login, _, location = rest.rpartition("@")
     user, _, password = login.partition(":")
     if login:
         options.update(username=unquote(user) or None, password=unquote(password))
-    hosts, _, path = place.partition("/")
+    hosts, _, path = location.partition("/")
     addresses = [address_of(each, 6379 if kind == "cluster" else 26379) for each in hosts.split(",")]
     if kind == "cluster":
         nodes = [redis.cluster.ClusterNode(host, port) for host, port in addresses]

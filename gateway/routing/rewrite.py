@@ -41,7 +41,7 @@ class Rewrite:
         self._literal = pieces[0].rfind("/")
         segments = parse_path(route.path)
         self._rest, self._rest_at, self._after = next(
-            ((segment.text, place, segment.after) for place, segment in enumerate(segments, 1)
+            ((segment.text, index, segment.after) for index, segment in enumerate(segments, 1)
              if segment.kind in ("middle", "rest")), ("", 0, 0))
 
     def __call__(self, path: str, params: dict[str, str]) -> str:

@@ -30,16 +30,17 @@ class RouteCandidate(Generic[T]):
         self.target = target
         self.segments = parse_path(route.path)
         self.conditions = conditions_of(route)
-        self.captures = tuple((place, segment.text) for place, segment in _places(self.segments) if segment.kind in ("int", "name"))
-        self.mixed = tuple((place, segment.mixed) for place, segment in _places(self.segments) if segment.mixed is not None)
-        self.several = next(((segment.text, slice(place, -segment.after or None)) for place, segment in enumerate(self.segments)
+        self.captures = tuple((index, segment.text) for index, segment in _indexes(self.segments)
+                              if segment.kind in ("int", "name"))
+        self.mixed = tuple((index, segment.mixed) for index, segment in _indexes(self.segments) if segment.mixed is not None)
+        self.several = next(((segment.text, slice(index, -segment.after or None)) for index, segment in enumerate(self.segments)
                              if segment.kind in ("middle", "rest") and segment.text), None)
         self.is_plain = not (self.captures or self.mixed or self.several)
 
     def params(self, segments: list[str]) -> dict[str, str]:
-        values = {name: as_text(segments[place]) for place, name in self.captures}
-        for place, mixed in self.mixed:
-            values.update(zip(mixed.names, map(as_text, mixed.values(segments[place]) or ())))
+        values = {name: as_text(segments[index]) for index, name in self.captures}
+        for index, mixed in self.mixed:
+            values.update(zip(mixed.names, map(as_text, mixed.values(segments[index]) or ())))
         if self.several is not None:
             name, those = self.several
             values[name] = as_text("/".join(segments[those]))
@@ -49,11 +50,11 @@ class RouteCandidate(Generic[T]):
         return f"RouteCandidate({self.route.name})"
 
 
-def _places(segments: tuple[Segment, ...]) -> Iterator[tuple[int, Segment]]:
+def _indexes(segments: tuple[Segment, ...]) -> Iterator[tuple[int, Segment]]:
     """The segments of a pattern, each with its place in a path: behind one that takes several, counted from the end."""
     behind = False
-    for position, segment in enumerate(segments):
-        yield position - len(segments) if behind else position, segment
+    for index, segment in enumerate(segments):
+        yield index - len(segments) if behind else index, segment
         behind = behind or segment.kind == "middle"
 
 

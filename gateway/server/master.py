@@ -20,10 +20,10 @@ ACTIONS = ("handle_hup", "handle_ttin", "handle_ttou", "handle_usr1", "handle_us
 SETTINGS = ("worker_class", "address", "logger_class", "uid", "gid")     # read from a settings file only when they are asked for
 
 
-def protect(server: Any, place: RunDir, unavailable: Callable[[Any, Any], list[str]]) -> None:
+def protect(server: Any, run_dir: RunDir, unavailable: Callable[[Any, Any], list[str]]) -> None:
     """Guard ``server``, an Arbiter that is starting. ``unavailable(cfg, ours)`` says which addresses of ``cfg``, but for ``ours``,
     cannot be listened on."""
-    count_out_leaving(server, place)
+    count_out_leaving(server, run_dir)
     for name in ACTIONS:
         guard(server, name)
     keep_settings(server, unavailable)
@@ -31,8 +31,8 @@ def protect(server: Any, place: RunDir, unavailable: Callable[[Any, Any], list[s
     wait_for_signals = server.wait_for_signals
 
     def each_second(*args: Any, **kwargs: Any) -> Any:
-        place.free_others({worker.slot for worker in server.WORKERS.values()})
-        place.mend()
+        run_dir.free_others({worker.slot for worker in server.WORKERS.values()})
+        run_dir.mend()
         return wait_for_signals(*args, **kwargs)
 
     server.wait_for_signals = each_second
@@ -59,7 +59,7 @@ def guard(server: Any, name: str) -> None:
     setattr(server, name, run_guarded)
 
 
-def count_out_leaving(server: Any, place: RunDir) -> None:
+def count_out_leaving(server: Any, run_dir: RunDir) -> None:
     """Let the master look away from workers that end by themselves.
 
     So it starts the successor of one that has reached ``max_requests`` while that one still serves; and when there are too many,
@@ -68,7 +68,7 @@ def count_out_leaving(server: Any, place: RunDir) -> None:
     manage_workers = server.manage_workers
 
     def manage() -> None:
-        states = {worker.pid: worker.state for worker in place.states().values()}
+        states = {worker.pid: worker.state for worker in run_dir.states().values()}
         ending = [pid for pid in server.WORKERS if states.get(pid) in ("retiring", "draining")]
         surplus = max(0, len(server.WORKERS) - len(ending) - server.num_workers)
         ending += [pid for pid in server.WORKERS if states.get(pid) == "failed"][:surplus]

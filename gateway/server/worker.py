@@ -84,19 +84,19 @@ class GatewayWorker(GeventWorker):
     def _give_up(self, error: Exception) -> None:
         """This worker cannot start. In an instance that has served that is no reason to end the master, as exit codes 3 and 4
         would: others serve still, or the next one may be able to."""
-        place = run_directory.current()
-        if place is None:
+        run_dir = run_directory.current()
+        if run_dir is None:
             return
         if isinstance(error, ConfigError):
-            place.report_config(error.problems)
+            run_dir.report_config(error.problems)
             for problem in error.problems:
                 self.log.error("%s: %s", error.source or "the configuration", problem)
-            if not place.has_served():
+            if not run_dir.has_served():
                 sys.exit(Arbiter.WORKER_BOOT_ERROR)
-        elif not place.has_served():
+        elif not run_dir.has_served():
             return
         self.log.error("Worker %s cannot start; %s", self.pid,
-                       "those that serve go on" if place.serves_without_me() else "nobody serves until the next one can",
+                       "those that serve go on" if run_dir.serves_without_me() else "nobody serves until the next one can",
                        exc_info=error)
         self._report("failed")
         until = self.clock.now() + RETRY
@@ -143,9 +143,9 @@ class GatewayWorker(GeventWorker):
     def _tick(self, seconds: float) -> None:
         """Sleep until something changes, at most ``seconds``."""
         self.notify()
-        place = run_directory.current()
-        if place is not None:
-            place.mend()
+        run_dir = run_directory.current()
+        if run_dir is not None:
+            run_dir.mend()
         self.connections.dismiss_overdue()
         self._wakeup.wait(seconds)
         self._wakeup.clear()
@@ -160,9 +160,9 @@ class GatewayWorker(GeventWorker):
             release()
         if self.alive:
             self.log.info("Parent changed, shutting down: %s", self)
-            place = run_directory.current()
-            if place is not None:
-                place.adopt()
+            run_dir = run_directory.current()
+            if run_dir is not None:
+                run_dir.adopt()
             self.alive, self._by_signal = False, True
 
     def handle_exit(self, sig: int, frame: Any) -> None:
@@ -184,16 +184,16 @@ class GatewayWorker(GeventWorker):
 
     def _may_leave(self) -> bool:
         """Serve on while a successor is starting. False: it failed, and this worker stays."""
-        place = run_directory.current()
-        if place is None:
+        run_dir = run_directory.current()
+        if run_dir is None:
             return True
         self._report("leaving" if self._by_signal else "retiring")
         if not self._by_signal:
             os.kill(self.ppid, signal.SIGCHLD)               # wakes the master, which starts the successor
-        succession = Succession(place.other_workers())
+        succession = Succession(run_dir.other_workers())
         until = self.clock.now() + self.cfg.graceful_timeout
         while self.clock.now() < until:
-            verdict = succession.may_leave(place.other_workers(), self._by_signal, self.clock.now())
+            verdict = succession.may_leave(run_dir.other_workers(), self._by_signal, self.clock.now())
             if verdict is False:
                 self.log.error("Worker %s stays: its successor cannot start", self.pid)
             if verdict is not None:
@@ -202,6 +202,6 @@ class GatewayWorker(GeventWorker):
         return True
 
     def _report(self, state: str) -> None:
-        place = run_directory.current()
-        if place is not None:
-            place.set_state(state)
+        run_dir = run_directory.current()
+        if run_dir is not None:
+            run_dir.set_state(state)

@@ -73,15 +73,15 @@ class Exposition:
 
     def parts(self) -> list[Part]:
         """Keys, numbers and "has a live worker" of each slot; without a run directory, those of this process."""
-        place = self.registry.place
-        if place is None:
+        run_dir = self.registry.run_dir
+        if run_dir is None:
             keys, values = self.registry.own()
             return [(keys, values, True)]
-        live = {slot for slot, worker in place.states().items() if worker.state not in NOT_YET}
+        live = {slot for slot, worker in run_dir.states().items() if worker.state not in NOT_YET}
         parts: list[Part] = []
-        for slot in range(place.board.slots):
+        for slot in range(run_dir.board.slots):
             try:
-                parts.append((*read(place.memory, slot), slot in live))
+                parts.append((*read(run_dir.memory, slot), slot in live))
             except CorruptSlot:
                 self.unreadable += 1
         return parts
@@ -91,15 +91,15 @@ class Exposition:
         yield gauge("gateway_build_info", "The version that runs.",
                     [({"version": own_version(), "python": platform.python_version()}, 1)])
         yield gauge("gateway_metrics_unreadable", "Slots whose metrics could not be read for this answer.", [({}, self.unreadable)])
-        place = self.registry.place
-        if place is not None:
-            states = Tally(worker.state for worker in place.states().values())
+        run_dir = self.registry.run_dir
+        if run_dir is not None:
+            states = Tally(worker.state for worker in run_dir.states().values())
             yield gauge("gateway_workers", "Live workers by state.", [({"state": name}, n) for name, n in sorted(states.items())])
             yield gauge("gateway_config_problems", "Mistakes in the configuration file as it is now; above 0 an older one serves.",
-                        [({}, len(place.config_problems()))])
+                        [({}, len(run_dir.config_problems()))])
             yield gauge("gateway_run_dir_usable", "Whether every process of the instance can use the run directory.",
-                        [({}, float(place.usable))])
-            yield counter("gateway_run_dir_repairs_total", "How often the run directory or its files were mended.", place.repairs)
+                        [({}, float(run_dir.usable))])
+            yield counter("gateway_run_dir_repairs_total", "How often the run directory or its files were mended.", run_dir.repairs)
 
 
 def render(registry: Registry, accept: str = "") -> tuple[bytes, str]:

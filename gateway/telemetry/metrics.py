@@ -73,7 +73,7 @@ class Histogram(Sample):
 class Registry:
     """The children of this process. The same name and labels give the same child, another kind is a ValueError.
 
-    ``place`` is the run directory whose slot is counted in, None before ``start`` and where its memory cannot be had. ``clock``
+    ``run_dir`` is the run directory whose slot is counted in, None before ``start`` and where its memory cannot be had. ``clock``
     gives Unix time in seconds.
     """
 
@@ -83,7 +83,7 @@ class Registry:
         self._children: dict[Identity, Any] = {}
         self._families: dict[str, tuple[str, tuple[float, ...], str]] = {}
         self._clock = clock
-        self.place: run_directory.RunDir | None = None
+        self.run_dir: run_directory.RunDir | None = None
 
     def counter(self, name: str, help: str, labels: Mapping[str, str] | None = None) -> Counter:
         """A number that only grows. Its name ends in ``_total``."""
@@ -123,28 +123,28 @@ class Registry:
             return
         child.values, child.index = self._numbers.values, key.at
 
-    def start(self, place: run_directory.RunDir | None = None) -> None:
+    def start(self, run_dir: run_directory.RunDir | None = None) -> None:
         """Count in the memory of this worker's slot from now on; without a run directory, as before. Once is enough."""
-        place = place or run_directory.current()
-        if place is None or self.place is not None:
+        run_dir = run_dir or run_directory.current()
+        if run_dir is None or self.run_dir is not None:
             return
         try:
-            numbers = SlotMemory(place.memory.slot(place.slot))
+            numbers = SlotMemory(run_dir.memory.slot(run_dir.slot))
         except (OSError, ValueError) as error:
             log.error("the other workers cannot see the metrics of this one: %s", error)
             return
-        self.place = place
+        self.run_dir = run_dir
         resets = self.counter("gateway_metrics_resets_total", "Metrics of slots that could not be read and were begun anew.")
         self._move(numbers, carry=True)
         if numbers.mismatch:
-            log.error("the metrics of slot %d begin anew: %s", place.slot, numbers.mismatch)
+            log.error("the metrics of slot %d begin anew: %s", run_dir.slot, numbers.mismatch)
             resets.inc()
         self.gauge("gateway_worker_start_time_seconds", "When the worker of this slot started, in Unix time.",
-                   {"slot": str(place.slot)}).set(self._clock())
+                   {"slot": str(run_dir.slot)}).set(self._clock())
 
     def detach(self) -> None:
         """Count in memory of this process from now on, from 0. For a child after a fork, which must not count in our slot."""
-        self.place = None
+        self.run_dir = None
         self._move(SlotMemory(), carry=False)
 
     def _move(self, numbers: SlotMemory, carry: bool) -> None:

@@ -64,7 +64,7 @@ class FileTier:
         self._sweeping = False
 
     def get(self, key: str) -> bytes | None:
-        data, error = run_in_thread(self._read, self._place(key))
+        data, error = run_in_thread(self._read, self._path_of(key))
         if error is not None:
             self._report(error)
         return data
@@ -73,7 +73,7 @@ class FileTier:
         if len(data) > self.limit * SHARE:
             self.delete(key)
             return False
-        error = run_in_thread(self._write, self._place(key), data, self.clock() + seconds)
+        error = run_in_thread(self._write, self._path_of(key), data, self.clock() + seconds)
         if error is not None:
             self._report(error)
             return False
@@ -87,7 +87,7 @@ class FileTier:
             spawn(self._sweep_apart)
 
     def delete(self, key: str) -> None:
-        run_in_thread(remove, self._place(key))
+        run_in_thread(remove, self._path_of(key))
 
     def write(self, operations: Sequence[Operation]) -> int:
         """Carry out puts and deletes; returns how many were lost."""
@@ -109,7 +109,7 @@ class FileTier:
     def close(self) -> None:
         """Does nothing: no file is held open."""
 
-    def _place(self, key: str) -> Path:
+    def _path_of(self, key: str) -> Path:
         name = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:40]
         return self.path / name[:2] / name[2:]
 
@@ -119,10 +119,10 @@ class FileTier:
 
     # In native threads
 
-    def _read(self, place: Path) -> tuple[bytes | None, OSError | None]:
+    def _read(self, path: Path) -> tuple[bytes | None, OSError | None]:
         moment = self.clock()
         try:
-            with open(place, "rb", opener=at_once) as file:
+            with open(path, "rb", opener=at_once) as file:
                 status = os.fstat(file.fileno())
                 if status.st_mtime <= moment or not stat.S_ISREG(status.st_mode):
                     return None, None
@@ -138,32 +138,32 @@ class FileTier:
     def _body(self, entry: Entry) -> tuple[bool, OSError | None]:
         """Create the file of a body unless it exists with the right size; returns whether it was created."""
         entry.digest = entry.digest or hashlib.sha256(entry.body).hexdigest()
-        place = self.path / BODIES / entry.digest[:2] / entry.digest[2:]
+        path = self.path / BODIES / entry.digest[:2] / entry.digest[2:]
         moment, until = self.clock(), self.clock() + BODY_KEPT
         try:
-            status = place.stat(follow_symlinks=False)
+            status = path.stat(follow_symlinks=False)
             if status.st_size == len(entry.body) and status.st_mtime > moment and stat.S_ISREG(status.st_mode):
                 if status.st_atime < moment - TOUCH_INTERVAL:
-                    os.utime(place, (moment, until), follow_symlinks=False)
+                    os.utime(path, (moment, until), follow_symlinks=False)
                 return False, None
         except FileNotFoundError:
             pass                                         # it is made now
         except OSError as error:
             return False, error
-        return True, self._write(place, entry.body, until, group_readable=True)
+        return True, self._write(path, entry.body, until, group_readable=True)
 
-    def _write(self, place: Path, data: bytes, until: float, group_readable: bool = False) -> OSError | None:
+    def _write(self, path: Path, data: bytes, until: float, group_readable: bool = False) -> OSError | None:
         """Write a file that expires at ``until``. ``group_readable``: readable for the folder's group."""
-        temporary = place.with_name(f".{place.name}.{os.getpid()}.{native_thread()}")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.{native_thread()}")
         try:
-            for folder in (place.parent.parent, place.parent) if group_readable else ():
+            for folder in (path.parent.parent, path.parent) if group_readable else ():
                 folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with open(temporary, "wb", opener=for_group if group_readable else private) as file:
                 file.write(data)
                 file.flush()
                 os.utime(file.fileno(), (self.clock(), until))
-            temporary.replace(place)
+            temporary.replace(path)
         except OSError as error:
             remove(temporary)
             return error

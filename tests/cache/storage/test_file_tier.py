@@ -183,7 +183,7 @@ def test_a_folder_that_is_removed_while_it_is_used(tmp_path):
 def test_a_reader_sees_whole_records_while_processes_write(folder):
     code = ("import sys, time; from gateway.cache.storage.file_tier import FileTier\n"
             "tier = FileTier(sys.argv[1], 10 ** 9); tier._bytes_written = 0\n"
-            "for number in range(300): tier._write(tier._place('key'), bytes([65 + number % 26]) * 200_000, time.time() + 60)")
+            "for number in range(300): tier._write(tier._path_of('key'), bytes([65 + number % 26]) * 200_000, time.time() + 60)")
     writers = [subprocess.Popen([sys.executable, "-c", code, folder.path], cwd=ROOT) for _ in range(2)]
     seen = set()
     while any(writer.poll() is None for writer in writers):

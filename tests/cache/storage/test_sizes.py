@@ -268,7 +268,7 @@ def test_a_large_record_in_redis_is_read_no_further_than_it_may_be(redis_server)
 def test_files_that_are_none_of_ours(tmp_path):
     tier = FileTier(tmp_path, 2 ** 50, largest=100_000)
     assert tier.put("k", b"x", 60)
-    place = tier._place("k")
+    place = tier._path_of("k")
     with place.open("wb") as file:
         file.truncate(10 ** 12)
     os.utime(place, (time.time(), time.time() + 100))
