@@ -19,7 +19,7 @@ from typing import Protocol
 
 from .config import Route
 from .http.closing_stream import ClosingStream
-from .http.fields import CONNECTION_FIELDS, PROXY_WORDS, Kinds
+from .http.fields import CONNECTION_FIELDS, PROXY_WORDS, Kinds, nominations
 from .loop.disconnect import unwatch, watch
 from .message import Call, Headers, Interim, NextHop, Request, Response
 
@@ -208,8 +208,8 @@ def drop_hop(headers: Headers, hop: Headers) -> Headers:
 
 def drop_nominated(headers: Headers, kinds: Kinds) -> Headers:
     """As end_to_end, where Connection nominates other fields (RFC 9110 section 7.6.1)."""
-    nominations = {token.strip().lower() for name, value in headers if kinds[name] == CONNECTION for token in value.split(",")}
-    return [field for field in headers if not kinds[field[0]] and field[0].lower() not in nominations]
+    nominated = nominations(headers)
+    return [field for field in headers if not kinds[field[0]] and field[0].lower() not in nominated]
 
 
 def is_event_stream(headers: Headers) -> bool:

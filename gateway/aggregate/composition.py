@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from ..errors import BadRequest, DeadlineExceeded, GatewayError, PartFailed, UpstreamError
+from ..http.fields import nominations
 from ..loop.greenlet_pool import TaskGroup
 from ..loop.interruption import Interruptible
 from ..message import Call, Headers, Request, Response
@@ -106,8 +107,8 @@ class Composition:
     def client_fields(self, names: frozenset[str]) -> Headers:
         """The client's header fields of these names, without those that Connection nominates."""
         if names not in self._client_fields:
-            nominations = {token.strip().lower() for value in self.request.header_list("Connection") for token in value.split(",")}
-            self._client_fields[names] = [field for field in self.request.headers if field[0].lower() in names - nominations]
+            left = names - nominations(self.request.headers)
+            self._client_fields[names] = [field for field in self.request.headers if field[0].lower() in left]
         return self._client_fields[names]
 
     def _was_last(self, part: PreparedPart) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from email.utils import formatdate
 
 from ..config import CacheSettings
-from ..http.fields import PROXY_WORDS
+from ..http.fields import CONNECTION_FIELDS, PROXY_WORDS, nominations
 from ..message import Headers, Request, Response
 from .decide import HEURISTIC_STATUSES, UNREACHABLE, judge_freshness, may_store, once_fresh
 from .entry import HEURISTIC, IMMUTABLE, MUST_REVALIDATE, NO_CACHE, POLICY, PUBLIC, Entry
@@ -22,8 +22,7 @@ from .syntax import date_of, delta_seconds, http_date, names, opaque
 
 NEGATIVE = frozenset({404, 405, 410, 414, 501})
 ERRORS = frozenset({500, 502, 503, 504})                 # RFC 5861 section 4
-HOP_BY_HOP = frozenset({"connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authentication-info",
-                        "proxy-authorization", "te", "trailer", "transfer-encoding", "upgrade"})
+HOP_BY_HOP = CONNECTION_FIELDS | {"proxy-authentication-info"}
 UNSTORED_FIELDS = HOP_BY_HOP | {"age", "x-request-id", "x-accel-expires", OWN}
 # A 304 does not change what the stored body is (sections 3.2 and 4.3.4)
 UNCHANGED_FIELDS = frozenset({"content-length", "content-encoding", "content-range", "content-md5"})
@@ -161,11 +160,6 @@ def sendable(headers: Headers, directives: ResponseDirectives, date: float, add_
     if size is not None and not any(name.lower() == "content-length" for name, _ in fields):
         fields.append(("Content-Length", str(size)))
     return fields
-
-
-def nominations(headers: Headers) -> set[str]:
-    """The fields that Connection names, which are hop-by-hop (RFC 9110 section 7.6.1)."""
-    return {name for key, value in headers if key.lower() == "connection" for name in names((value,))}
 
 
 def tags_of(fields: dict[str, list[str]], policy: CacheSettings) -> frozenset[str]:

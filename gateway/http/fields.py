@@ -115,6 +115,12 @@ def fields_of(lines: bytes) -> list[Field]:
     return [(name, value) for name, _, value in [line.partition(": ") for line in lines.decode("latin-1").split("\r\n")[:-1]]]
 
 
+def nominations(headers: list[Field]) -> set[str]:
+    """The fields that Connection nominates, in lower case: they belong to this connection (RFC 9110 section 7.6.1)."""
+    return {option for name, value in headers if name.lower() == "connection" for token in value.split(",")
+            if (option := token.strip().lower())}
+
+
 def one_cookie(fields: list[Field]) -> list[Field]:
     """The fields with all Cookie lines joined in the place of the first (RFC 9113 section 8.2.3): joining by comma would change
     cookies."""

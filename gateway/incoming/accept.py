@@ -17,6 +17,7 @@ import re
 from collections.abc import Callable
 
 from ..errors import DuplicateHeader, InvalidHost, InvalidTarget, MethodNotAllowed
+from ..http.fields import nominations
 from ..message import METHODS, Handler, Headers, Request, Response
 from .host import HOST, take_host
 
@@ -83,7 +84,6 @@ def _last_hop(request: Request) -> bool:
 def drop_nominated(request: Request) -> None:
     """Remove the fields that Connection nominates (RFC 9110 section 7.6.1), once for all steps: an answer must not be stored under
     a field that the upstream never saw. Fields of framing and of the connection itself stay."""
-    options = {option.strip().lower() for value in request.header_list("Connection") for option in value.split(",")}
-    names = options - STAYS - {""}
-    if names:
-        request.headers = [field for field in request.headers if field[0].lower() not in names]
+    nominated = nominations(request.headers) - STAYS
+    if nominated:
+        request.headers = [field for field in request.headers if field[0].lower() not in nominated]

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.http.fields import LONGEST, MOST, READ, WRITTEN, Kinds, UnsafeField
+from gateway.http.fields import LONGEST, MOST, READ, WRITTEN, Kinds, UnsafeField, nominations
 
 
 @pytest.mark.parametrize("line, field", [
@@ -84,3 +84,11 @@ VALUE = st.text(st.characters(min_codepoint=0x21, max_codepoint=0xff, exclude_ch
 def test_what_is_written_is_read_again(name, value):
     line = WRITTEN[name, value]
     assert READ[line[:-2]] == ((name, value), name.lower())
+
+
+@pytest.mark.parametrize("headers, expected", [
+    ([], set()), ([("X", "a")], set()), ([("Connection", "")], set()), ([("Connection", "close")], {"close"}),
+    ([("connection", " X-A ,,x-b\t,"), ("X-A", "1"), ("CONNECTION", "Keep-Alive")], {"x-a", "x-b", "keep-alive"}),
+])
+def test_what_connection_nominates(headers, expected):
+    assert nominations(headers) == expected
