@@ -177,7 +177,7 @@ class Files:
             location = ("Location", self.prefix + quote(with_digest(name, file.digest)))
             return Response(302, [location, ("Cache-Control", "no-cache"), ("Content-Length", "0")])
         coding = preferred_coding(", ".join(request.header_list("Accept-Encoding")), file.variants) if file.variants else ""
-        return answer(request, file, name, IMMUTABLE if digest else "no-cache", coding, self.in_memory, self.now)
+        return file_response(request, file, name, IMMUTABLE if digest else "no-cache", coding, self.in_memory, self.now)
 
     def url(self, name: str) -> str | None:
         """The address of a file with its hash; None when there is no such file."""
@@ -261,8 +261,8 @@ class Files:
         return f"files of {self.folder}"
 
 
-def answer(request: Request, whole: File, name: str, caching: str, coding: str, in_memory: int,
-           now: Callable[[], float]) -> Response:
+def file_response(request: Request, whole: File, name: str, caching: str, coding: str, in_memory: int,
+                  now: Callable[[], float]) -> Response:
     """The response: the file or its variant in ``coding``, the ranges requested, 304 or 416. It owns the file from here on."""
     file = whole.variants.pop(coding) if coding else whole
     varying: Headers = [("Vary", "Accept-Encoding")] if coding or whole.variants else []
@@ -295,7 +295,7 @@ def answer(request: Request, whole: File, name: str, caching: str, coding: str, 
         about.append(("Content-Range", content_range(ranges[0], size)))
     else:
         boundary = f"{file.digest}{os.urandom(8).hex()}"
-        status, body = 206, Parts(file, several(ranges, size, kind, boundary))
+        status, body = 206, Parts(file, multipart(ranges, size, kind, boundary))
         kind = f"multipart/byteranges; boundary={boundary}"
     about += [("Content-Type", kind), ("Content-Length", str(body.length))]
     if request.method == "GET" and body.length > in_memory:
@@ -306,7 +306,7 @@ def answer(request: Request, whole: File, name: str, caching: str, coding: str, 
         file.close()
 
 
-def several(ranges: list[Bounds], size: int, kind: str, boundary: str) -> list[bytes | Bounds]:
+def multipart(ranges: list[Bounds], size: int, kind: str, boundary: str) -> list[bytes | Bounds]:
     """The pieces of a multipart/byteranges body (RFC 9110 section 14.6)."""
     pieces: list[bytes | Bounds] = []
     for one in ranges:

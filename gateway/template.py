@@ -119,7 +119,7 @@ class Hole:
                 raise self.refuse("is missing")
             return self.default
         try:
-            return self.encode(value if type(value) is str else plain(value))
+            return self.encode(value if type(value) is str else scalar_text(value))
         except UnicodeEncodeError:
             raise self.refuse("is not UTF-8") from None
         except ValueError as error:
@@ -257,7 +257,7 @@ def digger(path: str) -> Callable[[Any], Any]:
     return dig
 
 
-def plain(value: Any) -> str:
+def scalar_text(value: Any) -> str:
     """A JSON value as text. Raises ValueError for what is not one value."""
     if value is True or value is False:
         return "true" if value else "false"

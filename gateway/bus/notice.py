@@ -46,15 +46,15 @@ def gaps(notices: dict[Identity, Notice], at: float) -> dict[Identity, Notice]:
     return {(topic, None): gap(at, topic) for topic in dict.fromkeys(topic for topic, _ in notices)}
 
 
-def text_of(*elements: Any) -> str:
+def json_text(*elements: Any) -> str:
     return json.dumps(elements, separators=(",", ":"))
 
 
 def line_of(notice: Notice) -> bytes:
-    return text_of(*notice).encode() + b"\n"
+    return json_text(*notice).encode() + b"\n"
 
 
-def notice_of(elements: Any) -> Notice | None:
+def notice_from(elements: Any) -> Notice | None:
     """Parse the JSON list of a notice; None when it is not one."""
     match elements:
         case [str(topic), str() | None as key, payload, bool(retain), int() | float() as at, *_] if at == at:
@@ -65,6 +65,6 @@ def notice_of(elements: Any) -> Notice | None:
 def parse(line: bytes) -> Notice | None:
     """Parse a line of a log; None when it is not a notice."""
     try:
-        return notice_of(json.loads(line))
+        return notice_from(json.loads(line))
     except ValueError:
         return None

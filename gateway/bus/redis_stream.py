@@ -34,7 +34,7 @@ from ..remote.redis_client import RedisClient
 from ..remote.redis_pool import connect, disconnect
 from ..tasks import spawn
 from .clock import BUS_CLOCK
-from .notice import LONGEST, Deliver, Identity, Notice, gap, gaps, notice_of, text_of
+from .notice import LONGEST, Deliver, Identity, Notice, gap, gaps, json_text, notice_from
 
 BLOCK = 0.4                     # seconds that one XREAD waits for something new
 PATIENCE = 1.0                  # seconds that the end of an XREAD may be late: Redis checks ten times a second, and may be busy
@@ -109,7 +109,7 @@ class RedisStream:
         return len(self._unsent)
 
     def _entry(self, notice: Notice) -> tuple[Any, ...]:
-        return WRITE, 2, self.name, self.latest, self.length, text_of(*notice[:4]), self.own, text_of(*notice.identity)
+        return WRITE, 2, self.name, self.latest, self.length, json_text(*notice[:4]), self.own, json_text(*notice.identity)
 
     def start(self, deliver: Deliver) -> None:
         """Follow the stream in a greenlet. The circuit stays paused until the whole stream was read."""
@@ -151,7 +151,7 @@ class RedisStream:
             self._library = connect(self.client.url, BLOCK + PATIENCE, connections=2, largest=0)
         library = self._library
         quickest = self._compare_clocks(library.time)
-        library.eval(self.begin, 1, self.name, text_of(*gap(0.0)[:4]))
+        library.eval(self.begin, 1, self.name, json_text(*gap(0.0)[:4]))
         [(first, fields)] = library.xrange(self.name, count=1)       # an empty stream: ValueError; another entry: KeyError
         if order(first) > order(self._last):             # a new worker, or entries in between are lost
             deliver(gap(self._moment(fields)))
@@ -208,7 +208,7 @@ class RedisStream:
         try:
             if len(fields[b"notice"]) > LONGEST:
                 raise ValueError("longer than any notice")
-            notice = notice_of([*json.loads(fields[b"notice"])[:4], self._moment(fields)])
+            notice = notice_from([*json.loads(fields[b"notice"])[:4], self._moment(fields)])
         except (KeyError, ValueError, TypeError):
             notice = None
         if notice is None:

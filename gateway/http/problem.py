@@ -44,10 +44,10 @@ code {{ overflow-wrap: anywhere }}
 NO_TEXT = re.compile(r"[^a-z0-9]+")
 
 
-def render(error: GatewayError, request: Request) -> Response:
+def render_error(error: GatewayError, request: Request) -> Response:
     """The answer of an error to this request."""
-    return answer(error.status, error.title, error.detail if error.public else "", error.headers(), code=error.code,
-                  type=f"urn:wicketgate:error:{error.code}", accept=", ".join(request.header_list("Accept")), id=request.id)
+    return document(error.status, error.title, error.detail if error.public else "", error.headers(), code=error.code,
+                    type=f"urn:wicketgate:error:{error.code}", accept=", ".join(request.header_list("Accept")), id=request.id)
 
 
 def render_http(status: int, title: str, detail: str, headers: Iterable[tuple[str, str]], accept: str = "",
@@ -57,11 +57,11 @@ def render_http(status: int, title: str, detail: str, headers: Iterable[tuple[st
     ``headers`` are the fields it must carry; those about its body are ours. ``detail`` is shown.
     """
     others = [field for field in headers if field[0].lower() not in ("content-type", "content-length")]
-    return answer(status, title, detail, others, code=NO_TEXT.sub("_", title.lower()).strip("_"), type="about:blank", accept=accept,
-                  id=id)
+    return document(status, title, detail, others, code=NO_TEXT.sub("_", title.lower()).strip("_"), type="about:blank",
+                    accept=accept, id=id)
 
 
-def answer(status: int, title: str, detail: str, headers: Headers, *, code: str, type: str, accept: str, id: str) -> Response:
+def document(status: int, title: str, detail: str, headers: Headers, *, code: str, type: str, accept: str, id: str) -> Response:
     """A page or a problem document. ``detail`` and ``id`` are left out when empty."""
     detail = detail.encode("utf-8", "replace").decode()
     if prefers_html(accept):

@@ -84,7 +84,7 @@ class RedisClient:
     def _ask(self, command: Command) -> Any:
         if is_cluster(self.url):
             return self.slots.run(lambda: self.circuit.limit(lambda: self.library.execute_command(*command)))
-        return self._with_connection(lambda connection: answer(connection, command), self.timeout / 2, self.timeout)
+        return self._with_connection(lambda connection: reply_to(connection, command), self.timeout / 2, self.timeout)
 
     def _send_batch(self, commands: Sequence[Command], errors: list[Exception]) -> bool:
         """Send the commands in one round trip, and add the errors of those that Redis refuses to ``errors``."""
@@ -158,7 +158,7 @@ class RedisClient:
         return f"redis {without_credentials(self.url)}: {self.circuit!r}"
 
 
-def answer(connection: Any, command: Command) -> Any:
+def reply_to(connection: Any, command: Command) -> Any:
     connection.send_command(*command)
     return connection.read_response()
 

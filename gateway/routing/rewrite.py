@@ -57,7 +57,7 @@ class Rewrite:
         for position in range(1, len(pieces), 2):
             name = pieces[position]
             whole = name == self._rest
-            raw = several(path, self._rest_at, self._after) if whole else encode_parameter(params[name])
+            raw = middle(path, self._rest_at, self._after) if whole else encode_parameter(params[name])
             if climbs(raw) or raw == "." and not whole:
                 raise InvalidTarget(f"{name} would not stay in its place in the path")
             pieces[position] = raw
@@ -81,7 +81,7 @@ def tail(path: str, slashes: int) -> str:
     return pieces[slashes] if len(pieces) > slashes else ""
 
 
-def several(path: str, slashes: int, after: int) -> str:
+def middle(path: str, slashes: int, after: int) -> str:
     """What follows the given number of slashes, without the last ``after`` segments."""
     rest = tail(path, slashes)
     return rest.rsplit("/", after)[0] if after else rest

@@ -28,7 +28,7 @@ from typing import Any
 
 from ..errors import ClientDisconnected, GatewayError, InternalError
 from ..http.fields import Kinds
-from ..http.problem import render
+from ..http.problem import render_error
 from ..message import Attempt, Handler, Headers, Request, Response, RouteEntry, Stream
 from .log import RequestLog, log_line
 from .metrics import Counter, Histogram, Registry
@@ -50,7 +50,7 @@ class Observe:
     rules of a request's route make of an error's fields, for a request that was refused before its route was looked for."""
 
     def __init__(self, next: Handler, log: RequestLog, registry: Registry,
-                 problems: Callable[[GatewayError, Request], Response] = render,
+                 problems: Callable[[GatewayError, Request], Response] = render_error,
                  edit_of: Callable[[Request], Callable[[Headers], Headers] | None] = lambda request: None,
                  most_instances: int = MOST_INSTANCES, clock: Callable[[], float] = perf_counter,
                  wall_clock: Callable[[], float] = time) -> None:

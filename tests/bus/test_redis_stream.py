@@ -14,7 +14,7 @@ from stored import SAFETY, short_pauses
 from gateway.breaker import Breaker
 from gateway.bus import redis_stream
 from gateway.bus.clock import BUS_CLOCK
-from gateway.bus.notice import EVERY, Notice, gap, text_of
+from gateway.bus.notice import EVERY, Notice, gap, json_text
 from gateway.bus.redis_stream import BEGIN, CLOCK_INTERVAL, RedisStream
 from gateway.remote.circuit import Slow
 from gateway.remote.redis_client import RedisClient
@@ -378,7 +378,7 @@ def test_notices_too_long_for_one_answer_are_read_in_several(redis_server, follo
 def test_a_notice_that_is_too_long_is_none():
     client = RedisClient("redis://127.0.0.1:1/0", on_failure=(counted := []).append)
     log = RedisStream(client)
-    entry = {b"notice": text_of("stages", "x" * 2 * 1024 ** 2, None, True).encode(), b"at": b"1.0"}
+    entry = {b"notice": json_text("stages", "x" * 2 * 1024 ** 2, None, True).encode(), b"at": b"1.0"}
     assert log._notice(entry) is None and counted == [1.0]
-    assert log._notice({**entry, b"notice": text_of(*gap(0.0)[:4]).encode()}).identity == (EVERY, None) and counted == [1.0]
+    assert log._notice({**entry, b"notice": json_text(*gap(0.0)[:4]).encode()}).identity == (EVERY, None) and counted == [1.0]
     client.close()

@@ -8,7 +8,7 @@ import pytest
 
 from gateway import errors
 from gateway.errors import ConnectFailed, DeadlineExceeded, GatewayError, InvalidTarget, MethodNotAllowed, NoRoute, PartFailed
-from gateway.http.problem import prefers_html, render, render_http
+from gateway.http.problem import prefers_html, render_error, render_http
 from gateway.message import Request
 
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
@@ -35,7 +35,7 @@ def example(kind):
 
 @pytest.mark.parametrize("kind", classes(), ids=lambda kind: kind.__name__)
 def test_problem_document(kind):
-    answer = render(example(kind), request())
+    answer = render_error(example(kind), request())
     assert answer.status == kind.status
     assert answer.header("Content-Type") == "application/problem+json"
     assert answer.header("Cache-Control") == "no-store"
@@ -47,7 +47,7 @@ def test_problem_document(kind):
 
 @pytest.mark.parametrize("kind", classes(), ids=lambda kind: kind.__name__)
 def test_page_for_a_browser(kind):
-    answer = render(example(kind), request(BROWSER))
+    answer = render_error(example(kind), request(BROWSER))
     page = answer.body.decode()
     assert answer.status == kind.status
     assert answer.header("Content-Type") == "text/html; charset=utf-8"
@@ -59,33 +59,33 @@ def test_page_for_a_browser(kind):
 
 @pytest.mark.parametrize("accept", [(), (BROWSER,)])
 def test_fields_an_error_must_carry(accept):
-    answer = render(MethodNotAllowed(["GET", "HEAD"]), request(*accept))
+    answer = render_error(MethodNotAllowed(["GET", "HEAD"]), request(*accept))
     assert answer.header("Allow") == "GET, HEAD"
-    again = render(NoRoute("x"), request(*accept))
+    again = render_error(NoRoute("x"), request(*accept))
     assert again.header("Allow") == "", "the fields of one answer are not those of the next"
 
 
 def test_time_decides_the_status_of_a_part():
-    answer = render(PartFailed("user", "slow", DeadlineExceeded("over")), request())
+    answer = render_error(PartFailed("user", "slow", DeadlineExceeded("over")), request())
     assert answer.status == json.loads(answer.body)["status"] == 504
 
 
 def test_strangers_do_not_see_where_it_went():
     for accept in ("", BROWSER):
-        answer = render(ConnectFailed("10.0.0.5:80 refused", "users", "http://10.0.0.5:80"), request(accept))
+        answer = render_error(ConnectFailed("10.0.0.5:80 refused", "users", "http://10.0.0.5:80"), request(accept))
         assert b"10.0.0.5" not in answer.body and b"users" not in answer.body
 
 
 @pytest.mark.parametrize("detail", ["<script>alert(1)</script>", '"><img>', "&amp;", "\x00\x1b", "caf\xe9", "\udcff"])
 def test_what_the_client_sent_stays_text(detail):
-    page = render(InvalidTarget(detail), request(BROWSER)).body.decode()
+    page = render_error(InvalidTarget(detail), request(BROWSER)).body.decode()
     assert "<script>" not in page and "<img>" not in page
-    assert json.loads(render(InvalidTarget(detail), request()).body)["detail"] == detail.replace("\udcff", "?")
+    assert json.loads(render_error(InvalidTarget(detail), request()).body)["detail"] == detail.replace("\udcff", "?")
 
 
 def test_answer_without_an_id():
-    assert "request_id" not in json.loads(render(NoRoute("x"), request(id="")).body)
-    assert b"request " not in render(NoRoute("x"), request(BROWSER, id="")).body
+    assert "request_id" not in json.loads(render_error(NoRoute("x"), request(id="")).body)
+    assert b"request " not in render_error(NoRoute("x"), request(BROWSER, id="")).body
 
 
 @pytest.mark.parametrize("accept, html", [
@@ -101,11 +101,11 @@ def test_answer_without_an_id():
 ])
 def test_who_gets_a_page(accept, html):
     assert prefers_html(accept) is html
-    assert render(NoRoute("x"), request(accept)).header("Content-Type").startswith("text/html") is html
+    assert render_error(NoRoute("x"), request(accept)).header("Content-Type").startswith("text/html") is html
 
 
 def test_repeated_accept_is_one_list():
-    assert render(NoRoute("x"), request("application/json;q=0.5", "text/html")).header("Content-Type").startswith("text/html")
+    assert render_error(NoRoute("x"), request("application/json;q=0.5", "text/html")).header("Content-Type").startswith("text/html")
 
 
 @pytest.mark.parametrize("status, title, code", [(404, "Not Found", "not_found"), (418, "I'm a teapot", "i_m_a_teapot"),

@@ -64,7 +64,7 @@ class Purge(NamedTuple):
         return self
 
 
-def notice_of(purge: Purge) -> Notice:
+def purge_notice(purge: Purge) -> Notice:
     return Notice(TOPIC, f"{'soft' if purge.soft else 'hard'} {purge.kind} {purge.value}", None, True, purge.at)
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from ...bus.bus import Bus
 from ...bus.notice import Notice
 from ...loop.time_limit import join_all
-from .marks import TOPIC, Addresses, Marks, Purge, notice_of, parse_purge, purge_of
+from .marks import TOPIC, Addresses, Marks, Purge, parse_purge, purge_notice, purge_of
 from .nginx_generation import Generation, edge_notice
 
 
@@ -57,7 +57,7 @@ class Purger:
     def _publish(self, purges: Iterable[Purge], *behind: Notice) -> int:
         for purge in purges:
             self.add(purge)
-        return self.bus.send(*(notice_of(purge.short()) for purge in purges), *behind).wait()
+        return self.bus.send(*(purge_notice(purge.short()) for purge in purges), *behind).wait()
 
     def add(self, purge: Purge) -> None:
         """Apply a purge of this worker or of another."""

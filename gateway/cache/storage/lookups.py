@@ -55,7 +55,7 @@ class Lookups:
             look = self._running[key] = Lookup()
             look.greenlet = spawn_apart(self._run, key, partial(work, look))
         join_all([look.greenlet], seconds)
-        return value_of(look.greenlet)
+        return result_of(look.greenlet)
 
     def _run(self, key: str, work: Callable[[], T]) -> T | None:
         try:
@@ -77,7 +77,7 @@ class Lookups:
         for greenlet in jobs:
             greenlet.link(self._jobs.discard)
         join_all(jobs, seconds)
-        return [value_of(each) for each in jobs]
+        return [result_of(each) for each in jobs]
 
     def stop(self, seconds: float) -> None:
         """Kill the lookups, and the jobs that have not ended after ``seconds``."""
@@ -92,6 +92,6 @@ class Lookups:
         return f"Lookups({len(self._running)} running)"
 
 
-def value_of(greenlet: Any) -> Any:
+def result_of(greenlet: Any) -> Any:
     """The result of a greenlet; None while it runs, and when it was killed."""
     return None if isinstance(greenlet.value, Killed) else greenlet.value

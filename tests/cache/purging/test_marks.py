@@ -9,7 +9,7 @@ from stored import entry_of, variants_of
 
 from gateway.bus.notice import Notice, line_of, parse
 from gateway.cache.entry import Variants
-from gateway.cache.purging.marks import Marks, Purge, addresses, normalize, notice_of, parse_purge, purge_of
+from gateway.cache.purging.marks import Marks, Purge, addresses, normalize, parse_purge, purge_notice, purge_of
 
 URL = "https://shop.test/api/a?b=1"
 
@@ -176,7 +176,7 @@ def test_odd_buckets_do_no_harm(value):
     Purge("url", "/a", True, 5.0), Purge("tag", "a tag of words", False, 5.0), Purge("everything", "", True, 5.0),
     Purge("prefix", "/a\udce9 b\n", False, 5.0)])
 def test_a_purge_travels_as_a_notice(purge):
-    assert purge_of(parse(line_of(notice_of(purge)))) == purge
+    assert purge_of(parse(line_of(purge_notice(purge)))) == purge
 
 
 @pytest.mark.parametrize("key", ["", "hard", "hard colour red", "soft colour red", "half tag t", "tag t", "hard  t"])

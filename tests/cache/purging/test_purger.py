@@ -9,7 +9,7 @@ from stored import SAFETY, variants_of
 
 from gateway.bus.bus import Bus
 from gateway.bus.notice import Notice, gap
-from gateway.cache.purging.marks import Purge, notice_of
+from gateway.cache.purging.marks import Purge, purge_notice
 from gateway.cache.purging.nginx_generation import Generation
 from gateway.cache.purging.purger import Purger
 from tests.clocks import ManualClock
@@ -146,7 +146,7 @@ def test_addresses_and_tags_travel_as_numbers(what):
 def test_what_is_heard_is_not_sent_again():
     wire = Wire()
     worker = Worker(wire)
-    worker.bus.deliver(notice_of(Purge("tag", "red", False, NOW)))
+    worker.bus.deliver(purge_notice(Purge("tag", "red", False, NOW)))
     assert worker.state_of() == "gone" and wire.notices == []
 
 
