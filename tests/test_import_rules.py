@@ -158,7 +158,7 @@ def past_the_door(found: Import) -> bool:
 
 def is_pure(source: str) -> bool:
     """Does the docstring of a file say so?"""
-    return re.search(r"\bPure[.,:]", ast.get_docstring(ast.parse(source)) or "") is not None
+    return re.search(r"\bPure[.,:;]", ast.get_docstring(ast.parse(source)) or "") is not None
 
 
 def impurities(file: str, imports: Iterable[Import]) -> list[str]:
@@ -375,6 +375,7 @@ def test_a_planted_wait_is_caught_however_far_away(planted, way):
 @pytest.mark.parametrize("text, pure", [
     ('"""Which route answers. Pure."""', True),
     ('"""Which route answers. Pure: it decides, others act."""', True),
+    ('"""Which route answers. Pure; nothing here raises."""', True),
     ('"""Which route answers."""\n# Pure.', False),
     ('"""Purely by accident."""', False),
 ])

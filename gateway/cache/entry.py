@@ -1,4 +1,4 @@
-"""The stored responses of the HTTP cache: an Entry for each, and the Variants under one key, which Vary distinguishes.
+"""The stored responses of the HTTP cache: an Entry for each, and the Variants under one key, which Vary tells apart. Pure.
 
 The header is parsed once, when the response is stored: a lookup compares numbers and does not parse. All times are seconds of the
 shared clock (bus/clock.py), so that they mean the same in other workers and after a restart. Entries are shared between requests

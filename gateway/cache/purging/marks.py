@@ -1,4 +1,5 @@
 """The purge index: the times of purges, with which stored answers are compared (lazy invalidation, as Varnish's bans).
+Pure.
 
 A purge does not search for entries. It adds a mark with its time: no answer to a request from before that time is served any more,
 in whichever tier it is stored, even if it is stored after the purge. An entry is compared with the marks at its first lookup after

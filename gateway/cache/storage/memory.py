@@ -1,4 +1,4 @@
-"""The memory tier of one worker: a cache bounded in bytes, with S3-FIFO eviction.
+"""The memory tier of one worker: a cache bounded in bytes, with S3-FIFO eviction. Pure.
 
 Yang, Zhang, Qiu, Yue, Rashmi: FIFO queues are all you need for cache eviction (SOSP 2023). Three queues, first in, first out::
 
