@@ -1,7 +1,7 @@
 """The part of the packaging that setup.cfg cannot say: which modules a compiled build compiles.
 
-The source is Python and stays the reference. With WICKETGATE_COMPILED=1 in the environment, mypyc compiles COMPILED from it into one
-extension module beside the files; without it, nothing is compiled and no compiler is needed.
+The source is Python and stays the reference. With WICKETGATE_COMPILED=1 in the environment, mypyc compiles COMPILED from it into
+one extension module beside the files; without it, nothing is compiled and no compiler is needed.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ COMPILED = """
     cache/storage/store cache/storage/tiers
     http/chunked http/closing_stream http/codings http/date http/fields http/prepared http/problem http/range_header http/tee
     incoming/accept incoming/host incoming/request incoming/trust
-    loop/alarm loop/disconnect loop/greenlet_pool loop/interruption loop/monotonic_clock loop/readiness loop/send_queue
-    loop/time_limit
+    loop/alarm loop/disconnect loop/greenlet_pool loop/monotonic_clock loop/readiness loop/send_queue loop/time_limit
     routing/conditions routing/notation routing/pattern routing/rewrite routing/rewrite_response routing/segment_tree
     routing/spelling routing/table
     server/connection server/fastlane server/keepalive server/reader server/request_handler server/writer

@@ -13,10 +13,9 @@ from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
 from .deadline import Deadline
-from .errors import BodyTimeout
 from .http.fields import PROXY_WORDS
-from .loop.time_limit import TimeLimit
 from .message import Body, Headers, Request
+from .request_body_file import RequestBodyFile
 from .tasks import Guard
 
 ABOUT_BODY = ("CONTENT_TYPE", "CONTENT_LENGTH")          # in an environ without HTTP_
@@ -126,30 +125,6 @@ def without_client(request: Request) -> dict[str, Any] | None:
     if environ is None and request.connection is not None:
         environ = request.connection.environ(request)
     return None if environ is None else {key: value for key, value in environ.items() if key not in OF_THE_CLIENT}
-
-
-class RequestBodyFile(io.RawIOBase):
-    """A request's body as the file WSGI wants, so that limits and buffering of the steps hold for views too.
-
-    A slow client does not take the view's time: the body only has to keep moving. Raises BodyTimeout when it does not.
-    """
-
-    def __init__(self, body: Body, guard: Guard, silence: float) -> None:
-        self._body = body
-        self._guard = guard
-        self._silence = silence
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        piece = self._guard.suspend_while(self._read, len(buffer))
-        buffer[:len(piece)] = piece
-        return len(piece)
-
-    def _read(self, size: int) -> bytes:
-        with TimeLimit(self._silence, BodyTimeout(f"no byte of the body came for {self._silence:g} s")):
-            return self._body.read(size)
 
 
 def prefix_of(value: str) -> str:

@@ -28,7 +28,7 @@ FEATURE = 2
 LEVELS = {
     "errors": 0,
     "backoff": 1, "breaker": 1, "bus": 1, "config": 1, "deadline": 1, "http": 1, "local": 1, "loop": 1, "message": 1, "remote": 1,
-    "request_copies": 1, "routing": 1, "tasks": 1, "template": 1, "values": 1, "wsgi": 1,
+    "request_body_file": 1, "request_copies": 1, "routing": 1, "tasks": 1, "template": 1, "values": 1, "wsgi": 1,
     "pipeline": 3,
     "admin": 4, "app": 4, "server": 4,
     "__init__": 5, "gunicorn_conf": 5, "demo": 6, "cli": 7,
@@ -43,8 +43,8 @@ INSIDE = {
     "cache/storage": "codec lookups memory plain_values tiers < file_tier memcached_tier redis_tier write_behind < lease < store"
                      " < construction",
     "local": "board move_aside shared_memory < run_directory",
-    "server": "draining master reader succession < client_socket < keepalive writer < fastlane < request_handler < connection"
-              " < worker",
+    "server": "draining gunicorn_request master succession < reader < client_socket < keepalive writer < fastlane"
+              " < request_handler < connection < worker",
     "telemetry": "slot_memory < metrics < exposition log < observe",
     "upstream": "balancer dns framing head limit rendering retry < transport < pool sending stream tls < connecting exchange"
                 " < instance < client < requests",
@@ -69,8 +69,9 @@ DOORS = {
                "upstream/dns", "upstream/pool", "upstream/sending", "upstream/transport", "telemetry/log", "websocket",
                "admin/listener", "server/worker", "server/client_socket", "server/connection", "server/keepalive",
                "server/request_handler", "gunicorn_conf"},
-    "gunicorn": {"server/worker", "server/client_socket", "server/connection", "server/fastlane", "server/reader", "server/writer",
-                 "server/master", "server/request_handler", "cli/example_request", "gunicorn_conf"},
+    "gunicorn": {"server/worker", "server/client_socket", "server/connection", "server/fastlane", "server/gunicorn_request",
+                 "server/reader", "server/writer", "server/master", "server/request_handler", "cli/example_request",
+                 "gunicorn_conf"},
     "orjson": {"aggregate/part", "aggregate/part_answer", "aggregate/target", "cache/storage/codec", "configfile/checks",
                "configfile/part_checks", "http/problem", "respond", "telemetry/log", "telemetry/slot_memory"},
     "prometheus_client": {"telemetry/exposition"},

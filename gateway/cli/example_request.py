@@ -19,7 +19,7 @@ from gunicorn.http.unreader import IterUnreader
 from ..incoming.accept import Accept
 from ..incoming.request import Incoming
 from ..message import Request, Response
-from ..server import reader
+from ..server.gunicorn_request import GunicornRequest
 from ..server.request_handler import REFUSALS
 from ..wsgi import variables
 
@@ -88,7 +88,7 @@ def receive(request: Request, peer: str = NOBODY, trust: tuple[str, ...] = ()) -
     lines = [f"{request.method} {request.target} HTTP/{version}", *(f"{name}: {value}" for name, value in request.headers)]
     head = "\r\n".join([*lines, "", ""]).encode("latin-1")
     try:
-        message = reader.GunicornRequest(config, IterUnreader([head]), (peer, 0))
+        message = GunicornRequest(config, IterUnreader([head]), (peer, 0))
     except ParseException as error:
         raise next(kind for of, kind in REFUSALS if isinstance(error, of))(str(error)) from error
     incoming = Incoming(trust, request.deadline.seconds)

@@ -24,8 +24,8 @@ from ..errors import HeadTimeout
 from ..loop.monotonic_clock import CLOCK, MonotonicClock
 from .client_socket import Client
 from .fastlane import Lane, is_possible
+from .gunicorn_request import GunicornRequest
 from .keepalive import Dismissal, WaitingClients
-from .reader import GunicornRequest
 from .request_handler import LaneExchange, RequestHandler, WsgiExchange
 
 IO_TIMEOUT = 60.0               # seconds without progress where no other limit holds

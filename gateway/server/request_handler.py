@@ -26,7 +26,8 @@ from ..loop.monotonic_clock import CLOCK, MonotonicClock
 from ..message import REASONS, Stream
 from .client_socket import Client, ClientGone
 from .fastlane import Lane, LaneConnection
-from .reader import BodyReader, ClientConnection, GunicornRequest, PlainRequest
+from .gunicorn_request import GunicornRequest
+from .reader import BodyReader, ClientConnection, PlainRequest
 from .writer import ResponseWriter, closing_answer
 
 BODY_TIMEOUT = 30.0             # seconds without a byte of a body, where no configuration says otherwise

@@ -23,7 +23,8 @@ from ..http.fields import WRITTEN, Kinds, UnsafeField
 from ..http.prepared import status_line
 from ..message import Headers, Response
 from .client_socket import ClientGone
-from .reader import PIECE, BodyReader, ClientConnection, GunicornRequest, PlainRequest, reset
+from .gunicorn_request import GunicornRequest
+from .reader import PIECE, BodyReader, ClientConnection, PlainRequest, reset
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gateway.message import Interim, Request, Response
 from gateway.server.fastlane import Lane, LaneConnection, is_possible
-from gateway.server.reader import GunicornRequest
+from gateway.server.gunicorn_request import GunicornRequest
 from gateway.server.writer import ShortBody
 from tests.server.serving import LANE
 
