@@ -124,7 +124,7 @@ class Forward:
 
     def finish(self, response: Response, request: Request) -> Response:
         """The answer of the upstream, edited for the client."""
-        headers, hop = response.headers, response.hop
+        headers, hop = response.fields, response.hop         # an upstream's head was not written before
         if hop is None:
             headers = end_to_end(headers, RESPONSE_KINDS)
         elif hop:
@@ -132,7 +132,7 @@ class Forward:
         headers.append(self.forwarding.own[response.version])
         if not isinstance(response.body, bytes) and is_event_stream(headers):
             headers.append(("X-Accel-Buffering", "no"))      # nginx in front would hold events back until a buffer is full
-        response.headers = headers if self.publish is None else self.publish(headers, request)
+        response.fields = headers if self.publish is None else self.publish(headers, request)
         return response
 
     def __repr__(self) -> str:

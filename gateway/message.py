@@ -96,28 +96,22 @@ class Stream(Protocol):
     def close(self) -> None: ...
 
 
-class Message:
-    """What a Request and a Response have in common."""
-
-    __slots__ = ("headers",)
-
-    headers: Headers
-
-    def header(self, name: str, default: str = "") -> str:
-        """The first value of a header field, whatever its case."""
-        name = name.lower()
-        for key, value in self.headers:
-            if key.lower() == name:
-                return value
-        return default
-
-    def header_list(self, name: str) -> list[str]:
-        """All values of a header field, in order."""
-        name = name.lower()
-        return [value for key, value in self.headers if key.lower() == name]
+def first_value(headers: Headers, name: str, default: str) -> str:
+    """The first value of the field ``name``, whatever its case."""
+    name = name.lower()
+    for key, value in headers:
+        if key.lower() == name:
+            return value
+    return default
 
 
-class Request(Message):
+def all_values(headers: Headers, name: str) -> list[str]:
+    """All values of the field ``name``, in order."""
+    name = name.lower()
+    return [value for key, value in headers if key.lower() == name]
+
+
+class Request:
     """One request of a client.
 
     ``target`` is the request-target as sent (origin-form); ``path`` and ``query`` are its parts, not decoded, ``query`` None
@@ -134,7 +128,7 @@ class Request(Message):
     the client wants to switch, empty for none (see Response.tunnel).
     """
 
-    __slots__ = ("method", "target", "path", "query", "body", "scheme", "host", "client", "peer", "trusted", "port",
+    __slots__ = ("method", "target", "headers", "path", "query", "body", "scheme", "host", "client", "peer", "trusted", "port",
                  "chain", "id", "deadline", "entry", "params", "attempts", "notes", "environ", "connection", "head_first",
                  "upgrade", "version")
 
@@ -162,6 +156,26 @@ class Request(Message):
         self.notes: dict[str, Any] = {}
         self.environ: dict[str, Any] | None = None
         self.connection: Any = None
+
+    def header(self, name: str, default: str = "") -> str:
+        """The first value of a header field, whatever its case."""
+        return first_value(self.headers, name, default)
+
+    def header_list(self, name: str) -> list[str]:
+        """All values of a header field, in order."""
+        return all_values(self.headers, name)
+
+    def copy(self) -> Request:
+        """A request that shares everything with this one until an attribute is set."""
+        copy = Request(self.method, self.target, self.headers, self.body, scheme=self.scheme, host=self.host, peer=self.peer,
+                       deadline=self.deadline)
+        copy.path, copy.query = self.path, self.query
+        copy.client, copy.trusted, copy.port, copy.chain = self.client, self.trusted, self.port, self.chain
+        copy.version, copy.upgrade, copy.head_first = self.version, self.upgrade, self.head_first
+        copy.id, copy.entry, copy.params = self.id, self.entry, self.params
+        copy.attempts, copy.notes = self.attempts, self.notes
+        copy.environ, copy.connection = self.environ, self.connection
+        return copy
 
     @property
     def route(self) -> Any:
@@ -196,31 +210,57 @@ class RouteEntry:
         return f"RouteEntry({self.route.name})"
 
 
-class Response(Message):
+class Response:
     """An answer. ``body`` is bytes, or a Stream when it is not all here yet. ``reason`` may be empty and is sent as it is.
     ``version`` is that of HTTP in which it was received. ``whole`` is the stored answer of which this is all or a part, where nginx
     in front may send that (nginx/accel_redirect.py), else None. ``hop`` are those of its fields that belong to the connection it
     came on, when whoever read it has noted them. ``tunnel`` is the connection behind a 101, with ``sock`` and ``leftover``, else
-    None."""
+    None.
 
-    __slots__ = ("status", "reason", "body", "version", "takeover", "whole", "hop", "tunnel")
-    head_lines: bytes | None = None                         # see Prepared
+    ``head_lines`` are its fields as lines with CRLF, of an answer whose head was written before (http/prepared.py); None of any
+    other, and once ``headers`` was used. ``fields`` is the list behind ``headers``, for whoever knows that there are no lines."""
+
+    __slots__ = ("status", "reason", "fields", "head_lines", "body", "version", "takeover", "whole", "hop", "tunnel")
 
     def __init__(self, status: int, headers: Headers, body: bytes | Stream = b"", reason: str | None = None) -> None:
         self.status = status
         self.reason = REASONS.get(status, "") if reason is None else reason
-        self.headers = headers
+        self.fields = headers
         self.body = body
         self.version = "1.1"
         self.hop: Headers | None = None
         self.whole: Any
         self.tunnel: Any
-        self.whole = self.tunnel = None
+        self.head_lines: bytes | None
+        self.whole = self.tunnel = self.head_lines = None
         self.takeover: Callable[[], None] | None = None     # set by an Upgrade: called with the connection, which ends after it
+
+    @property
+    def headers(self) -> Headers:
+        if self.head_lines is not None:
+            self.fields = fields_of(self.head_lines)
+            self.head_lines = None
+        return self.fields
+
+    @headers.setter
+    def headers(self, headers: Headers) -> None:
+        self.fields = headers
+        self.head_lines = None
+
+    def header(self, name: str, default: str = "") -> str:
+        """The first value of a header field, whatever its case."""
+        return first_value(self.headers, name, default)
+
+    def header_list(self, name: str) -> list[str]:
+        """All values of a header field, in order."""
+        return all_values(self.headers, name)
 
     def append(self, lines: bytes) -> None:
         """Add fields, each a line that is safe to send, with its CRLF."""
-        self.headers += fields_of(lines)
+        if self.head_lines is not None:
+            self.head_lines += lines
+        else:
+            self.fields += fields_of(lines)
 
     def read(self, limit: int) -> bytes:
         """The whole body in memory, closing the stream. Raises BodyTooLarge above ``limit`` bytes."""

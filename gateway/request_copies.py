@@ -7,7 +7,6 @@ of its own: no client is waiting for it, its deadline starts anew, and what is n
 from __future__ import annotations
 
 from collections.abc import Set
-from copy import copy
 
 from .deadline import Deadline
 from .message import Headers, Request
@@ -16,7 +15,7 @@ from .wsgi import without_client
 
 def edit(request: Request, remove: Set[str], add: Headers) -> Request:
     """The request without the fields ``remove``, named in lower case, and with those of ``add``."""
-    duplicate = copy(request)
+    duplicate = request.copy()
     duplicate.headers = [field for field in request.headers if field[0].lower() not in remove] + add
     return duplicate
 
@@ -24,7 +23,7 @@ def edit(request: Request, remove: Set[str], add: Headers) -> Request:
 def detach(request: Request) -> Request:
     """The request without its client, which may leave, and with its whole time again. A HEAD becomes a GET, since what is fetched
     beside it is for both. The body is the original's: unless it is buffered, only one of the two can read it."""
-    duplicate = copy(request)
+    duplicate = request.copy()
     if duplicate.method == "HEAD":
         duplicate.method = "GET"
     duplicate.environ, duplicate.connection = without_client(request), None

@@ -1,10 +1,11 @@
 import io
+from types import SimpleNamespace
 
 import pytest
 
 from gateway.deadline import Deadline
 from gateway.errors import BodyTooLarge
-from gateway.message import Attempt, Body, Call, Request, Response
+from gateway.message import Attempt, Body, Call, Request, Response, RouteEntry
 
 
 def body(data: bytes, length: int | None = None) -> Body:
@@ -71,7 +72,32 @@ def test_headers_are_found_whatever_their_case():
         assert message.header("x-A") == "1"
         assert message.header("x-b", "none") == "none"
         assert message.header_list("X-a") == ["1", "2"]
-    assert Request.header is Response.header, "written once"
+
+
+def attributes(request):
+    """All that it has, however its class stores it."""
+    names = [name for name in dir(request) if not name.startswith("__") and not callable(getattr(request, name))]
+    return {name: getattr(request, name) for name in names}
+
+
+def test_a_copy_of_a_request_shares_all_that_it_has():
+    request = Request("GET", "/a?b", [("X", "y")], body(b"abc"), scheme="https", host="a.test", peer="10.0.0.1")
+    route = SimpleNamespace(timeout=None, name="r")
+    for name, value in {"path": "/c", "query": "d", "client": "10.0.0.2", "trusted": True, "port": "8443", "chain": ("X", "y"),
+                        "version": "1.0", "upgrade": "websocket", "head_first": True, "id": "i", "params": {"k": "v"},
+                        "entry": RouteEntry(route, len), "attempts": [Attempt("shop", "a:1")], "notes": {"n": 1},
+                        "environ": {"e": 1}, "connection": object()}.items():
+        setattr(request, name, value)
+    given, plain = attributes(request), attributes(Request("POST", "/", []))
+    assert [name for name in given if given[name] == plain[name]] == []          # each is another than that of any request
+    assert {name: value is given[name] for name, value in attributes(request.copy()).items()} == dict.fromkeys(given, True)
+
+
+def test_what_is_set_on_a_copy_is_not_set_on_the_request():
+    request = Request("GET", "/", [])
+    copy = request.copy()
+    copy.method, copy.id = "HEAD", "i"
+    assert (request.method, request.id) == ("GET", "")
 
 
 def test_reason_is_the_standard_one_unless_given():

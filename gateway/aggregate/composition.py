@@ -77,7 +77,7 @@ class Composition:
             call = part.call(self.request, self.inputs, self.client_fields(part.forward), self.forwarding)
             response = self.send(part.upstream, call)
             if self.cacheable:
-                self.note_sharing(response.headers)
+                self.note_sharing(response.fields)
             answer = part.read(response, call.deadline)
             self.shapes[part.name] = part.shape(answer)
             self.inputs.answers[part.name] = answer

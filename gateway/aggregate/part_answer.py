@@ -47,7 +47,7 @@ def json_of(response: Response, deadline: Deadline, json_types: frozenset[str]) 
     if not 200 <= response.status < 300:
         raise Unusable(f"answered {response.status}")
     media = codings = ""
-    for name, value in response.headers:
+    for name, value in response.fields:                      # an upstream's head was not written before
         if len(name) == 12 and name.lower() == "content-type":
             media = value
         elif len(name) == 16 and name.lower() == "content-encoding":

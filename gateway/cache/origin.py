@@ -8,7 +8,6 @@ a stale answer may replace an error.
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import copy
 
 from .. import request_copies
 from ..config import CacheSettings as Policy
@@ -227,7 +226,7 @@ class Origin:
             return stale
         if entry is not None and response.status == 200:
             if rules.same_answer(entry, response.headers):
-                get = copy(context.request)
+                get = context.request.copy()
                 get.method = "GET"
                 fresh, _ = rules.freshen(entry, get, response.headers, self.policy, request_time=request_time,
                                          response_time=self.clock(), personal=context.personal, ahead=self.ahead())
@@ -244,7 +243,7 @@ class Origin:
         url = self.url_of(context.request)
         if location is None or response.status != 200 or not isinstance(body, bytes) or resolve(url, location) != url:
             return
-        get, now = copy(context.request), self.clock()
+        get, now = context.request.copy(), self.clock()
         get.method = "GET"
         entry = rules.entry_of(get, response, self.policy, request_time=now, response_time=now, url=url, personal=context.personal,
                                size=len(body), ahead=self.ahead())

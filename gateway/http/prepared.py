@@ -11,7 +11,7 @@ import re
 from functools import lru_cache
 
 from ..message import Headers, Response, Stream
-from .fields import WRITTEN, Kinds, UnsafeField, fields_of
+from .fields import WRITTEN, Kinds, UnsafeField
 
 STATUS = re.compile(r"[1-9][0-9]{2}(?: [ \t\x21-\x7e\x80-\xff]*)?")
 SENDERS = Kinds({"content-length": 1} | dict.fromkeys((              # what whoever sends an answer looks at, or writes itself
@@ -20,10 +20,10 @@ BODILESS = (204, 304)
 
 
 class Prepared(Response):
-    """A response whose ``head_lines`` are its fields as lines with CRLF; None once ``headers`` was read. They include the
-    Content-Length of ``body``, and neither X-Request-Id nor fields of the connection."""
+    """A response with ``head_lines``, which include the Content-Length of ``body``, and neither X-Request-Id nor fields of the
+    connection."""
 
-    __slots__ = ("head_lines", "_fields")
+    __slots__ = ()
 
     def __init__(self, status: int, reason: str, head_lines: bytes, body: bytes) -> None:
         self.status = status                                 # what super().__init__ does, for every request
@@ -33,24 +33,6 @@ class Prepared(Response):
         self.hop = self.takeover = None
         self.whole = self.tunnel = None
         self.head_lines: bytes | None = head_lines
-
-    @property
-    def headers(self) -> Headers:
-        if self.head_lines is not None:
-            self._fields = fields_of(self.head_lines)
-            self.head_lines = None
-        return self._fields
-
-    @headers.setter
-    def headers(self, headers: Headers) -> None:
-        self._fields = headers
-        self.head_lines = None
-
-    def append(self, lines: bytes) -> None:
-        if self.head_lines is not None:
-            self.head_lines += lines
-        else:
-            self._fields += fields_of(lines)
 
 
 def head_lines_of(status: int, headers: Headers, size: int) -> bytes | None:
@@ -72,7 +54,7 @@ def first_line(status: int, reason: str) -> bytes:
 
 
 @lru_cache(maxsize=1024)
-def status_line(status: str) -> tuple[int, str]:
+def status_line(status: object) -> tuple[int, str]:
     """The code and the rest of the status line. Raises ValueError."""
     if not isinstance(status, str) or not STATUS.fullmatch(status):
         raise ValueError(f"{status!r} is no HTTP status")

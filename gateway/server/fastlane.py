@@ -135,7 +135,7 @@ class Lane:
                 body = b""
             return b"%b%b%b%b" % (first_line(status, response.reason), lines, CLOSE if closing else KEEP_ALIVE, body), closing
         code, line = status_line(f"{status} {response.reason}")
-        head, length, closing = compose(plain.version, code, line, response.headers)
+        head, length, closing = compose(plain.version, code, line, response.fields)
         closing = closing or plain.close or draining
         tail = CLOSE if closing else KEEP_ALIVE
         if plain.method == "HEAD" or status in BODILESS:

@@ -348,9 +348,9 @@ def set_id(response: Response, id: str) -> None:
     if response.head_lines is not None:
         response.append(b"X-Request-Id: %b\r\n" % id.encode())
         return
-    headers = response.headers
+    headers = response.fields
     if [1 for name, _ in headers if OWN[name]]:
-        headers = response.headers = [field for field in headers if not OWN[field[0]]]
+        headers = response.fields = [field for field in headers if not OWN[field[0]]]
     headers.append(("X-Request-Id", id))
 
 

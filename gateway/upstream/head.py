@@ -54,9 +54,9 @@ class Head(Response):
         self.version = "1.0" if minor == 0 else "1.1"        # and the rest of what super().__init__ does, for every answer
         self.status = status
         self.reason = reason
-        self.headers = []
+        self.fields = []
         self.body = b""
-        self.whole = self.tunnel = self.takeover = None
+        self.whole = self.tunnel = self.takeover = self.head_lines = None
         self.hop = []
         self.end = end
         self.size = UNTIL_CLOSE
@@ -95,7 +95,7 @@ def _read_fields(head: Head, lines: list[bytes], minor: int) -> bool:
     pairs: list[Any] = list(map(PAIR, lines))
     if None in pairs:
         return False
-    head.headers = list(map(FIELD, pairs))
+    head.fields = list(map(FIELD, pairs))
     lengths = coding = connection = None
     for field, name in pairs:
         if name in SPECIAL:

@@ -162,8 +162,8 @@ class Invalidate:
 
     def __call__(self, request: Request) -> Response:
         response = self.next(request) if request.method in SAFE else call_unsafe(self.next, self.store, request)
-        if response.head_lines is None and [1 for name, _ in response.headers if OWN_FIELD[name]]:      # an upstream's
-            response.headers = [field for field in response.headers if not OWN_FIELD[field[0]]]
+        if response.head_lines is None and [1 for name, _ in response.fields if OWN_FIELD[name]]:       # an upstream's
+            response.fields = [field for field in response.fields if not OWN_FIELD[field[0]]]
         return response
 
     def __repr__(self) -> str:
