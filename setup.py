@@ -21,7 +21,7 @@ COMPILED = """
     http/chunked http/closing_stream http/codings http/date http/fields http/prepared http/problem http/range_header http/tee
     incoming/accept incoming/host incoming/request incoming/trust
     loop/alarm loop/disconnect loop/greenlet_pool loop/monotonic_clock loop/readiness loop/send_queue loop/time_limit
-    routing/conditions routing/notation routing/pattern routing/rewrite routing/rewrite_response routing/segment_tree
+    routing/conditions routing/match routing/notation routing/pattern routing/rewrite routing/rewrite_response routing/segment_tree
     routing/spelling routing/table
     server/connection server/fastlane server/keepalive server/reader server/request_handler server/writer
     telemetry/log telemetry/metrics telemetry/observe telemetry/slot_memory
@@ -29,7 +29,7 @@ COMPILED = """
     upstream/instance upstream/limit upstream/pool upstream/rendering upstream/retry upstream/sending upstream/stream
     upstream/transport
     upstream/requests/call upstream/requests/destinations upstream/requests/redirects
-    backoff bodylimit breaker deadline files forward headers message pipeline request_copies respond template views wsgi
+    backoff bodylimit breaker deadline forward headers message request_copies respond template views wsgi
 """
 
 

@@ -44,6 +44,7 @@ from .incoming.accept import Accept
 from .message import Call, Handler, Headers, Request, Response, RouteEntry
 from .nginx.accel_redirect import AccelRedirect
 from .respond import Respond
+from .routing.match import Match
 from .routing.pattern import parameters
 from .routing.rewrite import Rewrite
 from .routing.rewrite_response import PublicAddresses
@@ -216,23 +217,6 @@ class Pipeline:
 
     def __repr__(self) -> str:
         return f"Pipeline({len(self.routes)} routes, {len(self.upstreams)} upstreams)"
-
-
-class Match:
-    """Step: find the route and start its deadline; the route's own steps go on. Raises NoRoute and MethodNotAllowed."""
-
-    def __init__(self, table: Table[RouteEntry]) -> None:
-        self.table = table
-
-    def __call__(self, request: Request) -> Response:
-        entry, request.params = self.table.match(request)
-        request.entry = entry
-        if entry.timeout is not None:
-            request.deadline.change(entry.timeout)
-        return entry.handler(request)
-
-    def __repr__(self) -> str:
-        return f"match: {self.table!r}"
 
 
 def inner(handler: Handler) -> dict[str, Handler]:
