@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -18,15 +17,16 @@ SAFETY = 60.0
 
 
 def server(**changes: Any) -> Any:
-    """What a server gives, which nobody can edit."""
-    return MappingProxyType({
+    """What a server gives."""
+    return {
         "REQUEST_METHOD": "GET", "RAW_URI": "/a%2Fb?c", "PATH_INFO": "/a/b", "QUERY_STRING": "c", "SCRIPT_NAME": "",
         "SERVER_PROTOCOL": "HTTP/1.1", "wsgi.url_scheme": "http", "HTTP_HOST": "a.test", "REMOTE_ADDR": "10.0.0.9",
-        "wsgi.input": None, "gunicorn.socket": object(), **changes})
+        "wsgi.input": None, "gunicorn.socket": object(), **changes}
 
 
 def application(environ: Any, step: Handler | None = None) -> dict[str, Any]:
-    """The environ that an application sees of a request."""
+    """The environ that an application sees of a request. Nobody edits that of the server."""
+    given = dict(environ)
     found: list[dict[str, Any]] = []
 
     def target(request: Request) -> Response:
@@ -37,6 +37,7 @@ def application(environ: Any, step: Handler | None = None) -> dict[str, Any]:
         return Response(200, [])
 
     Accept(target)(Incoming(("10.0.0.9",), SAFETY)(environ))
+    assert environ == given
     return found[0]
 
 

@@ -52,7 +52,7 @@ class ResponseWriter:
         self.transmit: Callable[[bytes], None] = sock.sendall                    # the worker has a better one: Client.send
         self.connection = connection
         self.body = body
-        self.status: str | None = None
+        self.status: Any = None
         self.status_code = 0
         self.headers: Headers = []
         self.response_length: int | None = None
@@ -64,7 +64,8 @@ class ResponseWriter:
         self._bodiless = False
         self._head = b""
 
-    def start_response(self, status: str, headers: Headers, exc_info: Any = None) -> Callable[[bytes], None]:
+    def start_response(self, status: Any, headers: Any, exc_info: Any = None) -> Callable[[bytes], None]:
+        """PEP 3333. ``status`` and ``headers`` are the application's, whatever they are: such that cannot be sent raise an error."""
         if exc_info:
             try:
                 if self.headers_sent:
@@ -75,12 +76,13 @@ class ResponseWriter:
             raise AssertionError("start_response was called a second time")
         try:
             self.status_code, line = status_line(status)
-            self._head, self.response_length, close = compose(self.req.version, self.status_code, line, headers)
+            fields: Headers = headers if type(headers) is list else list(headers)     # some framework's own
+            self._head, self.response_length, close = compose(self.req.version, self.status_code, line, fields)
         except Exception as error:
             self.connection.failure = InternalError(str(error))
             raise
         self.must_close = self.must_close or close
-        self.status, self.headers = status, headers
+        self.status, self.headers = status, fields
         self._bodiless = self.req.method == "HEAD" or self.status_code in (204, 304) or self.status_code < 200
         self.chunked = self.response_length is None and not self._bodiless and self.req.version >= (1, 1)
         return self.write
@@ -180,8 +182,6 @@ def compose(version: tuple[int, int], code: int, line: str, headers: Headers) ->
     """
     first = f"HTTP/1.0 {line}\r\n" if version < (1, 1) else f"HTTP/1.1 {line}\r\n"
     length, has_date, close = None, False, False
-    if type(headers) is not list:                            # some framework's own; it is gone over more than once
-        headers = list(headers)
     try:
         special = [field for field in headers if KINDS[field[0]]]
         exclusions = []

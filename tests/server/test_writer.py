@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from gateway.http.date import date_line
 from gateway.http.prepared import status_line
 from gateway.server.writer import compose
+from tests.server.serving import GET
 
 DATE = ("Date", "yesterday")
 
@@ -107,6 +108,28 @@ def test_date_is_added_when_there_is_none():
     assert kept == b"HTTP/1.1 200 OK\r\ndate: mine\r\n"
 
 
-def test_header_fields_may_come_from_an_iterator():
-    head, length, _ = compose((1, 1), 200, "200 OK", iter([("A", "b"), ("Date", "now"), ("Content-Length", "3")]))
-    assert head == b"HTTP/1.1 200 OK\r\nA: b\r\nDate: now\r\nContent-Length: 3\r\n" and length == 3
+FIELDS = [("A", "b"), ("Date", "now"), ("Content-Length", "3")]
+
+
+@pytest.mark.parametrize("kind", [list, tuple, iter, lambda fields: dict(fields).items()])
+def test_header_fields_may_come_from_whatever_a_framework_has(run, kind):
+    def application(environ, start_response):
+        start_response("200 OK", kind(FIELDS))
+        return [b"abc"]
+
+    assert run(application).exchange(GET).startswith(b"HTTP/1.1 200 OK\r\nA: b\r\nDate: now\r\nContent-Length: 3\r\n")
+
+
+@pytest.mark.parametrize("status, fields", [
+    (200, FIELDS), (b"200 OK", FIELDS), (None, FIELDS), ("200 OK", None), ("200 OK", [("A", 1)]), ("200 OK", [(b"A", b"b")]),
+    ("200 OK", [["A", "b"]]), ("200 OK", ["a"]), ("200 OK", [("A",)]), ("200 OK", [("A", "b", "c")]), ("200 OK", [None]),
+    ("200 OK", {"A": "b"}), ("200 OK", 7), ("200 OK", [("A", "b" * 2 ** 16 + "\n")]), ("200 OK", [("Content-Length", 3)]),
+    ("200 OK", [("Content-Length", "9" * 30)])])
+def test_what_cannot_be_sent_is_500_whatever_it_is(run, status, fields):
+    def application(environ, start_response):
+        start_response(status, fields)
+        return [b"abc"]
+
+    running = run(application)
+    assert running.exchange(GET).startswith(b"HTTP/1.1 500 Internal Server Error\r\n")
+    assert running.log.levels()
