@@ -55,7 +55,7 @@ class Chunked:
                 raise self.error("a chunk's line is too long")
             self._line = data[start:]
             return -1
-        if data[end - 1:end] != b"\r" or end == start:
+        if end == start or data[end - 1:end] != b"\r":
             raise self.error("a chunk's line ends with a bare LF")
         return end - 1
 

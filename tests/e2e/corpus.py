@@ -128,4 +128,7 @@ BROKEN: dict[str, bytes] = {f"broken-{number}": data for number, data in enumera
     chunked(b"zz\r\nabc\r\n0\r\n\r\n"), chunked(b"3\r\nabcX\r\n0\r\n\r\n"), chunked(b"-3\r\nabc\r\n0\r\n\r\n"),
     chunked(b"3\nabc\r\n0\r\n\r\n"),
     chunked(b"3 \r\nabc\r\n0\r\n\r\n"), chunked(b"\r\n\r\n"), chunked(b"3\r\nab"), chunked(b"3\r\nabc\r\n0\r\n"),
-    body(b"ab", b"Content-Length: 3"), body(b"", b"Content-Length: 3"), body(b"ab", b"Content-Length: 999999999")])}
+    body(b"ab", b"Content-Length: 3"), body(b"", b"Content-Length: 3"), body(b"ab", b"Content-Length: 999999999"),
+    chunked(b"\nabc\r\n0\r\n\r\n"), chunked(b"\n"), chunked(b"3\r\nabc\n\r\n"), chunked(b"3\r\nabc\r\n\n\r\n"),
+    chunked(b"ffffffffffffffff\r\nabc"), chunked(b"4000000000000000\r\nabc"), chunked(b"10000000000000000\r\nabc"),
+    body(b"ab", b"Content-Length: 4611686018427387904"), body(b"ab", b"Content-Length: 18446744073709551616")])}

@@ -90,6 +90,8 @@ PARTS = st.sampled_from([b"1", b"3", b"A", b"0", b"00", b"g", b"-1", b";", b";a"
 @example(wire=b"3\r\nabc\r\n0\r\nX: 1\r\n\r\n", cut=7)
 @example(wire=b"3 ;a\r\nabc\r\n0;a=1\r\n\r\nrest", cut=40)
 @example(wire=b"0\r\n\r\n\r\n", cut=40)
+@example(wire=b"\n\r\n", cut=40)
+@example(wire=b"\n1", cut=40)
 def test_chunks_are_what_gunicorn_takes_for_chunks(wire, cut):
     pieces = [head("Transfer-Encoding: chunked"), *(wire[at:at + cut] for at in range(0, len(wire), cut))]
     request, ours = request_of(pieces)

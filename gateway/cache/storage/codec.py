@@ -90,6 +90,8 @@ def decode(key: str, data: bytes, shift: float = 0.0, largest: int = LARGEST) ->
         if len(heads) > MOST_VARIANTS or sum([max(head[10], head[11] or 0) for head in heads]) > largest:
             raise CorruptRecord("more than is kept")
         for head in heads:
+            if head[10] < 0:
+                raise CorruptRecord("a length below 0")
             entries.append(decode_entry(head, data[at:at + head[10]], shift))
             at += head[10]
     except CorruptRecord:
