@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from . import build as build  # noqa: F401  (first of all: it decides how the other modules are found)
+
 if TYPE_CHECKING:
     from . import cache as cache
     from . import errors as errors

@@ -25,6 +25,7 @@ from typing import Any, NoReturn  # noqa: E402
 from gunicorn.errors import HaltServer  # noqa: E402
 from gunicorn.util import parse_address  # noqa: E402
 
+from gateway.build import RUNNING, outdated, own_version  # noqa: E402
 from gateway.errors import ConfigError  # noqa: E402
 from gateway.local import run_directory  # noqa: E402
 from gateway.server import master  # noqa: E402
@@ -196,6 +197,9 @@ def on_starting(server: Any) -> None:
     except OSError as error:
         refuse(server, [f"GATEWAY_RUN_DIR: cannot make a run directory: {error}"])
     instance.run_dir.offer_config(text)
+    server.log.info("Wicketgate %s, %s", own_version(), RUNNING)
+    if RUNNING.notice:
+        server.log.warning("%s", RUNNING.notice)
     master.protect(server, instance.run_dir, unavailable)
     if os.path.basename(server.START_CTX["args"][1]) == "__main__.py":
         # USR2 runs this again. As a file it would put gunicorn's folder, with its http package, before the standard library.
@@ -236,6 +240,7 @@ def post_worker_init(worker: Any) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
         except (OSError, ValueError) as error:               # above fs.nr_open, or forbidden in a container
             worker.log.warning("this worker may open %d files, not %d: %s", soft, limit, error)
+    warn_of_changes(worker.log)
     module = sys.modules.get("gateway.app")                  # not imported for an application that does without
     worker.application = module.served_by(worker.wsgi) if module is not None else None
     if module is not None and worker.application is not None:
@@ -251,6 +256,12 @@ def post_worker_init(worker: Any) -> None:
     except OSError as error:
         worker.log.error("this worker does not answer on the admin listener: %s", error)
     worker.on_master_death = lambda: [close() for close in closing]      # the next start is to find the port free
+
+
+def warn_of_changes(log: Any) -> None:
+    """Say which sources were edited since the master has started: what it runs itself, its workers run too."""
+    if RUNNING.name == "compiled" and (problem := outdated()):
+        log.warning("%s; until the instance is started again what was compiled runs", problem)
 
 
 def worker_exit(server: Any, worker: Any) -> None:

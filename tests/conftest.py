@@ -13,6 +13,7 @@ import pytest  # noqa: E402
 from gevent.server import StreamServer  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 
+from gateway.build import RUNNING  # noqa: E402
 from tests.waiting import until  # noqa: E402
 
 settings.register_profile("gateway", deadline=None, suppress_health_check=[HealthCheck.too_slow])   # on a busy machine
@@ -20,6 +21,10 @@ settings.load_profile("gateway")
 
 STARTED: weakref.WeakSet[gevent.Greenlet] = weakref.WeakSet()
 gevent.Greenlet.add_spawn_callback(STARTED.add)
+
+
+def pytest_report_header():
+    return f"gateway: {RUNNING} {RUNNING.notice}"
 
 
 def pytest_collection_finish():

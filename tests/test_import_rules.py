@@ -26,7 +26,7 @@ PACKAGE = Path(__file__).parent.parent / "gateway"
 
 FEATURE = 2
 LEVELS = {
-    "errors": 0,
+    "build": 0, "errors": 0,
     "backoff": 1, "breaker": 1, "bus": 1, "config": 1, "deadline": 1, "http": 1, "local": 1, "loop": 1, "message": 1, "remote": 1,
     "request_body_file": 1, "request_copies": 1, "routing": 1, "tasks": 1, "template": 1, "values": 1, "wsgi": 1,
     "pipeline": 3,
@@ -82,7 +82,7 @@ DOORS = {
 }
 IN_FUNCTIONS_ONLY = {("flask", "tasks")}            # used where it is loaded anyway, and never loaded by it at start
 APPLICATIONS = {"demo/services", "demo/shop"}       # code of users, as an example: it imports what users import
-LOADERS = {"__init__", "app", "extension", "gunicorn_conf"}  # import by name: modules of users, or what the process has loaded
+LOADERS = {"__init__", "app", "build", "extension", "gunicorn_conf"}  # import by name: modules of users, or what is loaded
 
 WAITING = {"asyncio", "concurrent", "gevent", "http", "multiprocessing", "os", "pathlib", "posix", "queue", "random", "requests",
            "sched", "secrets", "select", "selectors", "shutil", "signal", "socket", "ssl", "subprocess", "tempfile", "threading",

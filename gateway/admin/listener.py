@@ -33,6 +33,7 @@ from gevent.pool import Pool
 from gevent.pywsgi import WSGIHandler, WSGIServer
 from werkzeug.exceptions import Forbidden, HTTPException, InternalServerError, MethodNotAllowed
 
+from ..build import RUNNING, own_version
 from ..http.problem import prefers_html, render_http
 from ..local import run_directory
 from ..loop.native_threads import run_in_thread
@@ -99,7 +100,8 @@ def create_admin(application: Gateway | None) -> Flask:
     def show(path: str, view: Any) -> None:
         admin.add_url_rule(path, path, view, methods=["GET"], provide_automatic_options=False)
 
-    show("/healthz", lambda: as_page({"status": "ok", "pid": os.getpid()}, "Health"))
+    show("/healthz", lambda: as_page({"status": "ok", "pid": os.getpid(), "version": own_version(), "build": RUNNING.name},
+                                     "Health"))
     show("/readyz", readiness)
     show("/metrics", metrics)
     if application is None:
@@ -148,7 +150,7 @@ def index(application: Gateway) -> str:
     down = [name for name, each in answering.items() if not any(each)]
     partly = [name for name, each in answering.items() if any(each) and not all(each)]
     return render_template("admin_index.html.j2", ready=ready(), workers=workers(), problems=config_problems(),
-                           reached=answers, down=down, partly=partly, version=exposition.own_version(), config=config)
+                           reached=answers, down=down, partly=partly, version=own_version(), build=RUNNING, config=config)
 
 
 def reachable(urls: Iterable[str]) -> dict[str, bool]:

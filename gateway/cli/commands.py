@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import __version__
+from ..build import RUNNING
 from .admin_client import call_admin
 from .assembly import assemble, load
 from .terminal import count_text, print_table, printable, route_row
@@ -61,13 +62,15 @@ Environment:
   GATEWAY_LOG        where the request log goes, instead of gateway.log
   GATEWAY_LOG_LEVEL  what application code logs, instead of gateway.log_level
   GATEWAY_TIMEOUT    the deadline of a request, instead of gateway.timeout
+  GATEWAY_BUILD      pure: the sources run, also where there are compiled modules;
+                     compiled: no start without those
 
 Each command has a --help of its own.
 """
 
 
 @click.group(cls=Commands, epilog=ENVIRONMENT)
-@click.version_option(__version__, prog_name="wicketgate")
+@click.version_option(f"{__version__} ({RUNNING})", prog_name="wicketgate")
 def main() -> None:
     """Wicketgate: a gateway in front of a synchronous application that has to stay alive while it is replaced."""
 
@@ -82,7 +85,7 @@ def check(path: str | None) -> None:
     pipeline.close()
     click.echo(f"{source}: no mistakes; {count_text(len(config.routes), 'route')}, {count_text(len(config.upstreams), 'upstream')}")
     from ..app import session_notices
-    for notice in (*notices(config), *session_notices(app)):
+    for notice in filter(None, (*notices(config), *session_notices(app), RUNNING.notice)):
         click.echo(f"  note: {notice}")
 
 

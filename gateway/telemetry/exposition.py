@@ -10,12 +10,11 @@ from __future__ import annotations
 import platform
 from collections import Counter as Tally
 from collections.abc import Iterator
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 
+from ..build import RUNNING, own_version
 from .metrics import Registry
 from .slot_memory import CorruptSlot, Key, Labels, read
 
@@ -88,8 +87,8 @@ class Exposition:
 
     def facts(self) -> Iterator[Metric]:
         """The metrics that nobody counts: the version, the workers, the run directory."""
-        yield gauge("gateway_build_info", "The version that runs.",
-                    [({"version": own_version(), "python": platform.python_version()}, 1)])
+        yield gauge("gateway_build_info", "The version and the build that run.",
+                    [({"version": own_version(), "build": RUNNING.name, "python": platform.python_version()}, 1)])
         yield gauge("gateway_metrics_unreadable", "Slots whose metrics could not be read for this answer.", [({}, self.unreadable)])
         run_dir = self.registry.run_dir
         if run_dir is not None:
@@ -129,11 +128,3 @@ def add_histogram(metric: Metric, labels: dict[str, str], bounds: tuple[float, .
         metric.add_sample(metric.name + "_bucket", {**labels, "le": bound}, count)
     metric.add_sample(metric.name + "_count", labels, count)
     metric.add_sample(metric.name + "_sum", labels, numbers[-1])
-
-
-@cache
-def own_version() -> str:
-    try:
-        return version("wicketgate")
-    except PackageNotFoundError:
-        return "unknown"

@@ -8,6 +8,7 @@ from gevent import socket
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.admin import listener as admin
+from gateway.build import Build, own_version
 from gateway.config import Config
 from gateway.local import run_directory as rundir
 from gateway.message import Response
@@ -118,6 +119,15 @@ def test_all_mistakes_of_a_broken_reload_are_shown(client, instance):
     place.report_config([])
     assert client.get("/config").json["problems"] == []
     assert "cannot be used" not in client.get("/").data.decode()
+
+
+@pytest.mark.parametrize("build", [Build("pure"), Build("compiled"), Build("pure", "gateway/x.py changed: the sources run")])
+def test_the_build_that_runs_is_said(client, monkeypatch, build):
+    monkeypatch.setattr(admin, "RUNNING", build)
+    found = client.get("/healthz").json
+    assert (found["version"], found["build"]) == (own_version(), build.name)
+    page = client.get("/").data.decode()
+    assert str(build) in page and build.notice in page and ('"fair">gateway/x.py' in page) is bool(build.notice)
 
 
 def test_config_says_what_is_configured(client):

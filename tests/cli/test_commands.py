@@ -1,5 +1,6 @@
 import json
 import os
+import platform
 import re
 import signal
 import socket
@@ -14,6 +15,8 @@ from click.testing import CliRunner
 from running import Running, ask, connects
 
 from gateway import cli, create_app, demo
+from gateway.build import RUNNING, Build
+from gateway.cli import commands
 from gateway.cli.terminal import printable
 from gateway.errors import ConfigError
 from tests.waiting import until
@@ -556,7 +559,13 @@ def test_demo_passes_its_options_on(command, monkeypatch):
 
 
 def test_the_version(command):
-    assert command("--version").stdout == "wicketgate, version 0.1.0\n"
+    assert command("--version").stdout == f"wicketgate, version 0.1.0 ({RUNNING.name} build, Python {platform.python_version()})\n"
+
+
+def test_check_says_why_what_was_compiled_does_not_run(command, monkeypatch):
+    monkeypatch.setattr(commands, "RUNNING", Build("pure", "gateway/message.py changed since being compiled: the sources run"))
+    done = command("check")
+    assert done.exit_code == 0 and "  note: gateway/message.py changed since being compiled" in done.stdout
 
 
 def test_help_lists_every_command(command):

@@ -15,6 +15,7 @@ import pytest
 from plain import GATEWAY, ROOT, Load, Plain, gone
 from running import free_port
 
+from gateway.build import RUNNING, own_version
 from tests.waiting import until
 
 CONF = f'exec(open({str(ROOT / "gunicorn.conf.py")!r}).read())\n'
@@ -236,6 +237,7 @@ def test_an_empty_variable_is_an_unset_one(tmp_path, given):
         load.more(1)
         load.stop()
         assert (tmp_path / "errors.log").read_text().count("Listening at") == 1
+        assert f"Wicketgate {own_version()}, {RUNNING}\n" in (tmp_path / "errors.log").read_text()
         assert "0.0.0.0" not in (tmp_path / "errors.log").read_text()
     finally:
         process.terminate()

@@ -1,5 +1,6 @@
 """``/metrics``: sums over workers, right after workers have died, and readable by Prometheus in both formats."""
 
+import platform
 import re
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 import gateway
+from gateway.build import RUNNING, own_version
 from gateway.local.run_directory import RunDir
 from gateway.telemetry.exposition import render
 from gateway.telemetry.metrics import Registry
@@ -116,7 +118,8 @@ def test_workers_problems_and_version(worker, tmp_path):
     assert found["gateway_workers", ("state", "serving")] == 2.0
     assert found["gateway_workers", ("state", "draining")] == 1.0
     assert found["gateway_config_problems",] == 2.0
-    assert [value for key, value in found.items() if key[0] == "gateway_build_info"] == [1.0]
+    [(build, value)] = [(dict(key[1:]), value) for key, value in found.items() if key[0] == "gateway_build_info"]
+    assert value == 1.0 and build == {"version": own_version(), "build": RUNNING.name, "python": platform.python_version()}
     assert found["gateway_worker_start_time_seconds", ("slot", "1")] > 1.7e9
 
 

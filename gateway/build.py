@@ -1,0 +1,146 @@
+"""Which build runs: *compiled*, with the modules that setup.py lists as extension modules, or *pure*, each module from its source.
+
+A compiled installation has both side by side, and Python would take the extension modules. What happens instead is decided when the
+package is imported, before any other of its modules is:
+
+==================  ==============================================================================================================
+``GATEWAY_BUILD``   what runs
+==================  ==============================================================================================================
+unset               compiled, if it was compiled for this Python and no source has changed since; else pure
+``pure``            pure
+``compiled``        compiled; where that is impossible the process ends with status 2 and says why
+==================  ==============================================================================================================
+
+So no process runs code that is not the one to be read. Whether a source has changed its sum says, of which the build keeps a record
+beside the modules, in the form of ``sha256sum``: times of files mean nothing after a checkout or an installation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from functools import cache
+from importlib import metadata
+from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES, FileFinder, ModuleSpec, PathFinder, SourceFileLoader
+from typing import NamedTuple
+
+VARIABLE = "GATEWAY_BUILD"
+FOLDER = os.path.dirname(os.path.abspath(__file__))
+RECORD = f"compiled.{sys.implementation.cache_tag}.sha256"
+GROUP = "wicketgate__mypyc"             # named by setup.py
+REMEDY = "compile again (make compiled), or remove what was compiled (make pure)"
+
+
+class Build(NamedTuple):
+    """``name`` is compiled or pure. ``notice`` says why what was compiled does not run though nobody wanted that, or is empty."""
+
+    name: str
+    notice: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name} build, Python {platform.python_version()}"
+
+
+class Impossible(ValueError):
+    """GATEWAY_BUILD asks for what cannot be."""
+
+
+def decide(wanted: str, folder: str = FOLDER) -> Build:
+    """The build to run of the package in ``folder``, by the value of GATEWAY_BUILD. Raises Impossible."""
+    if wanted not in ("", "pure", "compiled"):
+        raise Impossible(f"{wanted!r} is neither pure nor compiled")
+    if wanted == "pure":
+        return Build("pure")
+    if not was_compiled(folder):
+        problem, notice = f"this installation was not compiled for Python {platform.python_version()}", ""
+    else:
+        problem = notice = outdated(folder)
+    if problem and wanted == "compiled":
+        raise Impossible(problem)
+    return Build("pure", notice and f"{notice}: the sources run") if problem else Build("compiled")
+
+
+def was_compiled(folder: str = FOLDER) -> bool:
+    """Are there extension modules for this Python?"""
+    return os.path.exists(os.path.join(folder, RECORD)) or os.path.exists(os.path.join(folder, "message" + EXTENSION_SUFFIXES[0]))
+
+
+def outdated(folder: str = FOLDER) -> str:
+    """What is wrong with what was compiled: a sentence, empty when it is what the sources say."""
+    try:
+        with open(os.path.join(folder, RECORD)) as file:
+            record = [line.split() for line in file]
+    except FileNotFoundError:
+        return f"the compiled modules are not complete; {REMEDY}"
+    changed = [path for found, path in record if checksum(os.path.join(os.path.dirname(folder), path)) != found]
+    if not changed:
+        return ""
+    names = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+    return f"{names} changed since being compiled; {REMEDY}"
+
+
+def checksum(path: str) -> str:
+    """Empty for a file that is not there."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.sha256(file.read()).hexdigest()
+    except FileNotFoundError:
+        return ""
+
+
+@cache
+def own_version() -> str:
+    """The version that is installed."""
+    try:
+        return metadata.version("wicketgate")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+class SourceFinder:
+    """A finder of modules that sees the package's .py files alone, and not the extension modules beside them."""
+
+    @classmethod
+    def find_spec(cls, name: str, path: Sequence[str] | None, target: object = None, /) -> ModuleSpec | None:
+        if path is None or not name.startswith("gateway."):
+            return None
+        specs = (source_files(folder).find_spec(name) for folder in path)
+        return next((spec for spec in specs if spec is not None), None)
+
+    @classmethod
+    def invalidate_caches(cls) -> None:
+        source_files.cache_clear()
+
+
+@cache
+def source_files(folder: str) -> FileFinder:
+    return FileFinder(folder, (SourceFileLoader, SOURCE_SUFFIXES))
+
+
+class GroupFinder:
+    """A finder of the module that all compiled modules refer to: the one beside this package, wherever else one may be. An editable
+    installation finds the package alone, and there may be another one in the current directory."""
+
+    @classmethod
+    def find_spec(cls, name: str, path: Sequence[str] | None, target: object = None, /) -> ModuleSpec | None:
+        return PathFinder.find_spec(name, [os.path.dirname(FOLDER)]) if name == GROUP else None
+
+
+def start() -> Build:
+    """Decide for this process, and see to it that it happens. A value that cannot be used ends it with status 2."""
+    try:
+        build = decide(os.environ.get(VARIABLE, ""))
+    except Impossible as error:
+        print(f"gateway: {VARIABLE}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    if build.name == "compiled":
+        sys.meta_path.insert(0, GroupFinder)
+    elif was_compiled():
+        sys.meta_path.insert(0, SourceFinder)
+    return build
+
+
+RUNNING = start()

@@ -1,0 +1,145 @@
+"""Which build runs: by GATEWAY_BUILD, and by whether what was compiled is what the sources say."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import gateway
+from gateway import gunicorn_conf
+from gateway.build import RECORD, RUNNING, Build, Impossible, decide, outdated
+
+ROOT = Path(__file__).parent.parent
+EXTENSION = "message" + EXTENSION_SUFFIXES[0]
+COMPILED = re.search(r'COMPILED = """(.*?)"""', (ROOT / "setup.py").read_text(), re.DOTALL)[1].split()
+WHICH = "import sys, gateway.build; print(gateway.build.RUNNING.name); import gateway.message; print(gateway.message.__file__)"
+
+
+@pytest.fixture
+def package(tmp_path):
+    """``package(*names)``: the folder of a package that was compiled from two sources and since then lost these files."""
+
+    def make(*lost: str) -> Path:
+        folder = tmp_path / "gateway"
+        folder.mkdir()
+        for name in ("__init__.py", "build.py"):
+            shutil.copy(ROOT / "gateway" / name, folder)
+        lines = []
+        for name in ("message.py", "wsgi.py"):
+            (folder / name).write_text(f"# {name}\n")
+            lines.append(f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  gateway/{name}\n")
+        (folder / RECORD).write_text("".join(lines))
+        (folder / EXTENSION).write_text("no machine code")
+        for name in lost:
+            (folder / name).unlink()
+        return folder
+
+    return make
+
+
+def python(folder: Path, build: str, code: str = WHICH) -> subprocess.CompletedProcess:
+    environ = {**os.environ, "GATEWAY_BUILD": build, "PYTHONPATH": str(folder.parent)}
+    return subprocess.run([sys.executable, "-c", code], cwd=folder.parent, env=environ, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("wanted, lost, build", [
+    ("", (), "compiled"), ("compiled", (), "compiled"), ("pure", (), "pure"),
+    ("", (RECORD, EXTENSION), "pure"), ("pure", (RECORD, EXTENSION), "pure"), ("pure", (RECORD,), "pure")])
+def test_what_is_compiled_runs_unless_pure_is_wanted(package, wanted, lost, build):
+    assert decide(wanted, str(package(*lost))) == Build(build)
+
+
+@pytest.mark.parametrize("names, words", [
+    (["message.py"], "gateway/message.py changed since"),
+    (["message.py", "wsgi.py"], "gateway/message.py, gateway/wsgi.py changed since")])
+def test_a_source_that_has_changed_runs_itself_and_says_so(package, names, words):
+    folder = package()
+    for name in names:
+        (folder / name).write_text("# changed\n")
+    build = decide("", str(folder))
+    assert build.name == "pure" and build.notice.startswith(words) and "make compiled" in build.notice
+    assert decide("pure", str(folder)) == Build("pure"), "who wants it need not be told why"
+
+
+@pytest.mark.parametrize("lost, words", [("wsgi.py", "gateway/wsgi.py changed"), (RECORD, "not complete")])
+def test_what_is_not_complete_does_not_run(package, lost, words):
+    folder = package(lost)
+    assert decide("", str(folder)).name == "pure" and words in decide("", str(folder)).notice
+
+
+def test_many_changes_are_counted(package):
+    folder = package()
+    (folder / RECORD).write_text("".join(f"0  gateway/{number}.py\n" for number in range(5)))
+    assert outdated(str(folder)).startswith("gateway/0.py, gateway/1.py, gateway/2.py and 2 more changed")
+
+
+@pytest.mark.parametrize("wanted, lost, words", [
+    ("compiled", (RECORD, EXTENSION), "was not compiled for Python"), ("compiled", (RECORD,), "not complete"),
+    ("compiled", ("message.py",), "gateway/message.py changed"), ("Pure", (), "'Pure' is neither"), ("1", (), "'1' is neither")])
+def test_what_cannot_be_is_refused(package, wanted, lost, words):
+    folder = package(*lost)
+    with pytest.raises(Impossible, match=words):
+        decide(wanted, str(folder))
+    done = python(folder, wanted)
+    assert done.returncode == 2 and done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("gateway: GATEWAY_BUILD: ") and words in done.stderr
+
+
+def test_pure_passes_over_what_is_compiled(package):
+    folder = package()
+    assert python(folder, "pure").stdout.splitlines() == ["pure", str(folder / "message.py")]
+    assert "ImportError" in python(folder, "").stderr, "the file in its place is no extension module"
+    (folder / "message.py").write_text("# changed\n")
+    assert python(folder, "").stdout.splitlines() == ["pure", str(folder / "message.py")]
+
+
+def test_compiled_modules_find_the_code_beside_their_own_package(package, tmp_path):
+    """Not that of a checkout which happens to be the current directory."""
+    folder, elsewhere = package(), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for place in (folder.parent, elsewhere):
+        (place / ("wicketgate__mypyc" + EXTENSION_SUFFIXES[0])).touch()
+    code = (f"import sys; sys.path.insert(1, {str(folder.parent)!r}); sys.path.insert(0, {str(elsewhere)!r})\n"
+            "import gateway, importlib.util; print(importlib.util.find_spec('wicketgate__mypyc').origin)")
+    assert Path(python(folder, "compiled", code).stdout.strip()).parent == folder.parent
+    assert Path(python(folder, "pure", code).stdout.strip()).parent == elsewhere
+
+
+def test_sources_that_come_later_are_found(package):
+    code = ("import importlib, pathlib, gateway\n"
+            "try:\n    import gateway.later\nexcept ModuleNotFoundError:\n    pass\n"
+            "pathlib.Path(gateway.__file__).with_name('later.py').touch()\n"
+            "importlib.invalidate_caches()\nimport gateway.later\nprint(gateway.later.__name__)")
+    assert python(package(), "pure", code).stdout == "gateway.later\n"
+
+
+@pytest.mark.parametrize("build, problem, warnings", [
+    ("compiled", "gateway/x.py changed", ["gateway/x.py changed; until the instance is started again what was compiled runs"]),
+    ("compiled", "", []), ("pure", "gateway/x.py changed", [])])
+def test_a_worker_says_that_a_source_has_changed_since_the_start(monkeypatch, build, problem, warnings):
+    monkeypatch.setattr(gunicorn_conf, "RUNNING", Build(build))
+    monkeypatch.setattr(gunicorn_conf, "outdated", lambda: problem)
+    said = []
+    gunicorn_conf.warn_of_changes(SimpleNamespace(warning=lambda text, *values: said.append(text % values)))
+    assert said == warnings
+
+
+def test_this_process_runs_what_it_says():
+    """GATEWAY_BUILD=compiled runs all tests on the compiled build: then every module has to be, here and in processes."""
+    modules = ["gateway." + name.replace("/", ".") for name in COMPILED]
+    code = f"import importlib\nfor name in {modules}:\n    print(importlib.import_module(name).__file__)"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert {path.endswith(EXTENSION_SUFFIXES[0]) for path in found} == {RUNNING.name == "compiled"}
+    assert {Path(gateway.__file__).parent} == {Path(path).parents[len(Path(name).parts) - 1] for path, name in zip(found, COMPILED)}
+    version = subprocess.run([Path(sys.executable).with_name("gateway"), "--version"], capture_output=True, text=True, check=True)
+    assert f"({RUNNING.name} build, " in version.stdout
+    assert RUNNING.name == (os.environ.get("GATEWAY_BUILD") or RUNNING.name)
