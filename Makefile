@@ -2,6 +2,7 @@
 # make lint   style and types                             make test-fresh  the first two in a bare Debian, as root
 # make clean  remove what these made                      make bench       measure: see below
 # make compiled  the hot modules as C, in place            make pure        without them again
+# make test BUILD=compiled  every test on a compiled copy  make wheel       a compiled and a pure wheel, in dist/
 #
 # Needs Python 3.11 to 3.14. Of several it takes one that was built with profile-guided optimization (scripts/choose-python), unless
 # PYTHON= names one. Everything is installed into .venv, which is used as it is once it is there; a second run installs nothing.
@@ -9,6 +10,7 @@
 PYTHON ?=
 ARGS   ?=
 JOBS   ?= 1
+BUILD  ?= pure
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMPS := $(VENV)/stamps
@@ -58,8 +60,20 @@ run: $(STAMPS)/run
 		echo "So one instance listens on the port itself, without nginx. Is that meant: make run ARGS=--no-nginx" >&2
 	@exec $(BIN)/gateway demo $(ARGS)
 
+ifneq ($(BUILD),compiled)
 test: ready
 	@$(BIN)/python $(if $(filter 1,$(JOBS)),-m pytest,scripts/run-tests $(JOBS)) $(ARGS)
+else
+# In a copy of this checkout with an environment of its own, so that nothing here is compiled. What is unchanged in it is not made again.
+COPY := build/compiled
+test: $(STAMPS)/venv
+	@mkdir -p $(COPY) && find $(COPY) -type f $(foreach name,.venv* build *.so *.sha256 *.egg-info,-not -path '$(COPY)/*$(name)*') -delete
+	@tar -c --exclude-vcs $(foreach name,.venv* build dist *.so *.sha256 *.egg-info __pycache__ .*_cache .hypothesis,--exclude '$(name)') . | \
+		tar -x -C $(COPY)
+	@python=$$($(BIN)/python -c 'import sys; print(sys._base_executable)'); \
+	cd $(COPY) && $(MAKE) --no-print-directory BUILD= PYTHON="$$python" compiled && \
+	GATEWAY_BUILD=compiled $(MAKE) --no-print-directory BUILD= PYTHON="$$python" test
+endif
 
 # As somebody meets it who has just installed Debian, make and git: needs root and debootstrap.
 test-fresh:
@@ -105,13 +119,29 @@ $(STAMPS)/lint: $(STAMPS)/venv $(SETUP)
 	@$(call pip,--editable '.[lint]')
 	@touch $@ $(STAMPS)/run
 
-# The modules that setup.py lists, compiled by mypyc beside their source: Python takes those. Needs a C compiler and Python's headers.
-.PHONY: compiled pure
-compiled: $(STAMPS)/lint
+# The modules that setup.py lists, compiled by mypyc beside their sources: Python takes those. Needs a C compiler and Python's headers.
+.PHONY: compiled pure wheel
+compiled: $(STAMPS)/compiled
+
+$(STAMPS)/compiled: $(STAMPS)/lint setup.py $(shell find gateway -name '*.py')
+	@missing=""; \
+	{ read -r compiler; read -r header; read -r python; } < <($(BIN)/python -c 'import os, shlex, sys, sysconfig; \
+		print(shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC"))[0]); \
+		print(sysconfig.get_path("include") + "/Python.h"); print("python%d.%d" % sys.version_info[:2])'); \
+	command -v "$$compiler" >/dev/null || missing="gcc libc6-dev"; \
+	[ -e "$$header" ] || missing="$$missing $$python-dev"; \
+	[ -z "$$missing" ] || { $(call debian,$$missing); }
+	@echo "Compiling into gateway/, which takes some minutes"
 	@WICKETGATE_COMPILED=1 $(BIN)/python setup.py --quiet build_ext --inplace --parallel $$(nproc)
+	@touch $@
 
 pure:
-	@rm -rf build; find gateway -name "*.so" -delete; rm -f wicketgate__mypyc.*.so
+	@rm -rf build/lib* build/temp* build/gateway build/__native* build/ops.txt $(STAMPS)/compiled wicketgate__mypyc.*.so gateway/compiled.*.sha256
+	@find gateway -name '*.so' -delete
+
+# Into dist/, each tried in an environment of its own.
+wheel: $(STAMPS)/lint
+	@$(BIN)/python scripts/build-wheels dist
 
 # The gateway and its peers, measured: ARGS="--quick" tries it, ARGS="--publish" writes docs/performance.md.
 BENCH := .venv-bench
@@ -129,6 +159,6 @@ $(BENCH)/ready: $(STAMPS)/venv bench/requirements.txt $(SETUP)
 	@$(BENCH)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable . --requirement bench/requirements.txt
 	@touch $@
 
-clean:
+clean: pure
 	rm -rf $(VENV) .venv-[0-9]* build dist *.egg-info .mypy_cache .pytest_cache .hypothesis htmlcov .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,15 +1,27 @@
-"""The part of the packaging that setup.cfg cannot say: which modules a compiled build compiles.
+"""The part of the packaging that setup.cfg cannot say: which modules a compiled build compiles, and how.
 
-The source is Python and stays the reference. With WICKETGATE_COMPILED=1 in the environment, mypyc compiles COMPILED from it into
-one extension module beside the files; without it, nothing is compiled and no compiler is needed.
+The source is Python and stays the reference. With WICKETGATE_COMPILED=1 in the environment, mypyc compiles COMPILED into extension
+modules, which lie beside their sources (gateway/build.py says which of the two runs). Without it nothing is compiled, and neither
+mypy nor a C compiler is needed. docs/compiled.md says more.
 """
 
 from __future__ import annotations
 
+import configparser
+import hashlib
 import os
+import re
+import shlex
+import subprocess
+import sys
+import sysconfig
+from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 # What a proxied request, a hit, a composition or a view runs through (tests/test_compiled.py says how often).
 COMPILED = """
@@ -31,19 +43,99 @@ COMPILED = """
     upstream/requests/call upstream/requests/destinations upstream/requests/redirects
     backoff bodylimit breaker deadline forward headers message request_copies respond template views wsgi
 """
+GROUP = "wicketgate"                # their code is in one module, wicketgate__mypyc; the others refer to it
+RECORD = f"gateway/compiled.{sys.implementation.cache_tag}.sha256"       # read by gateway/build.py
 
 
-def extensions() -> list[object]:
-    """The extension modules of a compiled build."""
-    from mypyc.build import mypycify
-    paths = [f"gateway/{name}.py" for name in COMPILED.split()]
-    return mypycify([*paths, "--ignore-missing-imports"], group_name="wicketgate", multi_file=True,
-                    opt_level=os.environ.get("MYPYC_OPT_LEVEL", "3"))
+def refuse(problem: str) -> SystemExit:
+    return SystemExit(f"wicketgate cannot be compiled: {problem}\nWithout WICKETGATE_COMPILED it is installed uncompiled.")
+
+
+def is_wanted() -> bool:
+    """Does the environment ask for a compiled build?"""
+    value = os.environ.get("WICKETGATE_COMPILED", "")
+    if value not in ("", "0", "1"):
+        raise SystemExit(f"WICKETGATE_COMPILED: {value!r} is neither 1 (compile) nor 0 (do not)")
+    return value == "1"
+
+
+def requirements() -> list[str]:
+    """What compiling needs: mypyc, and the libraries that the source imports, whose types it checks the source with."""
+    parser = configparser.ConfigParser()
+    parser.read("setup.cfg")
+    listed = parser["options"]["install_requires"] + parser["options.extras_require"]["lint"]
+    found = [line for line in listed.splitlines() if line and not line.startswith("#")]
+    return [line for line in found if not line.startswith(("coverage", "flake8", "isort"))]
+
+
+def need_requirements() -> None:
+    missing = []
+    for requirement in requirements():
+        try:
+            version(re.split("[ <>=]", requirement)[0])
+        except PackageNotFoundError:
+            missing.append(requirement.replace(" ", ""))
+    if missing:
+        raise refuse(f"missing {', '.join(missing)}.\npip brings them unless --no-build-isolation is given: {sys.executable} -m pip"
+                     f" install {' '.join(map(shlex.quote, missing))}")
+
+
+def need_compiler() -> None:
+    """The C compiler that setuptools takes has to find Python.h and all that this includes."""
+    command = shlex.split(os.environ.get("CC") or str(sysconfig.get_config_var("CC") or "cc"))
+    python = "python%d.%d" % sys.version_info[:2]
+    remedy = f"On Debian or Ubuntu: apt-get install gcc libc6-dev {python}-dev; {python}-dev only for Debian's own Python."
+    try:
+        result = subprocess.run([*command, f"-I{sysconfig.get_path('include')}", "-fsyntax-only", "-xc", "-"], text=True,
+                                input="#include <Python.h>\n", capture_output=True)
+    except OSError as error:
+        raise refuse(f"no C compiler ({command[0]}: {error.strerror}).\n{remedy}") from None
+    if result.returncode:
+        lines = [line for line in result.stderr.splitlines() if "error" in line] or result.stderr.splitlines()[-1:]
+        raise refuse(f"the C compiler {command[0]} cannot use the headers of {sys.executable}: {' '.join(lines[:1])}\n{remedy}")
+
+
+class Compile(build_ext):
+    """Write COMPILED as C and build that, when it is this command's turn: asking for metadata compiles nothing."""
+
+    def run(self) -> None:
+        need_compiler()
+        need_requirements()
+        Path(RECORD).unlink(missing_ok=True)             # until all is complete
+        from mypyc.build import mypycify
+        paths = [f"gateway/{name}.py" for name in COMPILED.split()]
+        self.distribution.ext_modules = mypycify([*paths, "--ignore-missing-imports"], group_name=GROUP, multi_file=True,
+                                                 opt_level=os.environ.get("MYPYC_OPT_LEVEL", "3"))
+        for module in self.distribution.ext_modules:     # a compiler that mypyc does not know may warn of more
+            module.extra_compile_args = [option for option in module.extra_compile_args if option != "-Werror"]
+        self.swig_opts = None                            # was parsed the first time
+        self.finalize_options()                          # once more, for these modules
+        super().run()
+        self.record(paths)
+
+    def build_extensions(self) -> None:
+        """As many sources at once as there are processors: nearly all belong to one module, which setuptools builds one by one."""
+        compile_in_turn = self.compiler.compile
+
+        def compile_at_once(sources: list[str], **options: object) -> list[str]:
+            with ThreadPool(os.cpu_count()) as pool:
+                done = pool.map(lambda source: compile_in_turn([source], **options), sources, chunksize=1)
+            return list(chain.from_iterable(done))
+
+        self.compiler.compile = compile_at_once
+        super().build_extensions()
+
+    def record(self, paths: list[str]) -> None:
+        """The sums of the sources, in the form of sha256sum: who edits a source afterwards is not to run the old code."""
+        record = Path(RECORD) if self.inplace else Path(self.build_lib, RECORD)
+        record.write_text("".join(f"{hashlib.sha256(Path(path).read_bytes()).hexdigest()}  {path}\n" for path in paths))
 
 
 if __name__ == "__main__":
     os.chdir(Path(__file__).parent)
-    if os.environ.get("WICKETGATE_COMPILED") == "1":
-        setup(ext_modules=extensions(), setup_requires=["mypy"])
+    if is_wanted():
+        # A front end asks for the requirements through the build backend; to install them is not for setup.py.
+        asked = requirements() if "setuptools.build_meta" in sys.modules else []
+        setup(ext_modules=[Extension("wicketgate__mypyc", [])], cmdclass={"build_ext": Compile}, setup_requires=asked)
     else:
         setup()

@@ -1,0 +1,100 @@
+"""setup.py: what it asks for and refuses. That it compiles, ``make wheel`` and ``make test BUILD=compiled`` show."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ASK = "from setuptools import build_meta; print(build_meta.get_requires_for_build_wheel())"
+
+
+@pytest.fixture
+def setup(monkeypatch):
+    """setup.py as a module, which sets nothing up."""
+    monkeypatch.chdir(ROOT)
+    spec = importlib.util.spec_from_file_location("setup_of_wicketgate", ROOT / "setup.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def python(tmp_path):
+    """``python(arguments, **environ)`` runs in a copy of what setup.py reads."""
+    for name in ("setup.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "gateway").mkdir()
+    (tmp_path / "gateway" / "__init__.py").touch()
+
+    def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess:
+        return subprocess.run([sys.executable, *arguments], cwd=tmp_path, env={**os.environ, **environ}, text=True,
+                              capture_output=True)
+
+    return run
+
+
+def test_the_list_of_modules_is_in_order_and_each_is_there(setup):
+    names = setup.COMPILED.split()
+    assert [name for name in names if not (ROOT / f"gateway/{name}.py").is_file()] == []
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("value, compiles", [("", False), ("0", False), ("1", True)])
+def test_only_a_compiled_build_asks_for_a_compiler_of_python(python, setup, value, compiles):
+    """Asked as pip does it: through the build backend, in an environment that has none of it."""
+    done = python("-c", ASK, WICKETGATE_COMPILED=value)
+    assert done.returncode == 0, done.stderr
+    asked = eval(done.stdout.splitlines()[-1])
+    assert asked == (setup.requirements() if compiles else [])
+    assert {"mypy", "gevent", "types-requests"} <= {re.split("[ <>=]", each)[0] for each in setup.requirements()}
+    assert not [each for each in setup.requirements() if each.startswith(("flake8", "coverage", "isort"))]
+
+
+@pytest.mark.parametrize("value", ["yes", "true", "2", " 1", "pure"])
+def test_an_unknown_value_is_refused(python, value):
+    done = python("setup.py", "--version", WICKETGATE_COMPILED=value)
+    assert done.returncode == 1
+    assert done.stderr == f"WICKETGATE_COMPILED: {value!r} is neither 1 (compile) nor 0 (do not)\n"
+
+
+def test_asking_for_metadata_compiles_and_installs_nothing(python, tmp_path):
+    done = python("-W", "error", "setup.py", "--quiet", "egg_info", WICKETGATE_COMPILED="1", CC="/nowhere/cc")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert not (tmp_path / "build").exists() and not (tmp_path / ".eggs").exists()
+
+
+def test_no_compiler_is_said_in_a_sentence_with_the_remedy(python):
+    done = python("setup.py", "--quiet", "build_ext", "--inplace", WICKETGATE_COMPILED="1", CC="/nowhere/cc -O2")
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 3
+    assert done.stderr.startswith("wicketgate cannot be compiled: no C compiler (/nowhere/cc: No such file or directory).\n")
+    assert "apt-get install gcc libc6-dev python3." in done.stderr and "Without WICKETGATE_COMPILED" in done.stderr
+
+
+def test_no_headers_are_said_in_a_sentence_with_the_remedy(setup, monkeypatch, tmp_path):
+    compiler = tmp_path / "cc"
+    compiler.write_text("#!/bin/sh\necho '<stdin>:1:10: fatal error: Python.h: No such file or directory' >&2; exit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    with pytest.raises(SystemExit, match="cannot use the headers of .*: <stdin>:1:10: fatal error: Python.h: No such file or"
+                                         " directory\nOn Debian or Ubuntu: apt-get install "):
+        setup.need_compiler()
+
+
+def test_a_compiler_that_works_is_not_talked_about(setup, monkeypatch):
+    monkeypatch.setenv("CC", "true")
+    setup.need_compiler()
+
+
+def test_missing_libraries_are_named_with_the_command_that_brings_them(setup, monkeypatch):
+    monkeypatch.setattr(setup, "requirements", lambda: ["packaging >= 1", "no-such-thing >= 2.4", "nor-this"])
+    with pytest.raises(SystemExit, match="missing no-such-thing>=2.4, nor-this.\n.* -m pip install"
+                                         " 'no-such-thing>=2.4' nor-this\n"):
+        setup.need_requirements()
