@@ -32,15 +32,15 @@ COMPILED = """
     cache/storage/store cache/storage/tiers
     http/chunked http/closing_stream http/codings http/date http/fields http/prepared http/problem http/range_header http/tee
     incoming/accept incoming/host incoming/request incoming/trust
-    loop/alarm loop/disconnect loop/greenlet_pool loop/monotonic_clock loop/readiness loop/send_queue loop/time_limit
+    loop/disconnect loop/greenlet_pool loop/readiness loop/send_queue loop/time_limit
     routing/conditions routing/match routing/notation routing/pattern routing/rewrite routing/rewrite_response routing/segment_tree
     routing/spelling routing/table
     server/connection server/fastlane server/keepalive server/reader server/request_handler server/writer
     telemetry/log telemetry/metrics telemetry/observe telemetry/slot_memory
     upstream/balancer upstream/client upstream/connecting upstream/dns upstream/exchange upstream/framing upstream/head
     upstream/instance upstream/limit upstream/pool upstream/rendering upstream/retry upstream/sending upstream/stream
-    upstream/transport
-    upstream/requests/call upstream/requests/destinations upstream/requests/redirects
+    upstream/tls upstream/transport
+    upstream/requests/call upstream/requests/destinations
     backoff bodylimit breaker deadline forward headers message request_copies respond template views wsgi
 """
 GROUP = "wicketgate"                # their code is in one module, wicketgate__mypyc; the others refer to it

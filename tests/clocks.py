@@ -89,8 +89,8 @@ class VirtualClock(MonotonicClock):
         finally:
             timer.close()
 
-    def alarm(self, method: Callable[[], None]) -> VirtualAlarm:
-        return VirtualAlarm(self, method)
+    def alarm(self) -> VirtualAlarm:
+        return VirtualAlarm(self)
 
     def time_limit(self, seconds: float, error: Exception) -> VirtualTimeLimit:
         return VirtualTimeLimit(self, seconds, error)
@@ -99,16 +99,15 @@ class VirtualClock(MonotonicClock):
 class VirtualAlarm:
     """Like Alarm."""
 
-    def __init__(self, clock: VirtualClock, method: Callable[[], None]) -> None:
+    def __init__(self, clock: VirtualClock) -> None:
         self.is_set = False
         self._clock = clock
-        self._method = method
         self._timer: Timer | None = None
 
-    def set(self, seconds: float) -> None:
+    def set(self, seconds: float, function: Callable[[], None]) -> None:
         if not self.is_set:
             self.is_set = True
-            self._timer = self._clock.call_later(seconds, self._method)
+            self._timer = self._clock.call_later(seconds, function)
 
     def stop(self) -> None:
         if self.is_set:

@@ -1,38 +1,31 @@
-"""A timer of the event loop that keeps nothing alive: neither the loop nor whom it calls."""
+"""A timer of the event loop that does not keep the loop alive. While it is set, the loop keeps alive whom it calls; otherwise it
+refers to nobody."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakMethod
 
 from gevent import get_hub
 
 
 class Alarm:
-    """Calls ``method``, a bound one, in the hub; it must not wait there."""
+    """Calls a function in the hub; it must not wait there, and stops the alarm."""
 
-    __slots__ = ("is_set", "_method", "_timer")
+    __slots__ = ("is_set", "_timer")
 
-    def __init__(self, method: Callable[[], None]) -> None:
-        self._method = WeakMethod(method)
+    def __init__(self) -> None:
         self._timer: Any = None
         self.is_set = False
 
-    def set(self, seconds: float) -> None:
-        """Ring in ``seconds``, unless it is set already."""
+    def set(self, seconds: float, function: Callable[[], None]) -> None:
+        """Call ``function`` in ``seconds``, unless the alarm is set already."""
         if not self.is_set:
             self.is_set = True
             self._timer = get_hub().loop.timer(max(0.0, seconds), ref=False)
-            self._timer.start(_ring, self._method, update=True)
+            self._timer.start(function, update=True)
 
     def stop(self) -> None:
         if self.is_set:
             self.is_set = False
             self._timer.close()
-
-
-def _ring(method: WeakMethod[Callable[[], None]]) -> None:
-    ring = method()
-    if ring is not None:
-        ring()

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from time import monotonic
 from typing import Protocol
 
@@ -39,11 +40,11 @@ class MonotonicClock:
     def sleep(self, seconds: float) -> None:
         gevent.sleep(seconds)
 
-    def alarm(self, method: Callable[[], None]) -> Alarm:
-        """An alarm that calls ``method``, a bound one; it is not set yet."""
-        return Alarm(method)
+    def alarm(self) -> Alarm:
+        """An alarm; it is not set yet."""
+        return Alarm()
 
-    def time_limit(self, seconds: float, error: Exception) -> TimeLimit:
+    def time_limit(self, seconds: float, error: Exception) -> AbstractContextManager[None]:
         """A block that raises ``error`` when it has not ended in ``seconds``."""
         return TimeLimit(seconds, error)
 

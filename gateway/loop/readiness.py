@@ -2,8 +2,8 @@
 
 The socket is watched from its first wait on. What comes while nobody waits ends the watching, until somebody waits again: a peer
 that sends more than is read costs nothing. So ``is_watched`` also says, of a connection at rest, that nothing has come since the
-loop last looked: neither bytes nor an end; who is interested in that puts ``at_rest`` there, a weak reference to what is called
-when something does. A time limit is an alarm that is set once and then left alone, unless a wait is to end before
+loop last looked: neither bytes nor an end; who is interested in that puts ``at_rest`` there, which is called when something
+does. A time limit is an alarm that is set once and then left alone, unless a wait is to end before
 it: when it rings, whoever waits looks at its own clock.
 
 ::
@@ -41,7 +41,7 @@ class Readable:
         self._clock = clock
         self.is_watched = False
         self.reader: Any = None
-        self.at_rest: Callable[[], Callable[[], None] | None] | None = None
+        self.at_rest: Callable[[], None] | None = None
         self._watcher = self.hub.loop.io(descriptor, 1)
         self._alarm: Any = None
         self._alarm_at = inf                                # on the clock
@@ -79,6 +79,7 @@ class Readable:
     def close(self) -> None:
         """Stop watching, for good."""
         self.is_watched = False
+        self.at_rest = None
         self._watcher.close()
         if self._alarm is not None:
             self._alarm.close()
@@ -97,8 +98,8 @@ class Readable:
         if reader is None:
             self.is_watched = False
             self._watcher.stop()
-            if self.at_rest is not None and (notify := self.at_rest()) is not None:
-                notify()
+            if self.at_rest is not None:
+                self.at_rest()
         else:
             reader.switch(READY)
 

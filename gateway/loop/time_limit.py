@@ -73,7 +73,7 @@ class TimeLimit:
     def __enter__(self) -> None:
         self._timer = LimitTimer(self.seconds, getcurrent().throw, self.error)
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
         if self._timer is not None:
             self._timer.close()
 

@@ -140,14 +140,14 @@ class Follower:
     def __init__(self, connector: Connector, in_use: Callable[[], bool]) -> None:
         self.connector = connector
         self.in_use = in_use
-        self.alarm = connector.clock.alarm(self._look_later)
+        self.alarm = connector.clock.alarm()
 
     def start(self) -> None:
         """Set the timer: there is a connection now."""
         address = self.connector.address
         left = self.connector.resolver.left(address.host, address.port)
         if left is not None:
-            self.alarm.set(max(left, SOONEST))
+            self.alarm.set(max(left, SOONEST), self._look_later)
 
     def stop(self) -> None:
         self.alarm.stop()

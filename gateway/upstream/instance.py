@@ -94,6 +94,11 @@ class Instance:
         self.follower.stop()
         self.pool.close()
 
+    def __del__(self) -> None:
+        """The loop does not keep an instance alive, but what it has set there: its timers, and the watchers of its connections."""
+        self.follower.stop()
+        self.pool.forget()
+
     def __repr__(self) -> str:
         return f"Instance({self.name}, {self.in_flight} in flight, {self.pool!r})"
 

@@ -18,7 +18,6 @@ from collections.abc import Callable, Collection
 from math import inf
 from random import uniform
 from typing import Any
-from weakref import WeakMethod, WeakSet
 
 from gevent.event import AsyncResult
 from gevent.hub import get_hub
@@ -50,8 +49,8 @@ class Pool:
         self.idle: deque[Connection] = deque()           # the one used last is the last
         self.waiting: deque[AsyncResult] = deque()       # each gets a Connection, or None for a slot
         self.closed = False
-        self._connections: WeakSet[Connection] = WeakSet()          # idle and busy
-        self.alarm = clock.alarm(self.sweep)                   # set as long as there are idle ones
+        self.alarm = clock.alarm()                       # set as long as there are idle ones
+        self._endpoints: Collection[SocketAddress] | None = None      # None: all are right
         self._sweeping = False                           # at the end of this turn of the loop
         self._hub: Any = None
 
@@ -59,8 +58,7 @@ class Pool:
         """Take in a new connection, which is busy. Its age counts from now; ages are spread, so that those opened at once do not
         retire at once."""
         connection.retires = self.clock.now() + self.max_age * self.random(0.9, 1.0)
-        connection.readable.at_rest = WeakMethod(self.on_activity)
-        self._connections.add(connection)
+        connection.readable.at_rest = self.on_activity
         return connection
 
     def reuse(self, careful: bool, endpoint: SocketAddress | None = None) -> Connection | None:
@@ -99,6 +97,8 @@ class Pool:
     def give(self, connection: Connection) -> None:
         """Give back a connection that may serve again."""
         now = self.clock.now()
+        if self._endpoints is not None and connection.endpoint not in self._endpoints:
+            connection.retires = now
         keep = self.idle_timeout if connection.keep is None else min(self.idle_timeout, connection.keep * MARGIN)
         connection.expires = now + keep if now + keep < connection.retires else connection.retires
         if connection.expires <= now or self.closed:
@@ -120,10 +120,11 @@ class Pool:
             self.open -= 1
 
     def keep_only(self, endpoints: Collection[SocketAddress]) -> None:
-        """Close idle connections to other endpoints; busy ones retire."""
-        for connection in self._connections:
+        """Close idle connections to other endpoints; busy ones retire when they come back."""
+        self._endpoints = endpoints
+        for connection in self.idle:
             if connection.endpoint not in endpoints:
-                connection.retires = connection.expires = 0.0
+                connection.expires = 0.0
         self.sweep()
 
     def sweep(self) -> None:
@@ -154,8 +155,15 @@ class Pool:
         while self.idle:
             self._close(self.idle.popleft())
 
+    def forget(self) -> None:
+        """Let go of the idle connections: nobody refers to the pool any more but the loop, by way of them and of the alarm."""
+        self.alarm.stop()
+        while self.idle:
+            self.idle.pop()
+            self.open -= 1
+
     def _set_alarm(self, now: float) -> None:
-        self.alarm.set(min(connection.expires for connection in self.idle) - now + SLACK)
+        self.alarm.set(min([connection.expires for connection in self.idle]) - now + SLACK, self.sweep)
 
     def _warm_up(self, endpoint: SocketAddress) -> None:
         """Move the connection to ``endpoint`` that was used last, if there is one, to the end that is taken first."""

@@ -56,10 +56,10 @@ def test_sleep_takes_its_time(clock):
 
 def test_an_alarm_rings_once_unless_it_is_stopped(clock):
     ring, silent = Ring(), Ring()
-    alarm, stopped = clock.alarm(ring.ring), clock.alarm(silent.ring)
-    for each in (alarm, stopped):
-        each.set(0.001)
-        each.set(30.0)                                   # it is set already
+    alarm, stopped = clock.alarm(), clock.alarm()
+    for each, function in ((alarm, ring.ring), (stopped, silent.ring)):
+        each.set(0.001, function)
+        each.set(30.0, function)                         # it is set already
     stopped.stop()
     settle(clock, gevent.spawn(clock.sleep, 0.05))
     assert (ring.times, silent.times, stopped.is_set) == (1, 0, False)

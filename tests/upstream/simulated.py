@@ -189,8 +189,8 @@ class SimulatedConnection:
         self._arrival.set()
         if self.is_watched and not self._reading:
             self.is_watched = False
-            if self.at_rest is not None and (stirred := self.at_rest()) is not None:
-                stirred()
+            if self.at_rest is not None:
+                self.at_rest()
 
     # The upstream's side
 

@@ -3,47 +3,50 @@
 from __future__ import annotations
 
 import random
+import socket
+from collections.abc import Iterable
 
 import gevent
 import pytest
 
 from gateway.upstream.pool import Pool, WaitOver
+from gateway.upstream.transport import Connection, NativeSocket
 from tests.clocks import ManualClock
 
-
-class Line:
-    """A connection as far as a pool looks at it."""
-
-    def __init__(self) -> None:
-        self.healthy = True
-        self.closed = False
-        self.keep: float | None = None
-        self.expires = 0.0
-        self.retires = float("inf")
-        self.endpoint = None
-        self.at_rest: object = None
-        self.readable = self                             # of which only this is looked at:
-        self.is_watched = False
-        self.checks = 0
-
-    def watch(self) -> None:
-        self.is_watched = True
-
-    def alive(self) -> bool:
-        assert not self.closed
-        self.checks += 1
-        return self.healthy
-
-    def close(self) -> None:
-        self.closed = True
+PEERS: dict[Connection, socket.socket] = {}              # the other end of each
 
 
-def lend(pool: Pool, seconds: float = 5.0, fresh: bool = False) -> Line:
+@pytest.fixture(autouse=True)
+def closed_ends():
+    yield
+    close_ends(PEERS)
+
+
+def close_ends(connections: Iterable[Connection]) -> None:
+    for connection in list(connections):
+        connection.close()
+        PEERS.pop(connection).close()
+
+
+def connect() -> Connection:
+    close_ends([connection for connection in PEERS if connection.closed])
+    here, there = socket.socketpair()
+    connection = Connection(NativeSocket(fileno=here.detach()))
+    PEERS[connection] = there
+    return connection
+
+
+def end(connection: Connection) -> None:
+    """Have the other side close it."""
+    PEERS[connection].close()
+
+
+def lend(pool: Pool, seconds: float = 5.0, fresh: bool = False) -> Connection:
     """A connection of the pool's, opened if need be."""
-    return (None if fresh else pool.reuse(True)) or pool.take(seconds, fresh) or Line()
+    return (None if fresh else pool.reuse(True)) or pool.take(seconds, fresh) or connect()
 
 
-def fill(pool: Pool, number: int) -> list[Line]:
+def fill(pool: Pool, number: int) -> list[Connection]:
     """``number`` connections, given back in their order."""
     lines = [lend(pool) for _ in range(number)]
     for line in lines:
@@ -77,7 +80,8 @@ def test_no_more_than_the_maximum(maximum):
 def test_one_that_was_closed_meanwhile_is_dropped():
     pool = Pool(3, 50)
     a, b, c = fill(pool, 3)
-    b.healthy = c.healthy = False
+    end(b)
+    end(c)
     assert lend(pool) is a
     assert b.closed and c.closed
     assert state(pool) == (1, 0, 0)
@@ -86,13 +90,14 @@ def test_one_that_was_closed_meanwhile_is_dropped():
 def test_what_the_loop_has_seen_is_enough_for_who_is_not_careful():
     pool = Pool(3, 50)
     a, b, c = fill(pool, 3)
-    assert pool.reuse(careful=False) is c and not c.checks
-    b.is_watched = False                                 # something has come
-    b.healthy = False
-    assert pool.reuse(careful=False) is a and b.closed and b.checks and not a.checks
+    for line in (a, b, c):
+        end(line)                                        # which the loop has not seen
+    assert pool.reuse(careful=False) is c
+    b.readable.unwatch()                                 # something has come
+    assert pool.reuse(careful=False) is a and b.closed
     assert pool.reuse(careful=False) is None
     pool.give(c)
-    assert pool.reuse(careful=True) is c and c.checks
+    assert pool.reuse(careful=True) is None and c.closed
 
 
 @pytest.mark.parametrize("keep, lasts", [(None, 50), (100, 50), (10, 8), (0, 0)])
@@ -161,7 +166,8 @@ def test_who_waits_is_served_in_order():
 def test_what_comes_back_wakes_exactly_one(healthy):
     pool = Pool(1, 50)
     line = lend(pool)
-    line.healthy = healthy
+    if not healthy:
+        end(line)
     waiters = [gevent.spawn(lend, pool) for _ in range(3)]
     gevent.idle()
     pool.give(line)
@@ -266,7 +272,8 @@ def test_no_slot_is_lost_whatever_happens():
             try:
                 gevent.sleep(0)
             finally:
-                line.healthy = dice.random() < 0.8
+                if dice.random() >= 0.8:
+                    end(line)
                 if dice.random() < 0.7:
                     pool.give(line)
                 else:

@@ -34,8 +34,10 @@ from gateway.upstream.pool import Pool
 from gateway.upstream.retry import STOP, Outcome, Resend, Result, Retry, Stop, decide
 from tests.cache.asking import DictStore
 from tests.clocks import VirtualClock
+from tests.compiled import COMPILED
 from tests.upstream.simulated import EPSILON, Machine, Network
 
+pytestmark = pytest.mark.skipif(COMPILED, reason="the network takes the place of a class that is compiled")
 SECONDS = 1000.0
 RATE = 3.0                                               # calls a second
 BURST = 30                                               # calls at once, now and then

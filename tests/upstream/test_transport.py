@@ -12,11 +12,13 @@ from gevent.queue import Queue
 from gevent.socket import SO_LINGER, SOL_SOCKET, socketpair
 from raw import OK, Peer, Service, body_of, content, get, pool_of, post
 
+from gateway.config import UpstreamSettings as Settings
 from gateway.errors import (BodyTimeout, ClientDisconnected, DeadlineExceeded, InternalError, MalformedBody, TruncatedBody,
                             UpstreamClosed, UpstreamTimeout, UpstreamTruncated)
 from gateway.message import Body
+from gateway.upstream.client import Upstream
 from gateway.upstream.stream import BodyStream
-from gateway.upstream.transport import PIECE, RESET
+from gateway.upstream.transport import PIECE, RESET, Connection, native_socket
 from tests.clocks import ManualClock
 from tests.waiting import until
 
@@ -201,10 +203,16 @@ def test_a_body_is_exactly_as_long_as_announced(serve, upstream, pieces, error):
         assert service.requests == []
 
 
-def test_an_upload_is_not_cut_by_the_deadline_while_it_moves(serve, upstream):
+def test_an_upload_is_not_cut_by_the_deadline_while_it_moves(serve):
     """The deadline and the attempt's time pass while the body is on its way; then they start anew."""
     service, clock = Service(), ManualClock()
-    one = upstream(serve(service), clock=clock)
+    connections = []
+
+    def open(endpoint):
+        connections.append(Connection(native_socket(endpoint.family), clock))
+        return connections[-1]
+
+    one = Upstream("shop", Settings(instances=(f"http://127.0.0.1:{serve(service)}",)), clock=clock, open=open)
     feed = Feed()
     call = post(feed.body, seconds=30.0, clock=clock, timeout=20.0)
     answer = gevent.spawn(one.send, call)
@@ -212,13 +220,14 @@ def test_an_upload_is_not_cut_by_the_deadline_while_it_moves(serve, upstream):
         clock.time += 15.0
         feed.give(b"x")
         until(lambda: feed.pieces.empty() and feed.reading)
-        for connection in one.instances[0].pool._connections:
+        for connection in connections:
             connection.wake()                            # who waits for the answer looks at its limit
         gevent.idle()
     feed.give(b"")
     assert answer.get(timeout=30).body == b"ok"
     assert call.deadline.at == clock.time + 30.0
     assert service.requests[0][1] == b"x" * 10
+    one.close()
 
 
 @pytest.mark.parametrize("seconds, timeout, error", [(0.02, None, DeadlineExceeded), (10, 0.02, UpstreamTimeout)])
