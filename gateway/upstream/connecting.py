@@ -65,8 +65,8 @@ class Connector:
                 if error.problem.errno in NO_ROOM:
                     raise OutOfFiles(str(error)) from error.problem
                 problem = error.problem
-            except ConnectTimeout as error:
-                problem = error
+            except ConnectTimeout as timed_out:
+                problem = timed_out
             else:
                 self._backoffs.pop(endpoint, None)
                 return connection

@@ -40,8 +40,8 @@ def render_head(call: Call, body: bytes | Body | None, host: str) -> bytes:
         fields = b"".join(map(LINE, call.headers))
     except UnsafeField as error:
         raise BadRequest(str(error)) from None
-    except ReservedField as error:
-        raise InternalError(f"{error} is set by the transport, not by the caller") from None
+    except ReservedField as reserved:
+        raise InternalError(f"{reserved} is set by the transport, not by the caller") from None
     return first + fields + (b"\r\n" if body is None else _framing(body))
 
 
