@@ -10,6 +10,8 @@ no result differs. What a bare ``requests.get`` of 1 KB saves by each, in micros
     SupportsItems, -Read       a dict has items and cannot be read: Python before 3.12 examines that anew    30
     prepare_url                a URL of letters, digits and harmless signs is already what it would become   14
     merge_setting              a call without settings of its own has the session's, or none                 10
+    cookiejar_from_dict,       a new jar is empty, which need not be looked up in it, and an empty one has
+      merge_cookies            nothing to merge                                                               9
     get_cookie_header          an empty jar gives no cookies                                                  8
     get_netrc_auth             nobody has a password in a file that is not there                              7
     prepare_headers            the four header fields of every session are valid                              5
@@ -48,6 +50,7 @@ sessions: Any = requests.sessions
 models: Any = requests.models
 adapters: Any = requests.adapters
 utils: Any = requests.utils
+cookie_functions: Any = requests.cookies
 
 # Of these prepare_url makes the same again: the host in lower case, a port that is one, no dot segments, nothing to encode.
 PLAIN_URL = re.compile(r"https?://[a-z0-9][a-z0-9._-]*(?::(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}))?"
@@ -60,6 +63,8 @@ stock_netrc_auth = sessions.get_netrc_auth
 stock_environ_proxies = sessions.get_environ_proxies
 stock_extract_cookies = sessions.extract_cookies_to_jar
 stock_cookie_header = models.get_cookie_header
+stock_jar_from_dict = sessions.cookiejar_from_dict
+stock_merge_cookies = sessions.merge_cookies
 stock_auth_from_url = models.get_auth_from_url
 stock_encoding = adapters.get_encoding_from_headers
 stock_build_response = HTTPAdapter.build_response
@@ -200,6 +205,18 @@ def get_cookie_header(jar: CookieJar, request: PreparedRequest) -> str | None:
     return stock_cookie_header(jar, request)
 
 
+def cookiejar_from_dict(cookie_dict: Any, cookiejar: Any = None, overwrite: bool = True) -> Any:
+    if cookiejar is None and (cookie_dict is None or type(cookie_dict) is dict and not cookie_dict):
+        return cookie_functions.RequestsCookieJar()
+    return stock_jar_from_dict(cookie_dict, cookiejar, overwrite)
+
+
+def merge_cookies(cookiejar: Any, cookies: Any) -> Any:
+    if type(cookiejar) is RequestsCookieJar and type(cookies) is RequestsCookieJar and not cookies._cookies:
+        return cookiejar
+    return stock_merge_cookies(cookiejar, cookies)
+
+
 def extract_cookies_to_jar(jar: CookieJar, request: PreparedRequest, response: Any) -> None:
     if isinstance(response, RawResponse) and not response.sets_cookies and type(jar) is RequestsCookieJar:
         return
@@ -244,6 +261,9 @@ SHORTCUTS: tuple[Shortcut, ...] = (
     Shortcut(sessions, "get_netrc_auth", stock_netrc_auth, get_netrc_auth, "requests.utils"),
     Shortcut(sessions, "get_environ_proxies", stock_environ_proxies, get_environ_proxies, "requests.utils"),
     Shortcut(sessions, "extract_cookies_to_jar", stock_extract_cookies, extract_cookies_to_jar, "requests.cookies"),
+    Shortcut(sessions, "cookiejar_from_dict", stock_jar_from_dict, cookiejar_from_dict, "requests.cookies"),
+    Shortcut(models, "cookiejar_from_dict", stock_jar_from_dict, cookiejar_from_dict, "requests.cookies"),
+    Shortcut(sessions, "merge_cookies", stock_merge_cookies, merge_cookies, "requests.cookies"),
     Shortcut(models, "get_cookie_header", stock_cookie_header, get_cookie_header, "requests.cookies"),
     Shortcut(models, "get_auth_from_url", stock_auth_from_url, get_auth_from_url, "requests.utils"),
     Shortcut(adapters, "get_encoding_from_headers", stock_encoding, get_encoding_from_headers, "requests.utils"),

@@ -165,6 +165,41 @@ def test_get_cookie_header(jar, url):
     assert outcome(shortcuts.get_cookie_header, jar, request) == outcome(shortcuts.stock_cookie_header, jar, request)
 
 
+@pytest.mark.parametrize("given", [None, {}, OrderedDict(), {"a": "1"}, [], ["a"], 5])
+@pytest.mark.parametrize("jar", [None, jar_with(), jar_with(HERE), jar_with(HERE, kind=CookieJar)])
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_cookiejar_from_dict(given, jar, overwrite):
+    def make(function):
+        made = function(given, copy.copy(jar), overwrite)
+        return type(made), sorted((each.name, each.value, each.domain) for each in made)
+
+    assert outcome(make, shortcuts.cookiejar_from_dict) == outcome(make, shortcuts.stock_jar_from_dict)
+
+
+@pytest.mark.parametrize("jar", [jar_with(), jar_with(HERE), jar_with(kind=CookieJar), {}, None])
+@pytest.mark.parametrize("more", [
+    None, {}, {"a": "2"}, [], jar_with(), jar_with(ELSEWHERE), jar_with(kind=CookieJar), jar_with(ELSEWHERE, kind=CookieJar),
+    type("Own", (RequestsCookieJar,), {"__iter__": lambda jar: iter([ELSEWHERE])})()])
+def test_merge_cookies(jar, more):
+    def merge(function):
+        target = copy.copy(jar)
+        merged = function(target, more)
+        return merged is target, sorted((each.name, each.value, each.domain) for each in merged)
+
+    assert outcome(merge, shortcuts.merge_cookies) == outcome(merge, shortcuts.stock_merge_cookies)
+
+
+def test_a_session_keeps_its_cookies_from_call_to_call(service):
+    one = service()
+    one.extra["/cookie"] = lambda record: answer(b"in", "Set-Cookie: a=1; Path=/")
+    govern_requests()
+    with requests.Session() as session:
+        session.get(one.base + "/cookie")
+        found = session.get(one.base + "/plain", cookies={"b": "2"})
+    assert found.request.headers["Cookie"] == "a=1; b=2"
+    assert requests.get(one.base + "/plain").request.headers.get("Cookie") is None
+
+
 def test_a_netrc_file_counts_as_soon_as_it_is_there(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path) + "/")
     found = []
@@ -200,8 +235,8 @@ def test_who_replaces_getproxies_is_asked(monkeypatch):
 
 # -- taken where it matters
 
-STOCK = ("merge_setting", "netrc_auth", "environ_proxies", "extract_cookies", "cookie_header", "auth_from_url", "build_response",
-         "prepare_url", "prepare_headers")
+STOCK = ("merge_setting", "netrc_auth", "environ_proxies", "extract_cookies", "cookie_header", "jar_from_dict", "merge_cookies",
+         "auth_from_url", "build_response", "prepare_url", "prepare_headers")
 
 
 @pytest.fixture
@@ -234,6 +269,8 @@ def test_a_bare_call_takes_all_of_them(service, taken, monkeypatch):
 @pytest.mark.parametrize("call, name", [
     (lambda base: requests.get(base + "/cookies"), "extract_cookies"),
     (lambda base: requests.get(base + "/echo", cookies={"a": "1"}), "cookie_header"),
+    (lambda base: requests.get(base + "/echo", cookies={"a": "1"}), "jar_from_dict"),
+    (lambda base: requests.get(base + "/echo", cookies={"a": "1"}), "merge_cookies"),
     (lambda base: requests.get(base.replace("//", "//a:b@") + "/echo"), "auth_from_url"),
     (lambda base: requests.get(base + "/echo", params={"a": "1"}), "prepare_url"),
     (lambda base: requests.get(base + "/echo", headers={"X-A": "1"}), "merge_setting")])
