@@ -13,7 +13,8 @@ one, and the header fields become the bytes that are sent.
 from __future__ import annotations
 
 from collections.abc import Collection
-from sys import getsizeof
+from sys import getrefcount, getsizeof
+from typing import Any
 
 from ..http.fields import fields_of
 from ..http.prepared import Prepared, head_lines_of
@@ -33,8 +34,6 @@ FLAG_NAMES = {MUST_REVALIDATE: "must-revalidate", NO_CACHE: "no-cache", IMMUTABL
 
 MOST_VARIANTS = 32
 OVERHEAD = 600                                           # bytes an entry takes beside its texts and its body, about
-OBJECT = 240                                             # bytes of an entry and the tuple it is in, once compacted
-NUMBER = 24                                              # of a moment
 TEXT = 56                                                # of a text, beside its characters
 SAME = 0.001                                             # seconds in which two moments are one
 MOST_TAGS = 4096
@@ -105,6 +104,15 @@ class Entry:
             return Prepared(self.status, self.reason, fields, self.body)
         return Response(self.status, fields.copy(), self.body, self.reason)
 
+    def copy(self) -> Entry:
+        """An entry with the same attributes."""
+        copy = Entry(self.status, self.reason, [], self.body, request_time=self.request_time, response_time=self.response_time,
+                     born=self.born, expires=self.expires, stale_while_revalidate=self.stale_while_revalidate,
+                     stale_if_error=self.stale_if_error, flags=self.flags, last_modified=self.last_modified, vary=self.vary,
+                     url=self.url, stored_at=self.stored_at)
+        copy._fields, copy._etag, copy.tags, copy.digest = self._fields, self._etag, self.tags, self.digest
+        return copy
+
     def pack(self) -> int:
         """Serialize the header fields, which saves two thirds of their memory, and return their size in bytes. Fields that cannot
         be sent that way stay a list."""
@@ -153,7 +161,7 @@ def with_entry(variants: Variants, entry: Entry, instead: Entry | None = None) -
 
 def compact(entry: Entry, key: str) -> int:
     """Compact the entry and return its size in memory, in bytes, when stored under ``key``."""
-    size = OBJECT + entry.pack() + (getsizeof(entry.body) if entry.body else 0)
+    size = VARIANT + entry.pack() + (getsizeof(entry.body) if entry.body else 0)
     if entry.tags:
         entry.tags = tuple(map(intern, entry.tags))
         size += TEXT + sum([TEXT + len(tag) for tag in entry.tags])
@@ -165,21 +173,24 @@ def compact(entry: Entry, key: str) -> int:
         size += TEXT + len(entry.url)
     if entry.vary:
         size += TEXT + sum([2 * TEXT + len(name) + len(value or "") for name, value in entry.vary])
-    return size + NUMBER * moments(entry)
+    return size + MOMENT * merge_moments(entry) + (0 if entry.last_modified is None else getsizeof(entry.last_modified))
 
 
-def moments(entry: Entry) -> int:
+def merge_moments(entry: Entry) -> int:
     """Merge equal times of the entry and return the number of different ones."""
     if abs(entry.born - entry.request_time) < SAME:      # as with most, which have no Age
         entry.born = entry.request_time
     if abs(entry.stored_at - entry.response_time) < SAME:
         entry.stored_at = entry.response_time
-    if entry.stale_while_revalidate == entry.expires:
-        entry.stale_while_revalidate = entry.expires
-    if entry.stale_if_error == entry.expires:
-        entry.stale_if_error = entry.expires
-    return len({id(entry.request_time), id(entry.response_time), id(entry.born), id(entry.expires), id(entry.stored_at),
-                id(entry.stale_while_revalidate), id(entry.stale_if_error), id(entry.last_modified)})
+    moments: dict[float, float] = {}
+    entry.request_time = moments.setdefault(entry.request_time, entry.request_time)
+    entry.response_time = moments.setdefault(entry.response_time, entry.response_time)
+    entry.born = moments.setdefault(entry.born, entry.born)
+    entry.expires = moments.setdefault(entry.expires, entry.expires)
+    entry.stale_while_revalidate = moments.setdefault(entry.stale_while_revalidate, entry.stale_while_revalidate)
+    entry.stale_if_error = moments.setdefault(entry.stale_if_error, entry.stale_if_error)
+    entry.stored_at = moments.setdefault(entry.stored_at, entry.stored_at)
+    return len(moments)
 
 
 def intern(tag: str) -> str:
@@ -190,3 +201,16 @@ def intern(tag: str) -> str:
             _tags.clear()
         original = _tags[tag] = tag
     return original
+
+
+def sizes() -> tuple[int, int]:
+    """The bytes of an entry with the tuple it is in, and those of each different moment of it beside that: none where an entry does
+    not refer to its numbers but holds them, as a compiled one does."""
+    moment: Any = float("1.5")
+    references = getrefcount(moment)
+    entry = Entry(0, "", [], b"", request_time=0.0, response_time=0.0, born=moment, expires=0.0, stale_while_revalidate=0.0,
+                  stale_if_error=0.0)
+    return getsizeof(entry) + getsizeof((entry,)), getsizeof(moment) if getrefcount(moment) > references else 0
+
+
+VARIANT, MOMENT = sizes()

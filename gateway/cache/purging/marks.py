@@ -32,7 +32,6 @@ import re
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
-from copy import copy
 from typing import NamedTuple
 from zlib import crc32
 
@@ -209,7 +208,7 @@ class Marks:
 
 def stale_from(entry: Entry, moment: float) -> Entry:
     """A copy of a fresh entry that expires at ``moment``; the lengths of its stale windows stay."""
-    earlier, stale = entry.expires - moment, copy(entry)
+    earlier, stale = entry.expires - moment, entry.copy()
     stale.expires = moment
     stale.stale_while_revalidate -= earlier
     stale.stale_if_error -= earlier

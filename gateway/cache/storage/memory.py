@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from heapq import nlargest
+from sys import getsizeof
 from typing import Any
 
 Setter = Callable[[float], None]
@@ -28,7 +29,7 @@ SMALL = 0.1                     # part of the bytes that new keys share
 MOST_COUNTED = 3                # hits that count for staying
 CHANCES = 32                    # entries that one eviction may spare
 LARGEST = 8                     # an entry takes at most this part of the whole: 1/8
-NODE = 240                      # bytes of a node, its place in the dictionary and its ghost, about
+PLACE = 120                     # bytes of a node's place in the dictionary and of its ghost, about
 STEP, SMALL_SIZE = 32, 16_384    # bytes; the sizes below that which are whole steps are numbers that many entries share
 SIZES = tuple(range(0, SMALL_SIZE, STEP))
 
@@ -82,6 +83,9 @@ class Node:
         self.purges = 0
         self.last_renewal = 0.0
         self.owner: Share | None = None
+
+
+NODE = getsizeof(Node()) + PLACE             # bytes
 
 
 class Queue:

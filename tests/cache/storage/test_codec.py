@@ -18,7 +18,8 @@ from gateway.cache.entry import Entry, Variants, compact
 from gateway.cache.storage import plain_values as objects
 from gateway.cache.storage.codec import COMPRESSED, HEAD, TIMES, CorruptRecord, decode, encode
 
-FIELDS = tuple("headers" if name == "_fields" else name for name in Entry.__slots__ if name != "digest")   # which is made of body
+FIELDS = tuple(name for name in dir(Entry) if not name.startswith("_") and not callable(getattr(Entry, name))
+               and name not in ("digest", "size"))       # which are made of the others
 text = st.text(st.characters(max_codepoint=255), max_size=20)
 times = st.floats(0, 4e9)
 entries = st.builds(

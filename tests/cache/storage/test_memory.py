@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.cache.storage.memory import CHANCES, LARGEST, NODE, SMALL_SIZE, STEP, MemoryTier, Share, whole_steps
+from tests.compiled import COMPILED
 
 KEY = 2                         # length of the keys below
 
@@ -118,6 +119,7 @@ def test_what_comes_back_after_it_went_goes_to_main():
     check(memory)
 
 
+@pytest.mark.skipif(COMPILED, reason="compiled code has no lines to count")
 @pytest.mark.parametrize("entries", [50, 500, 5000])
 def test_one_put_works_no_longer_when_there_are_many_popular_entries(entries):
     """All entries are asked for often; the next one makes room without walking through them all. Work is counted in lines."""
@@ -224,4 +226,4 @@ def test_sizes_are_shared_numbers(size):
         whole = memory.nodes[key].size
         assert size + NODE + len(key) <= whole < size + NODE + len(key) + STEP and whole % STEP == 0
     one, other, _ = memory.nodes.values()
-    assert (one.size is other.size) is (one.size < SMALL_SIZE)
+    assert COMPILED or (one.size is other.size) is (one.size < SMALL_SIZE), "a compiled node holds its numbers"
