@@ -24,13 +24,13 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from time import perf_counter, time
-from typing import Any
+from typing import Any, Protocol
 
 from ..errors import ClientDisconnected, GatewayError, InternalError
 from ..http.fields import Kinds
 from ..http.problem import render_error
 from ..message import Attempt, Handler, Headers, Request, Response, RouteEntry, Stream
-from .log import RequestLog, log_line
+from .log import log_line
 from .metrics import Counter, Histogram, Registry
 
 FINE = "-"
@@ -45,11 +45,20 @@ MOST_INSTANCES = 2000
 log = logging.getLogger("gateway")
 
 
+class Lines(Protocol):
+    """Where the lines of requests go: a RequestLog."""
+
+    enabled: bool
+    destination: str
+
+    def write(self, line: bytes) -> None: ...
+
+
 class Observe:
     """``problems`` makes the answer of an error; ``log`` and ``registry`` take what is measured. ``edit_of(request)`` is what the
     rules of a request's route make of an error's fields, for a request that was refused before its route was looked for."""
 
-    def __init__(self, next: Handler, log: RequestLog, registry: Registry,
+    def __init__(self, next: Handler, log: Lines, registry: Registry,
                  problems: Callable[[GatewayError, Request], Response] = render_error,
                  edit_of: Callable[[Request], Callable[[Headers], Headers] | None] = lambda request: None,
                  most_instances: int = MOST_INSTANCES, clock: Callable[[], float] = perf_counter,
