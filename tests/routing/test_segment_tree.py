@@ -35,7 +35,7 @@ def match(table, path, method="GET", headers=()):
 
 def leaves(table, path):
     """The patterns that match, in their order."""
-    return [leaf[0].route.path for leaf in table.leaves_for(segments_of(path))]
+    return [leaf.entries[0].route.path for leaf in table.leaves_for(segments_of(path))]
 
 
 @pytest.mark.parametrize("path, segments", [
