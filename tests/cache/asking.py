@@ -37,11 +37,12 @@ class Stream:
         self.closed = True
 
 
-class Got(Response):
+class Got:
     """An answer whose body was taken: ``text``."""
 
     def __init__(self, response):
-        super().__init__(response.status, response.headers, response.body, response.reason)
+        self.status, self.headers, self.body, self.reason = response.status, response.headers, response.body, response.reason
+        self.header, self.header_list = response.header, response.header_list
         self.text = response.body
         if not isinstance(response.body, bytes):
             try:
@@ -88,8 +89,19 @@ class DictStore:
         return None
 
 
+class Seam:
+    """The store as the step has it: a test may put a method of its own here."""
+
+    def __init__(self, store):
+        self._store = store
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+
 class World:
-    """``answer`` is a function of the request, or a Response to be copied; ``seen`` are the requests that went upstream."""
+    """``answer`` is a function of the request, or a Response to be copied; ``seen`` are the requests that went upstream.
+    ``seam`` is the ``store`` as the step has it."""
 
     def __init__(self):
         self.offset = 0.0
@@ -113,7 +125,8 @@ class World:
     def cache(self, policy=None, limits=None, **more):
         """A step with this policy; ``limits`` are values of WaitLimits."""
         more.setdefault("flights", Flights(limits=WaitLimits(**limits or {})))
-        self.step = CacheStep(self.upstream, Policy.model_validate(policy or {}), self.store, counter=self.registry.counter,
+        self.seam = Seam(self.store)
+        self.step = CacheStep(self.upstream, Policy.model_validate(policy or {}), self.seam, counter=self.registry.counter,
                               route="r", clock=self.clock, **more)
         return self.step
 
@@ -178,9 +191,9 @@ def crowd(workers, count):
     missed, waiting = [], []
 
     def counted(worker):
-        fetch, leased = worker.step.fetch, worker.store.is_leased
-        worker.step.fetch = lambda miss: (missed.append(miss), fetch(miss))[1]
-        worker.store.is_leased = lambda key: (leased(key), waiting.append(worker))[0]
+        get, leased = worker.store.get, worker.store.is_leased
+        worker.seam.get = lambda key, owner: found if (found := get(key, owner)) is not None else missed.append(key)
+        worker.seam.is_leased = lambda key: (leased(key), waiting.append(worker))[0]
 
     for worker in workers:
         counted(worker)

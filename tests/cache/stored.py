@@ -41,3 +41,8 @@ class Counted:
             before = 0.0 if name in ("bytes", "entries") else self.numbers.get(place, 0.0)
             self.numbers[place] = before + number
         return count
+
+
+def numbers_of(store) -> dict[tuple[str, ...], float]:
+    """What was counted of a store whose counters are Counted."""
+    return store.counts.counter.numbers

@@ -187,7 +187,7 @@ def test_what_another_worker_fetched_for_strangers(world, cc, expected):
         other.ask()
         return world.store.get("http://shop.test/a")
 
-    world.store.lease, world.store.wait = lambda *more, **words: None, wait
+    world.seam.lease, world.seam.wait = lambda *more, **words: None, wait
     assert world.ask(ANN).text == expected
 
 

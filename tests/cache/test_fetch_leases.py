@@ -149,7 +149,7 @@ def test_who_looked_before_the_answer_was_stored_and_asks_for_the_lease_after_it
         assert one.store.flush()
         return lease(*asked)
 
-    other.store.lease = late
+    other.seam.lease = late
     assert status_of(other.ask()) == ["wicketgate; fwd=uri-miss; collapsed"] and len(world.seen) == 1
 
 
@@ -183,8 +183,8 @@ def test_doubt_is_short_across_workers_too(world, workers):
         worker.answer = ok("no-store")
         worker.ask(target="/known")
         worker.answer = meeting(world, 3 + 60)
-        worker.store.wait = (lambda key, seconds, *more, wait=worker.store.wait:
-                             (waited.append(seconds), wait(key, seconds, *more))[1])
+        worker.seam.wait = (lambda key, seconds, *more, wait=worker.store.wait:
+                            (waited.append(seconds), wait(key, seconds, *more))[1])
     ask_all(workers, 20)
     assert waited == [0.01] * 2
 

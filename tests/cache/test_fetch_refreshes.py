@@ -34,7 +34,7 @@ def leaving(workers):
         return ask
 
     for worker in workers:
-        worker.store.is_leased = counted(worker, worker.store.is_leased)
+        worker.seam.is_leased = counted(worker, worker.store.is_leased)
     return found
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from math import inf
-
 import gevent
 import pytest
 from asking import SAFETY, Stream, at_once, meeting, ok, settle, status_of
 from gevent.event import Event
 
-from gateway.cache.coalesce import Flight
+from gateway.cache.coalesce import Flights, WaitLimits
 from gateway.cache.request_directives import COOKIE
+from gateway.loop.monotonic_clock import MonotonicClock
 from tests.waiting import until
 
 
@@ -29,35 +28,43 @@ def test_a_few_do_not_wait_long_on_a_route_that_is_new(world, monkeypatch):
     assert [answer.text for answer in at_once(world, 20)] == [b"hello"] * 20
 
 
-@pytest.fixture
-def waiting_on(monkeypatch):
-    """``waiting_on()`` is how many followers wait for as long as it takes, after their patience or without any."""
-    wait, found = Flight.wait, []
-    monkeypatch.setattr(Flight, "wait", lambda flight, deadline, patience=inf: (
-        found.append(flight) if patience == inf else None, wait(flight, deadline, patience))[1])
-    return lambda: len(found)
+PATIENCE = 0.01                 # seconds
 
 
-def test_a_crowd_waits_on_a_route_that_is_new(world, waiting_on):
-    world.cache(limits={"unknown": 0.01})
+class Watch(MonotonicClock):
+    """The real clock; ``patient`` are those that have waited by it for longer than PATIENCE at once."""
+
+    def __init__(self):
+        self.patient = set()
+
+    def wait(self, event, seconds):
+        if seconds > PATIENCE:
+            self.patient.add(gevent.getcurrent())
+        return super().wait(event, seconds)
+
+
+def test_a_crowd_waits_on_a_route_that_is_new(world):
+    clock = Watch()
+    world.cache(flights=Flights(clock, WaitLimits(unknown=PATIENCE)))
 
     def slow(request):
-        until(lambda: waiting_on() >= 99)
+        until(lambda: len(clock.patient) >= 99)
         return ok()
 
     world.answer = slow
     assert {answer.text for answer in at_once(world, 100)} == {b"hello"} and len(world.seen) == 1
 
 
-def test_one_sharable_answer_gives_hope(world, waiting_on):
-    world.cache(limits={"unlikely_shared": 0.01})
+def test_one_sharable_answer_gives_hope(world):
+    clock = Watch()
+    world.cache(flights=Flights(clock, WaitLimits(unlikely_shared=PATIENCE)))
     world.answer = ok("no-store")
     world.ask(target="/known")
     world.answer = ok()
     world.ask(target="/stored")
 
     def slow(request):
-        until(lambda: waiting_on() == 99)
+        until(lambda: len(clock.patient) == 99)
         return ok()
 
     world.answer = slow
@@ -65,14 +72,15 @@ def test_one_sharable_answer_gives_hope(world, waiting_on):
 
 
 @pytest.mark.parametrize("company", [0, 1, 2, 5])
-def test_doubt_costs_no_more_than_some_company(world, waiting_on, company):
+def test_doubt_costs_no_more_than_some_company(world, company):
     """The answer turns out to be for all."""
-    world.cache(limits={"unlikely_shared": 0.01, "max_parallel": company})
+    clock = Watch()
+    world.cache(flights=Flights(clock, WaitLimits(unlikely_shared=PATIENCE, max_parallel=company)))
     world.answer = ok("no-store")
     world.ask(target="/known")
 
     def slow(request):
-        until(lambda: waiting_on() == 99 - company)
+        until(lambda: len(clock.patient) == 99 - company)
         return ok()
 
     world.answer = slow

@@ -6,10 +6,11 @@ import time
 
 import pytest
 from asking import DictStore, Stream, at_once, ok, settle, status_of
-from stored import until, variants_of
+from stored import variants_of
 
 from gateway.errors import BodyTooLarge, DeadlineExceeded
 from gateway.message import Body, Request, Response
+from tests.waiting import until
 
 CONDITION, RANGE = ("If-None-Match", '"v"'), ("Range", "bytes=0-1")
 

@@ -10,7 +10,7 @@ from asking import World, at_once, ok
 from far import Far
 from gevent import monkey
 from gevent.event import Event
-from stored import SAFETY, Counted, short_pauses, variants_of
+from stored import SAFETY, Counted, numbers_of, short_pauses, variants_of
 
 from gateway import gather
 from gateway.breaker import Breaker
@@ -45,17 +45,15 @@ def far(redis_server):
 
 @pytest.fixture
 def stores():
-    """``stores(url)`` is a store over one Redis, which nobody follows; ``.counted`` counts."""
+    """``stores(url)`` is a store over one Redis, which nobody follows; ``numbers_of`` it says what was counted."""
     made = []
 
     def make(url: str, memory: int = 2 ** 22, timeout: float = 0.05, breaker: Breaker | None = None,
              intervals: Intervals = Intervals()) -> HttpStore:
-        counted = Counted()
-        counts = TierCounters(counted)
+        counts = TierCounters(Counted())
         tier = RedisTier(RedisClient(url, timeout=timeout, on_failure=counts.of("errors", "redis"),
                                      breaker=breaker or short_pauses()))
         made.append(HttpStore(MemoryTier(memory), [tier], leases=tier, counts=counts, patience=timeout, intervals=intervals))
-        made[-1].counted = counted.numbers
         return made[-1]
 
     yield make
@@ -78,14 +76,14 @@ def test_many_that_want_one_key_look_once(redis_server, stores):
     found = gather(*[lambda: one.get("k")] * 1000)
     assert {id(each) for each in found} == {id(one.get("k"))} and repr(found[0]) == repr(stored)
     assert calls(server, "getrange") == 1
-    assert one.leases.usable and not one.counted.get(("errors", "redis"))
+    assert one.leases.usable and not numbers_of(one).get(("errors", "redis"))
 
 
 def test_many_that_want_what_nobody_has(redis_server, stores):
     server = redis_server()
     one = stores(server.url)
     assert gather(*[lambda: one.get("k")] * 1000) == [None] * 1000
-    assert calls(server, "getrange") == 1 and one.counted["misses", "memory"] == 1000
+    assert calls(server, "getrange") == 1 and numbers_of(one)["misses", "memory"] == 1000
     one.get("k")
     assert calls(server, "getrange") == 2, "the next one looks again"
 
@@ -135,7 +133,7 @@ def test_many_keys_at_once_do_not_make_redis_look_slow(redis_server, stores):
     assert one.flush()
     one.memory.clear()
     found = gather(*[lambda number=number: one.get(str(number)) for number in range(1000)])
-    assert one.leases.usable and not one.counted.get(("errors", "redis"))
+    assert one.leases.usable and not numbers_of(one).get(("errors", "redis"))
     assert any(found) and one.get("7") is not None
 
 
@@ -182,7 +180,7 @@ def test_a_late_loop_is_no_slow_redis(redis_server, stores):
             gevent.sleep(0)
 
     gather(busy, lambda: one.get("k"))
-    assert one.leases.usable and not one.counted.get(("errors", "redis"))
+    assert one.leases.usable and not numbers_of(one).get(("errors", "redis"))
     one.get("other")
     assert one.leases.usable
 
@@ -218,11 +216,11 @@ def test_a_far_redis_is_used(far, stores):
     one = stores(place.url, timeout=1.0)
     one.put("k", variants_of(), 60, time.time())
     assert one.flush()
-    errors = one.counted.get(("errors", "redis"), 0)
+    errors = numbers_of(one).get(("errors", "redis"), 0)
     for _ in range(3):
         one.memory.clear()
         assert one.get("k") is not None
-    assert one.counted.get(("errors", "redis"), 0) == errors and one.leases.usable
+    assert numbers_of(one).get(("errors", "redis"), 0) == errors and one.leases.usable
 
 
 @pytest.fixture
@@ -372,7 +370,7 @@ def test_a_lease_that_is_not_extended_ends(redis_server, stores, end):
     if end == "pause":
         one.leases.client.circuit.pause(Slow("late"))
         lease.release()
-        assert one.flush() and one.counted["dropped", "redis"] == 1
+        assert one.flush() and numbers_of(one)["dropped", "redis"] == 1
     assert other.wait("k", SAFETY) is None and not other.is_leased("k")
 
 
@@ -401,7 +399,7 @@ def test_what_is_put_while_redis_is_away_is_not_kept_for_it(redis_server, stores
     one.get("k")
     assert not one.leases.usable
     one.put("k", variants_of(), 60, time.time())
-    assert not len(one._writer(one.leases)) and one.flush(0) and one.counted["dropped", "redis"] == 1
+    assert not len(one._writer(one.leases)) and one.flush(0) and numbers_of(one)["dropped", "redis"] == 1
 
 
 class Slowly:

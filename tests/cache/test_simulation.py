@@ -23,6 +23,7 @@ from gateway.errors import ClientDisconnected, DeadlineExceeded, GatewayError, U
 from gateway.message import Request, Response
 from gateway.telemetry.metrics import Registry
 from tests.clocks import VirtualClock
+from tests.compiled import COMPILED
 
 SECONDS = 100.0
 RATE = 40.0                                              # requests a second
@@ -147,6 +148,7 @@ def never_lands(land):
     return lambda flights, flight, state, value=None: None if state is abandoned else land(flights, flight, state, value)
 
 
+@pytest.mark.skipif(COMPILED, reason="no method of a compiled class can be replaced")
 @pytest.mark.parametrize("where, name, fault, words", [
     (Flight, "land", wakes_nobody, "waited after"),
     (Flights, "land", never_lands(Flights.land), "has not landed"),

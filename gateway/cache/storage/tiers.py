@@ -49,7 +49,7 @@ class TierCounters:
     empty for all."""
 
     def __init__(self, counter: Callable[[str, str, str], Callable[[float], None]] = lambda name, tier, route: no_op) -> None:
-        self._counter = counter
+        self.counter = counter
         self._counters: dict[tuple[str, str, str], Callable[[float], None]] = {}
 
     def of(self, name: str, tier: str, route: str = "") -> Callable[[float], None]:
@@ -57,7 +57,7 @@ class TierCounters:
         there are evicted, bytes and entries."""
         count = self._counters.get((name, tier, route))
         if count is None:
-            count = self._counters[name, tier, route] = self._counter(name, tier, route)
+            count = self._counters[name, tier, route] = self.counter(name, tier, route)
         return count
 
 

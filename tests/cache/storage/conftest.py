@@ -15,13 +15,11 @@ from tests.cache.storage.workers import begin
 
 @pytest.fixture
 def worker():
-    """``worker(redis=..., file=...)`` is a started store as a worker has it; ``worker.counted`` counts."""
+    """``worker(redis=..., file=...)`` is a started store as a worker has it; ``numbers_of`` it says what was counted."""
     made = []
 
     def make(start: bool = True, **settings) -> HttpStore:
-        counted = Counted()
-        one = http_store(Config(cache=CacheStorage(**{"timeout": "30s", **settings})), TierCounters(counted), short_pauses)
-        one.counted = counted.numbers
+        one = http_store(Config(cache=CacheStorage(**{"timeout": "30s", **settings})), TierCounters(Counted()), short_pauses)
         made.append(one)
         if start:
             begin(one)

@@ -7,7 +7,7 @@ import time
 
 import gevent
 import pytest
-from stored import SAFETY, entry_of, variants_of
+from stored import SAFETY, entry_of, numbers_of, variants_of
 
 from gateway import gather
 from gateway.bus.journal import Journal
@@ -34,11 +34,11 @@ def test_one_stores_and_another_finds(behind, worker):
     found = other.get("k")
     assert found is not stored and repr(found) == repr(stored) and found[0].body == b"x" * 5000
     assert other.get("k") is found, "in memory from now on"
-    assert (other.counted["hits", name], other.counted["hits", "memory"]) == (1, 1)
+    assert (numbers_of(other)["hits", name], numbers_of(other)["hits", "memory"]) == (1, 1)
     one.delete("k")
     assert one.get("k") is None
     assert one.flush() and one.tiers[0].get("k") is None and one.get("k") is None
-    assert one.counted["misses", name] == 2
+    assert numbers_of(one)["misses", name] == 2
 
 
 def test_corrupt_and_foreign_records_are_misses_that_are_counted(behind, worker):
@@ -51,7 +51,7 @@ def test_corrupt_and_foreign_records_are_misses_that_are_counted(behind, worker)
             continue
         assert one.get("k") is None and one.flush()
         assert tier.get("k") is None, "and it is gone"
-    assert one.counted["corrupt", name] >= 3
+    assert numbers_of(one)["corrupt", name] >= 3
 
 
 def test_compressed_records_are_smaller(redis_server, worker):
@@ -68,14 +68,14 @@ def test_a_newer_answer_of_another_worker_is_found_when_ours_has_expired(redis_s
     one, other = worker(redis=server.url), worker(redis=server.url)
     keep(one, lifetime=0.001, seconds=600.0)
     until(lambda: other.get("k")[0].expires < time.time())
-    asked = other.counted.get(("misses", "redis"), 0)
+    asked = numbers_of(other).get(("misses", "redis"), 0)
     for _ in range(10):
         other.get("k")
-    assert other.counted["hits", "memory"] >= 9, "not asked for each time"
+    assert numbers_of(other)["hits", "memory"] >= 9, "not asked for each time"
     newer = keep(one, seconds=600.0)
     other.intervals = Intervals(again=0.0)
     assert other.get("k")[0].expires == pytest.approx(newer[0].expires, abs=0.01)
-    assert other.counted.get(("misses", "redis"), 0) == asked
+    assert numbers_of(other).get(("misses", "redis"), 0) == asked
 
 
 @pytest.mark.parametrize("soft", [False, True])
@@ -162,7 +162,7 @@ def test_without_redis_everything_goes_on(redis_server, worker):
     newer = keep(one, "new")
     assert one.get("new") is newer and one.lease("x", 1) is None and one.wait("x", SAFETY) is None
     assert time.monotonic() - began < SAFETY / 2, "nobody has waited so long"
-    assert one.counted["errors", "redis"] >= 1
+    assert numbers_of(one)["errors", "redis"] >= 1
     assert one.purger.purge(tag="later") == 0
     server.start()
     until(lambda: one.leases.usable)
@@ -197,7 +197,7 @@ def test_memcached_refuses_what_is_too_large_and_is_well(memcached, worker):
     one, other = (worker(memcached=f"127.0.0.1:{memcached}", timeout="1s") for _ in range(2))
     keep(one, "large", body=b"x" * 2_000_000)
     keep(one, "small")
-    assert one.counted["errors", "memcached"] == 1 and one.tiers[0].circuit.usable
+    assert numbers_of(one)["errors", "memcached"] == 1 and one.tiers[0].circuit.usable
     assert other.get("small") is not None and other.get("large") is None
 
 
@@ -206,7 +206,7 @@ def test_memcached_that_is_gone_costs_once(worker):
     one.tiers[0].circuit.breaker.first = SAFETY
     for number in range(100):
         assert one.get(str(number)) is None
-    assert one.counted["errors", "memcached"] == 1
+    assert numbers_of(one)["errors", "memcached"] == 1
 
 
 # -- leases

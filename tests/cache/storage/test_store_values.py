@@ -6,6 +6,7 @@ import time
 
 import flask
 import pytest
+from stored import numbers_of
 
 from gateway import cache
 from gateway import view_cache as store
@@ -194,7 +195,7 @@ def test_values_that_do_not_reach_redis_are_counted(redis_server, app_of, why):
     app = app_of(redis=server.url)
     shared = app.extensions["wicketgate.store"]
     app.tiered.set("k", 1)
-    assert ("dropped", "redis") not in shared.counted
+    assert ("dropped", "redis") not in numbers_of(shared)
     if why == "paused":
         shared.leases.client.circuit.pause(OSError("away"))
     elif why == "gone":
@@ -202,7 +203,7 @@ def test_values_that_do_not_reach_redis_are_counted(redis_server, app_of, why):
     else:
         server.client.config_set("maxmemory", 1)
     assert app.tiered.set("l", 2) and app.tiered.get("l") == 2
-    assert shared.counted["dropped", "redis"] == 1
+    assert numbers_of(shared)["dropped", "redis"] == 1
 
 
 def test_objects_of_ones_own_classes_stay_here(redis_server, app_of):
@@ -221,7 +222,7 @@ def test_a_corrupt_value_is_a_miss(redis_server, app_of):
         server.client.set("wicketgate:view:k", data)
         assert app.tiered.get("k") is None
         assert not server.client.exists("wicketgate:view:k")
-    assert app.extensions["wicketgate.store"].counted["corrupt", "redis"] == 4
+    assert numbers_of(app.extensions["wicketgate.store"])["corrupt", "redis"] == 4
 
 
 def test_memory_of_views_is_bounded(app_of):
