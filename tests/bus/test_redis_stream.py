@@ -328,7 +328,7 @@ def test_clocks_that_differ(redis_server, follow):
 
 def test_stopping_closes_and_a_second_start_is_another_life(redis_server):
     heard: list[Notice] = []
-    log = RedisStream(RedisClient(redis_server().url))
+    log = RedisStream(RedisClient(redis_server().url, timeout=SAFETY))
     for _ in range(2):
         log.start(heard.append)
         until(lambda: log.client.usable)

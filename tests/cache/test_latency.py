@@ -45,10 +45,11 @@ def far(redis_server):
 
 @pytest.fixture
 def stores():
-    """``stores(url)`` is a store over one Redis, which nobody follows; ``numbers_of`` it says what was counted."""
+    """``stores(url)`` is a store over one Redis, which nobody follows; ``numbers_of`` it says what was counted. Redis has all the time,
+    unless the test is about its ``timeout``."""
     made = []
 
-    def make(url: str, memory: int = 2 ** 22, timeout: float = 0.05, breaker: Breaker | None = None,
+    def make(url: str, memory: int = 2 ** 22, timeout: float = SAFETY, breaker: Breaker | None = None,
              intervals: Intervals = Intervals()) -> HttpStore:
         counts = TierCounters(Counted())
         tier = RedisTier(RedisClient(url, timeout=timeout, on_failure=counts.of("errors", "redis"),
@@ -90,7 +91,7 @@ def test_many_that_want_what_nobody_has(redis_server, stores):
 
 def test_when_the_one_who_looks_leaves_another_looks(redis_server, stores):
     server = redis_server()
-    one = stores(server.url, timeout=SAFETY)
+    one = stores(server.url)
     stored = variants_of()
     one.put("k", stored, 60, time.time())
     assert one.flush()
@@ -142,14 +143,14 @@ def test_what_was_never_asked_is_no_failure(request, kind):
     """All connections are in use."""
     failures = []
     if kind == "redis":
-        client = RedisClient(request.getfixturevalue("redis_server")().url, on_failure=failures.append, most=1)
+        client = RedisClient(request.getfixturevalue("redis_server")().url, timeout=1.0, on_failure=failures.append, most=1)
         one = RedisTier(client)
         until(lambda: client.ask("PING"))
         connection = client.connections.take(SAFETY)
         assert one.get("k") is None
         client.connections.give(connection)
     else:
-        one = MemcachedTier(f"127.0.0.1:{request.getfixturevalue('memcached')}", on_failure=failures.append)
+        one = MemcachedTier(f"127.0.0.1:{request.getfixturevalue('memcached')}", timeout=1.0, on_failure=failures.append)
         while one.slots._free.acquire(blocking=False):
             pass
         assert one.get("k") is None
@@ -172,7 +173,7 @@ def test_more_at_once_than_memcached_has_connections(memcached):
 
 def test_a_late_loop_is_no_slow_redis(redis_server, stores):
     """Connecting and asking takes some turns of the loop, and each is long."""
-    one = stores(redis_server().url)
+    one = stores(redis_server().url, timeout=0.05)
 
     def busy():
         for _ in range(12):
@@ -330,7 +331,7 @@ def test_a_record_that_is_of_no_use_any_more_is_not_written(redis_server, stores
 def test_a_release_that_waits_is_taken_over(redis_server, stores):
     """The next flight of this worker does not wait for its own lease to be over."""
     server = redis_server()
-    one, other = stores(server.url, timeout=5.0), stores(server.url, timeout=5.0)
+    one, other = stores(server.url), stores(server.url)
     first = one.lease("k", 60)
     first.release()
     second = one.lease("k", 60)
@@ -341,7 +342,7 @@ def test_a_release_that_waits_is_taken_over(redis_server, stores):
 
 def test_another_workers_lease_is_none(redis_server, stores):
     server = redis_server()
-    one, other = stores(server.url, timeout=5.0), stores(server.url, timeout=5.0)
+    one, other = stores(server.url), stores(server.url)
     lease = one.lease("k", 60)
     assert other.lease("k", 60) is None and other.is_leased("k")
     lease.extend(1.5)
@@ -350,7 +351,7 @@ def test_another_workers_lease_is_none(redis_server, stores):
 
 def test_a_lease_is_extended_while_it_is_active(redis_server, stores):
     server = redis_server()
-    one = stores(server.url, timeout=5.0, intervals=Intervals(extension=0.02))
+    one = stores(server.url, intervals=Intervals(extension=0.02))
     lease = one.lease("k", 60)
     assert server.client.pttl("wicketgate:lease:k") <= one.intervals.lease * 1000, "a lost worker keeps nobody waiting for long"
     scripts = calls(server, "pexpire")
@@ -364,8 +365,8 @@ def test_a_lease_is_extended_while_it_is_active(redis_server, stores):
 def test_a_lease_that_is_not_extended_ends(redis_server, stores, end):
     """Its time is over, or nothing can be written: the release is lost."""
     server = redis_server()
-    one = stores(server.url, timeout=5.0, breaker=Breaker(first=SAFETY), intervals=Intervals(lease=0.3, extension=0.02))
-    other = stores(server.url, timeout=5.0)
+    one = stores(server.url, breaker=Breaker(first=SAFETY), intervals=Intervals(lease=0.3, extension=0.02))
+    other = stores(server.url)
     lease = one.lease("k", 0.4 if end == "time" else 60)
     if end == "pause":
         one.leases.client.circuit.pause(Slow("late"))
@@ -376,7 +377,7 @@ def test_a_lease_that_is_not_extended_ends(redis_server, stores, end):
 
 def test_a_release_waits_for_the_record_and_replaces_no_other_lease(redis_server, stores, far):
     place = far(0.0)
-    one = stores(place.url, timeout=5.0)
+    one = stores(place.url)
     first = one.lease("k", 60)
     place.said.clear()
     first.extend(30)                                     # has its place in the queue before the record

@@ -17,18 +17,18 @@ from gateway.errors import ConfigError
 from gateway.remote.redis_client import RedisClient
 from tests.waiting import until
 
-LONGEST = 0.05                  # seconds that one operation may cost
+LONGEST = 0.05                  # seconds that one operation may cost, where a test is about that
 SLACK = 10.0                    # of a busy machine; without a limit it takes minutes
 
 
 @pytest.fixture
 def tier():
-    """``tier(url)`` is a RedisTier, closed at the end; ``tier.failures`` are its failures."""
+    """``tier(url)`` is a RedisTier, closed at the end, whose operations have all the time; ``tier.failures`` are its failures."""
     made = []
 
     def make(url: str, **more) -> RedisTier:
         failures: list[float] = []
-        found = RedisTier(RedisClient(url, on_failure=failures.append, **{"breaker": short_pauses(), **more}))
+        found = RedisTier(RedisClient(url, on_failure=failures.append, **{"timeout": SAFETY, "breaker": short_pauses(), **more}))
         found.failures = found.client.failures = failures
         made.append(found)
         return found
@@ -112,7 +112,7 @@ def test_a_lease_that_is_over_is_not_released_for_its_successor(redis_server, ti
 
 def test_many_at_once_share_the_connections(redis_server, tier):
     server = redis_server()
-    one = tier(server.url, timeout=SAFETY)
+    one = tier(server.url)
     one.put("key", b"x" * 1000, 30)
     assert gather(*[lambda: one.get("key")] * 300) == [b"x" * 1000] * 300
     assert one.client.connections.open <= 32
@@ -145,14 +145,14 @@ def test_a_redis_that_never_was(tier):
 
 def test_a_redis_that_nobody_reaches(tier):
     """Packets to this address are lost: connecting takes until the time is over."""
-    one = tier("redis://192.0.2.1:6379/0")
+    one = tier("redis://192.0.2.1:6379/0", timeout=LONGEST)
     assert seconds_of(lambda: one.get("key")) < LONGEST + SLACK
     assert not one.client.circuit.usable
 
 
 def test_a_slow_redis_costs_its_time_once(redis_server, tier):
     server = redis_server()
-    one = tier(server.url, breaker=Breaker(first=SAFETY))
+    one = tier(server.url, timeout=LONGEST, breaker=Breaker(first=SAFETY))
     one.put("key", b"1", 100)
     server.client.client_pause(600_000)
     took = seconds_of(lambda: gather(*[lambda: one.get("key")] * 400))
@@ -164,7 +164,7 @@ def test_a_slow_redis_costs_its_time_once(redis_server, tier):
 
 def test_an_answer_that_came_too_late_is_not_taken_for_another(redis_server, tier):
     server = redis_server()
-    one = tier(server.url)
+    one = tier(server.url, timeout=LONGEST)
     for number in range(20):
         one.put(str(number), str(number).encode(), 100)
     for number in range(5):
@@ -240,7 +240,7 @@ def test_a_cluster(redis_server, tier):
     server.client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
     until(lambda: b"cluster_state:ok" in server.client.execute_command("CLUSTER", "INFO"))
     url = f"redis+cluster://127.0.0.1:{server.port}"
-    one = tier(url, timeout=1.0)
+    one = tier(url)
     for number in range(20):
         one.put(f"key{number}", b"x", 100)
         assert one.get(f"key{number}") == b"x"
