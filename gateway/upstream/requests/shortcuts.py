@@ -212,7 +212,7 @@ def cookiejar_from_dict(cookie_dict: Any, cookiejar: Any = None, overwrite: bool
 
 
 def merge_cookies(cookiejar: Any, cookies: Any) -> Any:
-    if type(cookiejar) is RequestsCookieJar and type(cookies) is RequestsCookieJar and not cookies._cookies:
+    if type(cookiejar) is type(cookies) is RequestsCookieJar and not vars(cookies)["_cookies"]:
         return cookiejar
     return stock_merge_cookies(cookiejar, cookies)
 
