@@ -67,6 +67,7 @@ class Upstream:
         if body is not None:
             body = small_body(call, call.read_timeout or self.settings.read_timeout, self.clock)
         same, exclude, number = None, NO_INSTANCES, 1
+        outcome: Outcome | None
         while True:
             start = self.clock.now()
             instance = same or self.balancer.choose(start, exclude)
