@@ -40,7 +40,7 @@ COMPILED = """
     upstream/balancer upstream/client upstream/connecting upstream/dns upstream/exchange upstream/framing upstream/head
     upstream/instance upstream/limit upstream/pool upstream/rendering upstream/retry upstream/sending upstream/stream
     upstream/tls upstream/transport
-    upstream/requests/call upstream/requests/destinations
+    upstream/requests/call upstream/requests/destinations upstream/requests/governor
     backoff bodylimit breaker deadline forward headers message request_copies respond template views wsgi
 """
 GROUP = "wicketgate"                # their code is in one module, wicketgate__mypyc; the others refer to it

@@ -48,7 +48,7 @@ INSIDE = {
     "telemetry": "slot_memory < metrics < exposition log < observe",
     "upstream": "balancer dns framing head limit rendering retry < transport < pool sending stream tls < connecting exchange"
                 " < instance < client < requests",
-    "upstream/requests": "call destinations hooks urllib3_connect < response < redirects shortcuts < adapter",
+    "upstream/requests": "call destinations exceptions hooks urllib3_connect < response < redirects shortcuts < governor < adapter",
 }
 ROWS = {room: [row.split() for row in rows.split("<")] for room, rows in INSIDE.items()}
 
@@ -58,10 +58,10 @@ DOORS = {
     "flask_caching": {"view_cache"},
     "redis": {"remote/redis_client", "remote/redis_pool"},
     "pymemcache": {"cache/storage/memcached_tier"},
-    "requests": {"upstream/requests/adapter", "upstream/requests/hooks", "upstream/requests/redirects",
-                 "upstream/requests/shortcuts"},
-    "urllib3": {"upstream/requests/adapter", "upstream/requests/call", "upstream/requests/hooks",
-                "upstream/requests/response", "upstream/requests/urllib3_connect"},
+    "requests": {"upstream/requests/adapter", "upstream/requests/exceptions", "upstream/requests/governor",
+                 "upstream/requests/hooks", "upstream/requests/redirects", "upstream/requests/shortcuts"},
+    "urllib3": {"upstream/requests/adapter", "upstream/requests/call", "upstream/requests/exceptions", "upstream/requests/governor",
+                "upstream/requests/hooks", "upstream/requests/response", "upstream/requests/urllib3_connect"},
     "certifi": {"upstream/requests/destinations"},
     "greenlet": {"loop/greenlet_pool"},
     "gevent": {"loop/alarm", "loop/disconnect", "loop/greenlet_pool", "loop/interruption", "loop/monotonic_clock",

@@ -115,7 +115,7 @@ def test_every_method_of_a_connection_is_called(method, shop, monkeypatch):
 
 
 def test_without_hooks_nothing_is_shown(shop, monkeypatch):
-    monkeypatch.setattr("gateway.upstream.requests.adapter.show", None)
+    monkeypatch.setattr("gateway.upstream.requests.governor.show", None)
     assert hooks.way() is Way.STRAIGHT
     assert requests.get("http://shop/plain").content == b"hello"
 
