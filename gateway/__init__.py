@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from . import errors as errors
     from .app import create_app as create_app
     from .app import static_url as static_url
+    from .loop.asyncio_import import enable_asyncio as enable_asyncio
     from .message import Handler as Handler
     from .message import Request as Request
     from .message import Response as Response
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 HOMES = {"Handler": ".message", "Request": ".message", "Response": ".message", "StockAdapter": ".upstream.requests.adapter",
-         "create_app": ".app", "gather": ".tasks", "govern_requests": ".upstream.requests.adapter", "static_url": ".app"}
+         "create_app": ".app", "enable_asyncio": ".loop.asyncio_import", "gather": ".tasks",
+         "govern_requests": ".upstream.requests.adapter", "static_url": ".app"}
 MODULES = {"cache", "errors"}                            # the first behaves like the cache object of Flask-Caching
 
 
@@ -43,5 +45,5 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *HOMES, *MODULES})
 
 
-__all__ = ["Handler", "Request", "Response", "StockAdapter", "__version__", "cache", "create_app", "errors", "gather",
-           "govern_requests", "static_url"]
+__all__ = ["Handler", "Request", "Response", "StockAdapter", "__version__", "cache", "create_app", "enable_asyncio", "errors",
+           "gather", "govern_requests", "static_url"]

@@ -31,6 +31,7 @@ from .errors import ConfigError, GatewayError
 from .http.problem import render_http
 from .incoming.request import Incoming
 from .local import run_directory
+from .loop.asyncio_import import enable_asyncio
 from .message import Request, Response
 from .pipeline import Pipeline
 from .telemetry.log import RequestLog
@@ -324,6 +325,7 @@ def create_app(config: Config | str | None = None) -> Gateway:
     ``config`` is a Config, the path of a file, or None for ``GATEWAY_CONFIG``. In a running instance whose file has become
     unusable, the last one that worked is used, and what is wrong is logged and shown on the admin listener. Raises ConfigError.
     """
+    enable_asyncio()
     if isinstance(config, Config):
         return ready(Gateway(config))
     run_dir = run_directory.current()

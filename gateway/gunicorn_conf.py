@@ -28,6 +28,7 @@ from gunicorn.util import parse_address  # noqa: E402
 from gateway.build import RUNNING, outdated, own_version  # noqa: E402
 from gateway.errors import ConfigError  # noqa: E402
 from gateway.local import run_directory  # noqa: E402
+from gateway.loop.asyncio_import import enable_asyncio  # noqa: E402
 from gateway.server import master  # noqa: E402
 
 
@@ -229,6 +230,7 @@ def pre_fork(server: Any, worker: Any) -> None:
 def post_fork(server: Any, worker: Any) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)            # until the worker has its own: the master's would swallow it here
     worker.gateway.run_dir.enter_slot(worker.slot)
+    enable_asyncio()
 
 
 def post_worker_init(worker: Any) -> None:

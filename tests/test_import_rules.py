@@ -64,8 +64,9 @@ DOORS = {
                 "upstream/requests/hooks", "upstream/requests/response", "upstream/requests/urllib3_connect"},
     "certifi": {"upstream/requests/destinations"},
     "greenlet": {"loop/greenlet_pool"},
-    "gevent": {"loop/alarm", "loop/disconnect", "loop/greenlet_pool", "loop/interruption", "loop/monotonic_clock",
-               "loop/native_threads", "loop/readiness", "loop/send_queue", "loop/time_limit", "tasks", "upstream/connecting",
+    "gevent": {"loop/alarm", "loop/asyncio_loop", "loop/disconnect", "loop/greenlet_pool", "loop/hub_selector",
+               "loop/interruption", "loop/loop_greenlet", "loop/monotonic_clock", "loop/native_threads", "loop/readiness",
+               "loop/send_queue", "loop/time_limit", "tasks", "upstream/connecting",
                "upstream/dns", "upstream/pool", "upstream/sending", "upstream/transport", "telemetry/log", "websocket",
                "admin/listener", "server/worker", "server/client_socket", "server/connection", "server/keepalive",
                "server/request_handler", "gunicorn_conf"},
@@ -82,7 +83,8 @@ DOORS = {
 }
 IN_FUNCTIONS_ONLY = {("flask", "tasks")}            # used where it is loaded anyway, and never loaded by it at start
 APPLICATIONS = {"demo/services", "demo/shop"}       # code of users, as an example: it imports what users import
-LOADERS = {"__init__", "app", "build", "extension", "gunicorn_conf"}  # import by name: modules of users, or what is loaded
+# Import by name: modules of users, what the process has loaded, or asyncio when somebody imports it.
+LOADERS = {"__init__", "app", "build", "extension", "gunicorn_conf", "loop/asyncio_import"}
 
 WAITING = {"asyncio", "concurrent", "gevent", "http", "multiprocessing", "os", "pathlib", "posix", "queue", "random", "requests",
            "sched", "secrets", "select", "selectors", "shutil", "signal", "socket", "ssl", "subprocess", "tempfile", "threading",

@@ -1,1 +1,2 @@
-"""The event loop: pooled greenlets, native threads, readiness of sockets, sends of one turn, time limits, clients that go away."""
+"""The event loop: pooled greenlets, native threads, readiness of sockets, sends of one turn, time limits, clients that go away; and
+asyncio on it."""
