@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .app import create_app as create_app
     from .app import static_url as static_url
     from .loop.asyncio_import import enable_asyncio as enable_asyncio
+    from .loop.coroutines import run_async as run_async
+    from .loop.coroutines import run_sync as run_sync
     from .message import Handler as Handler
     from .message import Request as Request
     from .message import Response as Response
@@ -28,7 +30,8 @@ __version__ = "0.1.0"
 
 HOMES = {"Handler": ".message", "Request": ".message", "Response": ".message", "StockAdapter": ".upstream.requests.adapter",
          "create_app": ".app", "enable_asyncio": ".loop.asyncio_import", "gather": ".tasks",
-         "govern_requests": ".upstream.requests.adapter", "static_url": ".app"}
+         "govern_requests": ".upstream.requests.adapter", "run_async": ".loop.coroutines", "run_sync": ".loop.coroutines",
+         "static_url": ".app"}
 MODULES = {"cache", "errors"}                            # the first behaves like the cache object of Flask-Caching
 
 
@@ -46,4 +49,4 @@ def __dir__() -> list[str]:
 
 
 __all__ = ["Handler", "Request", "Response", "StockAdapter", "__version__", "cache", "create_app", "enable_asyncio", "errors",
-           "gather", "govern_requests", "static_url"]
+           "gather", "govern_requests", "run_async", "run_sync", "static_url"]

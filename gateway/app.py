@@ -12,7 +12,8 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from itertools import chain
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,6 +26,7 @@ from werkzeug.exceptions import HTTPException, InternalServerError
 from werkzeug.routing import RoutingException
 
 from . import view_cache
+from .async_views import sync_of
 from .config import Config
 from .configfile.load import DEFAULT_PATH, load_text, read_text
 from .errors import ConfigError, GatewayError
@@ -137,6 +139,10 @@ class Gateway(Flask):
         if there is not None:                            # before Flask says it, whose remedy is not one here
             raise ValueError(f"{there.import_name!r} has another one of this name")
         self.register_blueprint(blueprint)
+
+    def async_to_sync(self, func: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
+        """Flask's way to call views, hooks and error handlers that are coroutines."""
+        return sync_of(func, is_needed=func in chain(self.teardown_appcontext_funcs, *self.teardown_request_funcs.values()))
 
     def wsgi_app(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         response = self.pipeline.handle(self.incoming(environ))

@@ -270,7 +270,11 @@ def worker_exit(server: Any, worker: Any) -> None:
     """In the worker, when it ends; Gunicorn calls it in the master too, for one that vanished."""
     if worker.pid != os.getpid():
         server.gateway.run_dir.free_slot(worker.slot)
-    elif worker.booted and worker.application is not None:
+        return
+    coroutines = sys.modules.get("gateway.loop.coroutines")  # not imported where no coroutine has run
+    if coroutines is not None:
+        coroutines.close_shared_loop()
+    if worker.booted and worker.application is not None:
         sys.modules["gateway.app"].stop_worker(worker.application)
 
 

@@ -64,7 +64,7 @@ DOORS = {
                 "upstream/requests/hooks", "upstream/requests/response", "upstream/requests/urllib3_connect"},
     "certifi": {"upstream/requests/destinations"},
     "greenlet": {"loop/greenlet_pool"},
-    "gevent": {"loop/alarm", "loop/asyncio_loop", "loop/disconnect", "loop/greenlet_pool", "loop/hub_selector",
+    "gevent": {"loop/alarm", "loop/asyncio_loop", "loop/coroutines", "loop/disconnect", "loop/greenlet_pool", "loop/hub_selector",
                "loop/interruption", "loop/loop_greenlet", "loop/monotonic_clock", "loop/native_threads", "loop/readiness",
                "loop/send_queue", "loop/time_limit", "tasks", "upstream/connecting",
                "upstream/dns", "upstream/pool", "upstream/sending", "upstream/transport", "telemetry/log", "websocket",
