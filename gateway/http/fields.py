@@ -124,11 +124,13 @@ def nominations(headers: list[Field]) -> set[str]:
 def one_cookie(fields: list[Field]) -> list[Field]:
     """The fields with all Cookie lines joined in the place of the first (RFC 9113 section 8.2.3): joining by comma would change
     cookies."""
-    cookies = [field for field in fields if field[0].lower() == "cookie"]
-    if len(cookies) < 2:
+    places = [place for place, field in enumerate(fields) if field[0].lower() == "cookie"]
+    if len(places) < 2:
         return fields
-    whole = cookies[0][0], "; ".join([value for _, value in cookies if value])
-    return [whole if field is cookies[0] else field for field in fields if field is cookies[0] or field[0].lower() != "cookie"]
+    first = places[0]
+    whole = fields[first][0], "; ".join([fields[place][1] for place in places if fields[place][1]])
+    rest = [field for field in fields[first + 1:] if field[0].lower() != "cookie"]
+    return [*fields[:first], whole, *rest]
 
 
 READ = ReadFields()

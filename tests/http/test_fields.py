@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.http.fields import LONGEST, MOST, READ, WRITTEN, Kinds, UnsafeField, nominations
+from gateway.http.fields import LONGEST, MOST, READ, WRITTEN, Kinds, UnsafeField, nominations, one_cookie
 
 
 @pytest.mark.parametrize("line, field", [
@@ -92,3 +92,12 @@ def test_what_is_written_is_read_again(name, value):
 ])
 def test_what_connection_nominates(headers, expected):
     assert nominations(headers) == expected
+
+
+@pytest.mark.parametrize("fields, expected", [
+    ([], []), ([("A", "1")], [("A", "1")]), ([("Cookie", "a=1")], [("Cookie", "a=1")]),
+    ([("cookie", "a=1"), ("A", "1"), ("Cookie", "b=2")], [("cookie", "a=1; b=2"), ("A", "1")]),
+    ([("A", "1"), ("Cookie", "a=1"), ("Cookie", "a=1"), ("A", "1")], [("A", "1"), ("Cookie", "a=1; a=1"), ("A", "1")]),
+    ([("Cookie", ""), ("Cookie", "b=2"), ("COOKIE", "")], [("Cookie", "b=2")])])
+def test_several_lines_of_cookies_are_one_in_the_place_of_the_first(fields, expected):
+    assert one_cookie(fields) == expected
