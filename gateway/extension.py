@@ -109,12 +109,14 @@ def signature_problem(function: Callable[..., Any], arguments: tuple[Any, ...], 
 
 def run_as_current(request: Request, handler: Handler, name: str) -> Response:
     """What a user's handler answers, the request being the current one until the end of a streamed body. Raises TypeError for what
-    is no Response: later nobody could tell whose fault that is."""
+    is no Response, or has fields that are none: later nobody could tell whose fault that is."""
     token: Any = current_request.set(request)
     try:
         response = handler(request)
         if not isinstance(response, Response):
             raise TypeError(f"{name} gave {type(response).__name__} instead of a Response")
+        if response.head_lines is None and not all(map(is_field, response.fields)):
+            raise TypeError(f"{name} gave a Response with a header field that is not a pair of texts")
         if not isinstance(response.body, bytes):
             response.body = ClosingStream(response.body, response.body.close, partial(current_request.reset, token))
             token = None
@@ -122,6 +124,10 @@ def run_as_current(request: Request, handler: Handler, name: str) -> Response:
     finally:
         if token is not None:
             current_request.reset(token)
+
+
+def is_field(field: object) -> bool:
+    return isinstance(field, tuple) and len(field) == 2 and isinstance(field[0], str) and isinstance(field[1], str)
 
 
 def describe(handler: Any, name: str) -> str:

@@ -82,6 +82,8 @@ OWN.__dict__.update(
     Tenant=Tenant, mark=mark, price=price, broken=broken, nothing=lambda request: None, number=3,
     no_handler=lambda next: 3, failing=lambda request: broken(), sleeping=lambda request: gevent.sleep(20),
     streaming=lambda request: Response(200, [], Streaming()),
+    number_in_field=lambda request: Response(200, [("X", 1)]), bytes_in_field=lambda request: Response(200, [(b"X", "1")]),
+    list_for_field=lambda request: Response(200, [["X", "1"]]), text_for_field=lambda request: Response(200, ["X1"]),
     asking=lambda request: Response(200, [], requests.get("http://shop/x").content),
     current=lambda request: Response(200, [], str(current_request.get() is request).encode()))
 
@@ -119,7 +121,9 @@ def test_steps_stand_in_the_order_of_the_file_and_take_their_settings():
 
 
 @pytest.mark.parametrize("name, status, code", [
-    ("failing", 500, "internal_error"), ("nothing", 500, "internal_error"), ("sleeping", 504, "deadline_exceeded")])
+    ("failing", 500, "internal_error"), ("nothing", 500, "internal_error"), ("sleeping", 504, "deadline_exceeded"),
+    ("number_in_field", 500, "internal_error"), ("bytes_in_field", 500, "internal_error"),
+    ("list_for_field", 500, "internal_error"), ("text_for_field", 500, "internal_error")])
 def test_what_a_target_does_wrong_is_answered_and_ends(name, status, code):
     made = pipeline({"handler": f"own_parts:{name}", "timeout": "50ms" if name == "sleeping" else "10s"})
     answer = ask(made)
