@@ -65,7 +65,7 @@ class ResponseWriter:
         self._head = b""
 
     def start_response(self, status: Any, headers: Any, exc_info: Any = None) -> Callable[[bytes], None]:
-        """PEP 3333. ``status`` and ``headers`` are the application's, whatever they are: such that cannot be sent raise an error."""
+        """PEP 3333. ``status`` and ``headers`` are the application's, whatever they are: what cannot be sent raises an error."""
         if exc_info:
             try:
                 if self.headers_sent:
