@@ -45,8 +45,8 @@ def far(redis_server):
 
 @pytest.fixture
 def stores():
-    """``stores(url)`` is a store over one Redis, which nobody follows; ``numbers_of`` it says what was counted. Redis has all the time,
-    unless the test is about its ``timeout``."""
+    """``stores(url)`` is a store over one Redis, which nobody follows; ``numbers_of`` it says what was counted.
+    Redis has all the time, unless the test is about its ``timeout``."""
     made = []
 
     def make(url: str, memory: int = 2 ** 22, timeout: float = SAFETY, breaker: Breaker | None = None,
