@@ -11,6 +11,7 @@ of the process, which a server may use.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import signal
 import sys
 from asyncio import events
@@ -152,7 +153,7 @@ class HubLoop(AsyncioLoop):
     # handler, and puts back the one before; the signal itself wakes the hub.
 
     def add_signal_handler(self, sig: int, callback: Callable[..., Any], *args: Any) -> None:
-        if asyncio.iscoroutine(callback) or asyncio.iscoroutinefunction(callback):
+        if inspect.iscoroutine(callback) or inspect.iscoroutinefunction(callback):
             raise TypeError("coroutines cannot be used with add_signal_handler()")
         self._check_signal(sig)
         self._check_closed()

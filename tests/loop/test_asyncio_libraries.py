@@ -11,7 +11,7 @@ import pytest
 from aiohttp import ClientSession, WSMsgType, web
 from asgiref.sync import async_to_sync, sync_to_async
 
-from gateway.loop.asyncio_loop import HubLoop, get_policy, install
+from gateway.loop.asyncio_loop import HubLoop, get_policy, install, set_policy
 
 AT_ONCE = 20
 
@@ -21,7 +21,7 @@ def installed():
     policy = get_policy()
     install()
     yield
-    asyncio.set_event_loop_policy(policy)
+    set_policy(policy)
 
 
 class Service:

@@ -6,7 +6,8 @@ They are patched with gevent, and run in a process of their own. Left out:
   code with mocks, some with a selector that never waits, and no loop;
 - ssl, sendfile, subprocess but for its first class, the events of selectors but for epoll, and the same tasks and futures once
   more, written in Python: they pass, and take long;
-- in unix_events, the mocked signal handlers: those of this loop are made otherwise (asyncio_loop.py);
+- in unix_events, the mocked signal handlers: those of this loop are made otherwise (asyncio_loop.py); and processes that
+  multiprocessing forks, which gevent's patches do not suit;
 - in events, the running loop written in Python: it is kept for each greenlet there, and asyncio uses the one in C.
 
 Where a turn is 0, tests count on one poll of the selector for each round of callbacks.
@@ -36,7 +37,8 @@ PARTS = {
                      "test_subprocess.SubprocessPidfdWatcherTests"),
     "streams": ("0", "test_streams."),
     "events": ("0", "test_events.EPollEventLoopTests", "test_events.HandleTests", "test_events.TimerTests",
-               "test_events.AbstractEventLoopTests", "test_unix_events.", "-SelectorEventLoopSignalTests", "-SSL", "-ssl"),
+               "test_events.AbstractEventLoopTests", "test_unix_events.", "-SelectorEventLoopSignalTests",
+               "-TestFork", "-SSL", "-ssl"),
 }
 
 
