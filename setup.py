@@ -21,6 +21,7 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
 
 # What a proxied request, a hit, a composition or a view runs through (tests/test_compiled.py says how often).
@@ -95,6 +96,15 @@ def need_compiler() -> None:
         raise refuse(f"the C compiler {command[0]} cannot use the headers of {sys.executable}: {' '.join(lines[:1])}\n{remedy}")
 
 
+class CheckFirst(build):
+    """Look for what compiling needs before anything is done, so that what is missing is said alone."""
+
+    def run(self) -> None:
+        need_compiler()
+        need_requirements()
+        super().run()
+
+
 class Compile(build_ext):
     """Write COMPILED as C and build that, when it is this command's turn: asking for metadata compiles nothing."""
 
@@ -136,6 +146,7 @@ if __name__ == "__main__":
     if is_wanted():
         # A front end asks for the requirements through the build backend; to install them is not for setup.py.
         asked = requirements() if "setuptools.build_meta" in sys.modules else []
-        setup(ext_modules=[Extension("wicketgate__mypyc", [])], cmdclass={"build_ext": Compile}, setup_requires=asked)
+        setup(ext_modules=[Extension("wicketgate__mypyc", [])], setup_requires=asked,
+              cmdclass={"build": CheckFirst, "build_ext": Compile})
     else:
         setup()

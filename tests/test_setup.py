@@ -71,9 +71,11 @@ def test_asking_for_metadata_compiles_and_installs_nothing(python, tmp_path):
     assert not (tmp_path / "build").exists() and not (tmp_path / ".eggs").exists()
 
 
-def test_no_compiler_is_said_in_a_sentence_with_the_remedy(python):
-    done = python("setup.py", "--quiet", "build_ext", "--inplace", WICKETGATE_COMPILED="1", CC="/nowhere/cc -O2")
+@pytest.mark.parametrize("command", [("build_ext", "--inplace"), ("bdist_wheel",)])
+def test_no_compiler_is_said_in_a_sentence_with_the_remedy(python, command):
+    done = python("setup.py", *command, WICKETGATE_COMPILED="1", CC="/nowhere/cc -O2")
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 3
+    assert "copying" not in done.stdout
     assert done.stderr.startswith("wicketgate cannot be compiled: no C compiler (/nowhere/cc: No such file or directory).\n")
     assert "apt-get install gcc libc6-dev python3." in done.stderr and "Without WICKETGATE_COMPILED" in done.stderr
 
