@@ -42,8 +42,9 @@ where it can name nothing but what the client itself sent.
 from __future__ import annotations
 
 import errno
-from typing import Any
+from typing import Any, TypeVar
 
+E = TypeVar("E", bound=BaseException)
 NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})       # for one more file or socket: OutOfFiles
 
 
@@ -255,3 +256,9 @@ class ConfigError(Exception):
         super().__init__("\n".join(problems))
         self.problems = problems
         self.source = source
+
+
+def with_cause(error: E, cause: BaseException | None) -> E:
+    """``raise with_cause(error, cause)`` is ``raise error from cause``, of which mypyc drops the second half without a word."""
+    error.__cause__ = cause
+    return error

@@ -31,7 +31,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 from urllib.parse import quote
 
-from .errors import BadRequest, PartFailed
+from .errors import BadRequest, PartFailed, with_cause
 from .message import Request
 from .routing.conditions import Facts, as_bytes, as_text
 from .values import did_you_mean
@@ -109,7 +109,7 @@ class Hole:
         try:
             self.default = encode(default) if colon else None
         except ValueError as error:
-            raise ValueError(f"the default of {self} {error}") from None
+            raise with_cause(ValueError(f"the default of {self} {error}"), None)
         self.get, self.refuse = references(self)
 
     def __call__(self, inputs: Inputs) -> Any:
@@ -121,9 +121,9 @@ class Hole:
         try:
             return self.encode(value if type(value) is str else scalar_text(value))
         except UnicodeEncodeError:
-            raise self.refuse("is not UTF-8") from None
+            raise with_cause(self.refuse("is not UTF-8"), None)
         except ValueError as error:
-            raise self.refuse(str(error)) from None
+            raise with_cause(self.refuse(str(error)), None)
 
     def __repr__(self) -> str:
         return f"{{{self.reference}}}"

@@ -19,6 +19,7 @@ from werkzeug.routing import BaseConverter, Map, PathConverter, Rule
 from werkzeug.routing.rules import parse_converter_args
 
 from .config import Route
+from .errors import with_cause
 from .http.fields import WRITTEN
 from .message import NextHop, Request, Response
 from .routing.conditions import as_text, decode
@@ -70,7 +71,7 @@ class View:
         except BaseException as error:
             if isinstance(error, (Exception, Killed)):
                 raise
-            raise RuntimeError(f"the view ended with {type(error).__name__}") from error     # sys.exit() ends no worker
+            raise with_cause(RuntimeError(f"the view ended with {type(error).__name__}"), error)     # sys.exit() ends no worker
         finally:
             if token is not None:
                 current_request.reset(token)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ..errors import BadRequest, DeadlineExceeded, GatewayError, PartFailed, UpstreamError
+from ..errors import BadRequest, DeadlineExceeded, GatewayError, PartFailed, UpstreamError, with_cause
 from ..http.fields import nominations
 from ..loop.greenlet_pool import TaskGroup
 from ..loop.interruption import Interruptible
@@ -95,7 +95,7 @@ class Composition:
         elif isinstance(error, (PartFailed, BadRequest)):
             raise error
         else:
-            raise PartFailed(part.name, "no answer in time" if error.status == 504 else error.title, error) from error
+            raise with_cause(PartFailed(part.name, "no answer in time" if error.status == 504 else error.title, error), error)
 
     def note_sharing(self, headers: Headers) -> None:
         """Note what a part's answer says about sharing the whole. The client's fields that parts are sent are in the cache key."""

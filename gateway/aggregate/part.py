@@ -12,7 +12,7 @@ import orjson
 
 from .. import config
 from ..deadline import Deadline
-from ..errors import PartFailed, UpstreamTimeout
+from ..errors import PartFailed, UpstreamTimeout, with_cause
 from ..message import Call, Headers, Request, Response
 from ..template import Inputs, References, fill, header_template, json_template, target_template
 from .part_answer import Unusable, json_of
@@ -64,7 +64,7 @@ class PreparedPart:
             try:
                 body = orjson.dumps(fill(self.tree, inputs))
             except TypeError:
-                raise PartFailed(self.name, "the values for its body are nested too deeply") from None
+                raise with_cause(PartFailed(self.name, "the values for its body are nested too deeply"), None)
         return Call(self.method, self.target(inputs), headers, body, deadline=request.deadline.within(self.timeout, self.late),
                     attempts=request.attempts, host=request.host or None if self.preserve_host else self.host)
 
@@ -73,7 +73,7 @@ class PreparedPart:
         try:
             return json_of(response, deadline, self.json_types)
         except Unusable as error:
-            raise PartFailed(self.name, str(error)) from None
+            raise with_cause(PartFailed(self.name, str(error)), None)
         finally:
             if not isinstance(response.body, bytes):
                 response.body.close()

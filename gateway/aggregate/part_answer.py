@@ -21,7 +21,7 @@ from typing import Any
 import orjson
 
 from ..deadline import Deadline
-from ..errors import BodyTooLarge
+from ..errors import BodyTooLarge, with_cause
 from ..loop.time_limit import TimeLimit
 from ..message import Response
 
@@ -60,7 +60,7 @@ def json_of(response: Response, deadline: Deadline, json_types: frozenset[str]) 
         if codings and not empty:
             data = decode(data, codings)
     except BodyTooLarge:
-        raise Unusable(f"answered more than {MAX_ANSWER // 1024 ** 2} MB") from None
+        raise with_cause(Unusable(f"answered more than {MAX_ANSWER // 1024 ** 2} MB"), None)
     return None if empty else parse(data, media)
 
 
@@ -121,7 +121,7 @@ def parse(data: bytes, media: str) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
-        raise Unusable("answered JSON that cannot be parsed") from None
+        raise with_cause(Unusable("answered JSON that cannot be parsed"), None)
 
 
 def text_of(data: bytes, media: str) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 import orjson
 
 from .. import config
-from ..errors import BadRequest, PartFailed
+from ..errors import BadRequest, PartFailed, with_cause
 from ..loop.disconnect import unwatch, watch
 from ..message import NextHop, Request, Response
 from ..template import MISSING, References
@@ -118,7 +118,7 @@ def json_body(request: Request) -> Any:
     try:
         return orjson.loads(data) if data else MISSING
     except ValueError:
-        raise BadRequest("the body is not valid JSON") from None
+        raise with_cause(BadRequest("the body is not valid JSON"), None)
 
 
 def too_deep(value: Any) -> bool:

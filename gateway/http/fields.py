@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import re
 
+from ..errors import with_cause
+
 Field = tuple[str, str]
 
 MOST = 2048                     # lines remembered
@@ -102,7 +104,7 @@ class WrittenFields(dict[Field, bytes]):
         try:
             line = "".join((name, ": ", value, "\r\n")).encode("latin-1")      # no f-string: a subclass of str may format itself
         except UnicodeEncodeError:
-            raise UnsafeField(f"a character beyond latin-1 in the value of {name}") from None
+            raise with_cause(UnsafeField(f"a character beyond latin-1 in the value of {name}"), None)
         if cacheable and len(line) <= LONGEST:
             if len(self) >= MOST:
                 self.clear()

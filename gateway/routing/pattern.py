@@ -41,6 +41,7 @@ from sys import intern
 from typing import Any, Literal, NamedTuple
 
 from ..config import Route
+from ..errors import with_cause
 from ..values import quote
 from .conditions import LONGEST_LINE, TOO_LONG, as_bytes, condition_rank, conditions_of, decode, exclusive, impossible
 from .notation import remark, translate, without_slash
@@ -204,7 +205,7 @@ def parse_host(host: str) -> str:
         try:
             suggestion = bare.encode("idna").decode()
         except UnicodeError:
-            raise ValueError(f'{quote(host)} is not a host name') from None
+            raise with_cause(ValueError(f'{quote(host)} is not a host name'), None)
         raise ValueError(f'{quote(host)} comes in requests as "{suggestion}"; write that')
     if ADDRESS.fullmatch(bare) and bare == name:
         return name

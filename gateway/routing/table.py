@@ -26,7 +26,7 @@ from collections.abc import Iterable, Iterator
 from typing import Generic, NamedTuple, TypeVar
 
 from ..config import Route
-from ..errors import ConfigError, GatewayError, InvalidTarget, MethodNotAllowed, NoRoute
+from ..errors import ConfigError, GatewayError, InvalidTarget, MethodNotAllowed, NoRoute, with_cause
 from ..message import Request
 from ..values import quote
 from .conditions import Facts, as_text
@@ -54,7 +54,7 @@ class Table(Generic[T]):
                 host = None if route.host is None else parse_host(route.host)
                 entry = RouteCandidate(route, target)
             except ValueError as error:
-                raise ConfigError([f'route "{route.name}": {error}']) from None
+                raise with_cause(ConfigError([f'route "{route.name}": {error}']), None)
             hosts.setdefault(host, HostTable(host)).add(entry)
             self._size += 1
         for table in hosts.values():

@@ -20,7 +20,7 @@ import gevent
 from gevent.pool import Pool
 from gunicorn.sock import ssl_context
 
-from ..errors import HeadTimeout
+from ..errors import HeadTimeout, with_cause
 from ..loop.monotonic_clock import CLOCK, MonotonicClock
 from .client_socket import Client
 from .fastlane import Lane, is_possible
@@ -161,7 +161,7 @@ class ConnectionHandler:
             request = GunicornRequest(self.cfg, client.unreader, client.addr, client.request_count + 1,
                                       self.application is not None)
         except Dismissal:
-            raise HeadTimeout(f"the head did not come within {self.head_timeout:g} s") from None
+            raise with_cause(HeadTimeout(f"the head did not come within {self.head_timeout:g} s"), None)
         finally:
             self.heads.leave(client)
         client.proxy_info = request.proxy_protocol_info = request.proxy_protocol_info or client.proxy_info

@@ -20,7 +20,7 @@ from typing import Any
 from gunicorn.http.body import ChunkedReader
 from gunicorn.http.errors import InvalidChunkSize, NoMoreData, ParseException
 
-from ..errors import BodyTimeout, GatewayError, MalformedBody, TruncatedBody
+from ..errors import BodyTimeout, GatewayError, MalformedBody, TruncatedBody, with_cause
 from ..http import chunked
 from ..loop.monotonic_clock import CLOCK, MonotonicClock
 from ..message import Body, Headers, Interim
@@ -247,7 +247,7 @@ class BodyReader:
             try:
                 self._request.trailers = self._request.parse_headers(b"\r\n".join(lines), from_trailer=True)
             except ParseException as error:
-                raise MalformedBody(str(error)) from error
+                raise with_cause(MalformedBody(str(error)), error)
 
 
 def gunicorn_error(error: GatewayError) -> Exception:

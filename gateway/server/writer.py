@@ -17,7 +17,7 @@ from typing import Any
 
 from gunicorn.http.errors import InvalidResponseHeader
 
-from ..errors import ClientDisconnected, InternalError, SendTimeout
+from ..errors import ClientDisconnected, InternalError, SendTimeout, with_cause
 from ..http.date import date_line
 from ..http.fields import WRITTEN, Kinds, UnsafeField
 from ..http.prepared import status_line
@@ -206,7 +206,7 @@ def compose(version: tuple[int, int], code: int, line: str, headers: Headers) ->
             headers = without(headers, exclusions)
         fields = b"".join(map(WRITTEN.__getitem__, headers))
     except (UnsafeField, TypeError, AttributeError, ValueError) as error:     # a name or a value that is no text among them
-        raise InvalidResponseHeader(str(error)) from None
+        raise with_cause(InvalidResponseHeader(str(error)), None)
     return first.encode("latin-1") + fields + (b"" if has_date else date_line()), length, close
 
 

@@ -29,7 +29,7 @@ from gevent.event import Event
 from gevent.monkey import get_original
 from gevent.threadpool import ThreadPool
 
-from ..errors import ConfigError, GatewayError
+from ..errors import ConfigError, GatewayError, with_cause
 from ..message import Attempt, Request
 from .metrics import Counter, registry
 
@@ -170,7 +170,7 @@ def open_to_append(path: str) -> int:
     try:
         return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
     except OSError as error:
-        raise ConfigError([f"gateway: log: cannot open {path!r}: {error.strerror}"]) from error
+        raise with_cause(ConfigError([f"gateway: log: cannot open {path!r}: {error.strerror}"]), error)
 
 
 def pieces(lines: list[bytes], fd: int) -> Iterator[tuple[int, bytes]]:
@@ -200,7 +200,7 @@ def write_all(fd: int, data: bytes) -> None:
         except BlockingIOError:                 # somebody made it non-blocking for all who share it
             native_sleep(0.01)
         except OSError as error:
-            raise ShortWrite(data, size) from error
+            raise with_cause(ShortWrite(data, size), error)
 
 
 _second = 0

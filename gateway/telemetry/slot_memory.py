@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import orjson
 
+from ..errors import with_cause
 from ..local.shared_memory import SharedMemory
 
 HEADER = b'{"format":1}\n'
@@ -144,7 +145,7 @@ def parse(text: bytes, most: int) -> list[Key]:
             key = Key(fields["kind"], fields["name"], fields["help"], tuple(sorted(fields["labels"].items())),
                       tuple(fields["bounds"]), fields["at"])
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise CorruptSlot(f"a key cannot be read: {error}") from error
+            raise with_cause(CorruptSlot(f"a key cannot be read: {error}"), error)
         if key.at != end:
             raise CorruptSlot(f"key {key.name} is at {key.at} instead of {end}")
         if key.end > most:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from random import uniform
 
 from ..config import UpstreamSettings as Settings
-from ..errors import ConfigError, GatewayError, UpstreamError, UpstreamTimeout
+from ..errors import ConfigError, GatewayError, UpstreamError, UpstreamTimeout, with_cause
 from ..loop.monotonic_clock import CLOCK, MonotonicClock
 from ..loop.send_queue import LARGEST
 from ..message import Attempt, Body, Call, Response
@@ -50,7 +50,7 @@ class Upstream:
         try:
             context = self._context(addresses)
         except ConfigError as error:
-            raise ConfigError([f'upstream "{name}": {problem}' for problem in error.problems], error.source) from error
+            raise with_cause(ConfigError([f'upstream "{name}": {problem}' for problem in error.problems], error.source), error)
         self.instances = [
             Instance(url,
                      Connector(address, self.resolver, settings.connect_timeout, context, settings.tls.server_name, clock, open),

@@ -15,7 +15,7 @@ from socket import AF_UNIX
 from gevent import spawn
 
 from ..backoff import Backoff
-from ..errors import NO_ROOM, ConnectFailed, ConnectTimeout, OutOfFiles
+from ..errors import NO_ROOM, ConnectFailed, ConnectTimeout, OutOfFiles, with_cause
 from ..loop.monotonic_clock import CLOCK, MonotonicClock
 from ..values import Address
 from .dns import LookupFailed, Resolver, SocketAddress
@@ -63,7 +63,7 @@ class Connector:
                 connection = self._try(endpoint, limit.within(seconds, late))
             except ConnectionLost as error:
                 if error.problem.errno in NO_ROOM:
-                    raise OutOfFiles(str(error)) from error.problem
+                    raise with_cause(OutOfFiles(str(error)), error.problem)
                 problem = error.problem
             except ConnectTimeout as timed_out:
                 problem = timed_out
@@ -73,7 +73,7 @@ class Connector:
             self._backoffs.setdefault(endpoint, Backoff()).fail(start, self.clock.now())
         if isinstance(problem, ConnectTimeout):
             raise problem
-        raise ConnectFailed(f"{self.address.host}: {problem}") from problem
+        raise with_cause(ConnectFailed(f"{self.address.host}: {problem}"), problem)
 
     def next(self) -> SocketAddress:
         """The endpoint whose turn it is; of those that do not pause, if there are such."""
@@ -107,7 +107,7 @@ class Connector:
         try:
             endpoints = self.resolver.resolve(address.host, address.port, patience.left())
         except LookupFailed as error:
-            raise ConnectFailed(str(error)) from error
+            raise with_cause(ConnectFailed(str(error)), error)
         if endpoints is None:
             raise patience.over()
         if endpoints is not self.endpoints:

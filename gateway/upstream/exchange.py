@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import GatewayError, UpstreamClosed, UpstreamError, UpstreamProtocolError, UpstreamTimeout
+from ..errors import GatewayError, UpstreamClosed, UpstreamError, UpstreamProtocolError, UpstreamTimeout, with_cause
 from ..message import Attempt, Body, Call
 from .framing import ByLength, ChunkedFraming, Framing, UntilClose
 from .head import CHUNKED, UNTIL_CLOSE, Head, parse_head
@@ -68,7 +68,7 @@ class Exchange:
         try:
             size = connection.send(data)
         except ConnectionLost as error:
-            raise self._closed_error(str(error), unsent=True) from error.problem
+            raise with_cause(self._closed_error(str(error), unsent=True), error.problem)
         if size < len(data) or more or isinstance(body, Body):
             rest = [memoryview(data)[size:], memoryview(more)]
             self.sender = Sender(self.connection, rest, body if isinstance(body, Body) else None, self.limit, self.silence)
@@ -158,7 +158,7 @@ class Exchange:
             piece = self.connection.receive(self.limit)
         except ConnectionLost as error:
             unsent = self.connection.post_error is not None
-            raise self._closed_error(str(error), in_head=in_head, unsent=unsent) from error.problem
+            raise with_cause(self._closed_error(str(error), in_head=in_head, unsent=unsent), error.problem)
         if not piece:
             raise self._closed_error(f"the connection was closed{' within the head' if in_head else ''}", in_head=in_head)
         return piece

@@ -19,7 +19,7 @@ import re
 from operator import itemgetter
 from typing import Any
 
-from ..errors import UpstreamProtocolError
+from ..errors import UpstreamProtocolError, with_cause
 from ..http.fields import CONNECTION_FIELDS, READ
 from ..message import Response
 
@@ -175,7 +175,7 @@ def _one_length(head: Head, lengths: str) -> int:
     sizes = {int(value) if value.isascii() and value.isdigit() and len(value) < 19 else -1 for value in values}
     size = sizes.pop()
     if sizes or size < 0:
-        raise UpstreamProtocolError(f"Content-Length {lengths[:100]!r}") from ConflictingLengths(lengths[:100])
+        raise with_cause(UpstreamProtocolError(f"Content-Length {lengths[:100]!r}"), ConflictingLengths(lengths[:100]))
     first = next(index for index, (name, _) in enumerate(head.headers) if name.lower() == "content-length")
     head.headers = [(name, str(size)) if index == first else (name, text) for index, (name, text) in enumerate(head.headers)
                     if index == first or name.lower() != "content-length"]

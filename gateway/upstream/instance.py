@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..backoff import Backoff
-from ..errors import PoolExhausted, UpstreamError
+from ..errors import PoolExhausted, UpstreamError, with_cause
 from ..message import Attempt, Call
 from .connecting import Connector, Follower
 from .dns import SocketAddress
@@ -59,8 +59,8 @@ class Instance:
             connection = self.pool.take(patience, fresh)
         except WaitOver:
             if patience == left:
-                raise busy_error(limit.over()) from None
-            raise PoolExhausted(f"all {self.pool.maximum} connections were busy for {patience:g} s") from None
+                raise with_cause(busy_error(limit.over()), None)
+            raise with_cause(PoolExhausted(f"all {self.pool.maximum} connections were busy for {patience:g} s"), None)
         return self._connect(call, limit, endpoint) if connection is None else connection
 
     def _connect(self, call: Call, limit: Limit, endpoint: SocketAddress | None) -> Connection:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from ..errors import BadRequest, InternalError, InvalidHost, InvalidTarget
+from ..errors import BadRequest, InternalError, InvalidHost, InvalidTarget, with_cause
 from ..http.fields import ReservedField, UnsafeField, WrittenFields
 from ..message import Body, Call
 
@@ -39,9 +39,9 @@ def render_head(call: Call, body: bytes | Body | None, host: str) -> bytes:
     try:
         fields = b"".join(map(LINE, call.headers))
     except UnsafeField as error:
-        raise BadRequest(str(error)) from None
+        raise with_cause(BadRequest(str(error)), None)
     except ReservedField as reserved:
-        raise InternalError(f"{reserved} is set by the transport, not by the caller") from None
+        raise with_cause(InternalError(f"{reserved} is set by the transport, not by the caller"), None)
     return first + fields + (b"\r\n" if body is None else _framing(body))
 
 

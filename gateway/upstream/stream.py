@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
-from ..errors import GatewayError, UpstreamTruncated
+from ..errors import GatewayError, UpstreamTruncated, with_cause
 from .framing import Framing
 from .limit import Limit
 from .transport import Connection, ConnectionLost
@@ -95,7 +95,7 @@ class BodyStream:
         try:
             return self._owner.connection.receive(self._owner.limit)
         except ConnectionLost as error:
-            raise UpstreamTruncated(f"the connection failed within the body: {error}") from error.problem
+            raise with_cause(UpstreamTruncated(f"the connection failed within the body: {error}"), error.problem)
 
     def _feed(self, data: bytes) -> bytes:
         framing = self._framing

@@ -18,7 +18,7 @@ from socket import SHUT_RDWR, SHUT_WR
 from typing import Any
 
 from ..config import Tls
-from ..errors import ConfigError
+from ..errors import ConfigError, with_cause
 from ..loop.monotonic_clock import CLOCK, MonotonicClock
 from .dns import SocketAddress
 from .limit import Limit, SilenceLimit
@@ -38,7 +38,7 @@ def check_name(context: ssl.SSLContext, name: str) -> None:
     try:
         context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=name)
     except ValueError as error:                          # UnicodeError is a ValueError
-        raise ConfigError([f"tls.server_name {name!r}: {error}"]) from error
+        raise with_cause(ConfigError([f"tls.server_name {name!r}: {error}"]), error)
 
 
 def _file(name: str, path: str | None) -> tuple[str, int] | None:
@@ -46,7 +46,7 @@ def _file(name: str, path: str | None) -> tuple[str, int] | None:
     try:
         return None if path is None else (path, os.stat(path).st_mtime_ns)
     except OSError as error:
-        raise ConfigError([f"tls.{name} {path}: {error.strerror}"]) from error
+        raise with_cause(ConfigError([f"tls.{name} {path}: {error.strerror}"]), error)
 
 
 @lru_cache(maxsize=64)
@@ -56,7 +56,7 @@ def _context(verify: bool, ca: tuple[str, int] | None, certificate: tuple[str, i
     try:
         context = ssl.create_default_context(cafile=ca and ca[0])
     except OSError as error:                             # ssl.SSLError is one
-        raise ConfigError([f"tls.ca {ca and ca[0]}: {error}"]) from error
+        raise with_cause(ConfigError([f"tls.ca {ca and ca[0]}: {error}"]), error)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.hostname_checks_common_name = False          # the names are in subjectAltName alone (RFC 9110 section 4.3.4)
     if not verify:
@@ -67,7 +67,7 @@ def _context(verify: bool, ca: tuple[str, int] | None, certificate: tuple[str, i
             context.load_cert_chain(certificate[0], key and key[0], password=_no_password)
         except (OSError, ValueError) as error:
             where = key[0] if key else "in the same file"
-            raise ConfigError([f"tls.certificate {certificate[0]}, key {where}: {error}"]) from error
+            raise with_cause(ConfigError([f"tls.certificate {certificate[0]}, key {where}: {error}"]), error)
     context.set_alpn_protocols(["http/1.1"])
     context.options |= ssl.OP_NO_RENEGOTIATION
     context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)     # a cut body must not pass for a whole one
@@ -172,7 +172,7 @@ class TlsConnection(Connection):
         except BlockingIOError:
             return self.wait_writable
         except OSError as error:
-            raise ConnectionLost(error) from error
+            raise with_cause(ConnectionLost(error), error)
         return None
 
     def receive(self, limit: Limit) -> bytes:
@@ -190,7 +190,7 @@ class TlsConnection(Connection):
                 self.tls.feed()
             return self.tls.read(PIECE)
         except OSError as error:
-            raise ConnectionLost(error) from error
+            raise with_cause(ConnectionLost(error), error)
 
     def send(self, data: bytes | memoryview) -> int:
         try:
@@ -198,7 +198,7 @@ class TlsConnection(Connection):
         except BlockingIOError:
             return 0
         except OSError as error:
-            raise ConnectionLost(error) from error
+            raise with_cause(ConnectionLost(error), error)
 
     def alive(self) -> bool:
         """As above; session tickets do no harm, but data and an end do, also those fed already."""

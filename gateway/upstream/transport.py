@@ -23,6 +23,7 @@ from gevent import monkey
 from gevent.hub import Waiter
 from gevent.socket import socket as GeventSocket
 
+from ..errors import with_cause
 from ..loop.monotonic_clock import CLOCK, MonotonicClock
 from ..loop.readiness import READY, WOKEN, Readable
 from ..loop.send_queue import send_queue
@@ -55,7 +56,7 @@ def native_socket(family: int) -> Any:
     try:
         socket = NativeSocket(family, SOCK_STREAM)
     except OSError as error:                             # no descriptor left, most likely
-        raise ConnectionLost(error) from error
+        raise with_cause(ConnectionLost(error), error)
     socket.setblocking(False)
     return socket
 
@@ -115,7 +116,7 @@ class Connection:
                 eager = 0
                 continue
             except OSError as error:
-                raise ConnectionLost(self.post_error or error) from error
+                raise with_cause(ConnectionLost(self.post_error or error), error)
             # After a full piece there is most likely more, without a wait; but other greenlets get their turn now and then.
             self._eager = (eager - 1 if eager else EAGER) if len(data) == PIECE else 0
             return data
@@ -127,7 +128,7 @@ class Connection:
         except BlockingIOError:
             return 0
         except OSError as error:
-            raise ConnectionLost(error) from error
+            raise with_cause(ConnectionLost(error), error)
 
     def post(self, data: bytes) -> None:
         """Send a small piece at the end of this turn of the loop. If that fails, the next ``receive`` raises ConnectionLost;

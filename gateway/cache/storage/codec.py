@@ -23,6 +23,7 @@ from typing import Any
 
 import orjson
 
+from ...errors import with_cause
 from ..entry import MOST_VARIANTS, Entry, Variants
 
 VERSION = 1
@@ -57,7 +58,7 @@ def encode(key: str, variants: Variants, shift: float = 0.0, compress: bool = Fa
     try:
         head = orjson.dumps([key, heads])
     except TypeError as error:
-        raise ValueError(str(error)) from None
+        raise with_cause(ValueError(str(error)), None)
     rest = b"".join([len(head).to_bytes(4, "big"), head, *bodies])
     return b"".join([HEAD.pack(MAGIC, VERSION, flags, 0, zlib.crc32(rest), len(head)), rest[4:]])
 
@@ -97,7 +98,7 @@ def decode(key: str, data: bytes, shift: float = 0.0, largest: int = LARGEST) ->
     except CorruptRecord:
         raise
     except (ValueError, TypeError, IndexError, KeyError, zlib.error) as error:
-        raise CorruptRecord(f"{type(error).__name__}: {error}") from None
+        raise with_cause(CorruptRecord(f"{type(error).__name__}: {error}"), None)
     if at != len(data) or not entries:
         raise CorruptRecord("the lengths do not add up")
     return tuple(entries)

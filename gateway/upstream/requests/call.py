@@ -17,7 +17,7 @@ from urllib3.util.request import SKIP_HEADER, body_to_chunks
 from urllib3.util.url import _encode_target
 
 from ...deadline import Deadline
-from ...errors import TruncatedBody
+from ...errors import TruncatedBody, with_cause
 from ...message import Body, Headers
 
 PLAIN_TARGET = re.compile(r"/[A-Za-z0-9/_.~!$&'()*+,;=:@?-]*")      # needs no encoding
@@ -164,7 +164,7 @@ def octets_of(data: Any) -> Iterable[bytes]:
         return [octets(data)]
     except TypeError:
         if not isinstance(data, Iterable):
-            raise TypeError(f"data should be a bytes-like object or an iterable, got {type(data)!r}") from None
+            raise with_cause(TypeError(f"data should be a bytes-like object or an iterable, got {type(data)!r}"), None)
     return map(octets, data)
 
 
