@@ -22,6 +22,7 @@ from gateway.cli.example_request import SETTINGS
 from gateway.configfile.load import load_text
 from gateway.server.worker import GatewayWorker
 from gateway.upstream.requests.adapter import ungovern_requests
+from tests.compiled import COMPILED
 
 PACKAGE = f"{Path(gateway.__file__).parent}/"
 PAGE = Path(__file__).parent.parent / "docs" / "architecture.md"
@@ -43,6 +44,7 @@ LIMIT = "max_body = '1KB'\n"
 WARM = 3                                                 # requests before, on the same connection
 SAFETY = 60.0
 INDENT = 2                                               # spaces
+follows_calls = pytest.mark.skipif(COMPILED, reason="no profiler sees the calls of compiled functions")
 Call = tuple[int, str]                                   # how deep, and the file
 
 
@@ -170,6 +172,7 @@ def view() -> str:
 CASES = {"A proxied request": ("", "/x"), "A cache hit": (CACHE, "/x"), "A view that calls an upstream": ("", "/view")}
 
 
+@follows_calls
 @pytest.mark.parametrize("heading", CASES)
 def test_the_page_draws_what_a_request_runs_through(route, heading):
     more, path = CASES[heading]
@@ -180,6 +183,7 @@ def test_the_page_draws_what_a_request_runs_through(route, heading):
     assert text(drawings(PAGE.read_text())[heading]) == text(calls)
 
 
+@follows_calls
 def test_another_step_on_the_way_is_seen(route):
     """Planted in the code: a limit of the body, which the page does not draw."""
     drawn, calls = drawings(PAGE.read_text())["A proxied request"], path_of(route(LIMIT), "/x")

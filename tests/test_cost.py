@@ -4,18 +4,24 @@ import pytest
 
 from bench import cost
 from bench.cost import RECORDED, SLACK, TOLERANCE, Work, ask, judged, running, work
+from tests.compiled import COMPILED
+
+counts_lines = pytest.mark.skipif(COMPILED, reason="a compiled module runs no lines of Python that could be counted")
 
 
+@counts_lines
 @pytest.mark.parametrize("case", RECORDED)
 def test_a_request_takes_no_more_work_than_is_recorded(case):
     problem = judged(case, work(case), RECORDED[case])
     assert not problem, problem
 
 
+@counts_lines
 def test_the_count_is_the_same_every_time():
     assert work("compose") == work("compose")
 
 
+@counts_lines
 def test_the_count_sees_one_more_function_in_the_way(monkeypatch):
     def ask_with_more(pipeline, path):
         return bytes(ask(pipeline, path))
@@ -25,6 +31,7 @@ def test_the_count_sees_one_more_function_in_the_way(monkeypatch):
     assert work("memory") == Work(before.calls + 1, before.lines + 1)
 
 
+@counts_lines
 def test_the_count_sees_what_the_parts_of_a_composition_do():
     """They run in greenlets of their own."""
     assert work("compose").calls > 2 * work("proxy").calls
