@@ -18,7 +18,7 @@ FORWARD = """
 [gateway]
 trust = ["10.0.0.0/8"]
 [upstreams.api]
-instances = ["http://127.0.0.1:1"]
+instances = ["http://127.0.0.1:{port}"]
 host = "preserve"
 [[routes]]
 path = "/*"
@@ -30,7 +30,7 @@ COMPOSE = """
 [gateway]
 trust = ["10.0.0.0/8"]
 [upstreams.api]
-instances = ["http://127.0.0.1:1"]
+instances = ["http://127.0.0.1:{port}"]
 [[routes]]
 path = "/*"
 cache = {{ {cache} }}
@@ -47,23 +47,39 @@ cache = {{ {cache} }}
 ADDRESSES = "X-Forwarded-For", "Forwarded"
 
 
-def pipeline_of(config, field, cache='ttl = "1h"', more=""):
-    """The pipeline, and what its upstream was sent of ``field``, for each request."""
-    registry, sent, log = Registry(), [], RequestLog("off")
+@pytest.fixture
+def pipeline_of(serve):
+    """``pipeline_of(config, field)`` is the pipeline, and what its upstream was sent of ``field``, for each request."""
+    made = []
 
-    def answered(headers):
-        sent.append([value for name, value in headers if name.lower() == field.lower()])
-        return Response(200, [("Cache-Control", "public, max-age=60"), ("Vary", field), ("Content-Type", "application/json")],
-                        f'{{"number": {len(sent)}}}'.encode())
+    def make(config, field, cache='ttl = "1h"', more=""):
+        sent = []
 
-    def view(request):
-        return answered([*request.headers, *pipeline.forwarding(request)])
+        def answered(headers):
+            sent.append([value for name, value in headers if name.lower() == field.lower()])
+            headers = [("Cache-Control", "public, max-age=60"), ("Vary", field), ("Content-Type", "application/json")]
+            return headers, b"%d" % len(sent)
 
-    pipeline = Pipeline(load_text(config.format(cache=cache, more=more), {}), view=view, log=log, registry=registry)
-    for upstream in pipeline.upstreams.values():
-        upstream.send = upstream.begin = lambda call: answered(call.headers)
-    pipeline = Pipeline(pipeline.config, view=view, log=log, registry=registry, upstreams=pipeline.upstreams)
-    return pipeline, sent
+        def upstream(sock, address):
+            with sock.makefile("rb") as lines:
+                lines.readline()
+                fields = [line.decode("latin-1").partition(":") for line in iter(lines.readline, b"\r\n")]
+            headers, body = answered([(name, value.strip()) for name, _, value in fields])
+            head = "".join(f"{name}: {value}\r\n" for name, value in headers)
+            sock.sendall(f"HTTP/1.1 200 OK\r\n{head}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+
+        def view(request):
+            headers, body = answered([*request.headers, *pipeline.forwarding(request)])
+            return Response(200, headers, body)
+
+        settings = load_text(config.format(cache=cache, more=more, port=serve(upstream)), {})
+        pipeline = Pipeline(settings, view=view, log=RequestLog("off"), registry=Registry())
+        made.append(pipeline)
+        return pipeline, sent
+
+    yield make
+    for pipeline in made:
+        pipeline.close()
 
 
 def ask(pipeline, peer, *headers):
@@ -91,10 +107,9 @@ def ask(pipeline, peer, *headers):
     ("traceparent", ("192.0.2.1", [("traceparent", "1")]), ("192.0.2.1", [("traceparent", "1")]), False),
 ])
 @pytest.mark.parametrize("config", [FORWARD, COMPOSE, VIEW], ids=["forward", "compose", "view"])
-def test_neither_gets_the_answer_of_the_other(config, field, first, second, shared):
+def test_neither_gets_the_answer_of_the_other(pipeline_of, config, field, first, second, shared):
     pipeline, sent = pipeline_of(config, field)
     answers = [ask(pipeline, peer, *headers) for peer, headers in (first, second, first, second)]
-    pipeline.close()
     assert (answers[0][0] == answers[1][0]) is shared, sent
     assert sent[0] == sent[1] if shared and len(sent) > 1 else len(sent) >= 2 - shared
     if field.lower() not in ("x-request-id", "traceparent"):
@@ -113,33 +128,29 @@ def test_neither_gets_the_answer_of_the_other(config, field, first, second, shar
     ("", "X-Real-IP", ["1.1.1.1"], ["2.2.2.2"], True),
     ("", "X-Edition", ["a"], ["b"], False),
 ])
-def test_what_a_route_edits_is_told_apart_as_it_is_sent(rules, field, first, second, shared):
+def test_what_a_route_edits_is_told_apart_as_it_is_sent(pipeline_of, rules, field, first, second, shared):
     pipeline, sent = pipeline_of(FORWARD, field, more=rules)
     answers = [ask(pipeline, "192.0.2.1", *((field, value) for value in values))[0] for values in (first, second)]
-    pipeline.close()
     assert (answers[0] == answers[1]) is shared, sent
 
 
 @pytest.mark.parametrize("config", [FORWARD, COMPOSE, VIEW], ids=["forward", "compose", "view"])
-def test_a_field_in_the_key_of_the_route_counts_as_it_is_sent(config):
+def test_a_field_in_the_key_of_the_route_counts_as_it_is_sent(pipeline_of, config):
     """Also where nothing says so in Vary."""
     pipeline, _ = pipeline_of(config, "Accept", cache='ttl = "1h", key = { headers = ["X-Forwarded-For"] }')
     answers = [ask(pipeline, peer)[0] for peer in ("192.0.2.1", "192.0.2.2", "192.0.2.1")]
-    pipeline.close()
     assert answers[0] != answers[1] and answers[0] == answers[2]
 
 
-def test_a_field_that_a_part_reads_counts_as_it_came_too():
+def test_a_field_that_a_part_reads_counts_as_it_came_too(pipeline_of):
     """A stranger's word is in the template, what the gateway says in the field of that name: neither is another's."""
     pipeline, _ = pipeline_of(COMPOSE, "Accept", more=', headers = { X-Says = "{header.X-Forwarded-For}" }')
     answers = [ask(pipeline, "192.0.2.1", ("X-Forwarded-For", said))[0] for said in ("1.1.1.1", "2.2.2.2", "1.1.1.1")]
-    pipeline.close()
     assert answers[0] != answers[1] and answers[0] == answers[2]
 
 
-def test_nginx_in_front_keeps_nothing_that_depends_on_what_it_writes_itself():
+def test_nginx_in_front_keeps_nothing_that_depends_on_what_it_writes_itself(pipeline_of):
     for field, kept in (("X-Forwarded-For", False), ("Accept", True)):
         pipeline, _ = pipeline_of(FORWARD, field, cache='edge = "1m"')
         response = pipeline.handle(Request("GET", "/a", [], host="shop.test", peer="192.0.2.1"))
-        pipeline.close()
         assert (response.header("X-Accel-Expires") != "0") is kept
