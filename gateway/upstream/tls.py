@@ -145,7 +145,8 @@ class TlsStream:
     def _flush(self) -> None:
         self._unsent += self._outgoing.read()
         while self._unsent:
-            self._unsent = self._unsent[self._socket.send(self._unsent):]
+            size = self._socket.send(self._unsent)
+            self._unsent = self._unsent[size:]
 
 
 class TlsConnection(Connection):

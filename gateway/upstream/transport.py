@@ -142,7 +142,8 @@ class Connection:
         view = memoryview(data)[size:]
         while view:
             self.wait_writable(limit)
-            view = view[self.send(view):]
+            size = self.send(view)
+            view = view[size:]
 
     def alive(self) -> bool:
         """Ask the system whether an idle connection may serve again: it may not with an end, or with stray bytes."""
