@@ -16,6 +16,7 @@ import signal
 import sys
 from asyncio import events
 from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextvars import Context, copy_context
 from typing import Any
 
@@ -25,6 +26,7 @@ from .hub_selector import TURN, HubSelector, ReadyQueue
 from .loop_greenlet import LoopGreenlet
 from .native_threads import native_thread
 
+THREADS = 256                                            # of the default executor; they are greenlets in a patched process
 AsyncioLoop: Any = asyncio.SelectorEventLoop              # what its subclasses may rely on is in no stub
 
 
@@ -148,6 +150,15 @@ class HubLoop(AsyncioLoop):
         """In debug mode."""
         if native_thread() != self._thread:
             super()._check_thread()
+
+    # Threads
+
+    def run_in_executor(self, executor: Executor | None, func: Callable[..., Any], *args: Any) -> Any:
+        """As asyncio's, whose default executor would have six threads on two processors, for all that the loop serves."""
+        if executor is None and self._default_executor is None:
+            self._check_default_executor()               # it is not shut down
+            self.set_default_executor(ThreadPoolExecutor(THREADS, "asyncio"))
+        return super().run_in_executor(executor, func, *args)
 
     # Signals: asyncio's loop takes the one wakeup descriptor of the process, and leaves SIG_DFL behind. This one has a plain
     # handler, and puts back the one before; the signal itself wakes the hub.

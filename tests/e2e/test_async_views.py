@@ -296,6 +296,31 @@ def test_the_end_of_a_worker_cancels_what_still_runs_and_the_next_one_serves(gat
     get(gateway.port, "/background")                     # left for the end of the instance
 
 
+PLAIN = '''
+import sys
+from flask import Blueprint
+
+plain = Blueprint("plain", __name__)
+
+@plain.get("/")
+def loaded():
+    return str("asyncio" in sys.modules)
+
+@plain.get("/async")
+async def loaded_now():
+    return loaded()
+'''
+
+
+def test_a_worker_loads_asyncio_when_the_first_coroutine_comes(tmp_path):
+    (tmp_path / "plain_views.py").write_text(PLAIN)
+    running = Running(tmp_path, '[gateway]\nviews = ["plain_views"]\n')
+    try:
+        assert [get(running.port, path)[2] for path in ("/", "/async", "/")] == ["False", "True", "True"]
+    finally:
+        assert running.stop() == 0
+
+
 STOCK = '''
 import asyncio
 from flask import Flask, request

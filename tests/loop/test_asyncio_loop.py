@@ -218,14 +218,24 @@ def test_threads_and_executors_wait_beside_the_loop():
 
     def part():
         arrived.append(1)
-        if len(arrived) == 4:
+        if len(arrived) == 100:
             everybody.set()
         return everybody.wait(60)
 
     async def main():
-        return await asyncio.gather(*(asyncio.to_thread(part) for _ in range(4)))
+        return await asyncio.gather(*(asyncio.to_thread(part) for _ in range(100)))
 
-    assert run(main()) == [True] * 4
+    assert run(main()) == [True] * 100
+
+
+def test_an_executor_that_is_shut_down_stays_so():
+    async def main():
+        loop = asyncio.get_running_loop()
+        await loop.shutdown_default_executor()
+        with pytest.raises(RuntimeError, match="shutdown"):
+            await asyncio.to_thread(time.sleep, 0)
+
+    run(main())
 
 
 def test_a_signal_handler_leaves_all_as_it_was():
