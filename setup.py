@@ -27,10 +27,11 @@ from setuptools.command.build_ext import build_ext
 # What a proxied request, a hit, a composition or a view runs through (tests/test_compiled.py says how often).
 COMPILED = """
     aggregate/composition aggregate/part aggregate/part_answer aggregate/target
+    bus/bus bus/clock
     cache/admission cache/cache_status cache/coalesce cache/conditional cache/decide cache/entry cache/fetch cache/fetch_context
-    cache/key cache/origin cache/predictor cache/request_directives cache/response_directives cache/step cache/syntax
-    cache/purging/invalidation cache/purging/marks cache/storage/codec cache/storage/lookups cache/storage/memory
-    cache/storage/store cache/storage/tiers
+    cache/key cache/origin cache/predictor cache/request_directives cache/response_directives cache/rules cache/step
+    cache/syntax cache/purging/invalidation cache/purging/marks cache/storage/codec cache/storage/lookups
+    cache/storage/memory cache/storage/store cache/storage/tiers
     http/chunked http/closing_stream http/codings http/date http/fields http/prepared http/problem http/range_header http/tee
     incoming/accept incoming/host incoming/request incoming/trust
     loop/disconnect loop/greenlet_pool loop/readiness loop/send_queue loop/time_limit
