@@ -60,6 +60,9 @@ run: $(STAMPS)/run
 		echo "So one instance listens on the port itself, without nginx. Is that meant: make run ARGS=--no-nginx" >&2
 	@exec $(BIN)/gateway demo $(ARGS)
 
+ifneq ($(filter-out pure compiled,$(BUILD)),)
+$(error BUILD=$(BUILD) is neither pure nor compiled)
+endif
 ifneq ($(BUILD),compiled)
 test: ready
 	@$(BIN)/python $(if $(filter 1,$(JOBS)),-m pytest,scripts/run-tests $(JOBS)) $(ARGS)

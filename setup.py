@@ -15,6 +15,7 @@ import shlex
 import subprocess
 import sys
 import sysconfig
+from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from multiprocessing.pool import ThreadPool
@@ -112,7 +113,7 @@ class Compile(build_ext):
     def run(self) -> None:
         need_compiler()
         need_requirements()
-        Path(RECORD).unlink(missing_ok=True)             # until all is complete
+        self.remove_former()
         from mypyc.build import mypycify
         paths = [f"gateway/{name}.py" for name in COMPILED.split()]
         self.distribution.ext_modules = mypycify([*paths, "--ignore-missing-imports"], group_name=GROUP, multi_file=True,
@@ -123,6 +124,12 @@ class Compile(build_ext):
         self.finalize_options()                          # once more, for these modules
         super().run()
         self.record(paths)
+
+    def remove_former(self) -> None:
+        """Delete what was compiled before: a module that is no longer on the list would go on running its old code."""
+        for folder in [Path(self.build_lib, "gateway"), *([Path("gateway")] if self.inplace else [])]:
+            for path in [*folder.rglob(f"*{EXTENSION_SUFFIXES[0]}"), folder / Path(RECORD).name]:
+                path.unlink(missing_ok=True)
 
     def build_extensions(self) -> None:
         """As many sources at once as there are processors: nearly all belong to one module, which setuptools builds one by one."""

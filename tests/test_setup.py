@@ -8,7 +8,9 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -93,6 +95,19 @@ def test_no_headers_are_said_in_a_sentence_with_the_remedy(setup, monkeypatch, t
 def test_a_compiler_that_works_is_not_talked_about(setup, monkeypatch):
     monkeypatch.setenv("CC", "true")
     setup.need_compiler()
+
+
+@pytest.mark.parametrize("inplace", [0, 1])
+def test_what_was_compiled_before_goes(setup, monkeypatch, tmp_path, inplace):
+    monkeypatch.chdir(tmp_path)
+    names = [f"{folder}gateway/{name}" for folder in ("", "lib/") for name in (
+        f"a/former{EXTENSION_SUFFIXES[0]}", Path(setup.RECORD).name, "a/former.cpython-27-other.so", "a/former.py")]
+    for name in names:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    setup.Compile.remove_former(SimpleNamespace(build_lib="lib", inplace=inplace))
+    gone = [name for name in names if not Path(name).exists()]
+    assert gone == [name for name in names if not name.endswith(("-other.so", ".py")) and (inplace or name.startswith("lib/"))]
 
 
 def test_missing_libraries_are_named_with_the_command_that_brings_them(setup, monkeypatch):
