@@ -25,7 +25,7 @@ from setuptools import Extension, setup
 from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
 
-# What a proxied request, a hit, a composition or a view runs through (tests/test_compiled.py says how often).
+# What a proxied request, a hit, a composition or a view runs through (tests/test_hot_modules.py says why each is here).
 COMPILED = """
     aggregate/composition aggregate/part aggregate/part_answer aggregate/target
     bus/bus bus/clock
@@ -33,18 +33,18 @@ COMPILED = """
     cache/key cache/origin cache/predictor cache/request_directives cache/response_directives cache/rules cache/step
     cache/syntax cache/purging/invalidation cache/purging/marks cache/storage/codec cache/storage/lookups
     cache/storage/memory cache/storage/store cache/storage/tiers
-    http/chunked http/closing_stream http/codings http/date http/fields http/prepared http/problem http/range_header http/tee
+    http/chunked http/closing_stream http/date http/fields http/prepared http/problem http/range_header http/tee
     incoming/accept incoming/host incoming/request incoming/trust
     loop/disconnect loop/greenlet_pool loop/readiness loop/send_queue loop/time_limit
-    routing/conditions routing/match routing/notation routing/pattern routing/rewrite routing/rewrite_response routing/segment_tree
-    routing/spelling routing/table
+    routing/conditions routing/match routing/pattern routing/rewrite routing/rewrite_response routing/segment_tree routing/spelling
+    routing/table
     server/connection server/fastlane server/keepalive server/reader server/request_handler server/writer
     telemetry/log telemetry/metrics telemetry/observe telemetry/slot_memory
     upstream/balancer upstream/client upstream/connecting upstream/dns upstream/exchange upstream/framing upstream/head
     upstream/instance upstream/limit upstream/pool upstream/rendering upstream/retry upstream/sending upstream/stream
     upstream/tls upstream/transport
     upstream/requests/call upstream/requests/destinations upstream/requests/governor
-    backoff bodylimit breaker deadline forward headers message request_copies respond template views wsgi
+    bodylimit deadline forward headers message respond template views wsgi
 """
 GROUP = "wicketgate"                # their code is in one module, wicketgate__mypyc; the others refer to it
 RECORD = f"gateway/compiled.{sys.implementation.cache_tag}.sha256"       # read by gateway/build.py
