@@ -146,10 +146,10 @@ pure:
 wheel: $(STAMPS)/lint
 	@$(BIN)/python scripts/build-wheels dist
 
-# The gateway and its peers, measured: ARGS="--quick" tries it, ARGS="--publish" writes docs/performance.md.
+# The gateway, pure and compiled, and its peers, measured: ARGS="--quick" tries it, ARGS="--publish" writes docs/performance.md.
 BENCH := .venv-bench
 .PHONY: bench
-bench: $(BENCH)/ready
+bench: $(BENCH)/ready $(STAMPS)/compiled
 	@missing="$(call missing,nginx wrk)"; \
 	ls /usr/lib*/nginx/modules/ngx_http_echo_module.so >/dev/null 2>&1 || missing="$$missing libnginx-mod-http-echo"; \
 	[ -z "$$missing" ] || { $(call debian,$$missing); }

@@ -19,7 +19,8 @@ from .special import bystanders, idle
 from .upstream import ITEMS, JSON, LARGE, ORDERS, POSTED, TEAM, USER
 
 PYTHON = ("aiohttp", "starlette", "quart", "flask-gevent", "flask-gthread", "flask-sync")
-EVERYBODY = ("gateway", *PYTHON, "nginx", "envoy")
+BUILDS = ("gateway", "gateway-compiled")
+EVERYBODY = (*BUILDS, *PYTHON, "nginx", "envoy")
 COMPOSED = json.dumps({"user": json.loads(USER), "orders": json.loads(ORDERS), "team": json.loads(TEAM)}).encode()
 VIEWED = json.dumps({"from": "view", "items": ITEMS}).encode()
 
@@ -81,13 +82,13 @@ HELLO_BYTES = HELLO.encode()
 WORKERS = ("gateway", "gateway-2-workers")
 CASES = {case.name: case for case in (
     Case("hello", "answer from memory, 1 KB", "/hello", HELLO_BYTES, EVERYBODY),
-    Case("hit", "hit of the cache, 1 KB", "/cached/json", JSON, ("gateway",)),
+    Case("hit", "hit of the cache, 1 KB", "/cached/json", JSON, BUILDS),
     Case("json", "proxy 1 KB of JSON", "/json", JSON, EVERYBODY),
     Case("100k", "proxy 100 KB", "/100k", LARGE, EVERYBODY),
     Case("echo", "POST 1 KB of JSON, proxied", "/echo", POSTED, EVERYBODY, method="POST"),
     Case("compose", "compose three calls", "/compose", COMPOSED, without("nginx", "envoy"), exact=False),
     Case("view", "view with one `requests.get`", "/view", VIEWED,
-         ("gateway", "quart", "flask-gevent", "flask-gthread", "flask-sync"), exact=False),
+         (*BUILDS, "quart", "flask-gevent", "flask-gthread", "flask-sync"), exact=False),
     Case("slow-256", "50 ms upstream, 256 connections", "/slow", JSON, without("flask-sync"), connections=256),
     Case("slow-1000", "50 ms upstream, 1,000 connections", "/slow", JSON, without("flask-sync", "flask-gthread"),
          connections=1000),

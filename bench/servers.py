@@ -122,7 +122,7 @@ upstream = "api"
 """
 
 
-def gateway(workers: int = 1, routes: int = 0) -> Callable[[Path, int, Upstream], Start]:
+def gateway(workers: int = 1, routes: int = 0, build: str = "pure") -> Callable[[Path, int, Upstream], Start]:
     """As docs/operating.md has it, with metrics, request ids, the admin listener, and the JSON log in a file."""
     def start(place: Path, port: int, upstream: Upstream) -> Start:
         text = CONFIG.format(url=json.dumps(upstream.url), hanging=json.dumps(f"http://127.0.0.1:{upstream.hanging_port}"),
@@ -131,7 +131,7 @@ def gateway(workers: int = 1, routes: int = 0) -> Callable[[Path, int, Upstream]
         return Start([command("gunicorn"), "-c", "gunicorn.conf.py", "wsgi:application"], {
             "GATEWAY_CONFIG": str(place / "gateway.toml"), "GATEWAY_BIND": f"127.0.0.1:{port}", "GATEWAY_WORKERS": str(workers),
             "GATEWAY_LOG": str(place / "requests.log"), "GATEWAY_ADMIN": f"127.0.0.1:{free_port()}",
-            "GATEWAY_RUN_DIR": str(place), "BENCH_UPSTREAM": upstream.url})
+            "GATEWAY_RUN_DIR": str(place), "GATEWAY_BUILD": build, "BENCH_UPSTREAM": upstream.url})
     return start
 
 
@@ -172,6 +172,7 @@ def envoy(place: Path, port: int, upstream: Upstream) -> Start:
 
 SERVERS = {server.name: server for server in (
     Server("gateway", "Wicketgate", gateway()),
+    Server("gateway-compiled", "Wicketgate, compiled", gateway(build="compiled")),
     Server("aiohttp", "aiohttp", python_peer("python", "-m", "bench.peers.aiohttp_app", "PORT")),
     Server("starlette", "Starlette, aiohttp on uvicorn",
            python_peer("uvicorn", "--port", "PORT", "--loop", "uvloop", "--http", "httptools", "--log-level", "warning",

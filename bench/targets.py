@@ -38,6 +38,19 @@ def rates(case: str, server: str, other: str) -> tuple[Place, Place]:
     return (case, server, "rate"), (case, other, "rate")
 
 
+COMPILED = (
+    Target("answer from memory, compiled", 'Starlette + uvicorn "hello"', *rates("hello", "gateway-compiled", "starlette"),
+           at_least=2.2),
+    Target("hit of the cache, compiled", 'Starlette + uvicorn "hello"', ("hit", "gateway-compiled", "rate"),
+           ("hello", "starlette", "rate"), at_least=2.0),
+    Target("proxy 1 KB, 64 connections, compiled", "Envoy", *rates("json", "gateway-compiled", "envoy"), at_least=1.0),
+    Target("proxy 1 KB, 64 connections, compiled", "aiohttp", *rates("json", "gateway-compiled", "aiohttp"), at_least=3.0),
+    Target("POST 1 KB JSON, proxied, compiled", "Envoy", *rates("echo", "gateway-compiled", "envoy"), at_least=0.75),
+    Target("compose three, compiled", "aiohttp", *rates("compose", "gateway-compiled", "aiohttp"), at_least=3.2),
+    Target("100 KB bodies, proxied, compiled", "aiohttp", *rates("100k", "gateway-compiled", "aiohttp"), at_least=1.3),
+    Target("Flask view with `requests.get`, compiled", "the same view on stock Gunicorn gevent",
+           *rates("view", "gateway-compiled", "flask-gevent"), at_least=5.0),
+)
 TARGETS = (
     Target("answer from memory", 'Starlette + uvicorn "hello"', *rates("hello", "gateway", "starlette"), at_least=1.3),
     Target("hit of the cache", 'Starlette + uvicorn "hello"', ("hit", "gateway", "rate"), ("hello", "starlette", "rate"),
@@ -59,6 +72,7 @@ TARGETS = (
            ("idle", "gateway", "bytes_each"), ("idle", "aiohttp", "bytes_each"), at_most=1.2),
     Target("10,000 routes", "10 routes", *rates("routes", "gateway-10000-routes", "gateway-10-routes"), at_least=0.95),
     Target("two workers on two cores, view", "one", *rates("workers-view", "gateway-2-workers", "gateway"), at_least=1.7),
+    *COMPILED,
 )
 
 
