@@ -58,6 +58,7 @@ CASES = {
     "compose": Case("/compose"),
     "view": Case("/view"),
     "view, requests": Case("/view-with-requests"),
+    "view, async": Case("/async-view"),
     "not found": Case("/nothing", status=404),
 }
 CONFIG = """
@@ -105,6 +106,10 @@ blueprint = Blueprint("hot", __name__)
 
 @blueprint.get("/view")
 def view():
+    return "Hello, world!"
+
+@blueprint.get("/async-view")
+async def async_view():
     return "Hello, world!"
 
 @blueprint.get("/view-with-requests")
