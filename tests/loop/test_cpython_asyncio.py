@@ -24,6 +24,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.compiled import COMPILED
+
 RUNNER = Path(__file__).with_name("cpython_asyncio.py")
 ROOT = RUNNER.parents[2]
 LIMIT = 300                                              # seconds: a net under tests that hang, on a busy machine too
@@ -56,6 +58,7 @@ def python() -> tuple[str, dict[str, str]]:
     pytest.skip("no Python %d.%d here has its own test_asyncio; on Debian: libpython%d.%d-testsuite has it" % (*version, *version))
 
 
+@pytest.mark.skipif(COMPILED, reason="the loop is of the same source there: no module of it is compiled")
 @pytest.mark.parametrize("part", PARTS)
 def test_cpythons_own_tests_pass(python, part):
     executable, environ = python
