@@ -19,13 +19,13 @@ import resource  # noqa: E402
 import signal  # noqa: E402
 import socket  # noqa: E402
 import sys  # noqa: E402
-from collections.abc import Collection  # noqa: E402
+from collections.abc import Callable, Collection  # noqa: E402
 from typing import Any, NoReturn  # noqa: E402
 
 from gunicorn.errors import HaltServer  # noqa: E402
 from gunicorn.util import parse_address  # noqa: E402
 
-from gateway.build import RUNNING, outdated, own_version  # noqa: E402
+from gateway.build import RUNNING, Build, outdated, own_version  # noqa: E402
 from gateway.errors import ConfigError  # noqa: E402
 from gateway.local import run_directory  # noqa: E402
 from gateway.loop.asyncio_import import enable_asyncio  # noqa: E402
@@ -260,9 +260,9 @@ def post_worker_init(worker: Any) -> None:
     worker.on_master_death = lambda: [close() for close in closing]      # the next start is to find the port free
 
 
-def warn_of_changes(log: Any) -> None:
+def warn_of_changes(log: Any, running: Build = RUNNING, look: Callable[[], str] = outdated) -> None:
     """Say which sources were edited since the master has started: what it runs itself, its workers run too."""
-    if RUNNING.name == "compiled" and (problem := outdated()):
+    if running.name == "compiled" and (problem := look()):
         log.warning("%s; until the instance is started again what was compiled runs", problem)
 
 

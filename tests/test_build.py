@@ -125,11 +125,10 @@ def test_sources_that_come_later_are_found(package):
 @pytest.mark.parametrize("build, problem, warnings", [
     ("compiled", "gateway/x.py changed", ["gateway/x.py changed; until the instance is started again what was compiled runs"]),
     ("compiled", "", []), ("pure", "gateway/x.py changed", [])])
-def test_a_worker_says_that_a_source_has_changed_since_the_start(monkeypatch, build, problem, warnings):
-    monkeypatch.setattr(gunicorn_conf, "RUNNING", Build(build))
-    monkeypatch.setattr(gunicorn_conf, "outdated", lambda: problem)
+def test_a_worker_says_that_a_source_has_changed_since_the_start(build, problem, warnings):
     said = []
-    gunicorn_conf.warn_of_changes(SimpleNamespace(warning=lambda text, *values: said.append(text % values)))
+    log = SimpleNamespace(warning=lambda text, *values: said.append(text % values))
+    gunicorn_conf.warn_of_changes(log, Build(build), lambda: problem)
     assert said == warnings
 
 

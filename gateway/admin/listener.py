@@ -33,7 +33,7 @@ from gevent.pool import Pool
 from gevent.pywsgi import WSGIHandler, WSGIServer
 from werkzeug.exceptions import Forbidden, HTTPException, InternalServerError, MethodNotAllowed
 
-from ..build import RUNNING, own_version
+from ..build import RUNNING, Build, own_version
 from ..http.problem import prefers_html, render_http
 from ..local import run_directory
 from ..loop.native_threads import run_in_thread
@@ -85,9 +85,9 @@ def start(sock: Any, application: Gateway | None) -> Listener:
     return listener
 
 
-def create_admin(application: Gateway | None) -> Flask:
+def create_admin(application: Gateway | None, build: Build = RUNNING) -> Flask:
     """The admin pages of ``application`` as a WSGI application. Without one (another application is served) there are only those of
-    the instance."""
+    the instance. ``build`` is what the pages say that runs."""
     admin = Flask("gateway.admin", root_path=os.path.dirname(os.path.dirname(__file__)), static_folder=None)
     admin.jinja_options = {"autoescape": True}
     admin.add_template_filter(size_text, "size")
@@ -100,13 +100,13 @@ def create_admin(application: Gateway | None) -> Flask:
     def show(path: str, view: Any) -> None:
         admin.add_url_rule(path, path, view, methods=["GET"], provide_automatic_options=False)
 
-    show("/healthz", lambda: as_page({"status": "ok", "pid": os.getpid(), "version": own_version(), "build": RUNNING.name},
+    show("/healthz", lambda: as_page({"status": "ok", "pid": os.getpid(), "version": own_version(), "build": build.name},
                                      "Health"))
     show("/readyz", readiness)
     show("/metrics", metrics)
     if application is None:
         return admin
-    show("/", lambda: index(application))
+    show("/", lambda: index(application, build))
     show("/routes", lambda: routes_page(application))
     show("/config", lambda: as_page({"problems": config_problems(), **summary(application)}, "Configuration"))
     show("/cache", lambda: cache_page(application.pipeline.store, registry, prefers_html))
@@ -141,7 +141,7 @@ def summary(application: Gateway) -> dict[str, Any]:
             "upstreams": {name: list(settings.instances) for name, settings in pipeline.config.upstreams.items()}}
 
 
-def index(application: Gateway) -> str:
+def index(application: Gateway, build: Build) -> str:
     """The page of the instance, with which instances of upstreams answer now. To see that, it connects to each of them."""
     upstreams = application.pipeline.config.upstreams
     answers = reachable({url for settings in upstreams.values() for url in settings.instances})
@@ -150,7 +150,7 @@ def index(application: Gateway) -> str:
     down = [name for name, each in answering.items() if not any(each)]
     partly = [name for name, each in answering.items() if any(each) and not all(each)]
     return render_template("admin_index.html.j2", ready=ready(), workers=workers(), problems=config_problems(),
-                           reached=answers, down=down, partly=partly, version=own_version(), build=RUNNING, config=config)
+                           reached=answers, down=down, partly=partly, version=own_version(), build=build, config=config)
 
 
 def reachable(urls: Iterable[str]) -> dict[str, bool]:

@@ -74,11 +74,12 @@ class RedisStream:
     stamp = None
 
     def __init__(self, client: RedisClient, *, length: int = LENGTH, limit: int = BACKLOG, begin: str = BEGIN,
-                 now: Callable[[], float] = BUS_CLOCK.now, clock: MonotonicClock = CLOCK) -> None:
+                 block: float = BLOCK, now: Callable[[], float] = BUS_CLOCK.now, clock: MonotonicClock = CLOCK) -> None:
         self.client = client
         self.length = length
         self.limit = limit
         self.begin = begin
+        self.block = block
         self.now = now
         self.clock = clock
         self.name = f"{client.prefix}notices"
@@ -133,7 +134,7 @@ class RedisStream:
                 else:                                    # too slow for requests, but not for notices
                     circuit.on_failure(1.0)
                     circuit.pause(Slow(f"no answer within {circuit.timeout * 1000:.0f} ms"))
-                while (block := BLOCK if circuit.usable else min(BLOCK, circuit.left())) > 0:
+                while (block := self.block if circuit.usable else min(self.block, circuit.left())) > 0:
                     self._read(deliver, max(1, int(block * 1000)))          # 0 would be for ever
                     self._watch_clock(deliver)
                     self._write_backlog()
@@ -148,7 +149,7 @@ class RedisStream:
         """Read all new entries and write the backlog; returns the seconds of Redis's quickest answer. Raises the client's errors,
         and ValueError or KeyError for a stream whose entries are not notices."""
         if self._library is None:
-            self._library = connect(self.client.url, BLOCK + PATIENCE, connections=2, largest=0)
+            self._library = connect(self.client.url, self.block + PATIENCE, connections=2, largest=0)
         library = self._library
         quickest = self._compare_clocks(library.time)
         library.eval(self.begin, 1, self.name, json_text(*gap(0.0)[:4]))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import __version__
-from ..build import RUNNING
+from ..build import RUNNING, Build
 from .admin_client import call_admin
 from .assembly import assemble, load
 from .terminal import count_text, print_table, printable, route_row
@@ -77,7 +77,8 @@ def main() -> None:
 
 @main.command()
 @config_option
-def check(path: str | None) -> None:
+@click.pass_context
+def check(context: click.Context, path: str | None) -> None:
     """Say every mistake in the configuration, and what is worth knowing about it."""
     from ..configfile.checks import notices
     config, source = load(path)
@@ -85,7 +86,8 @@ def check(path: str | None) -> None:
     pipeline.close()
     click.echo(f"{source}: no mistakes; {count_text(len(config.routes), 'route')}, {count_text(len(config.upstreams), 'upstream')}")
     from ..app import session_notices
-    for notice in filter(None, (*notices(config), *session_notices(app), RUNNING.notice)):
+    running = context.find_object(Build) or RUNNING
+    for notice in filter(None, (*notices(config), *session_notices(app), running.notice)):
         click.echo(f"  note: {notice}")
 
 

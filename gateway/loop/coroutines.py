@@ -40,9 +40,14 @@ T = TypeVar("T")
 
 
 class SharedLoop:
-    """A loop that runs in the background, and what waits for its tasks."""
+    """A loop that runs in the background, and what waits for its tasks.
 
-    def __init__(self) -> None:
+    A task has ``grace`` seconds to end after its caller was interrupted, and all of them ``closing_time`` at the end of the loop.
+    """
+
+    def __init__(self, grace: float = GRACE, closing_time: float = CLOSING_TIME) -> None:
+        self.grace = grace
+        self.closing_time = closing_time
         self.loop = HubLoop()
         self.greenlet = self.loop.start()
 
@@ -60,7 +65,7 @@ class SharedLoop:
             ended.wait()
         except BaseException as error:
             self.loop.interrupt(self.greenlet, task, error)
-            ended.wait(GRACE)
+            ended.wait(self.grace)
             if not task.done() or task.cancelled() or task.exception() is error or not isinstance(error, Exception):
                 raise
             return task.result()
@@ -69,9 +74,9 @@ class SharedLoop:
         return task.result()
 
     def close(self) -> None:
-        """Cancel what runs, wait for it, and close the loop: all of it in CLOSING_TIME. What runs on is named in the log."""
+        """Cancel what runs, wait for it, and close the loop: all of it in ``closing_time``. What runs on is named in the log."""
         try:
-            with gevent.Timeout(CLOSING_TIME):
+            with gevent.Timeout(self.closing_time):
                 self.run(finish(self.loop))
                 self.loop.stop()
                 self.greenlet.join()

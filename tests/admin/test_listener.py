@@ -122,8 +122,8 @@ def test_all_mistakes_of_a_broken_reload_are_shown(client, instance):
 
 
 @pytest.mark.parametrize("build", [Build("pure"), Build("compiled"), Build("pure", "gateway/x.py changed: the sources run")])
-def test_the_build_that_runs_is_said(client, monkeypatch, build):
-    monkeypatch.setattr(admin, "RUNNING", build)
+def test_the_build_that_runs_is_said(application, build):
+    client = admin.create_admin(application, build).test_client()
     found = client.get("/healthz").json
     assert (found["version"], found["build"]) == (own_version(), build.name)
     page = client.get("/").data.decode()

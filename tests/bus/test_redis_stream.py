@@ -12,7 +12,6 @@ from running import free_port
 from stored import SAFETY, short_pauses
 
 from gateway.breaker import Breaker
-from gateway.bus import redis_stream
 from gateway.bus.clock import BUS_CLOCK
 from gateway.bus.notice import EVERY, Notice, gap, json_text
 from gateway.bus.redis_stream import BEGIN, CLOCK_INTERVAL, RedisStream
@@ -22,7 +21,7 @@ from tests.clocks import ManualClock
 from tests.waiting import until
 
 LONGEST = 0.05                  # seconds that one operation may cost
-OF_STREAM = ("length", "begin", "now", "clock")
+OF_STREAM = ("length", "begin", "block", "now", "clock")
 
 
 @pytest.fixture
@@ -92,11 +91,10 @@ def gaps_of(heard: list[Notice]) -> list[Notice]:
     return [each for each in heard if each.key is None]
 
 
-def test_a_notice_is_heard_by_all_others_at_once(redis_server, follow, monkeypatch):
+def test_a_notice_is_heard_by_all_others_at_once(redis_server, follow):
     """While they read: the next time that they ask comes after the end of this test."""
-    monkeypatch.setattr(redis_stream, "BLOCK", 10 * SAFETY)
     server = redis_server()
-    logs = [follow(server.url) for _ in range(3)]
+    logs = [follow(server.url, block=10 * SAFETY) for _ in range(3)]
     for log, _ in logs:
         until(lambda log=log: log.client.usable)
     before = time.time()

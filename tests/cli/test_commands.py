@@ -16,7 +16,6 @@ from running import Running, ask, connects
 
 from gateway import cli, create_app, demo
 from gateway.build import RUNNING, Build
-from gateway.cli import commands
 from gateway.cli.terminal import printable
 from gateway.errors import ConfigError
 from tests.waiting import until
@@ -61,7 +60,7 @@ def command(tmp_path, monkeypatch):
     for name in [name for name in os.environ if name.startswith("GATEWAY_")]:
         monkeypatch.delenv(name)
     (tmp_path / "gateway.toml").write_text(FILE)
-    return lambda *arguments: CliRunner().invoke(cli.main, arguments, prog_name="gateway")
+    return lambda *arguments, **more: CliRunner().invoke(cli.main, arguments, prog_name="gateway", **more)
 
 
 def write(text, path="gateway.toml"):
@@ -562,9 +561,8 @@ def test_the_version(command):
     assert command("--version").stdout == f"wicketgate, version 0.1.0 ({RUNNING.name} build, Python {platform.python_version()})\n"
 
 
-def test_check_says_why_what_was_compiled_does_not_run(command, monkeypatch):
-    monkeypatch.setattr(commands, "RUNNING", Build("pure", "gateway/message.py changed since being compiled: the sources run"))
-    done = command("check")
+def test_check_says_why_what_was_compiled_does_not_run(command):
+    done = command("check", obj=Build("pure", "gateway/message.py changed since being compiled: the sources run"))
     assert done.exit_code == 0 and "  note: gateway/message.py changed since being compiled" in done.stdout
 
 

@@ -14,8 +14,7 @@ from gevent import get_hub
 from gevent.event import Event
 
 from gateway import run_async, run_sync
-from gateway.loop import coroutines
-from gateway.loop.coroutines import close_shared_loop
+from gateway.loop.coroutines import SharedLoop, close_shared_loop
 
 AT_ONCE = 20
 colour: ContextVar[str] = ContextVar("colour", default="none")
@@ -188,8 +187,8 @@ def test_a_coroutine_in_a_blocking_call_gets_the_error_there():
     assert run_async(asyncio.sleep(0, "the loop goes on")) == "the loop goes on"
 
 
-def test_a_coroutine_that_goes_on_is_left_to_itself(monkeypatch):
-    monkeypatch.setattr(coroutines, "GRACE", 0.01)
+def test_a_coroutine_that_goes_on_is_left_to_itself():
+    loop = SharedLoop(grace=0.01)
     began, finish = Event(), Event()
 
     async def stubborn():
@@ -200,11 +199,12 @@ def test_a_coroutine_that_goes_on_is_left_to_itself(monkeypatch):
             except asyncio.CancelledError:
                 continue
 
-    greenlet = gevent.spawn(error_of, run_async, stubborn())
+    greenlet = gevent.spawn(error_of, loop.run, stubborn())
     began.wait()
     greenlet.kill(late := Late())
     assert greenlet.value is late
     finish.set()
+    loop.close()
 
 
 def test_a_cancelled_coroutine_ends_its_sync_function():
@@ -293,8 +293,8 @@ def test_the_end_cancels_what_still_runs(capfd, caplog):
 
 
 @pytest.mark.leaks_allowed
-def test_a_task_that_does_not_end_is_named(monkeypatch, caplog):
-    monkeypatch.setattr(coroutines, "CLOSING_TIME", 0.05)
+def test_a_task_that_does_not_end_is_named(caplog):
+    loop = SharedLoop(closing_time=0.05)
 
     async def stubborn():
         while True:
@@ -307,8 +307,8 @@ def test_a_task_that_does_not_end_is_named(monkeypatch, caplog):
         kept.append(asyncio.create_task(stubborn()))
 
     kept = []
-    run_async(begin())
-    close_shared_loop()
+    loop.run(begin())
+    loop.close()
     assert "did not end when it was cancelled" in caplog.text and "stubborn" in caplog.text
     caplog.clear()
 
