@@ -31,7 +31,7 @@ COMPILED = """
     bus/bus bus/clock
     cache/admission cache/cache_status cache/coalesce cache/conditional cache/decide cache/entry cache/fetch cache/fetch_context
     cache/key cache/origin cache/predictor cache/request_directives cache/response_directives cache/rules cache/step
-    cache/syntax cache/purging/invalidation cache/purging/marks cache/storage/codec cache/storage/lookups
+    cache/syntax cache/purging/invalidation cache/purging/purge_index cache/storage/codec cache/storage/lookups
     cache/storage/memory cache/storage/store cache/storage/tiers
     http/chunked http/closing_stream http/date http/fields http/prepared http/problem http/range_header http/tee
     incoming/accept incoming/host incoming/request incoming/trust

@@ -16,7 +16,7 @@ NAMES = runpy.run_path(str(ROOT / "setup.py"))["COMPILED"].split()
 # Compiled functions that call themselves, and how deep at most: no recursion limit of Python's holds for them, only the C stack.
 RECURSIVE = {
     "aggregate/target: Aggregate.answer": "once for each part, which it gives up first",
-    "cache/purging/marks: PurgeIndex.add": "twice: the short form of a purge is another kind",
+    "cache/purging/purge_index: PurgeIndex.add": "twice: the short form of a purge is another kind",
     "routing/segment_tree: _all": "the segments of the longest pattern of the configuration",
     "routing/segment_tree: find": "the segments of the longest pattern of the configuration",
     "template: fill": "the levels of a part's body in the configuration (configfile/load.py: DEEPEST)",

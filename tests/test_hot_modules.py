@@ -36,7 +36,7 @@ INTERPRETED = {
 # Compiled, though a request of none of the cases calls them: when one does.
 RARE = {
     "bodylimit": "a body that is larger than it may be",
-    "cache/purging/marks": "each hit and each store, once there was a purge",
+    "cache/purging/purge_index": "each hit and each store, once there was a purge",
     "cache/storage/codec": "each miss with a tier that is shared",
     "cache/storage/lookups": "each miss with a tier that is shared",
     "incoming/host": "a host that has not been met before",

@@ -39,7 +39,7 @@ INSIDE = {
     "bus": "change_stamp clock notice < group_commit log_compaction redis_stream < bus journal",
     "cache": "entry predictor reasons syntax < response_directives < purging < storage < coalesce key < request_directives"
              " < conditional < decide < explanation fetch_context rules < cache_status < admission < origin < fetch < step",
-    "cache/purging": "invalidation marks nginx_generation < purger",
+    "cache/purging": "invalidation nginx_generation purge_index < purger",
     "cache/storage": "codec lookups memory plain_values tiers < file_tier memcached_tier redis_tier write_behind < lease < store"
                      " < construction",
     "local": "board move_aside shared_memory < run_directory",
@@ -267,7 +267,7 @@ def test_contributing_says_the_same():
     ("upstream/pool", "from ..telemetry.log import RequestLog", ["gateway.telemetry.log.RequestLog"]),
     ("upstream/pool", "from .. import forward", ["gateway.forward"]),
     ("config", "from .values import Size", []),
-    ("bus/bus", "from ..cache.purging.marks import Marks", ["gateway.cache.purging.marks.Marks"]),
+    ("bus/bus", "from ..cache.purging.purge_index import Marks", ["gateway.cache.purging.purge_index.Marks"]),
     ("bus/redis_stream", "from ..remote.redis_client import RedisClient", []),
     ("config", "from .nginx.configuration import render", ["gateway.nginx.configuration.render"]),
     ("errors", "from .message import Request", ["gateway.message.Request"]),
@@ -293,7 +293,7 @@ def test_a_planted_import_that_goes_up_is_caught(file, source, forbidden):
     ("cache/storage/store", "def f():\n    from ..fetch_context import FetchContext", True),
     ("cache/storage/store", "from ..purging.purger import Purger", False),
     ("cache/purging/purger", "from ..storage.lookups import Lookups", True),
-    ("cache/purging/marks", "from .purger import Purger", True),
+    ("cache/purging/purge_index", "from .purger import Purger", True),
     ("local/run_directory", "from .board import Board", False),
     ("local/board", "from .run_directory import RunDir", True),
     ("server/worker", "from .connection import ConnectionHandler", False),

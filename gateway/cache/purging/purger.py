@@ -2,7 +2,7 @@
 
 ::
 
-    purge --> marks (marks.py); everything: the memory is cleared too
+    purge --> marks (purge_index.py); everything: the memory is cleared too
       +-----> notice --> bus --> the marks of the other workers
       +-----> step of the generation (nginx_generation.py), and a notice for those of other workers, behind the purge
 
@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable
 from ...bus.bus import Bus
 from ...bus.notice import Notice
 from ...loop.time_limit import join_all
-from .marks import TOPIC, Addresses, Marks, Purge, parse_purge, purge_notice, purge_of
 from .nginx_generation import Generation, edge_notice
+from .purge_index import TOPIC, Addresses, Marks, Purge, parse_purge, purge_notice, purge_of
 
 
 class Purger:

@@ -6,8 +6,8 @@
                |  ^                |
                |  +-- stored <-----+
                v
-             compared with the purges since its last hit (purging/marks.py), after the notices of other workers were read (the stamp
-             of the bus)
+             compared with the purges since its last hit (purging/purge_index.py), after the notices of other workers were read
+             (the stamp of the bus)
 
     put ---> memory, and in the background (write_behind.py) every tier
 

@@ -9,8 +9,8 @@ from stored import SAFETY, variants_of
 
 from gateway.bus.bus import Bus
 from gateway.bus.notice import Notice, gap
-from gateway.cache.purging.marks import Purge, purge_notice
 from gateway.cache.purging.nginx_generation import Generation
+from gateway.cache.purging.purge_index import Purge, purge_notice
 from gateway.cache.purging.purger import Purger
 from tests.clocks import ManualClock
 

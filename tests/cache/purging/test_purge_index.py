@@ -9,7 +9,7 @@ from stored import entry_of, variants_of
 
 from gateway.bus.notice import Notice, line_of, parse
 from gateway.cache.entry import Variants
-from gateway.cache.purging.marks import Marks, Purge, addresses, normalize, parse_purge, purge_notice, purge_of
+from gateway.cache.purging.purge_index import Marks, Purge, addresses, normalize, parse_purge, purge_notice, purge_of
 
 URL = "https://shop.test/api/a?b=1"
 
