@@ -23,6 +23,7 @@ from gateway.configfile.load import load_text
 from gateway.server.worker import GatewayWorker
 from gateway.upstream.requests.adapter import ungovern_requests
 from tests.compiled import COMPILED
+from tests.waiting import SAFETY
 
 PACKAGE = f"{Path(gateway.__file__).parent}/"
 PAGE = Path(__file__).parent.parent / "docs" / "architecture.md"
@@ -42,7 +43,6 @@ upstream = "shop"
 CACHE = "cache = { ttl = '1h' }\n"
 LIMIT = "max_body = '1KB'\n"
 WARM = 3                                                 # requests before, on the same connection
-SAFETY = 60.0
 INDENT = 2                                               # spaces
 follows_calls = pytest.mark.skipif(COMPILED, reason="no profiler sees the calls of compiled functions")
 Call = tuple[int, str]                                   # how deep, and the file

@@ -20,7 +20,8 @@ from gevent.event import Event
 from gateway.errors import PartFailed
 from gateway.message import Response
 from gateway.template import Inputs
-from tests.aggregate.composing import SAFETY, answer_of, built, parts, request
+from tests.aggregate.composing import answer_of, built, parts, request
+from tests.waiting import SAFETY
 
 FORK, WAITPID = monkey.get_original("os", ["fork", "waitpid"])      # those of gevent watch the child in the loop
 MANY = 100

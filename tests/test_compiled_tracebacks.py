@@ -22,8 +22,9 @@ from sentry_sdk.utils import event_from_exception
 
 from gateway.errors import ConnectFailed, PartFailed
 from gateway.message import Response
-from tests.aggregate.composing import SAFETY, answer_of, built, parts, request
+from tests.aggregate.composing import answer_of, built, parts, request
 from tests.compiled import COMPILED
+from tests.waiting import SAFETY
 
 ROOT = Path(__file__).parent.parent
 WAY = [                                                  # of an error of ``send`` through compiled modules

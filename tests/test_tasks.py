@@ -19,9 +19,8 @@ from gateway.errors import DeadlineExceeded, GatherTimeout
 from gateway.loop.time_limit import LoopLimit, Turns
 from gateway.message import Attempt, Request
 from gateway.tasks import Guard, Overdue, current_request, gather, spawn
-from tests.waiting import until
+from tests.waiting import SAFETY, until
 
-SAFETY = 20.0
 ROOT = Path(__file__).parents[1]
 color: ContextVar[str] = ContextVar("color", default="none")
 

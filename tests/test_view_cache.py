@@ -13,8 +13,8 @@ from gevent.event import Event
 
 from gateway import cache, gather
 from gateway import view_cache as store
+from tests.waiting import SAFETY
 
-SAFETY = 20.0
 ROOT = Path(__file__).parents[2]
 
 

@@ -15,8 +15,7 @@ from gateway.http.fields import UnsafeField
 from gateway.message import Body, Request
 from gateway.tasks import current_request
 from gateway.views import View, covers, pattern_of, undeclared_routes, without_view
-
-SAFETY = 20.0
+from tests.waiting import SAFETY
 
 
 @pytest.mark.parametrize("rule, pattern", [

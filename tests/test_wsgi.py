@@ -12,8 +12,7 @@ from gateway.incoming.request import Incoming
 from gateway.message import Body, Handler, Request, Response
 from gateway.tasks import Guard
 from gateway.wsgi import environ_of, without_client
-
-SAFETY = 60.0
+from tests.waiting import SAFETY
 
 
 def server(**changes: Any) -> Any:

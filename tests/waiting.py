@@ -1,4 +1,7 @@
-"""Wait for what happens by itself in another greenlet, thread or process. What the test does itself it waits for with an event."""
+"""Wait for what happens by itself in another greenlet, thread or process. What the test does itself it waits for with an event.
+
+SAFETY is the limit of every wait whose length is not what is tested.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,11 @@ import gevent
 
 Value = TypeVar("Value")
 
-LIMIT = 60.0                                             # seconds: long for a machine that does something else too
+SAFETY = 60.0                                            # seconds: long for a machine that does something else too
 PAUSES = 0.001, 0.05                                     # seconds: the first one, and what the others grow up to
 
 
-def until(condition: Callable[[], Value], what: str | Callable[[], str] = "", *, limit: float = LIMIT) -> Value:
+def until(condition: Callable[[], Value], what: str | Callable[[], str] = "", *, limit: float = SAFETY) -> Value:
     """Let the others run until ``condition()`` is true, and return its value. What it raises ends the wait.
 
     After ``limit`` seconds it is evaluated for the last time, and AssertionError says ``what`` has not happened: a text, a function

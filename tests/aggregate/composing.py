@@ -10,9 +10,9 @@ from gevent.queue import SimpleQueue
 from gateway import config
 from gateway.aggregate.target import Aggregate
 from gateway.message import Body, Request, Response
+from tests.waiting import SAFETY
 
 ANN = {"id": 1, "name": "Ann", "total": 5}
-SAFETY = 30                                              # seconds after which a wait of a test is given up
 
 
 def parts(**declared):

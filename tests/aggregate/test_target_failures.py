@@ -11,7 +11,8 @@ from gateway.errors import (BadRequest, ClientDisconnected, ConnectFailed, Deadl
                             UpstreamTimeout)
 from gateway.loop.disconnect import SWEEPER
 from gateway.message import Response
-from tests.aggregate.composing import ANN, SAFETY, Stage, Stream, answer_of, built, compose, parts, request
+from tests.aggregate.composing import ANN, Stage, Stream, answer_of, built, compose, parts, request
+from tests.waiting import SAFETY
 
 HTML = Response(200, [("Content-Type", "text/html")], b"<p>{}")
 WRONG = [

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import ConnectFailed
-from tests.aggregate.composing import SAFETY, Stage, answer_of, built, parts, request
+from tests.aggregate.composing import Stage, answer_of, built, parts, request
+from tests.waiting import SAFETY
 
 
 def test_a_part_starts_when_its_own_answers_are_there_and_not_level_by_level():

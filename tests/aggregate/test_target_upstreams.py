@@ -12,7 +12,8 @@ from gateway.deadline import Deadline
 from gateway.errors import DeadlineExceeded, PartFailed, UpstreamTimeout
 from gateway.message import Response
 from gateway.upstream.client import Upstream
-from tests.aggregate.composing import SAFETY, built, parts, request, told
+from tests.aggregate.composing import built, parts, request, told
+from tests.waiting import SAFETY
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import gevent
 import pytest
-from stored import SAFETY
 
 from gateway.bus.bus import Bus
 from gateway.bus.journal import Journal
 from gateway.bus.notice import Notice, gap, line_of
 from gateway.loop.native_threads import run_in_thread
-from tests.waiting import until
+from tests.waiting import SAFETY, until
 
 ROOT = Path(__file__).parents[2]
 WORKER = Path(__file__).with_name("worker.py")

@@ -7,8 +7,7 @@ import pytest
 
 from gateway.bus.group_commit import GroupCommit
 from gateway.bus.notice import Notice, gap
-
-SAFETY = 60.0
+from tests.waiting import SAFETY
 
 
 def notice(key: str, at: float = 1.0, topic: str = "stages") -> Notice:

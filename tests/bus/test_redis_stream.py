@@ -9,7 +9,7 @@ import gevent.socket
 import pytest
 from gevent.server import StreamServer
 from running import free_port
-from stored import SAFETY, short_pauses
+from stored import short_pauses
 
 from gateway.breaker import Breaker
 from gateway.bus.clock import BUS_CLOCK
@@ -18,7 +18,7 @@ from gateway.bus.redis_stream import BEGIN, CLOCK_INTERVAL, RedisStream
 from gateway.remote.circuit import Slow
 from gateway.remote.redis_client import RedisClient
 from tests.clocks import ManualClock
-from tests.waiting import until
+from tests.waiting import SAFETY, until
 
 LONGEST = 0.05                  # seconds that one operation may cost
 OF_STREAM = ("length", "begin", "block", "now", "clock")

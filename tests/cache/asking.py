@@ -15,9 +15,7 @@ from gateway.config import CacheSettings as Policy
 from gateway.deadline import Deadline
 from gateway.message import Request, Response
 from gateway.telemetry.metrics import Registry
-from tests.waiting import until
-
-SAFETY = 60.0
+from tests.waiting import SAFETY, until
 
 
 class Stream:

@@ -7,14 +7,14 @@ import time
 
 import gevent
 import pytest
-from asking import SAFETY, World
+from asking import World
 from redis_server import RedisServer
 from running import connects, free_port
 
 from gateway.cache.storage.construction import store_of
 from gateway.config import CacheStorage
 from tests.e2e.conftest import require  # noqa: F401
-from tests.waiting import until
+from tests.waiting import SAFETY, until
 
 
 @pytest.fixture

@@ -7,8 +7,6 @@ import time
 from gateway.breaker import Breaker
 from gateway.cache.entry import Entry, Variants
 
-SAFETY = 60.0
-
 
 def short_pauses() -> Breaker:
     """A breaker whose pauses a test can wait for."""

@@ -6,7 +6,7 @@ import time
 
 import gevent
 import pytest
-from asking import SAFETY, World, at_once, ok, settle, status_of
+from asking import World, at_once, ok, settle, status_of
 from gevent.event import Event
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +15,7 @@ from bench.cost import Counter
 from gateway.cache.storage.store import HttpStore
 from gateway.errors import ConnectFailed
 from gateway.message import Request, Response
+from tests.waiting import SAFETY
 
 ANN, BOB = ("Cookie", "sid=ann"), ("Cookie", "sid=bob")
 

@@ -15,7 +15,7 @@ from asking import World, ok
 from far import Far
 from gevent.server import StreamServer
 from redis_server import RedisServer
-from stored import SAFETY, Counted, short_pauses, variants_of
+from stored import Counted, short_pauses, variants_of
 
 from gateway import view_cache as store
 from gateway.cache.storage import plain_values as objects
@@ -26,7 +26,7 @@ from gateway.cache.storage.tiers import TierCounters
 from gateway.config import CacheStorage, Config
 from gateway.loop.native_threads import run_in_thread
 from gateway.remote.redis_client import RedisClient
-from tests.waiting import until
+from tests.waiting import SAFETY, until
 
 
 class Fault(NamedTuple):

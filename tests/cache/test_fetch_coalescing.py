@@ -6,12 +6,12 @@ import time
 
 import gevent
 import pytest
-from asking import SAFETY, Stream, at_once, ok, settle, status_of
+from asking import Stream, at_once, ok, settle, status_of
 from gevent.event import Event
 
 from gateway.errors import ClientDisconnected, ConnectFailed, DeadlineExceeded, UpstreamClosed
 from gateway.message import Request
-from tests.waiting import until
+from tests.waiting import SAFETY, until
 
 
 @pytest.fixture

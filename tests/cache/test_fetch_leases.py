@@ -6,7 +6,7 @@ import time
 
 import gevent
 import pytest
-from asking import SAFETY, DictStore, Got, Stream, ask_all, crowd, meeting, ok, settle, status_of
+from asking import DictStore, Got, Stream, ask_all, crowd, meeting, ok, settle, status_of
 from gevent.event import Event
 from stored import entry_of
 
@@ -22,7 +22,7 @@ from gateway.deadline import Deadline
 from gateway.errors import ClientDisconnected
 from gateway.message import Request
 from tests.clocks import ManualClock
-from tests.waiting import until
+from tests.waiting import SAFETY, until
 
 
 class Leased:

@@ -6,7 +6,7 @@ import time
 
 import gevent
 import pytest
-from asking import SAFETY, ok, settle, status_of
+from asking import ok, settle, status_of
 from gevent.event import Event
 
 from gateway.cache.entry import Variants
@@ -16,7 +16,7 @@ from gateway.cache.storage.memory import MemoryTier
 from gateway.cache.storage.store import HttpStore
 from gateway.errors import ClientDisconnected, ConnectFailed, DeadlineExceeded
 from gateway.message import Request, Response
-from tests.waiting import until
+from tests.waiting import SAFETY, until
 
 
 @pytest.mark.parametrize("policy", [{}, {"stale_while_revalidate": "1h"}])

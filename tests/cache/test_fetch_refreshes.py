@@ -6,14 +6,14 @@ import time
 
 import gevent
 import pytest
-from asking import SAFETY, ask_all, ok
+from asking import ask_all, ok
 from gevent.event import Event
 
 from gateway.cache.coalesce import WaitLimits
 from gateway.cache.storage.store import Intervals
 from gateway.errors import ConnectFailed
 from gateway.loop.monotonic_clock import MonotonicClock
-from tests.waiting import until
+from tests.waiting import SAFETY, until
 
 STALE = ok("max-age=10, stale-while-revalidate=600", b"old", Age="20")
 

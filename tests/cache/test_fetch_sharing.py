@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import gevent
 import pytest
-from asking import SAFETY, Stream, at_once, meeting, ok, settle, status_of
+from asking import Stream, at_once, meeting, ok, settle, status_of
 from gevent.event import Event
 
 from gateway.cache.coalesce import Flights, WaitLimits
 from gateway.cache.request_directives import COOKIE
 from gateway.loop.monotonic_clock import MonotonicClock
-from tests.waiting import until
+from tests.waiting import SAFETY, until
 
 
 def test_a_new_key_of_a_route_without_sharable_answers_is_fetched_side_by_side(world):

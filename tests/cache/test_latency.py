@@ -10,7 +10,7 @@ from asking import Seam, World, at_once, ok
 from far import Far
 from gevent import monkey
 from gevent.event import Event
-from stored import SAFETY, Counted, numbers_of, short_pauses, variants_of
+from stored import Counted, numbers_of, short_pauses, variants_of
 
 from gateway import gather
 from gateway.breaker import Breaker
@@ -24,7 +24,7 @@ from gateway.loop.time_limit import LoopLimit
 from gateway.remote.circuit import Slow
 from gateway.remote.redis_client import RedisClient
 from gateway.tasks import current_request, spawn_apart
-from tests.waiting import until
+from tests.waiting import SAFETY, until
 
 block = monkey.get_original("time", "sleep")             # stops the whole loop, as a busy worker's does
 

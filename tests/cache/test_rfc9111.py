@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 import gevent
 import pytest
-from asking import SAFETY, Got, World, settle, status_of
+from asking import Got, World, settle, status_of
 
 from gateway.errors import ConnectFailed, UpstreamTimeout
 from gateway.message import Response
+from tests.waiting import SAFETY
 
 CC, V, W = "Cache-Control", '"v"', 'W/"v"'
 MAX = (CC, "max-age=60")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from asking import SAFETY, Stream, ok, settle, status_of
+from asking import Stream, ok, settle, status_of
 from gevent.event import Event
 
 from gateway.errors import ConnectFailed, InternalError, UpstreamTimeout
 from gateway.message import Response
+from tests.waiting import SAFETY
 
 
 def test_a_304_makes_it_fresh_again(world):

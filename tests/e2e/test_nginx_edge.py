@@ -20,10 +20,9 @@ from gateway.configfile.load import load_text
 from gateway.errors import ConfigError
 from gateway.nginx.configuration import render
 from tests.e2e.test_nginx import config, exchange, fields, folder, get, instance, nginx  # noqa: F401
-from tests.waiting import until
+from tests.waiting import SAFETY, until
 
 EDGE = {"path": "/public/*", "upstream": "legacy", "cache": {"edge": "10s"}}
-SAFETY = 20.0
 
 
 def kept(seconds: str = "10", more: str = "", status: str = "200 OK", body: bytes | None = None):

@@ -19,8 +19,7 @@ from requests.auth import HTTPDigestAuth
 
 from gateway.config import UpstreamSettings as Settings
 from gateway.upstream.client import Upstream
-
-SAFETY = 20.0
+from tests.waiting import SAFETY
 
 
 class Web(NamedTuple):

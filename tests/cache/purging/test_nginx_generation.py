@@ -15,9 +15,7 @@ from gateway.configfile.load import load_text
 from gateway.errors import ConfigError
 from gateway.loop.native_threads import disk_threads
 from tests.clocks import ManualClock
-from tests.waiting import until
-
-SAFETY = 60.0
+from tests.waiting import SAFETY, until
 
 
 def edge(at: float = 0.0) -> Notice:

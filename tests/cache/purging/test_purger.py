@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from stored import SAFETY, variants_of
+from stored import variants_of
 
 from gateway.bus.bus import Bus
 from gateway.bus.notice import Notice, gap
@@ -13,6 +13,7 @@ from gateway.cache.purging.nginx_generation import Generation
 from gateway.cache.purging.purge_index import Purge, purge_notice
 from gateway.cache.purging.purger import Purger
 from tests.clocks import ManualClock
+from tests.waiting import SAFETY
 
 NOW = 100.0
 URL = "http://shop.test/a"

@@ -12,7 +12,7 @@ import pytest
 from asking import World
 from far import Far
 from gevent.server import StreamServer
-from stored import SAFETY, Counted, short_pauses, variants_of
+from stored import Counted, short_pauses, variants_of
 
 from gateway import cache
 from gateway import view_cache as store
@@ -26,7 +26,7 @@ from gateway.cache.storage.store import HttpStore
 from gateway.cache.storage.tiers import TierCounters
 from gateway.remote.redis_client import RedisClient
 from gateway.tasks import spawn
-from tests.waiting import until
+from tests.waiting import SAFETY, until
 
 NEVER = 600.0                   # seconds: whoever waits for a tier itself ends with the test
 ALLOWED = 0.05

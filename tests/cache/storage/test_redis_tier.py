@@ -7,7 +7,7 @@ import time
 
 import pytest
 from running import free_port
-from stored import SAFETY, short_pauses
+from stored import short_pauses
 
 from gateway import gather
 from gateway.breaker import Breaker
@@ -15,7 +15,7 @@ from gateway.cache.storage import redis_tier
 from gateway.cache.storage.redis_tier import RedisTier
 from gateway.errors import ConfigError
 from gateway.remote.redis_client import RedisClient
-from tests.waiting import until
+from tests.waiting import SAFETY, until
 
 LONGEST = 0.05                  # seconds that one operation may cost, where a test is about that
 SLACK = 10.0                    # of a busy machine; without a limit it takes minutes

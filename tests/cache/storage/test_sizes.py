@@ -12,7 +12,7 @@ from functools import partial
 import gevent
 import orjson
 import pytest
-from stored import SAFETY, entry_of, variants_of
+from stored import entry_of, variants_of
 
 from gateway.bus.redis_stream import RedisStream
 from gateway.cache.entry import Variants
@@ -26,7 +26,7 @@ from gateway.cache.storage.store import HttpStore
 from gateway.config import Config
 from gateway.remote.bounded_socket import LONGEST_LINE, MOST_LINES, TURN, Bounded, Framing, RedisLines, TooLarge, memcached_value
 from gateway.remote.redis_client import RedisClient
-from tests.waiting import until
+from tests.waiting import SAFETY, until
 
 MB = 1024 ** 2
 

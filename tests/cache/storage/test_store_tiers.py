@@ -7,14 +7,14 @@ import time
 
 import gevent
 import pytest
-from stored import SAFETY, entry_of, numbers_of, variants_of
+from stored import entry_of, numbers_of, variants_of
 
 from gateway import gather
 from gateway.bus.journal import Journal
 from gateway.cache.storage import codec as format
 from gateway.cache.storage.store import Intervals
 from tests.cache.storage.workers import keep
-from tests.waiting import until
+from tests.waiting import SAFETY, until
 
 
 @pytest.fixture(params=["redis", "file", "memcached"])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gevent
 import pytest
-from stored import SAFETY
 
 from gateway.cache.storage.write_behind import PendingWrite, WriteBehind
+from tests.waiting import SAFETY
 
 
 class Tier:

@@ -19,8 +19,7 @@ from gateway.tasks import current_request
 from gateway.upstream.requests import adapter as requests_adapter
 from gateway.upstream.requests import shortcuts as requests_shortcuts
 from gateway.upstream.requests.adapter import govern_requests, ungovern_requests
-
-SAFETY = 20.0
+from tests.waiting import SAFETY
 
 
 @pytest.fixture(autouse=True)

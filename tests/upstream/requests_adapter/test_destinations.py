@@ -22,9 +22,8 @@ from gateway.message import Call
 from gateway.upstream.limit import Limit
 from gateway.upstream.requests.adapter import gateway_error, govern_requests, governor
 from gateway.upstream.requests.destinations import Destinations
-from tests.waiting import until
+from tests.waiting import SAFETY, until
 
-SAFETY = 20.0
 ROOT = Path(__file__).parents[3]
 
 

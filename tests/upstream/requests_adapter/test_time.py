@@ -14,11 +14,8 @@ from gateway import gather
 from gateway.errors import DeadlineExceeded, UpstreamTimeout
 from gateway.tasks import current_request
 from gateway.upstream.requests.adapter import DeadlineTimeout, gateway_error, govern_requests
+from tests.waiting import SAFETY
 
-SAFETY = 20.0
-
-
-# -- time
 
 def test_attempts_are_noted_on_the_request(orders, service, in_request):
     orders()
