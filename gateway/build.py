@@ -35,7 +35,7 @@ REMEDY = "compile again (make compiled), or remove what was compiled (make pure)
 
 
 class Build(NamedTuple):
-    """``name`` is compiled or pure. ``notice`` says why what was compiled does not run though nobody wanted that, or is empty."""
+    """``name`` is compiled or pure. ``notice`` says why what was compiled does not run, if nobody chose that, or is empty."""
 
     name: str
     notice: str = ""
@@ -48,17 +48,17 @@ class Impossible(ValueError):
     """GATEWAY_BUILD asks for what cannot be."""
 
 
-def decide(wanted: str, folder: str = FOLDER) -> Build:
+def decide(choice: str, folder: str = FOLDER) -> Build:
     """The build to run of the package in ``folder``, by the value of GATEWAY_BUILD. Raises Impossible."""
-    if wanted not in ("", "pure", "compiled"):
-        raise Impossible(f"{wanted!r} is neither pure nor compiled")
-    if wanted == "pure":
+    if choice not in ("", "pure", "compiled"):
+        raise Impossible(f"{choice!r} is neither pure nor compiled")
+    if choice == "pure":
         return Build("pure")
     if not was_compiled(folder):
         problem, notice = f"this installation was not compiled for Python {platform.python_version()}", ""
     else:
         problem = notice = outdated(folder)
-    if problem and wanted == "compiled":
+    if problem and choice == "compiled":
         raise Impossible(problem)
     return Build("pure", notice and f"{notice}: the sources run") if problem else Build("compiled")
 

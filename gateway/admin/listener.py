@@ -46,10 +46,10 @@ if TYPE_CHECKING:
     from ..app import Gateway
 
 CONNECTIONS = 64                # at once, for each worker
-LOOKING = 1.0                   # seconds for a connection to an instance, to say whether it takes any
+CONNECT_TIMEOUT = 1.0           # seconds for a connection to an instance, to say whether it takes any
 SECONDS = 30.0                  # the longest that a connection may take
-METHODS = ("GET", "HEAD")
-CHANGING = {"/cache/purge": ("POST",)}
+READ_METHODS = ("GET", "HEAD")
+WRITE_METHODS = {"/cache/purge": ("POST",)}
 LONGEST_BODY = 65536            # bytes
 HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:@/\s]+))(?::\d{1,5})?")
 FIELDS = {
@@ -169,9 +169,9 @@ def reachable(urls: Iterable[str]) -> dict[str, bool]:
 def takes_connections(url: str) -> bool:
     address = parse_instance(url)
     try:
-        with gevent.Timeout(LOOKING, TimeoutError(url)):
+        with gevent.Timeout(CONNECT_TIMEOUT, TimeoutError(url)):
             if address.unix_path is None:
-                socket.create_connection((address.host, address.port), LOOKING).close()
+                socket.create_connection((address.host, address.port), CONNECT_TIMEOUT).close()
                 return True
             with socket.socket(socket.AF_UNIX) as sock:
                 sock.connect(address.unix_path)
@@ -220,7 +220,7 @@ def routes_page(application: Gateway) -> Any:
 
 def guard() -> None:
     """Refuse other methods, and a Host that is not this machine's (DNS rebinding)."""
-    methods = CHANGING.get(request.path, METHODS)
+    methods = WRITE_METHODS.get(request.path, READ_METHODS)
     if request.method not in methods:
         raise MethodNotAllowed(methods)
     if not is_loopback(request.environ.get("HTTP_HOST", "")):

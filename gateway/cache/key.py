@@ -238,11 +238,11 @@ def select(variants: Variants, request: Request) -> Entry | None:
 
 def speaks(entry: Entry, accept: str | None) -> bool:
     """Is the entry in the one language that the client likes best?"""
-    spoken = [value.strip().lower() for name, value in entry.headers if name.lower() == "content-language"]
-    if not accept or len(spoken) != 1:
+    languages = [value.strip().lower() for name, value in entry.headers if name.lower() == "content-language"]
+    if not accept or len(languages) != 1:
         return False
     ranking = sorted(((weight(item), item.partition(";")[0]) for item in accept.split(",")), reverse=True)
-    return ranking[0][1] == spoken[0] and ranking[0][0] > 0 and (len(ranking) == 1 or ranking[1][0] < ranking[0][0])
+    return ranking[0][1] == languages[0] and ranking[0][0] > 0 and (len(ranking) == 1 or ranking[1][0] < ranking[0][0])
 
 
 def weight(item: str) -> float:

@@ -41,7 +41,7 @@ class Connections:
         self.open = 0                                    # idle or in use
         self._idle: list[Any] = []
         self._news = Semaphore(0)                        # at least one for each idle connection and each failure to connect
-        self._making: set[Any] = set()
+        self._connectors: set[Any] = set()
         self._failures = 0
         self._error: Exception = Slow("no connection")
         self._closed = False
@@ -58,11 +58,11 @@ class Connections:
             raise
 
     def _next(self) -> Any:
-        failures, grown = self._failures, False
+        failures, has_grown = self._failures, False
         while True:
             if not self._news.acquire(blocking=False):
-                if not grown:
-                    grown = True
+                if not has_grown:
+                    has_grown = True
                     self._grow()
                 self._news.acquire()
             if self._idle:
@@ -92,10 +92,10 @@ class Connections:
         connection.disconnect()
 
     def _grow(self) -> None:
-        if self.open + len(self._making) < self.most:
-            making = spawn_apart(self._connect)
-            self._making.add(making)
-            making.link(self._making.discard)
+        if self.open + len(self._connectors) < self.most:
+            connector = spawn_apart(self._connect)
+            self._connectors.add(connector)
+            connector.link(self._connectors.discard)
 
     def _connect(self) -> None:
         connection = self.make()
@@ -114,7 +114,7 @@ class Connections:
 
     def close(self) -> None:
         self._closed = True
-        for each in list(self._making):
+        for each in list(self._connectors):
             each.kill()
         while self._idle:
             self.drop(self._idle.pop())

@@ -37,7 +37,7 @@ SEND_TIMEOUT = 60.0             # seconds for which a client may take nothing of
 class ConnectionHandler:
     """The connections of ``worker``, at most its ``worker_connections``.
 
-    States: open, draining (requests are answered with ``Connection: close``), parting (idle connections are closed too).
+    States: open, draining (requests are answered with ``Connection: close``), closing (idle connections are closed too).
     """
 
     def __init__(self, worker: Any, clock: MonotonicClock = CLOCK) -> None:
@@ -53,7 +53,7 @@ class ConnectionHandler:
         self.lane: Lane | None = None
         self.head_timeout = HEAD_TIMEOUT
         self.send_timeout = SEND_TIMEOUT
-        self.parting = False
+        self.is_closing = False
         self._tls: ssl.SSLContext | None = None
         self._is_crowded = False                             # all places are taken, and all were busy
 
@@ -142,7 +142,7 @@ class ConnectionHandler:
 
     def _wait(self, client: Client) -> bytes:
         """The first bytes of the next request; none when there will be no other."""
-        if (self.parting or self._is_crowded) and client.request_count and client.quiet():
+        if (self.is_closing or self._is_crowded) and client.request_count and client.quiet():
             self._is_crowded = False
             return b""
         client.mid_head = False
@@ -179,9 +179,9 @@ class ConnectionHandler:
         """From now on every answer says that its connection ends."""
         self.requests.draining = True
 
-    def part(self) -> None:
+    def close_idle(self) -> None:
         """Close the idle connections, also those that never had a request, and each that becomes idle."""
-        self.parting = True
+        self.is_closing = True
         self.waiting.dismiss_idle(fresh=True)
 
     def join(self, seconds: float) -> bool:

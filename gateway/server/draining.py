@@ -2,7 +2,7 @@
 
 1. Requests are answered with ``Connection: close``.
 2. What the kernel has queued is accepted, then the listeners are closed.
-3. A connection that stays idle for a moment (PARTING) ends with a FIN and nothing else.
+3. A connection that stays idle for a moment (IDLE_GRACE) ends with a FIN and nothing else.
 4. Connections end with their requests. After ``graceful_timeout`` those that are left are cut.
 
 Whether a worker may leave at all, or waits for a successor, is in succession.py.
@@ -15,7 +15,7 @@ from typing import Any
 
 # Seconds a connection gets for one more request when the worker drains: a busy one then ends with its answer, and the closing of an
 # idle one seldom meets a request on its way.
-PARTING = 0.5
+IDLE_GRACE = 0.5
 
 
 def drain(worker: Any, servers: Iterable[Any]) -> None:
@@ -26,8 +26,8 @@ def drain(worker: Any, servers: Iterable[Any]) -> None:
     for server in servers:
         accept_queued(server, worker.cfg.backlog)
         server.close()
-    if not join(worker, min(PARTING, until - clock.now())):
-        worker.connections.part()
+    if not join(worker, min(IDLE_GRACE, until - clock.now())):
+        worker.connections.close_idle()
     while not join(worker, min(1.0, until - clock.now())):
         if clock.now() >= until:
             worker.log.warning("Worker graceful timeout (pid:%s)", worker.pid)

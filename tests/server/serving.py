@@ -58,7 +58,7 @@ class Running:
     def drain(self) -> None:
         """From now on connections end when they are idle; those that are idle already are left alone."""
         self.connections.drain()
-        self.connections.parting = True
+        self.connections.is_closing = True
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=60)

@@ -98,13 +98,13 @@ class Leases:
         if patience <= 0:
             self.writer.add(lease.name, PendingWrite(lambda: ("lease", key, lease.token, short)))
             return self._activate(lease)
-        asking = spawn(self._ask, lease, short)
+        greenlet = spawn(self._ask, lease, short)
         try:
-            asking.join(patience)
+            greenlet.join(patience)
         except BaseException:
             lease.release()
             raise
-        return self._activate(lease) if lease.is_held or not asking.dead else None
+        return self._activate(lease) if lease.is_held or not greenlet.dead else None
 
     def _ask(self, lease: Lease, seconds: float) -> None:
         lease.is_held = self.tier.lease(lease.key, lease.token, seconds)
