@@ -31,7 +31,7 @@ from .config import Config
 from .configfile.load import DEFAULT_PATH, load_text, read_text
 from .errors import ConfigError, GatewayError
 from .http.problem import render_http
-from .incoming.request import Incoming
+from .incoming.request import RequestFactory
 from .local import run_directory
 from .loop.asyncio_import import enable_asyncio
 from .message import Request, Response
@@ -58,7 +58,7 @@ class Gateway(Flask):
         super().__init__("gateway", static_folder=None)
         self.settings = config
         self.source = source
-        self.incoming = Incoming(config.gateway.trust, config.gateway.timeout)
+        self.incoming = RequestFactory(config.gateway.trust, config.gateway.timeout)
         self.on_bypass: Callable[[], None] | None = None  # called when a middleware comes between the server and this
         self.request_log = RequestLog(config.gateway.log)
         self.made_room = registry.counter("gateway_connections_closed_for_room_total",

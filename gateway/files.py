@@ -109,7 +109,7 @@ class File:
         return f"File({self.digest}, {self.status.st_size} bytes)"
 
 
-class Hashing:
+class HashJob:
     """The hash of a file, while it is computed."""
 
     def __init__(self) -> None:
@@ -159,7 +159,7 @@ class Files:
         self.now = now
         self._segments = self.prefix.count("/")
         self._digests: dict[Stamp, str] = {}
-        self._hashing: dict[tuple[int, Stamp], Hashing] = {}
+        self._hash_jobs: dict[tuple[int, Stamp], HashJob] = {}
         self._turns = Semaphore(DIGESTS)
 
     def __call__(self, request: Request) -> Response:
@@ -230,32 +230,32 @@ class Files:
         if (digest := self._digests.get(state)) is not None:
             return digest
         key = native_thread(), state
-        hashing = self._hashing.get(key)
-        if hashing is None:
-            hashing = self._hashing[key] = Hashing()
-            spawn_apart(self._hash, key, File(os.dup(file.descriptor), file.status), hashing)
+        job = self._hash_jobs.get(key)
+        if job is None:
+            job = self._hash_jobs[key] = HashJob()
+            spawn_apart(self._hash, key, File(os.dup(file.descriptor), file.status), job)
         if deadline is None:
-            hashing.end.wait()
+            job.end.wait()
         else:
             with TimeLimit(deadline.left(), deadline.over()):
-                hashing.end.wait()
-        if hashing.problem is not None:
-            raise hashing.problem
-        return hashing.digest
+                job.end.wait()
+        if job.problem is not None:
+            raise job.problem
+        return job.digest
 
-    def _hash(self, key: tuple[int, Stamp], file: File, hashing: Hashing) -> None:
+    def _hash(self, key: tuple[int, Stamp], file: File, job: HashJob) -> None:
         try:
             with self._turns:
-                hashing.digest = run_in_thread(file.hash)
+                job.digest = run_in_thread(file.hash)
             if len(self._digests) >= 10_000:
                 self._digests.clear()
-            self._digests[key[1]] = hashing.digest
+            self._digests[key[1]] = job.digest
         except OSError as error:
-            hashing.problem = error
+            job.problem = error
         finally:
             file.close()
-            del self._hashing[key]
-            hashing.end.set()
+            del self._hash_jobs[key]
+            job.end.set()
 
     def __repr__(self) -> str:
         return f"files of {self.folder}"

@@ -9,7 +9,7 @@ import orjson
 
 from .config import RespondSettings as Settings
 from .http.date import date_line
-from .http.prepared import Prepared, head_lines_of
+from .http.prepared import PreparedResponse, head_lines_of
 from .message import REASONS, Request, Response
 
 BODILESS = frozenset({204, 304})
@@ -40,7 +40,7 @@ class Respond:
 
     def __call__(self, request: Request) -> Response:
         if self.head_lines is not None:
-            return Prepared(self.status, self.reason, self.head_lines + date_line(), self.body)
+            return PreparedResponse(self.status, self.reason, self.head_lines + date_line(), self.body)
         return Response(self.status, self.headers.copy(), self.body)
 
     def __repr__(self) -> str:

@@ -100,7 +100,7 @@ def test_a_planted_pattern_is_caught(pattern, methods, verdict):
                                   "a;" * 4000 + '"', 'a="\\' * 2000, "for=" * 2000])
 def test_what_a_trusted_proxy_says_never_blocks(text):
     """It would not end in the life of this machine."""
-    from gateway.incoming.request import Incoming
-    request = Incoming(("10.0.0.0/8",), 5)({"REQUEST_METHOD": "GET", "RAW_URI": "/", "REMOTE_ADDR": "10.0.0.1",
-                                            "wsgi.url_scheme": "http", "HTTP_HOST": "a", "HTTP_FORWARDED": text})
+    from gateway.incoming.request import RequestFactory
+    request = RequestFactory(("10.0.0.0/8",), 5)({"REQUEST_METHOD": "GET", "RAW_URI": "/", "REMOTE_ADDR": "10.0.0.1",
+                                                  "wsgi.url_scheme": "http", "HTTP_HOST": "a", "HTTP_FORWARDED": text})
     assert request.trusted

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.deadline import Deadline
 from gateway.incoming.accept import Accept
-from gateway.incoming.request import Incoming
+from gateway.incoming.request import RequestFactory
 from gateway.message import Body, Handler, Request, Response
 from gateway.tasks import Guard
 from gateway.wsgi import environ_of, without_client
@@ -35,7 +35,7 @@ def application(environ: Any, step: Handler | None = None) -> dict[str, Any]:
             found.append(environ_of(request, guard, SAFETY))
         return Response(200, [])
 
-    Accept(target)(Incoming(("10.0.0.9",), SAFETY)(environ))
+    Accept(target)(RequestFactory(("10.0.0.9",), SAFETY)(environ))
     assert environ == given
     return found[0]
 

@@ -19,7 +19,7 @@ from ..message import Request
 from .conditional import is_range
 from .entry import GUESS, IMMUTABLE, MUST_REVALIDATE, NO_CACHE, PUBLIC, Entry, Variants
 from .key import select
-from .reasons import HIT, STALE_WHILE_REVALIDATE, URI_MISS, VARY_MISS, Decision, NotStored, Sharing
+from .reasons import HIT, STALE_WHILE_REVALIDATE, URI_MISS, VARY_MISS, Decision, NotStored, SharingScope
 from .request_directives import AUTHORIZATION, CONFUSING, COOKIE, RequestDirectives
 from .response_directives import ResponseDirectives
 from .syntax import directives as directives_of
@@ -122,17 +122,18 @@ def wants_whole(policy: CacheSettings, directives: RequestDirectives | None) -> 
     return policy.fetch_whole and directives is not None and directives.range is not None and is_range(directives.range)
 
 
-def sharing(request: Request, directives: RequestDirectives | None, *, personal: bool, is_stored: bool, whole: bool) -> Sharing:
+def sharing(request: Request, directives: RequestDirectives | None, *, personal: bool, is_stored: bool,
+            whole: bool) -> SharingScope:
     """May the request share an answer with others? ``personal``: the key holds who is asking. ``is_stored``: there is something to
     validate. ``whole``: it fetches the whole, although it is for a range."""
     if request.method == "HEAD":
-        return Sharing.HEAD
+        return SharingScope.HEAD
     if not is_stored:
         if directives is not None and directives.range is not None and not whole:
-            return Sharing.PART
+            return SharingScope.PART
         if not personal and request.header("Authorization"):
-            return Sharing.CALLER
-    return Sharing.ALL
+            return SharingScope.CALLER
+    return SharingScope.ALL
 
 
 def due_early(entry: Entry, now: float, draw: float) -> bool:

@@ -17,7 +17,7 @@ from sys import getrefcount, getsizeof
 from typing import Any
 
 from ..http.fields import fields_of
-from ..http.prepared import Prepared, head_lines_of
+from ..http.prepared import PreparedResponse, head_lines_of
 from ..message import Headers, Response
 
 # The bits of Entry.flags: what an answer's own header says about its use (RFC 9111 section 5.2.2). Stored entries have them as one
@@ -101,7 +101,7 @@ class Entry:
     def response(self) -> Response:
         fields = self._fields
         if isinstance(fields, bytes):
-            return Prepared(self.status, self.reason, fields, self.body)
+            return PreparedResponse(self.status, self.reason, fields, self.body)
         return Response(self.status, fields.copy(), self.body, self.reason)
 
     def copy(self) -> Entry:

@@ -15,7 +15,7 @@ from .decide import bypass, detail_of, sharing, unless_stored, use, wants_whole
 from .entry import FLAG_NAMES, Entry, Variants, flag_names
 from .key import SEPARATOR, KeyOf, caller, cookies, fold, implied_port
 from .purging.invalidation import SAFE
-from .reasons import Decision, Sharing
+from .reasons import Decision, SharingScope
 from .request_directives import AUTHORIZATION, COOKIE, RequestDirectives
 
 PERMITS = {COOKIE: "public, s-maxage or a lifetime in a field for shared caches, or Vary: Cookie",
@@ -100,7 +100,7 @@ def waiting(request: Request, directives: RequestDirectives | None, credentials:
     """Which requests share an answer with this one when nothing is stored, in words."""
     scope = sharing(request, directives, personal=policy.vary_by_caller and bool(caller(request)), is_stored=False,
                     whole=wants_whole(policy, directives))
-    if scope is Sharing.ALL and credentials:
+    if scope is SharingScope.ALL and credentials:
         return "with those that send a cookie, too, once it is known that answers are for all of them"
     return scope.value
 

@@ -36,7 +36,7 @@ from .fetch_context import FetchContext, Store
 from .key import select
 from .origin import Origin
 from .predictor import Predictor
-from .reasons import HIT, Sharing
+from .reasons import HIT, SharingScope
 
 MOST_FLIGHTS = 2                                         # flights a request follows before it fetches alone
 
@@ -115,7 +115,7 @@ class Fetch:
         """May this request share its answer with others?"""
         scope = sharing(context.request, context.directives, personal=context.personal, is_stored=context.entry is not None,
                         whole=context.whole)
-        return scope is Sharing.ALL and self.predictor.worth_waiting(context.group)
+        return scope is SharingScope.ALL and self.predictor.worth_waiting(context.group)
 
     # Followers
 

@@ -90,7 +90,7 @@ class NotStored(StrEnum):
         return member
 
 
-class Sharing(Enum):
+class SharingScope(Enum):
     """Whether a request and others wait for one answer, said to people."""
 
     ALL = "one request for this key goes on, the others wait for it"

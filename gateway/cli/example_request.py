@@ -17,7 +17,7 @@ from gunicorn.http.errors import ParseException
 from gunicorn.http.unreader import IterUnreader
 
 from ..incoming.accept import Accept
-from ..incoming.request import Incoming
+from ..incoming.request import RequestFactory
 from ..message import Request, Response
 from ..server.gunicorn_request import GunicornRequest
 from ..server.request_handler import REFUSALS
@@ -91,7 +91,7 @@ def receive(request: Request, peer: str = NOBODY, trust: tuple[str, ...] = ()) -
         message = GunicornRequest(config, IterUnreader([head]), (peer, 0))
     except ParseException as error:
         raise next(kind for of, kind in REFUSALS if isinstance(error, of))(str(error)) from error
-    incoming = Incoming(trust, request.deadline.seconds)
+    incoming = RequestFactory(trust, request.deadline.seconds)
     address, is_proxy = incoming.trust.judge(peer)
     request = Request(message.method, message.uri, message.raw_headers, scheme=request.scheme, host=request.host, peer=address)
     request.environ, request.version = variables(message.raw_headers), version

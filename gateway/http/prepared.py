@@ -1,8 +1,9 @@
 """The head of an answer, as far as it can be written before there is a request: once for a stored answer, or a route that always
 says the same, not for each client.
 
-``head_lines_of`` writes it and ``Prepared`` carries it. What is different each time is appended as lines, too. A step that reads or
-changes the fields uses ``headers``, as with any other Response: the lines are then parsed again, and written when they are sent.
+``head_lines_of`` writes it and ``PreparedResponse`` carries it. What is different each time is appended as lines, too. A step that
+reads or changes the fields uses ``headers``, as with any other Response: the lines are then parsed again, and written when they are
+sent.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ SENDERS = Kinds({"content-length": 1} | dict.fromkeys((              # what whoe
 BODILESS = (204, 304)
 
 
-class Prepared(Response):
+class PreparedResponse(Response):
     """A response with ``head_lines``, which include the Content-Length of ``body``, and neither X-Request-Id nor fields of the
     connection."""
 

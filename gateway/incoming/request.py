@@ -16,7 +16,7 @@ from .host import ABSOLUTE, take_absolute
 from .trust import Trust
 
 
-class Incoming:
+class RequestFactory:
     """``incoming(environ) -> Request``. ``timeout`` is the gateway's deadline in seconds; a route may set another.
     ``has_middleware``: one may have changed the environ, which then counts before what the connection received."""
 
@@ -64,4 +64,4 @@ class Incoming:
         return request
 
     def __repr__(self) -> str:
-        return f"Incoming({self.trust!r}, deadline {self.timeout:g} s)"
+        return f"RequestFactory({self.trust!r}, deadline {self.timeout:g} s)"

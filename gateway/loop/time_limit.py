@@ -122,13 +122,13 @@ class LoopLimit:
         return f"LoopLimit({self.seconds:g} s)"
 
 
-class Unfinished(Exception):
+class JoinTimeout(Exception):
     """The time of ``join_all`` is over."""
 
 
 def join_all(greenlets: Iterable[Any], seconds: float) -> None:
     """Wait until all of these have ended, for at most that long, as the loop sees it."""
-    with suppress(Unfinished), LoopLimit(seconds, Unfinished()):
+    with suppress(JoinTimeout), LoopLimit(seconds, JoinTimeout()):
         for greenlet in greenlets:
             greenlet.join()
 

@@ -100,20 +100,20 @@ def number(text: bytes) -> int:
         raise TooLarge(f"no number: {text[:DIGITS]!r}") from None
 
 
-class Bounded:
+class BoundedSocket:
     """A proxy of the socket ``sock`` that bounds what it receives. ``value`` is that of Framing, for the protocol."""
 
     def __init__(self, sock: Any, most: int, value: Callable[[bytes], int]) -> None:
         self._sock = sock
         self._most = most + SLACK
         self._framing = Framing(value, self._most)
-        self._got = self._turn = 0
+        self._size = self._turn = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)
 
     def sendall(self, *args: Any) -> None:
-        self._got = self._framing.lines = 0
+        self._size = self._framing.lines = 0
         self._sock.sendall(*args)
 
     def recv(self, *args: Any) -> bytes:
@@ -127,8 +127,8 @@ class Bounded:
         return size
 
     def _count(self, data: bytes) -> None:
-        self._got += len(data)
-        if self._got > self._most:
+        self._size += len(data)
+        if self._size > self._most:
             raise TooLarge(f"an answer of more than {self._most} bytes")
         self._turn += len(data) + CALL + LINE * self._framing.follow(data)
         if self._turn > TURN:
@@ -136,7 +136,7 @@ class Bounded:
             sleep(0)
 
     def __repr__(self) -> str:
-        return f"Bounded({self._sock!r})"
+        return f"BoundedSocket({self._sock!r})"
 
 
 class Sockets:
@@ -148,15 +148,15 @@ class Sockets:
     def __getattr__(self, name: str) -> Any:
         return getattr(socket, name)
 
-    def socket(self, *args: Any, **kwargs: Any) -> Bounded:
-        return Bounded(socket.socket(*args, **kwargs), self.most, memcached_value)
+    def socket(self, *args: Any, **kwargs: Any) -> BoundedSocket:
+        return BoundedSocket(socket.socket(*args, **kwargs), self.most, memcached_value)
 
 
 def bounded_class(kind: type[Any], most: int) -> type[Any]:
     """A class of connections of redis-py, with bounded sockets."""
 
     class BoundedConnection(kind):
-        def _connect(self) -> Bounded:
-            return Bounded(super()._connect(), most, RedisLines())
+        def _connect(self) -> BoundedSocket:
+            return BoundedSocket(super()._connect(), most, RedisLines())
 
     return BoundedConnection

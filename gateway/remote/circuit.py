@@ -5,9 +5,9 @@ An operation that fails or takes too long opens the breaker (breaker.py). After 
 whether the server works. A circuit that is followed (``follow``) has no trials: whoever has a connection to the server anyway
 (bus/redis_stream.py) calls ``resume``, so that no request waits for one.
 
-What is not the server's fault does not open it: Refused is the server's refusal of one operation, such as a write at its memory
-limit; Busy is an operation that was not sent because too many are in progress; and time counts only while the event loop runs
-(LoopLimit).
+What is not the server's fault does not open it: OperationRefused is the server's refusal of one operation, such as a write at its
+memory limit; Busy is an operation that was not sent because too many are in progress; and time counts only while the event loop
+runs (LoopLimit).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Slow(Exception):
     """An operation took longer than it may."""
 
 
-class Refused(Exception):
+class OperationRefused(Exception):
     """The server works, and refuses this one operation."""
 
 
@@ -88,7 +88,7 @@ class Circuit:
         except Busy:
             self.breaker.cancel(permit)
             return None
-        except Refused as error:
+        except OperationRefused as error:
             self.on_failure(1.0)
             if self.breaker.succeed(permit):
                 self._report_recovery()

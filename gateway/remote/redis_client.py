@@ -19,7 +19,7 @@ from ..breaker import Breaker
 from ..errors import ConfigError
 from ..tasks import gather
 from .bounded_socket import LARGEST
-from .circuit import Busy, Circuit, Refused, Slots
+from .circuit import Busy, Circuit, OperationRefused, Slots
 from .redis_pool import CONNECT, Connections, connect, connections_of, disconnect, is_cluster, without_credentials
 from .remote_clock import RemoteClock
 
@@ -96,7 +96,7 @@ class RedisClient:
         for _ in errors[1:]:
             self.circuit.on_failure(1.0)
         if errors:
-            raise Refused(str(errors[0]))
+            raise OperationRefused(str(errors[0]))
         return True
 
     def _exchange(self, connection: Any, commands: Sequence[Command]) -> list[Exception]:
@@ -126,13 +126,13 @@ class RedisClient:
         return result
 
     def _translate(self, operation: Callable[[], T]) -> T:
-        """Run an operation and return its result. Raises Refused for an error reply of Redis."""
+        """Run an operation and return its result. Raises OperationRefused for an error reply of Redis."""
         try:
             return operation()
         except self._refusals as error:
             if isinstance(error, self._failures):
                 raise
-            raise Refused(str(error)) from error
+            raise OperationRefused(str(error)) from error
 
     @property
     def library(self) -> Any:

@@ -64,7 +64,7 @@ CONVERTERS: dict[str | None, Kind] = {None: "name", "int": "int", "path": "rest"
 RANK: dict[Kind, int] = {"text": 0, "mixed": 1, "int": 2, "name": 3, "middle": 4, "rest": 5}
 
 
-class Mixed(NamedTuple):
+class MixedSegment(NamedTuple):
     """The parameters of one segment, with the ``texts`` before, between and after them, as ``decode`` gives them."""
 
     texts: tuple[str, ...]
@@ -99,7 +99,7 @@ class Segment(NamedTuple):
 
     kind: Kind
     text: str
-    mixed: Mixed | None = None
+    mixed: MixedSegment | None = None
     after: int = 0
 
     @property
@@ -158,8 +158,9 @@ def _segment(piece: str, after: int) -> Segment:
         raise ValueError(f"{quote(piece)}: what takes several segments stands alone between its slashes")
     if "" in texts[1:-1]:
         raise ValueError(f"{quote(piece)}: nothing says where one parameter ends and the next begins; put text between them")
-    return Segment("mixed", piece, Mixed(tuple(intern(_literal(text)) for text in texts), tuple(name for _, name in parameters),
-                                         tuple(kind == "int" for kind, _ in parameters)))
+    mixed = MixedSegment(tuple(intern(_literal(text)) for text in texts), tuple(name for _, name in parameters),
+                         tuple(kind == "int" for kind, _ in parameters))
+    return Segment("mixed", piece, mixed)
 
 
 def _parameter(match: re.Match[str]) -> tuple[Kind, str]:

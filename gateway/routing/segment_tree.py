@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from ..config import Route
 from .conditions import Facts, as_text, condition_rank, conditions_of, decode
-from .pattern import Mixed, Segment, parse_path
+from .pattern import MixedSegment, Segment, parse_path
 from .spelling import RESPELLING
 
 T = TypeVar("T")
@@ -137,9 +137,9 @@ class MixedChildren(Generic[T]):
 
     def __init__(self) -> None:
         self.lengths: set[tuple[int, int]] = set()
-        self.by_ends: dict[tuple[str, str], dict[tuple[Any, ...], tuple[Mixed, TreeNode[T]]]] = {}
+        self.by_ends: dict[tuple[str, str], dict[tuple[Any, ...], tuple[MixedSegment, TreeNode[T]]]] = {}
 
-    def child(self, mixed: Mixed) -> TreeNode[T]:
+    def child(self, mixed: MixedSegment) -> TreeNode[T]:
         first, last = mixed.texts[0], mixed.texts[-1]
         self.lengths.add((len(first), len(last)))
         return self.by_ends.setdefault((first, last), {}).setdefault(mixed.shape, (mixed, TreeNode()))[1]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gateway.cache import decide
 from gateway.cache.entry import MUST_REVALIDATE, NO_CACHE, POLICY, PUBLIC, Variants
 from gateway.cache.key import select
-from gateway.cache.reasons import Decision, NotStored, Sharing
+from gateway.cache.reasons import Decision, NotStored, SharingScope
 from gateway.cache.request_directives import AUTHORIZATION, COOKIE, request_directives
 from gateway.config import CacheSettings
 from gateway.message import Body, Request
@@ -68,19 +68,19 @@ def test_only_if_cached(decision, expected):
 
 
 @pytest.mark.parametrize("method, headers, more, expected", [
-    ("GET", [], {}, Sharing.ALL),
-    ("HEAD", [], {}, Sharing.HEAD),
-    ("HEAD", [], {"is_stored": True}, Sharing.HEAD),
-    ("GET", [("Range", "bytes=0-1")], {}, Sharing.PART),
-    ("GET", [("Range", "bytes=0-1")], {"whole": True}, Sharing.ALL),
-    ("GET", [("Range", "bytes=0-1")], {"is_stored": True}, Sharing.ALL),                # the whole is validated
-    ("GET", [("Authorization", "x")], {}, Sharing.CALLER),
-    ("GET", [("Authorization", "")], {}, Sharing.ALL),
-    ("GET", [("Authorization", "x")], {"personal": True}, Sharing.ALL),
-    ("GET", [("Authorization", "x")], {"is_stored": True}, Sharing.ALL),
-    ("GET", [("Cookie", "x")], {}, Sharing.ALL),                                     # what is learned decides
-    ("GET", [(CC, "max-age=1")], {}, Sharing.ALL),
-    ("GET", [("Range", "bytes=0-1"), ("Authorization", "x")], {"whole": True}, Sharing.CALLER)])
+    ("GET", [], {}, SharingScope.ALL),
+    ("HEAD", [], {}, SharingScope.HEAD),
+    ("HEAD", [], {"is_stored": True}, SharingScope.HEAD),
+    ("GET", [("Range", "bytes=0-1")], {}, SharingScope.PART),
+    ("GET", [("Range", "bytes=0-1")], {"whole": True}, SharingScope.ALL),
+    ("GET", [("Range", "bytes=0-1")], {"is_stored": True}, SharingScope.ALL),           # the whole is validated
+    ("GET", [("Authorization", "x")], {}, SharingScope.CALLER),
+    ("GET", [("Authorization", "")], {}, SharingScope.ALL),
+    ("GET", [("Authorization", "x")], {"personal": True}, SharingScope.ALL),
+    ("GET", [("Authorization", "x")], {"is_stored": True}, SharingScope.ALL),
+    ("GET", [("Cookie", "x")], {}, SharingScope.ALL),                                # what is learned decides
+    ("GET", [(CC, "max-age=1")], {}, SharingScope.ALL),
+    ("GET", [("Range", "bytes=0-1"), ("Authorization", "x")], {"whole": True}, SharingScope.CALLER)])
 def test_sharing(method, headers, more, expected):
     request = Request(method, "/a", headers)
     options = {"personal": False, "is_stored": False, "whole": False, **more}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.config import HeaderRules
 from gateway.headers import EditHeaders, edit_of
-from gateway.http.prepared import Prepared, head_lines_of
+from gateway.http.prepared import PreparedResponse, head_lines_of
 from gateway.message import Request, Response
 from gateway.server.fastlane import Lane
 from gateway.telemetry.observe import set_id
@@ -22,7 +22,7 @@ DATE = ("Date", "Sat, 01 Jan 2000 00:00:00 GMT")
 def prepared(headers, status=200, reason="OK", body=b"ab"):
     written = head_lines_of(status, headers, len(body))
     assert written is not None
-    return Prepared(status, reason, written, body)
+    return PreparedResponse(status, reason, written, body)
 
 
 def sent(response, method="GET", asked=b"", leaving=False):

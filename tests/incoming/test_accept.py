@@ -4,7 +4,7 @@ import pytest
 
 from gateway.errors import DuplicateHeader, GatewayError, InvalidHost, InvalidTarget, MethodNotAllowed
 from gateway.incoming.accept import Accept
-from gateway.incoming.request import Incoming
+from gateway.incoming.request import RequestFactory
 from gateway.message import Response
 from tests.incoming.environs import environ
 
@@ -21,7 +21,7 @@ def test_options_for_the_gateway_itself(change, answered, sent):
         seen.append(request.header("Max-Forwards") or None)
         return Response(404, [])
 
-    answer = Accept(handle)(Incoming((), 5)(environ(**{"REQUEST_METHOD": "OPTIONS", **change})))
+    answer = Accept(handle)(RequestFactory((), 5)(environ(**{"REQUEST_METHOD": "OPTIONS", **change})))
     assert seen == ([] if answered else [sent])
     if answered:
         assert (answer.status, answer.header("Content-Length"), "OPTIONS" in answer.header("Allow")) == (200, "0", True)
@@ -42,7 +42,7 @@ def test_options_for_the_gateway_itself(change, answered, sent):
     ({"HTTP_HOST": "[::1"}, InvalidHost), ({"HTTP_HOST": "a,b c"}, InvalidHost)])
 def test_refused(change, error):
     with pytest.raises(error):
-        Accept(lambda request: Response(200, []))(Incoming((), 5)(environ(**change)))
+        Accept(lambda request: Response(200, []))(RequestFactory((), 5)(environ(**change)))
 
 
 @pytest.mark.parametrize("change", [
@@ -50,7 +50,7 @@ def test_refused(change, error):
     {"HTTP_HOST": "a_b.test:8080"}, {"HTTP_HOST": "a.test:"}, {"HTTP_HOST": "[::1]:"}, {"RAW_URI": "https://b.test:8443"},
     {"RAW_URI": "/%00?a=[1]|^"}, {"HTTP_AUTHORIZATION": 'Digest a="b", c="d"'}])
 def test_accepted(change):
-    assert Accept(lambda request: Response(200, []))(Incoming((), 5)(environ(**change))).status == 200
+    assert Accept(lambda request: Response(200, []))(RequestFactory((), 5)(environ(**change))).status == 200
 
 
 @pytest.mark.parametrize("change, target, host", [
@@ -63,7 +63,7 @@ def test_accepted(change):
     ({"RAW_URI": "/x", "HTTP_HOST": "b.test:"}, "/x", "b.test"), ({"RAW_URI": "/x", "HTTP_HOST": "[::1]:"}, "/x", "[::1]")])
 def test_the_authority_goes_before_host_and_an_empty_port_is_none(change, target, host):
     seen = []
-    request = Incoming((), 5)(environ(**change))
+    request = RequestFactory((), 5)(environ(**change))
     Accept(lambda request: seen.append(request) or Response(200, []))(request)
     assert seen or target == "*"
     path, _, query = target.partition("?")
@@ -78,6 +78,6 @@ class Connection:
 
 def test_two_authorizations():
     twice = Connection([("Authorization", "Basic a"), ("authorization", "Basic b")])
-    request = Incoming((), 5)(environ(**{"HTTP_AUTHORIZATION": "Basic a,Basic b", "gateway.connection": twice}))
+    request = RequestFactory((), 5)(environ(**{"HTTP_AUTHORIZATION": "Basic a,Basic b", "gateway.connection": twice}))
     with pytest.raises(DuplicateHeader):
         Accept(lambda request: Response(200, []))(request)

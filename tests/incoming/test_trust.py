@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import GatewayError
 from gateway.incoming.accept import Accept
-from gateway.incoming.request import Incoming
+from gateway.incoming.request import RequestFactory
 from gateway.incoming.trust import MOST_ADDRESSES, Trust, bare_address
 from gateway.message import Response
 from tests.incoming.environs import environ
@@ -41,7 +41,7 @@ def test_trust(networks, address, trusted):
     ("10.0.0.9", {"HTTP_FORWARDED": 'for=1.1.1.1;host="a\\"b"'}, "1.1.1.1", "http", "shop.test"),
     ("10.0.0.9", {}, "10.0.0.9", "http", "shop.test")])
 def test_who_is_believed(peer, fields, client, scheme, host):
-    request = Incoming(("10.0.0.0/8",), 5)(environ(REMOTE_ADDR=peer, **fields))
+    request = RequestFactory(("10.0.0.0/8",), 5)(environ(REMOTE_ADDR=peer, **fields))
     assert (request.client, request.scheme, request.host) == (client, scheme, host)
     assert request.peer == peer
 
@@ -58,14 +58,14 @@ def test_who_is_believed(peer, fields, client, scheme, host):
     ({"HTTP_X_FORWARDED_PORT": "\xb2"}, None, ""),
     ({"HTTP_X_FORWARDED_PORT": "123456"}, None, ""), ({}, None, "")])
 def test_which_words_are_believed(fields, chain, port):
-    request = Incoming(("10.0.0.0/8",), 5)(environ(**fields))
+    request = RequestFactory(("10.0.0.0/8",), 5)(environ(**fields))
     assert (request.chain, request.port) == (chain, port)
-    request = Incoming((), 5)(environ(**fields))
+    request = RequestFactory((), 5)(environ(**fields))
     assert (request.chain, request.port) == (None, "")
 
 
 def test_an_ipv4_address_in_ipv6_clothes_is_the_ipv4_address():
-    incoming = Incoming(("10.0.0.0/8",), 5)
+    incoming = RequestFactory(("10.0.0.0/8",), 5)
     for _ in range(2):
         request = incoming(environ(REMOTE_ADDR="::ffff:10.0.0.9", HTTP_X_FORWARDED_FOR="::ffff:1.1.1.1, ::ffff:10.0.0.4"))
         assert (request.peer, request.client, request.trusted) == ("10.0.0.9", "1.1.1.1", True)
@@ -96,8 +96,8 @@ def test_bare_address(value, address):
     ({"HTTP_X_FORWARDED_PROTO": "ftp", "wsgi.url_scheme": "https"}, "https"), ({"HTTP_X_FORWARDED_PROTO": ""}, "http"),
     ({"HTTP_X_FORWARDED_PROTO": "ws", "wsgi.url_scheme": "https"}, "http")])
 def test_the_scheme_of_a_websocket_is_that_of_http(fields, scheme):
-    assert Incoming(("10.0.0.0/8",), 5)(environ(**fields)).scheme == scheme
-    assert Incoming((), 5)(environ(**fields)).scheme == fields.get("wsgi.url_scheme", "http")
+    assert RequestFactory(("10.0.0.0/8",), 5)(environ(**fields)).scheme == scheme
+    assert RequestFactory((), 5)(environ(**fields)).scheme == fields.get("wsgi.url_scheme", "http")
 
 
 LATIN = st.text(alphabet=st.characters(max_codepoint=255), max_size=40)
@@ -105,7 +105,7 @@ LATIN = st.text(alphabet=st.characters(max_codepoint=255), max_size=40)
 
 @given(LATIN, LATIN)
 def test_whatever_a_proxy_says_nothing_breaks(chain, forwarded):
-    incoming = Incoming(("10.0.0.0/8",), 5)
+    incoming = RequestFactory(("10.0.0.0/8",), 5)
     request = incoming(environ(HTTP_X_FORWARDED_FOR=chain, HTTP_FORWARDED=forwarded, HTTP_X_FORWARDED_HOST=forwarded))
     try:
         Accept(lambda request: Response(200, []))(request)

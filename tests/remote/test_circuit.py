@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.breaker import Breaker
-from gateway.remote.circuit import Busy, Circuit, Refused, Slow
+from gateway.remote.circuit import Busy, Circuit, OperationRefused, Slow
 
 
 def test_the_life_of_a_circuit():
@@ -45,7 +45,7 @@ def test_a_followed_circuit_waits_for_being_told():
 
 def test_a_refusal_pauses_nothing():
     def refuse():
-        raise Refused("too large")
+        raise OperationRefused("too large")
 
     failures = []
     circuit = Circuit("it", 5.0, (), on_failure=failures.append)
@@ -68,7 +68,8 @@ def test_one_operation_at_a_time_finds_out_whether_the_server_is_well():
     assert circuit.usable and circuit.attempt(lambda: 9) == 9
 
 
-@pytest.mark.parametrize("error, usable", [(Busy(), True), (Refused("no"), True), (GeneratorExit(), True), (OSError(), False)])
+@pytest.mark.parametrize("error, usable", [
+    (Busy(), True), (OperationRefused("no"), True), (GeneratorExit(), True), (OSError(), False)])
 def test_a_trial_that_says_nothing_is_followed_by_another(error, usable):
     now = [0.0]
     circuit = Circuit("it", 5.0, (), clock=lambda: now[0], breaker=Breaker(first=1.0))

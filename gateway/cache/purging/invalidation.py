@@ -94,7 +94,7 @@ def forget(store: Purgeable, request: Request, response: Response) -> None:
     """Purge the URLs that this exchange invalidates, and again when a streamed response has ended."""
     urls = invalid_urls(request, response)
     if purge(store, urls) and not isinstance(response.body, bytes):
-        response.body = Ending(response.body, lambda: purge(store, urls))
+        response.body = EndCallbackStream(response.body, lambda: purge(store, urls))
 
 
 def purge(store: Purgeable, urls: list[str]) -> bool:
@@ -106,7 +106,7 @@ def purge(store: Purgeable, urls: list[str]) -> bool:
     return bool(urls)
 
 
-class Ending:
+class EndCallbackStream:
     """A stream that calls ``on_end`` once: before it signals its end, or when it fails or is closed."""
 
     __slots__ = ("_stream", "_on_end")
@@ -133,7 +133,7 @@ class Ending:
             on_end()
 
     def __repr__(self) -> str:
-        return f"Ending({self._stream!r})"
+        return f"EndCallbackStream({self._stream!r})"
 
 
 def path_of(url: str) -> str:

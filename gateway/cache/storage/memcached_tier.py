@@ -14,7 +14,7 @@ from typing import Any
 from ...breaker import Breaker
 from ...errors import ConfigError
 from ...remote.bounded_socket import LARGEST, Sockets
-from ...remote.circuit import Circuit, Refused, Slots
+from ...remote.circuit import Circuit, OperationRefused, Slots
 from ...tasks import gather
 from .tiers import Operation
 
@@ -86,11 +86,11 @@ class MemcachedTier:
         return self.circuit.attempt(lambda: self.slots.run(lambda: self.circuit.limit(lambda: self._translate(operation))))
 
     def _translate(self, operation: Callable[[], Any]) -> Any:
-        """Run an operation and return its result. Raises Refused for an error reply of Memcached."""
+        """Run an operation and return its result. Raises OperationRefused for an error reply of Memcached."""
         try:
             return operation()
         except self._refusal as error:
-            raise Refused(str(error)) from error
+            raise OperationRefused(str(error)) from error
 
     def close(self) -> None:
         if self._client is not None:

@@ -24,7 +24,8 @@ from gateway.cache.storage.memory import MemoryTier
 from gateway.cache.storage.redis_tier import RedisTier
 from gateway.cache.storage.store import HttpStore
 from gateway.config import Config
-from gateway.remote.bounded_socket import LONGEST_LINE, MOST_LINES, TURN, Bounded, Framing, RedisLines, TooLarge, memcached_value
+from gateway.remote.bounded_socket import (LONGEST_LINE, MOST_LINES, TURN, BoundedSocket, Framing, RedisLines, TooLarge,
+                                           memcached_value)
 from gateway.remote.redis_client import RedisClient
 from tests.waiting import SAFETY, until
 
@@ -144,12 +145,12 @@ class Flood:
         self.piece, self.head, self.when = more * (65536 // len(more) + 1), head, when
         self.turns = self.flooded = 0
         self.read: dict[int, int] = {}
-        count = Bounded._count
+        count = BoundedSocket._count
 
         def counted(sock, data):
             self.read[self.turns] = self.read.get(self.turns, 0) + len(data)
             count(sock, data)
-        monkeypatch.setattr(Bounded, "_count", counted)
+        monkeypatch.setattr(BoundedSocket, "_count", counted)
 
     def others(self):
         while True:
