@@ -1,4 +1,4 @@
-"""Which build runs: *compiled*, with the modules that setup.py lists as extension modules, or *pure*, each module from its source.
+"""The choice of a build: *compiled*, with the modules that setup.py lists as extension modules, or *pure*, each from its source.
 
 A compiled installation has both side by side, and Python would take the extension modules. What happens instead is decided when the
 package is imported, before any other of its modules is:

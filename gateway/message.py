@@ -1,4 +1,4 @@
-"""What travels through the pipeline: Request in, Response out, and Call, one exchange with an upstream.
+"""The messages of the pipeline: Request in, Response out, and Call, one exchange with an upstream.
 
 Text is latin-1 ``str`` with one character per byte, so that what came in can go out unchanged. Header fields are lists of
 ``(name, value)`` in the order and the case in which they were received. A body has one owner: whoever reads it first. A step

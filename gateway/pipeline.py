@@ -1,4 +1,4 @@
-"""How each route is put together. Read this first.
+"""Construction of the routes, each from its steps and its target. Read this first.
 
 A request meets the steps from the outside in; a step is there only when the route asks for it::
 

@@ -1,4 +1,4 @@
-"""What the value of one setting may be: durations, sizes, instances, networks, header fields. Pure.
+"""Parsers for the values of single settings: durations, sizes, instances, networks, header fields. Pure.
 
 Each parser takes the text of the file and gives the value, or raises ValueError with a sentence that says what is wrong and
 what to write instead. The types below them are what ``config.py`` is written with.

@@ -1,4 +1,4 @@
-"""What a response of the cache says about it, Cache-Status (RFC 9211), Age and X-Accel-Expires, and the metrics of the cache.
+"""The fields in which the cache's responses describe it, Cache-Status (RFC 9211), Age and X-Accel-Expires, and its metrics.
 
 ``Report`` writes the Cache-Status of a route, ``Responses`` makes its responses, from stored entries and from the upstream's, and
 counts them in ``Numbers``.

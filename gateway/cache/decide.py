@@ -1,4 +1,4 @@
-"""What happens to a request, and whether an answer is stored: each function returns one of the values in reasons.py. Pure.
+"""The cache's decisions about requests, and about the storing of answers: each function returns a value of reasons.py. Pure.
 
 ``bypass``             may what is stored be looked up at all?
 ``use``                what is found: is it fresh, usable although it is stale, or to be validated, and is it for this request?

@@ -1,4 +1,4 @@
-"""What the cache does with one request, in words, for ``gateway explain``. Asks nobody, changes nothing. Pure.
+"""An explanation, in words, of the cache's treatment of one request, for ``gateway explain``. Asks nobody, changes nothing. Pure.
 
 ``of_request`` says what follows from the request and the route alone, ``of_stored`` what an answer that is stored means for it.
 Both print the decisions that serving acts on (decide.py).

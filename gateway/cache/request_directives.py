@@ -1,4 +1,4 @@
-"""What a request says to a cache beside its URL: directives, conditions, ranges, and fields that only the origin can judge. Pure.
+"""The fields of a request that concern a cache: directives, conditions, ranges, and those that only the origin can judge. Pure.
 
 Most requests say nothing and carry no credentials: ``kinds_of`` finds that with one look at the names of the fields.
 """

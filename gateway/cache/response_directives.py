@@ -1,4 +1,4 @@
-"""What an answer says about its own storing: the directives that count for this cache, from whichever field gives them. Pure.
+"""The cache directives of an answer that count for this cache, from whichever field gives them. Pure.
 
 The first targeted field that is there and can be read replaces Cache-Control and Expires altogether (RFC 9213 section 2.2); ours
 goes before the one for all CDNs. A freshness that is given but cannot be read is 0: such an answer is stale (RFC 9111 section

@@ -1,4 +1,4 @@
-"""How an answer becomes an entry, how long it is fresh, and what a 304 makes of it: RFC 9111 for a shared cache. Pure.
+"""The entry of an answer, its freshness lifetime, and its update by a 304: RFC 9111 for a shared cache. Pure.
 
 ``entry_of`` decides once, when an answer arrives: it gives an Entry with every time in it, or why nothing is stored (decide.py).
 ``freshen`` is ``entry_of`` after a 304.

@@ -1,4 +1,4 @@
-"""What a command works on: the configuration and the application, put together as a worker would."""
+"""The configuration and the application for a command, put together as a worker would."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``gateway explain`` says of a request beside its route and steps: what the cache makes of it, and where it goes."""
+"""The part of ``gateway explain`` beside a request's route and steps: its treatment by the cache, and its destination."""
 
 from __future__ import annotations
 

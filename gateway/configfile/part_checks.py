@@ -1,4 +1,4 @@
-"""What the parts of a composition must be, each by itself and to each other. Pure.
+"""Checks of the parts of a composition, each by itself and against each other. Pure.
 
 Like the checks of ``checks.py``: a sentence for each mistake, beginning with the setting it is about. All of them are found
 here, before a route is built; ``aggregate/`` takes parts as they are.

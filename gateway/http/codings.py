@@ -1,4 +1,4 @@
-"""Which content coding of an answer a client gets (RFC 9110 section 12.5.3). Pure."""
+"""Negotiation of the content coding of an answer (RFC 9110 section 12.5.3). Pure."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What comes in from a client: its Request, whom to believe about it, and what is refused before any route is looked at."""
+"""Requests from clients: the Request, trust in proxies, and what is refused before any route is looked at."""

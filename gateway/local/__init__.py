@@ -1,1 +1,1 @@
-"""What the processes of one machine share without a network: the run directory of an instance, its memory, the board in that."""
+"""Resources that processes of one machine share without a network: the run directory of an instance, its memory, its board."""

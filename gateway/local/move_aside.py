@@ -1,5 +1,5 @@
-"""What is no file where a file belongs: a folder, a pipe, a link to nowhere. It is moved aside, within its folder, and not deleted:
-it is not known whose it is. Opening it would fail for good, and a pipe would wait for good.
+"""Clearing of a file's place where something else is: a folder, a pipe, a link to nowhere. It is moved aside, within its folder,
+and not deleted: it is not known whose it is. Opening it would fail for good, and a pipe would wait for good.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Clients that go away: whoever works for one gets ClientDisconnected where it waits, and can stop the upstream's work.
+"""Detection of clients that disconnect: the greenlet that works for one gets ClientDisconnected where it waits, and can stop the
+upstream's work.
 
 ::
 

@@ -1,4 +1,4 @@
-"""What asyncio asks of a selector, out of the watchers of the gevent hub; and its queue of callbacks, given out a few at a time.
+"""A selector for asyncio, made of the watchers of the gevent hub; and asyncio's queue of callbacks, given out a few at a time.
 
 ``select`` is where a loop lets others run. A loop that always has something to do would never wait there, and one that does so for
 every callback would be slow: it goes on for ``turn`` seconds before the hub has its turn.

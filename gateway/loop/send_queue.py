@@ -1,4 +1,4 @@
-"""What one turn of the event loop has to send goes out together, at its end.
+"""The queue of sends of one turn of the event loop, which go out together, at its end.
 
 A send wakes whoever waits at the other end of the connection, which on one machine takes longer than the sending; of many in a row
 all but the first find it awake. So small heads and answers are posted: a tenth of what a proxied request costs. They wait until

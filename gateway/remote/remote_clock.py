@@ -1,4 +1,4 @@
-"""How far the clock of another machine is ahead of ours, and how wrong that may be. Pure: both clocks are parameters.
+"""Clock offset of a remote machine, with its margin of error. Pure: both clocks are parameters.
 
 Cristian's algorithm: ask for the time several times; the quickest answer tells most, and is wrong by half of its round trip at
 most.

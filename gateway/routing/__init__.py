@@ -1,1 +1,1 @@
-"""Which route answers a request, what path an upstream is asked for, and the way back of that in its answers."""
+"""Routing: the choice of a request's route, the path for the upstream, and the way back of that in its answers."""

@@ -1,4 +1,4 @@
-"""What a route asks of a request's header fields, query parameters and cookies. Pure.
+"""Conditions of a route on a request's header fields, query parameters and cookies. Pure.
 
 ``"*"`` is any value, also an empty one. When something comes more than once, the first counts. Query parameters are compared
 decoded (``+`` is a space), cookies as they are sent, without the quotes around their value.

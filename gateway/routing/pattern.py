@@ -1,4 +1,4 @@
-"""What a route matches: the patterns of its path and its host, and which of two routes goes first. Pure.
+"""Patterns of a route, for its path and its host, and the precedence of routes. Pure.
 
 **Path.** Matching is on the path as the client sent it, split at ``/``. A segment is compared with its percent-encoding
 undone, alone: ``/%61dmin`` is ``/admin``, and ``%2F`` stays inside its segment. A pattern folds nothing: ``//`` makes an empty

@@ -1,5 +1,5 @@
-"""Which route answers: a table built once, asked for every request. What a pattern means and which route goes first is written
-at the head of ``pattern.py``; this file finds that route without looking at the others. Pure.
+"""The table of routes, built once, asked for every request. The meaning of patterns and the precedence of routes are written at the
+head of ``pattern.py``; this file finds the route without looking at the others. Pure.
 
 For each host there is a dict of the paths without parameters, which answers most requests with one look, and a tree of
 segments (segment_tree.py). So the cost is that of the path's segments and of the routes that share the very same pattern, however

@@ -1,1 +1,1 @@
-"""What runs in the worker process between the kernel and the pipeline: connections, requests read, answers written."""
+"""The worker process between the kernel and the pipeline: connections, requests read, answers written."""

@@ -1,4 +1,4 @@
-"""Which clients of a worker wait for a request, and the end of those that wait too long.
+"""The idle connections of a worker, and the end of those that are idle for too long.
 
 Only while it waits can a connection be dismissed: because it has waited ``keepalive`` seconds, because its place is needed, or
 because the worker drains. Dismissing runs in the hub, between the greenlets, and looks first: a connection whose next request has

@@ -1,4 +1,4 @@
-"""What keeps a Gunicorn master alive: nothing that it does between its start and its end may end the instance.
+"""Protection of a Gunicorn master: nothing that it does between its start and its end may end the instance.
 
 Gunicorn's master ends, with all its workers, when anything in its loop raises: a hook, a fork, a log file whose folder is gone, a
 settings file that is broken at HUP. ``protect`` puts a guard around each action of the loop: what fails is logged, and the master

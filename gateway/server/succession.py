@@ -1,4 +1,4 @@
-"""When a worker that is to end may leave, without a gap in the service and without leaving it to a broken successor."""
+"""Succession of workers: the moment at which one may leave, without a gap in the service and without a broken successor."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What the gateway tells about itself: the step that sees every request, the numbers, the request log."""
+"""Telemetry of the gateway: the step that sees every request, the numbers, the request log."""

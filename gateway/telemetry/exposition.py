@@ -1,4 +1,4 @@
-"""What ``/metrics`` shows: the numbers of all slots of the instance, summed, and what the run directory knows.
+"""The content of ``/metrics``: the numbers of all slots of the instance, summed, and what the run directory knows.
 
 Counters and histograms are summed over all slots, also those whose worker has ended; gauges over the slots with a live worker.
 Where two slots disagree about what a name is (a worker of another version), the first one read decides and the other is left out.

@@ -1,4 +1,4 @@
-"""Which instance an attempt goes to. Pure: it reads ``in_flight`` and the pauses, and keeps whose turn it is.
+"""The choice of an instance for an attempt. Pure: it reads ``in_flight`` and the pauses, and keeps whose turn it is.
 
 ``Balancer.choose`` is the one place that decides which instances may be chosen at all; a rule is ``(candidates, turn) ->
 candidate``.

@@ -1,4 +1,4 @@
-"""Where the body of a response ends: by length, by chunks, by the end of the connection. Pure.
+"""Framing of a response's body: by length, by chunks, by the end of the connection. Pure.
 
 RFC 9112 sections 6 and 7.1. Each framing takes the bytes as they came, ``feed(data) -> bytes of the body``, says ``complete`` and
 keeps in ``excess`` what came after the end. ``eof()`` tells it that the connection ended, in order; UpstreamTruncated if that

@@ -1,4 +1,4 @@
-"""How long the next wait of an exchange may last, and which error ends it.
+"""Time limit of the next wait of an exchange, and the error that ends it.
 
 A wait calls ``begin()``, then takes its seconds from ``left()`` and, when they have passed, raises ``over()``. A wait that looks at
 its time only when an alarm rings takes the time of the alarm from ``begin()``. While a streamed request body is still being sent

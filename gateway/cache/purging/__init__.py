@@ -1,1 +1,1 @@
-"""What makes stored answers invalid before they expire: purges, here, in the other workers and in nginx, and unsafe requests."""
+"""Invalidation of stored answers before they expire: by purges, here, in the other workers and in nginx, and by unsafe requests."""

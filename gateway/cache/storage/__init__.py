@@ -1,1 +1,1 @@
-"""Where the HTTP cache keeps its answers: the worker's memory and the tiers behind it."""
+"""Storage of the HTTP cache: the worker's memory and the tiers behind it."""

@@ -1,4 +1,4 @@
-"""Where a call of ``requests`` goes: to a configured upstream by its name, or to a foreign destination.
+"""Destinations of calls of ``requests``: configured upstreams, by their names, and foreign ones.
 
 A foreign destination is scheme, host, port and TLS settings; an upstream is made for it at the first call, without timeouts of its
 own, as ``requests`` has none: a call brings its own. Their number is bounded: the one called longest ago is closed.

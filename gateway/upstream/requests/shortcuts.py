@@ -1,4 +1,4 @@
-"""What ``requests`` finds out anew for every call, though it is nearly always the same: answered at once where that can be seen.
+"""Shortcuts for what ``requests`` finds out anew for every call, though it is nearly always the same.
 
 Each shortcut stands in the place of one function of ``requests``, which it follows for plain arguments; with all others it calls
 that function. So whoever overrides one of them, or wraps or replaces it, before or after, meets what he would meet without us, and
