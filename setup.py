@@ -123,7 +123,7 @@ class Compile(build_ext):
         self.swig_opts = None                            # was parsed the first time
         self.finalize_options()                          # once more, for these modules
         super().run()
-        self.record(paths)
+        self.record(set(paths))
 
     def remove_former(self) -> None:
         """Delete what was compiled before: a module that is no longer on the list would go on running its old code."""
@@ -143,10 +143,13 @@ class Compile(build_ext):
         self.compiler.compile = compile_at_once
         super().build_extensions()
 
-    def record(self, paths: list[str]) -> None:
-        """The sums of the sources, in the form of sha256sum: who edits a source afterwards is not to run the old code."""
+    def record(self, compiled: set[str]) -> None:
+        """The sums of all sources, in the form of sha256sum, with * at those that were compiled: who edits one afterwards is not to
+        run the old code. Code of one that was not compiled is in the others all the same: constants, places in tuples."""
         record = Path(RECORD) if self.inplace else Path(self.build_lib, RECORD)
-        record.write_text("".join(f"{hashlib.sha256(Path(path).read_bytes()).hexdigest()}  {path}\n" for path in paths))
+        sources = [path.as_posix() for path in sorted(Path("gateway").rglob("*.py"))]
+        sums = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in sources]
+        record.write_text("".join(f"{found} {'*' if path in compiled else ' '}{path}\n" for found, path in zip(sums, sources)))
 
 
 if __name__ == "__main__":

@@ -6,13 +6,15 @@ package is imported, before any other of its modules is:
 ==================  ==============================================================================================================
 ``GATEWAY_BUILD``   what runs
 ==================  ==============================================================================================================
-unset               compiled, if it was compiled for this Python and no source has changed since; else pure
+unset               compiled, if it was compiled for this Python, is complete, and no source has changed since; else pure
 ``pure``            pure
 ``compiled``        compiled; where that is impossible the process ends with status 2 and says why
 ==================  ==============================================================================================================
 
 So no process runs code that is not the one to be read. Whether a source has changed its sum says, of which the build keeps a record
-beside the modules, in the form of ``sha256sum``: times of files mean nothing after a checkout or an installation.
+beside the modules, in the form of ``sha256sum``: times of files mean nothing after a checkout or an installation. It has every
+source of the package, as compiled code holds the constants, tuples and classes of the others as they were; ``*`` marks what was
+compiled.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -30,6 +33,8 @@ from typing import NamedTuple
 VARIABLE = "GATEWAY_BUILD"
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 RECORD = f"compiled.{sys.implementation.cache_tag}.sha256"
+LINE = re.compile(r"([0-9a-f]{64}) ([ *])(gateway/.+)\.py\n")
+EXTENSION = EXTENSION_SUFFIXES[0]
 GROUP = "wicketgate__mypyc"             # named by setup.py
 REMEDY = "compile again (make compiled), or remove what was compiled (make pure)"
 
@@ -64,30 +69,48 @@ def decide(choice: str, folder: str = FOLDER) -> Build:
 
 
 def was_compiled(folder: str = FOLDER) -> bool:
-    """Are there extension modules for this Python?"""
-    return os.path.exists(os.path.join(folder, RECORD)) or os.path.exists(os.path.join(folder, "message" + EXTENSION_SUFFIXES[0]))
+    """Is there anything compiled for this Python?"""
+    return os.path.exists(os.path.join(folder, RECORD)) or bool(extensions(folder))
+
+
+def extensions(folder: str) -> set[str]:
+    """The extension modules for this Python below ``folder``."""
+    return {os.path.join(place, name) for place, _, names in os.walk(folder) for name in names if name.endswith(EXTENSION)}
 
 
 def outdated(folder: str = FOLDER) -> str:
-    """What is wrong with what was compiled: a sentence, empty when it is what the sources say."""
+    """What is wrong with what was compiled: a sentence, empty when it is complete and what the sources say."""
+    above = os.path.dirname(folder)
     try:
-        with open(os.path.join(folder, RECORD)) as file:
-            record = [line.split() for line in file]
-    except FileNotFoundError:
-        return f"the compiled modules are not complete; {REMEDY}"
-    changed = [path for found, path in record if checksum(os.path.join(os.path.dirname(folder), path)) != found]
-    if not changed:
-        return ""
-    names = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
-    return f"{names} changed since being compiled; {REMEDY}"
+        with open(os.path.join(folder, RECORD), encoding="utf-8", errors="replace") as file:
+            record = [LINE.fullmatch(line) for line in file]
+    except OSError as error:
+        return f"the compiled modules are not complete: {RECORD}: {error.strerror}; {REMEDY}"
+    entries = [entry.groups() for entry in record if entry is not None]
+    compiled = {os.path.join(above, name + EXTENSION) for _, mark, name in entries if mark == "*"}
+    if not compiled or len(entries) < len(record):
+        return f"the compiled modules are not complete: {RECORD} is not one of this version; {REMEDY}"
+    wrong = compiled ^ extensions(folder)                # lost, or of another build
+    if not os.path.isfile(group := os.path.join(above, GROUP + EXTENSION)):
+        wrong.add(group)
+    if wrong:
+        return f"the compiled modules are not complete: see {listing([os.path.relpath(path, above) for path in wrong])}; {REMEDY}"
+    changed = [f"{name}.py" for found, _, name in entries if checksum(os.path.join(above, f"{name}.py")) != found]
+    return f"{listing(changed)} changed since being compiled; {REMEDY}" if changed else ""
+
+
+def listing(paths: list[str]) -> str:
+    """At most three of them, and how many more there are."""
+    first, more = sorted(paths)[:3], len(paths) - 3
+    return ", ".join(first) + (f" and {more} more" if more > 0 else "")
 
 
 def checksum(path: str) -> str:
-    """Empty for a file that is not there."""
+    """Empty for a file that cannot be read."""
     try:
         with open(path, "rb") as file:
             return hashlib.sha256(file.read()).hexdigest()
-    except FileNotFoundError:
+    except OSError:
         return ""
 
 

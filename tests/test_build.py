@@ -20,25 +20,28 @@ from gateway.build import RECORD, RUNNING, Build, Impossible, decide, outdated
 
 ROOT = Path(__file__).parent.parent
 EXTENSION = "message" + EXTENSION_SUFFIXES[0]
+GROUP = "../wicketgate__mypyc" + EXTENSION_SUFFIXES[0]
+ALL = (RECORD, EXTENSION, GROUP, "http/" + EXTENSION)
 COMPILED = re.search(r'COMPILED = """(.*?)"""', (ROOT / "setup.py").read_text(), re.DOTALL)[1].split()
 WHICH = "import sys, gateway.build; print(gateway.build.RUNNING.name); import gateway.message; print(gateway.message.__file__)"
 
 
 @pytest.fixture
 def package(tmp_path):
-    """``package(*names)``: the folder of a package that was compiled from two sources and since then lost these files."""
+    """``package(*names)``: the folder of a package with two compiled sources and another one, which has lost these files."""
 
     def make(*lost: str) -> Path:
         folder = tmp_path / "gateway"
-        folder.mkdir()
+        (folder / "http").mkdir(parents=True)
         for name in ("__init__.py", "build.py"):
             shutil.copy(ROOT / "gateway" / name, folder)
         lines = []
-        for name in ("message.py", "wsgi.py"):
+        for name, mark in {"message.py": "*", "http/message.py": "*", "wsgi.py": " "}.items():
             (folder / name).write_text(f"# {name}\n")
-            lines.append(f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  gateway/{name}\n")
+            lines.append(f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()} {mark}gateway/{name}\n")
         (folder / RECORD).write_text("".join(lines))
-        (folder / EXTENSION).write_text("no machine code")
+        for name in (EXTENSION, "http/" + EXTENSION, GROUP):
+            (folder / name).write_text("no machine code")
         for name in lost:
             (folder / name).unlink()
         return folder
@@ -53,7 +56,7 @@ def python(folder: Path, build: str, code: str = WHICH) -> subprocess.CompletedP
 
 @pytest.mark.parametrize("wanted, lost, build", [
     ("", (), "compiled"), ("compiled", (), "compiled"), ("pure", (), "pure"),
-    ("", (RECORD, EXTENSION), "pure"), ("pure", (RECORD, EXTENSION), "pure"), ("pure", (RECORD,), "pure")])
+    ("", ALL, "pure"), ("pure", ALL, "pure"), ("pure", (RECORD,), "pure")])
 def test_what_is_compiled_runs_unless_pure_is_wanted(package, wanted, lost, build):
     assert decide(wanted, str(package(*lost))) == Build(build)
 
@@ -70,20 +73,52 @@ def test_a_source_that_has_changed_runs_itself_and_says_so(package, names, words
     assert decide("pure", str(folder)) == Build("pure"), "who wants it need not be told why"
 
 
-@pytest.mark.parametrize("lost, words", [("wsgi.py", "gateway/wsgi.py changed"), (RECORD, "not complete")])
+def refused(folder: Path) -> str:
+    """Why the sources of the package run, as GATEWAY_BUILD unset says and GATEWAY_BUILD=compiled too."""
+    build, done = decide("", str(folder)), python(folder, "compiled")
+    assert (build.name, done.returncode, done.stdout) == ("pure", 2, "")
+    problem = build.notice.removesuffix(": the sources run")
+    assert done.stderr == f"gateway: GATEWAY_BUILD: {problem}\n"
+    assert python(folder, "").stdout.splitlines() == ["pure", str(folder / "message.py")] or not (folder / "message.py").exists()
+    return problem
+
+
+@pytest.mark.parametrize("lost, words", [
+    (["wsgi.py"], "gateway/wsgi.py changed"), (["http/message.py"], "gateway/http/message.py changed"),
+    ([RECORD], f"not complete: {RECORD}: No such file"), ([RECORD, EXTENSION], f"not complete: {RECORD}: No such file"),
+    ([EXTENSION], f"not complete: see gateway/{EXTENSION};"), ([GROUP], "not complete: see wicketgate__mypyc."),
+    (["http/" + EXTENSION], f"not complete: see gateway/http/{EXTENSION};"),
+    ([EXTENSION, "http/" + EXTENSION, GROUP],
+     f"not complete: see gateway/http/{EXTENSION}, gateway/{EXTENSION}, wicketgate__mypyc.")])
 def test_what_is_not_complete_does_not_run(package, lost, words):
-    folder = package(lost)
-    assert decide("", str(folder)).name == "pure" and words in decide("", str(folder)).notice
+    assert words in refused(package(*lost))
+
+
+def test_an_extension_module_of_another_build_does_not_run(package):
+    folder = package()
+    (folder / ("wsgi" + EXTENSION_SUFFIXES[0])).touch()
+    assert f"not complete: see gateway/wsgi{EXTENSION_SUFFIXES[0]};" in refused(folder)
+
+
+@pytest.mark.parametrize("text", [
+    "", "\n", "what is this?", "a b c d\n", "0 *gateway/message.py\n", "\udcff", "{all}\n", "{all}{first}", "{pure}", "{old}"])
+def test_a_record_that_is_none_is_said(package, text):
+    folder = package()
+    lines = (folder / RECORD).read_text().splitlines(keepends=True)
+    text = text.format(all="".join(lines), first=lines[0][:-1], pure=lines[-1], old="".join(lines).replace(" *", "  "))
+    (folder / RECORD).write_bytes(text.encode(errors="surrogateescape"))
+    assert refused(folder).startswith(f"the compiled modules are not complete: {RECORD} is not one of this version; ")
 
 
 def test_many_changes_are_counted(package):
     folder = package()
-    (folder / RECORD).write_text("".join(f"0  gateway/{number}.py\n" for number in range(5)))
+    with (folder / RECORD).open("a") as record:
+        record.writelines(f"{number:064}  gateway/{number}.py\n" for number in range(5))
     assert outdated(str(folder)).startswith("gateway/0.py, gateway/1.py, gateway/2.py and 2 more changed")
 
 
 @pytest.mark.parametrize("wanted, lost, words", [
-    ("compiled", (RECORD, EXTENSION), "was not compiled for Python"), ("compiled", (RECORD,), "not complete"),
+    ("compiled", ALL, "was not compiled for Python"), ("compiled", (RECORD,), "not complete"),
     ("compiled", ("message.py",), "gateway/message.py changed"), ("Pure", (), "'Pure' is neither"), ("1", (), "'1' is neither")])
 def test_what_cannot_be_is_refused(package, wanted, lost, words):
     folder = package(*lost)
@@ -100,6 +135,14 @@ def test_pure_passes_over_what_is_compiled(package):
     assert "ImportError" in python(folder, "").stderr, "the file in its place is no extension module"
     (folder / "message.py").write_text("# changed\n")
     assert python(folder, "").stdout.splitlines() == ["pure", str(folder / "message.py")]
+
+
+@pytest.mark.skipif(RUNNING.name != "compiled", reason="the record is that of the compiled build")
+def test_the_record_has_every_source_and_marks_what_was_compiled():
+    record = dict(reversed(line[65:].split("/", 1)) for line in (ROOT / "gateway" / RECORD).read_text().splitlines())
+    sources = {path.relative_to(ROOT / "gateway").as_posix() for path in (ROOT / "gateway").rglob("*.py")}
+    assert record.keys() == sources
+    assert {name for name, mark in record.items() if mark == "*gateway"} == {f"{name}.py" for name in COMPILED}
 
 
 def test_compiled_modules_find_the_code_beside_their_own_package(package, tmp_path):

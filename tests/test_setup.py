@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import re
@@ -13,6 +14,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
+from gateway.build import LINE
 
 ROOT = Path(__file__).parent.parent
 ASK = "from setuptools import build_meta; print(build_meta.get_requires_for_build_wheel())"
@@ -108,6 +111,19 @@ def test_what_was_compiled_before_goes(setup, monkeypatch, tmp_path, inplace):
     setup.Compile.remove_former(SimpleNamespace(build_lib="lib", inplace=inplace))
     gone = [name for name in names if not Path(name).exists()]
     assert gone == [name for name in names if not name.endswith(("-other.so", ".py")) and (inplace or name.startswith("lib/"))]
+
+
+@pytest.mark.parametrize("inplace", [0, 1])
+def test_the_record_has_every_source_and_marks_what_was_compiled(setup, monkeypatch, tmp_path, inplace):
+    monkeypatch.chdir(tmp_path)
+    for name in ("gateway/a/b.py", "gateway/c.py", "lib/gateway/c.py", "tests/d.py"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(name)
+    setup.Compile.record(SimpleNamespace(build_lib="lib", inplace=inplace), {"gateway/c.py"})
+    record = Path(setup.RECORD if inplace else f"lib/{setup.RECORD}").read_text()
+    assert [line[64:] for line in record.splitlines()] == ["  gateway/a/b.py", " *gateway/c.py"]
+    assert record[:64] == hashlib.sha256(b"gateway/a/b.py").hexdigest()
+    assert all(LINE.fullmatch(line) for line in record.splitlines(keepends=True))
 
 
 def test_missing_libraries_are_named_with_the_command_that_brings_them(setup, monkeypatch):
