@@ -9,10 +9,9 @@ import orjson
 
 from .config import RespondSettings as Settings
 from .http.date import date_line
+from .http.grammar import BODILESS
 from .http.prepared import PreparedResponse, head_lines_of
 from .message import REASONS, Request, Response
-
-BODILESS = frozenset({204, 304})
 
 
 class Respond:

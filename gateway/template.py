@@ -32,6 +32,7 @@ from typing import Any
 from urllib.parse import quote
 
 from .errors import BadRequest, PartFailed, with_cause
+from .http.grammar import CONTROL, DOT_SEGMENT
 from .message import Request
 from .routing.conditions import Facts, as_bytes, as_text
 from .values import did_you_mean
@@ -40,8 +41,6 @@ BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 REFERENCE = re.compile(r"[^\s:{}]+")
 PCHAR = r"[A-Za-z0-9\-._~!$&'()*+,;=:@]|%[0-9A-Fa-f]{2}"
 TARGET = re.compile(rf"/(?!/)(?:{PCHAR}|/)*(?:\?(?:{PCHAR}|[/?\[\]])*)?")
-DOT_SEGMENT = re.compile(r"/(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
-CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 MISSING: Any = type("Missing", (), {"__repr__": lambda self: "MISSING"})()
 
 

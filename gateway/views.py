@@ -21,6 +21,7 @@ from werkzeug.routing.rules import parse_converter_args
 from .config import Route
 from .errors import with_cause
 from .http.fields import WRITTEN
+from .http.grammar import BODILESS
 from .message import NextHop, Request, Response
 from .routing.conditions import as_text, decode
 from .routing.pattern import Segment, parse_path
@@ -29,7 +30,6 @@ from .wsgi import environ_of
 
 SMALL = 65536
 SILENCE = 30.0                  # seconds, where nothing else is said
-BODILESS = (204, 304)
 WRONG_LENGTH = "the view's body has {} bytes or more where its Content-Length is {}"
 STATUS = re.compile(r"([1-9][0-9]{2})(?: ([ \t\x21-\x7e\x80-\xff]*))?")
 NAME = re.compile(r"\{[^:}]+")

@@ -19,10 +19,10 @@ from .fetch_context import FetchContext
 from .reasons import Decision, NotStored
 from .response_directives import OWN
 from .storage.memory import Share
+from .syntax import SF_TOKEN
 
 OUTCOMES = "Requests of routes with a cache: hit; served stale: stale-while-revalidate, stale-if-error (RFC 5861), max-stale; " \
            "collapsed (waited for another's answer); else why it went to the upstream (RFC 9211)."
-TOKEN = re.compile(r"[A-Za-z*][A-Za-z0-9!#$%&'*+.^_`|~:/-]*")           # of a Structured Field (RFC 9651 section 3.3.4)
 WINDOW = re.compile("stale-(while-revalidate|if-error)=([0-9]{1,18})", re.IGNORECASE)
 NOT_STORED_THERE = re.compile("no-store|no-cache|private", re.IGNORECASE)
 Count = Callable[[], None]
@@ -78,7 +78,7 @@ class Report:
     """
 
     def __init__(self, name: str, explain: bool = False) -> None:
-        self.name = name if TOKEN.fullmatch(name) else quote(name)
+        self.name = name if SF_TOKEN.fullmatch(name) else quote(name)
         self.explain = explain
         self._hit = f"{self.name}; hit; ttl="
         self._hit_line = f"Cache-Status: {self._hit}".encode() + b"%d\r\n"

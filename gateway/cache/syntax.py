@@ -35,7 +35,7 @@ ESCAPE = re.compile(r"\\(.)")
 KEY = re.compile(r"[a-z*][a-z0-9_.*-]*")
 NUMBER = re.compile(r"-?(?:[0-9]{1,12}\.[0-9]{1,3}|[0-9]{1,15})(?![0-9.])")
 STRING = re.compile(r'"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
-TOKEN = re.compile(r"[A-Za-z*][A-Za-z0-9!#$%&'*+.^_`|~:/-]*")
+SF_TOKEN = re.compile(r"[A-Za-z*][A-Za-z0-9!#$%&'*+.^_`|~:/-]*")        # of a Structured Field (RFC 9651 section 3.3.4)
 BINARY = re.compile(r":[A-Za-z0-9+/=]*:")
 BOOLEAN = re.compile(r"\?[01]")
 SPACES = re.compile(r"[ \t]*")
@@ -173,7 +173,7 @@ def _bare_item(text: str, at: int) -> tuple[Value, int] | None:
         return (None if "." in match[0] else int(match[0])), match.end()
     if match := BOOLEAN.match(text, at):
         return match[0] == "?1", match.end()
-    for pattern in (TOKEN, BINARY):
+    for pattern in (SF_TOKEN, BINARY):
         if match := pattern.match(text, at):
             return None, match.end()                     # right in form, but no directive has such a value
     return None

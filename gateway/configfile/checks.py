@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator
 import orjson
 
 from ..config import TARGETS, CacheSettings, CacheStorage, Config, GatewaySettings, Route, UpstreamSettings
+from ..http.grammar import DOT_SEGMENT
 from ..routing.notation import perhaps
 from ..routing.pattern import parameters, parse_path, takes
 from ..values import did_you_mean, duration_text, is_address, parse_instance, quote
@@ -24,7 +25,6 @@ ONLY_WITH_UPSTREAM = ("strip_prefix", "rewrite", "rewrite_location", "rewrite_co
 UPSTREAM_NAME = re.compile(r"[a-z0-9](?:[a-z0-9_.-]*[a-z0-9])?")
 HOLE = re.compile(r"\{([^{}]*)\}")
 BAD_IN_PATH = re.compile(r"[\x00-\x20?#\x7f]|%(?![0-9A-Fa-f]{2})")
-DOT_SEGMENT = re.compile(r"/(?:\.|%2e){1,2}(?:/|$)", re.IGNORECASE)
 WITHOUT_BODY = (204, 205, 304)
 NO_FILES = ("stdout", "stderr", "off")
 

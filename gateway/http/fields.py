@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 
 from ..errors import with_cause
+from .grammar import CONTROL, TOKEN
 
 Field = tuple[str, str]
 
@@ -25,8 +26,6 @@ EACH_NEW = frozenset({"x-request-id", "x-correlation-id", "traceparent", "x-amzn
 NOT_KEPT = SECRET | EACH_NEW
 
 LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*((?:[^\x00-\x20\x7f][^\x00-\x08\x0a-\x1f\x7f]*)?)")
-TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 # What belongs to one connection and not to the message (RFC 9110 section 7.6.1), and what Connection names besides.

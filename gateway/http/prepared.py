@@ -13,11 +13,11 @@ from functools import lru_cache
 
 from ..message import Headers, Response, Stream
 from .fields import WRITTEN, Kinds, UnsafeField
+from .grammar import BODILESS
 
 STATUS = re.compile(r"[1-9][0-9]{2}(?: [ \t\x21-\x7e\x80-\xff]*)?")
 SENDERS = Kinds({"content-length": 1} | dict.fromkeys((              # what whoever sends an answer looks at, or writes itself
     "connection", "upgrade", "transfer-encoding", "keep-alive", "proxy-connection", "te", "trailer", "x-request-id"), 2))
-BODILESS = (204, 304)
 
 
 class PreparedResponse(Response):

@@ -30,6 +30,7 @@ from gunicorn.http.wsgi import base_environ
 from gunicorn.util import unquote_to_wsgi_str
 
 from ..http.fields import FORWARDED, READ, WRITTEN
+from ..http.grammar import BODILESS
 from ..http.prepared import first_line, status_line
 from ..message import Body, Headers, Interim, Request, Response
 from .reader import ClientConnection, PlainRequest
@@ -37,7 +38,6 @@ from .writer import ShortBody, compose
 
 KEEP_ALIVE = b"Connection: keep-alive\r\n\r\n"
 CLOSE = b"Connection: close\r\n\r\n"
-BODILESS = (204, 304)
 WITH_BODY = frozenset({b"POST", b"PUT", b"PATCH"})
 REQUEST_LINE = re.compile(rb"(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) (/[\x21\x22\x24-\x7e]*) HTTP/1\.1")
 

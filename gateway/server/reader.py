@@ -22,6 +22,7 @@ from gunicorn.http.errors import InvalidChunkSize, NoMoreData, ParseException
 
 from ..errors import BodyTimeout, GatewayError, MalformedBody, TruncatedBody, with_cause
 from ..http import chunked
+from ..http.grammar import TOKEN
 from ..loop.monotonic_clock import CLOCK, MonotonicClock
 from ..message import Body, Headers, Interim
 from .gunicorn_request import GunicornRequest
@@ -31,7 +32,7 @@ SLOWEST = 240                   # bytes a second, on average over the time spent
 GRACE = 1 / 6                   # of the longest silence: the waiting before that counts
 FEW = 16384                     # bytes read at once of small chunks: so many take 3 ms at most, and then others have their turn
 RESET = struct.pack("ii", 1, 0)
-TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+TOKEN_BYTES = TOKEN.pattern.encode()
 QUOTED_STRING = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
 
 
@@ -66,7 +67,8 @@ class ChunkedBody(chunked.Chunked):
 
     __slots__ = ()
 
-    line = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[ \t]*%b(?:[ \t]*=[ \t]*(?:%b|%b))?)*" % (TOKEN, TOKEN, QUOTED_STRING))
+    line = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[ \t]*%b(?:[ \t]*=[ \t]*(?:%b|%b))?)*" % (
+        TOKEN_BYTES, TOKEN_BYTES, QUOTED_STRING))
     error = MalformedBody
 
 

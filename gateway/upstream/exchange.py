@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import GatewayError, UpstreamClosed, UpstreamError, UpstreamProtocolError, UpstreamTimeout, with_cause
+from ..http.grammar import BODILESS
 from ..message import Attempt, Body, Call
 from .framing import ByLength, ChunkedFraming, Framing, UntilClose
 from .head import CHUNKED, UNTIL_CLOSE, Head, parse_head
@@ -27,7 +28,6 @@ from .transport import PIECE, Connection, ConnectionLost
 
 IN_MEMORY = 65536                                        # bytes: an announced body up to this size is not streamed
 MAX_INTERIM = 100                                        # interim answers before the final one
-BODILESS = frozenset({204, 304})
 
 Release = Callable[[Connection | None, bool], None]
 

@@ -12,9 +12,9 @@ import re
 
 from ..errors import BadRequest, InternalError, InvalidHost, InvalidTarget, with_cause
 from ..http.fields import ReservedField, UnsafeField, WrittenFields
+from ..http.grammar import TOKEN
 from ..message import Body, Call
 
-TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 TARGET = re.compile(r"[\x21-\x7e\x80-\xff]+")
 HOST = re.compile(r"[\x21-\x7e\x80-\xff]*")
 RESERVED_FIELDS = frozenset({"host", "content-length", "transfer-encoding"})

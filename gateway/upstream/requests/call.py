@@ -18,10 +18,10 @@ from urllib3.util.url import _encode_target
 
 from ...deadline import Deadline
 from ...errors import TruncatedBody, with_cause
+from ...http.grammar import TOKEN
 from ...message import Body, Headers
 
 PLAIN_TARGET = re.compile(r"/[A-Za-z0-9/_.~!$&'()*+,;=:@?-]*")      # needs no encoding
-TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 SPECIAL = frozenset({"host", "content-length", "transfer-encoding", "upgrade", "user-agent", "accept-encoding"})
 USER_AGENT = "User-Agent", f"python-urllib3/{urllib3_version}"
 IDENTITY = "Accept-Encoding", "identity"
