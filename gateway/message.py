@@ -16,7 +16,7 @@ from .errors import BodyTooLarge
 from .http.fields import fields_of
 
 Headers = list[tuple[str, str]]
-METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")      # what is said to be allowed where routes do not say it
+DEFAULT_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")    # allowed where routes do not say
 
 
 class Body:

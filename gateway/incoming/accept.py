@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from ..errors import DuplicateHeader, InvalidHost, InvalidTarget, MethodNotAllowed
 from ..http.fields import nominations
-from ..message import METHODS, Handler, Headers, Request, Response
+from ..message import DEFAULT_METHODS, Handler, Headers, Request, Response
 from .host import HOST, take_host
 
 TARGET = re.compile(r"/[^\x00-\x20#\x7f-\U0010ffff]*")
@@ -26,7 +26,7 @@ MOST_HOSTS = 4096               # hosts
 STAYS = frozenset({"close", "keep-alive", "connection", "upgrade", "te", "trailer", "transfer-encoding", "content-length", "host",
                    "expect", "content-type"})
 UNUSUAL = frozenset({"CONNECT", "TRACE", "OPTIONS"})         # methods that are looked at before any route
-ALLOW = ", ".join(METHODS)
+ALLOW = ", ".join(DEFAULT_METHODS)
 
 
 class Accept:
@@ -42,7 +42,7 @@ class Accept:
     def __call__(self, request: Request) -> Response:
         unusual = request.method in UNUSUAL
         if unusual and request.method != "OPTIONS":
-            raise MethodNotAllowed([*METHODS])
+            raise MethodNotAllowed([*DEFAULT_METHODS])
         environ = request.environ                # None: from the fast lane, which has looked at the target and counted
         if environ is not None and not TARGET.fullmatch(request.target) and not (unusual and request.target == "*"):
             raise InvalidTarget("only a target that starts with / or is a URL of http or https is accepted")

@@ -38,7 +38,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from ..config import Config, Route
 from ..errors import ConfigError
 from ..http.fields import FORWARDED, PROXY_WORDS
-from ..message import METHODS
+from ..message import DEFAULT_METHODS
 from ..routing.spelling import RESPELLING
 from .accel_redirect import CARRIED_FIELDS, LOCATION, OFFLOAD_FIELD
 
@@ -84,7 +84,7 @@ def render(config: Config, *, instances: Sequence[str] | None = None, listen: st
         idle_connections=IDLE_CONNECTIONS, head_buffer=HEAD_BUFFER, problems=PROBLEMS, edges=edges_of(config.routes),
         offloads=offloads_of(config.routes), bodies=bodies_of(config), offload_location=LOCATION, announced=OFFLOAD_FIELD,
         carried=CARRIED_FIELDS, silenced=SILENCED_FIELDS, edge_size=EDGE_SIZE, edge_unused=longest_edge(config.routes),
-        generation=settings.generation or "", allow=", ".join(METHODS), respelled=respelled_pattern())
+        generation=settings.generation or "", allow=", ".join(DEFAULT_METHODS), respelled=respelled_pattern())
 
 
 def problems(instances: Sequence[str], listen: str) -> list[str]:

@@ -37,7 +37,7 @@ FINE = "-"
 KILLED = "KL"
 OTHER = "OTHER"
 LARGE = 65536                                    # bytes: a body that is longer is over when it was sent
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
+COUNTED_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
 OWN = Kinds({"x-request-id": 1})
 SANE_ID = re.compile(r"[A-Za-z0-9._-]{8,128}")
 MOST_INSTANCES = 2000
@@ -301,7 +301,7 @@ class RouteNumbers:
                                   {"route": self.name, "flag": flag}).inc()
 
     def _counter(self, method: str, status: int) -> Counter:
-        is_known = method in METHODS
+        is_known = method in COUNTED_METHODS
         counter = self.registry.counter("gateway_requests_total", "Requests answered.", {
             "route": self.name, "method": method if is_known else OTHER, "status": str(status) if 0 <= status < 600 else OTHER})
         if is_known:

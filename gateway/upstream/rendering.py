@@ -20,7 +20,7 @@ HOST = re.compile(r"[\x21-\x7e\x80-\xff]*")
 RESERVED_FIELDS = frozenset({"host", "content-length", "transfer-encoding"})
 LINE = WrittenFields(RESERVED_FIELDS).__getitem__
 SWITCH = "Connection: Upgrade\r\nUpgrade: %s\r\n"
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})      # need no second look
+COMMON_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})      # need no second look
 
 
 def render_head(call: Call, body: bytes | Body | None, host: str) -> bytes:
@@ -29,7 +29,7 @@ def render_head(call: Call, body: bytes | Body | None, host: str) -> bytes:
     if not TARGET.fullmatch(call.target):
         raise InvalidTarget(f"white space or control characters in {call.target[:200]!r}")
     method = call.method
-    if method not in METHODS and not TOKEN.fullmatch(method):
+    if method not in COMMON_METHODS and not TOKEN.fullmatch(method):
         raise BadRequest(f"not a method: {method[:100]!r}")
     if call.host is not None:
         host = call.host
