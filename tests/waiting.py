@@ -15,6 +15,7 @@ import gevent
 Value = TypeVar("Value")
 
 SAFETY = 60.0                                            # seconds: long for a machine that does something else too
+PATIENT = f"{SAFETY:g}s"                                 # the same in a configuration
 PAUSES = 0.001, 0.05                                     # seconds: the first one, and what the others grow up to
 
 

@@ -13,7 +13,7 @@ from gateway.errors import DeadlineExceeded, PartFailed, UpstreamTimeout
 from gateway.message import Response
 from gateway.upstream.client import Upstream
 from tests.aggregate.composing import built, parts, request, told
-from tests.waiting import SAFETY
+from tests.waiting import PATIENT, SAFETY
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
@@ -42,7 +42,9 @@ def real(serve):
         for name, handle in handlers.items():
             def answer(sock, address, handle=handle):
                 handle(sock, head_of(sock))
-            made[name] = Upstream(name, config.UpstreamSettings(instances=[f"http://127.0.0.1:{serve(answer)}"]))
+            settings = config.UpstreamSettings(instances=[f"http://127.0.0.1:{serve(answer)}"], connect_timeout=PATIENT,
+                                               pool_timeout=PATIENT)
+            made[name] = Upstream(name, settings)
         return lambda upstream, call: made[upstream].send(call)
 
     yield start

@@ -16,7 +16,7 @@ from gateway.bus.journal import Journal  # noqa: E402
 from gateway.bus.notice import Notice  # noqa: E402
 from gateway.bus.redis_stream import RedisStream  # noqa: E402
 from gateway.remote.redis_client import RedisClient  # noqa: E402
-from tests.waiting import until  # noqa: E402
+from tests.waiting import SAFETY, until  # noqa: E402
 
 
 def say(*words: object) -> None:
@@ -24,8 +24,8 @@ def say(*words: object) -> None:
 
 
 def main(journal: str, url: str) -> None:
-    client = RedisClient(url, timeout=5.0)
-    bus = Bus([Journal(journal), RedisStream(client)], patience=30.0)
+    client = RedisClient(url, timeout=SAFETY)
+    bus = Bus([Journal(journal), RedisStream(client)], patience=SAFETY)
     for topic in ("stages", "limits"):
         bus.subscribe(topic, lambda notice: say("heard", *notice[:3]), lambda at, topic=topic: say("gap", topic))
     bus.start()

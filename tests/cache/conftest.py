@@ -14,7 +14,7 @@ from running import connects, free_port
 from gateway.cache.storage.construction import store_of
 from gateway.config import CacheStorage
 from tests.e2e.conftest import require  # noqa: F401
-from tests.waiting import SAFETY, until
+from tests.waiting import PATIENT, SAFETY, until
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def workers(world, redis_server):
     found = []
     for _ in range(3):
         worker = World()
-        worker.store = store_of(CacheStorage(redis=server.url, timeout="2s"))
+        worker.store = store_of(CacheStorage(redis=server.url, timeout=PATIENT))
         worker.store.patience = SAFETY                   # a busy machine is not what this is about
         worker.seen = world.seen
         worker.clock = time.time                         # the log of purges begins with one of everything

@@ -25,7 +25,7 @@ from gateway.cache.storage.memory import MemoryTier
 from gateway.cache.storage.redis_tier import RedisTier
 from gateway.cache.storage.store import HttpStore
 from gateway.remote.redis_client import RedisClient
-from tests.waiting import until
+from tests.waiting import SAFETY, until
 
 STEPS = (-86400.0, -3600.0, 3600.0, 86400.0)
 POINTS = ("before", "stored", "purged", "restart stored", "restart purged")
@@ -73,11 +73,11 @@ def workers(request, machine, tmp_path):
             if request.param == "folder":
                 tiers.append(FileTier(tmp_path / "cache", 2 ** 24))
             if server is not None:
-                client = RedisClient(server.url, timeout=5.0)
+                client = RedisClient(server.url, timeout=SAFETY)
                 leases = RedisTier(client)
                 tiers.append(leases)
                 transports.append(RedisStream(client))
-            running.append(HttpStore(MemoryTier(2 ** 20), tiers, Bus(transports, patience=5.0), leases=leases, patience=5.0))
+            running.append(HttpStore(MemoryTier(2 ** 20), tiers, Bus(transports, patience=SAFETY), leases=leases, patience=SAFETY))
             running[-1].start()
             until(lambda: all(tier.usable for tier in tiers))
         return running[0], running[1]

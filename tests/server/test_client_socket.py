@@ -9,6 +9,7 @@ import pytest
 
 from gateway.server.client_socket import Client, ClientGone, SendStalled
 from gateway.server.keepalive import WaitingClients
+from tests.waiting import SAFETY
 
 
 class Scripted:
@@ -87,7 +88,7 @@ def test_what_is_offered_is_never_waited_for():
     client.settle()
     client.post(b"answer")
     gevent.sleep(0)
-    other.settimeout(5)
+    other.settimeout(SAFETY)
     while not taken.endswith(b"answer"):
         taken += other.recv(65536)
     assert taken.count(b"hint") == 0 and len(taken) % 10_000 == 6

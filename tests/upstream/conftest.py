@@ -14,8 +14,9 @@ from gevent.socket import AF_UNIX, SOCK_STREAM, socket
 from gateway.config import UpstreamSettings as Settings
 from gateway.loop.monotonic_clock import CLOCK, MonotonicClock
 from gateway.upstream.client import Upstream
+from tests.waiting import PATIENT
 
-GENEROUS = {"connect_timeout": "30s", "pool_timeout": "30s"}
+GENEROUS = {"connect_timeout": PATIENT, "pool_timeout": PATIENT}
 
 
 @pytest.fixture

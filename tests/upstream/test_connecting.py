@@ -18,7 +18,7 @@ from gateway.upstream.connecting import Connector
 from gateway.upstream.dns import Resolver
 from gateway.upstream.limit import Limit
 from gateway.values import parse_instance
-from tests.waiting import until
+from tests.waiting import SAFETY, until
 
 
 def closed_port() -> int:
@@ -231,7 +231,7 @@ def test_an_upgrade_hands_the_connection_over(serve, upstream):
     assert tunnel is not None and tunnel.leftover == b"hello"
     assert pool_of(one) == (0, 0, 0)                     # it is no longer one of the pool's
     assert call.attempts[0].status == 101
-    tunnel.sock.settimeout(5)
+    tunnel.sock.settimeout(SAFETY)
     tunnel.sock.sendall(b"x" * 1000)
     tunnel.sock.shutdown(socket.SHUT_WR)
     assert b"".join(iter(lambda: tunnel.sock.recv(100), b"")) == b"x" * 1000

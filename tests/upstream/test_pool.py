@@ -12,6 +12,7 @@ import pytest
 from gateway.upstream.pool import Pool, WaitOver
 from gateway.upstream.transport import Connection, NativeSocket
 from tests.clocks import ManualClock
+from tests.waiting import SAFETY
 
 PEERS: dict[Connection, socket.socket] = {}              # the other end of each
 
@@ -41,7 +42,7 @@ def end(connection: Connection) -> None:
     PEERS[connection].close()
 
 
-def lend(pool: Pool, seconds: float = 5.0, fresh: bool = False) -> Connection:
+def lend(pool: Pool, seconds: float = SAFETY, fresh: bool = False) -> Connection:
     """A connection of the pool's, opened if need be."""
     return (None if fresh else pool.reuse(True)) or pool.take(seconds, fresh) or connect()
 

@@ -18,6 +18,7 @@ from gateway.config import Tls
 from gateway.errors import ConfigError, ConnectFailed, ConnectTimeout, UpstreamClosed, UpstreamTruncated
 from gateway.upstream.tls import build_context
 from gateway.upstream.transport import PIECE
+from tests.waiting import SAFETY
 
 
 @pytest.fixture
@@ -217,7 +218,7 @@ def test_an_upgrade_over_tls(serve_tls, upstream, certificates):
     sock = tunnel.sock
     hello = tunnel.leftover or sock.recv(100)
     assert hello == b"hello" and sock.fileno() > 0
-    sock.settimeout(5)
+    sock.settimeout(SAFETY)
     reader = gevent.spawn(lambda: b"".join(iter(lambda: sock.recv(1000), b"")))
     for _ in range(20):
         sock.sendall(b"x" * PIECE)
@@ -259,7 +260,7 @@ def test_an_upgraded_socket_ends_however_the_service_ends_it(serve_tls, upstream
     tunnel = one.send(get(upgrade="echo")).tunnel
     assert tunnel is not None
     assert (tunnel.leftover or tunnel.sock.recv(100)) == b"hello"
-    tunnel.sock.settimeout(5)
+    tunnel.sock.settimeout(SAFETY)
     tunnel.sock.sendall(b"last")
     assert b"".join(iter(lambda: tunnel.sock.recv(1000), b"")) == sent
     tunnel.sock.close()

@@ -14,7 +14,7 @@ from gateway.bus.journal import Journal
 from gateway.cache.storage import codec as format
 from gateway.cache.storage.store import Intervals
 from tests.cache.storage.workers import keep
-from tests.waiting import SAFETY, until
+from tests.waiting import PATIENT, SAFETY, until
 
 
 @pytest.fixture(params=["redis", "file", "memcached"])
@@ -121,7 +121,7 @@ def test_a_purge_reaches_other_workers_through_the_run_directory(instance, worke
 def test_the_workers_of_an_instance_do_not_wait_for_redis(redis_server, instance, worker):
     """So that what nginx keeps is given up behind the purge, in each of them."""
     server = redis_server()
-    one = worker(redis=server.url, timeout="5s")
+    one = worker(redis=server.url, timeout=PATIENT)
     server.process.send_signal(signal.SIGSTOP)
     purging = gevent.spawn(one.purger.purge, tag="t")
     journal = Journal(instance / "notices")
@@ -194,7 +194,7 @@ def test_looking_changes_nothing(behind, worker):
 # -- memcached
 
 def test_memcached_refuses_what_is_too_large_and_is_well(memcached, worker):
-    one, other = (worker(memcached=f"127.0.0.1:{memcached}", timeout="1s") for _ in range(2))
+    one, other = (worker(memcached=f"127.0.0.1:{memcached}", timeout=PATIENT) for _ in range(2))
     keep(one, "large", body=b"x" * 2_000_000)
     keep(one, "small")
     assert numbers_of(one)["errors", "memcached"] == 1 and one.tiers[0].circuit.usable

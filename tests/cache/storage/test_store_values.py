@@ -12,7 +12,7 @@ from gateway import cache
 from gateway import view_cache as store
 from gateway.bus.notice import Notice, gap
 from tests.cache.storage.workers import begin
-from tests.waiting import until
+from tests.waiting import PATIENT, until
 
 
 class Basket:
@@ -116,7 +116,7 @@ def test_memory_counts_while_redis_is_gone(redis_server, app_of):
 def test_what_changes_while_redis_is_away_is_not_what_it_was_afterwards(redis_server, app_of):
     """Nothing of it reached Redis, which still has what was there before."""
     server = redis_server()
-    app, other = app_of(redis=server.url, timeout="5s"), app_of(redis=server.url, timeout="5s").tiered
+    app, other = app_of(redis=server.url, timeout=PATIENT), app_of(redis=server.url, timeout=PATIENT).tiered
     one, shared = app.tiered, app.extensions["wicketgate.store"]
     one.near = other.near = 0.0
     for key in ("set", "deleted", "both", "neither"):
@@ -143,7 +143,7 @@ def test_what_changes_while_redis_is_away_is_not_what_it_was_afterwards(redis_se
 def two_clocks(redis_server, app_of):
     """Two workers that know little of Redis's clock, and ask it each time."""
     server = redis_server()
-    workers = [app_of(redis=server.url, timeout="5s").tiered for _ in range(2)]
+    workers = [app_of(redis=server.url, timeout=PATIENT).tiered for _ in range(2)]
     for each in workers:
         each.near = 0.0
         each.store.leases.client.clock.margin, each.cleared_at = 0.05, 0.0
