@@ -71,6 +71,12 @@ def requirements() -> list[str]:
     return [line for line in found if not line.startswith(("coverage", "flake8", "isort"))]
 
 
+def need_python(python: tuple[int, ...] = sys.version_info[:3]) -> None:
+    """The version that gateway/build.py runs compiled modules with."""
+    if python < (3, 11, 2):
+        raise refuse("Python %d.%d.%d may crash in compiled modules (CPython issue 99110): it takes 3.11.2 or newer." % python)
+
+
 def need_requirements() -> None:
     missing = []
     for requirement in requirements():
@@ -102,6 +108,7 @@ class CheckFirst(build):
     """Look for what compiling needs before anything is done, so that what is missing is said alone."""
 
     def run(self) -> None:
+        need_python()
         need_compiler()
         need_requirements()
         super().run()
@@ -111,6 +118,7 @@ class Compile(build_ext):
     """Write COMPILED as C and build that, when it is this command's turn: asking for metadata compiles nothing."""
 
     def run(self) -> None:
+        need_python()
         need_compiler()
         need_requirements()
         self.remove_former()

@@ -36,6 +36,7 @@ RECORD = f"compiled.{sys.implementation.cache_tag}.sha256"
 LINE = re.compile(r"([0-9a-f]{64}) ([ *])(gateway/.+)\.py\n")
 EXTENSION = EXTENSION_SUFFIXES[0]
 GROUP = "wicketgate__mypyc"             # named by setup.py
+OLDEST = (3, 11, 2)                     # CPython 99110: an older one crashes where it reads f_back of a compiled function's frame
 REMEDY = "compile again (make compiled), or remove what was compiled (make pure)"
 
 
@@ -53,7 +54,7 @@ class Impossible(ValueError):
     """GATEWAY_BUILD asks for what cannot be."""
 
 
-def decide(choice: str, folder: str = FOLDER) -> Build:
+def decide(choice: str, folder: str = FOLDER, python: tuple[int, ...] = sys.version_info[:3]) -> Build:
     """The build to run of the package in ``folder``, by the value of GATEWAY_BUILD. Raises Impossible."""
     if choice not in ("", "pure", "compiled"):
         raise Impossible(f"{choice!r} is neither pure nor compiled")
@@ -62,7 +63,7 @@ def decide(choice: str, folder: str = FOLDER) -> Build:
     if not was_compiled(folder):
         problem, notice = f"this installation was not compiled for Python {platform.python_version()}", ""
     else:
-        problem = notice = outdated(folder)
+        problem = notice = too_old(python) or outdated(folder)
     if problem and choice == "compiled":
         raise Impossible(problem)
     return Build("pure", notice and f"{notice}: the sources run") if problem else Build("compiled")
@@ -71,6 +72,13 @@ def decide(choice: str, folder: str = FOLDER) -> Build:
 def was_compiled(folder: str = FOLDER) -> bool:
     """Is there anything compiled for this Python?"""
     return os.path.exists(os.path.join(folder, RECORD)) or bool(extensions(folder))
+
+
+def too_old(python: tuple[int, ...]) -> str:
+    """Why this version cannot run compiled modules: a sentence, empty when it can."""
+    if python >= OLDEST:
+        return ""
+    return "Python %d.%d.%d may crash in compiled modules (CPython issue 99110), 3.11.2 does not" % python
 
 
 def extensions(folder: str) -> set[str]:

@@ -129,6 +129,23 @@ def test_what_cannot_be_is_refused(package, wanted, lost, words):
     assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("gateway: GATEWAY_BUILD: ") and words in done.stderr
 
 
+@pytest.mark.parametrize("version, runs", [((3, 11, 0), False), ((3, 11, 1), False), ((3, 11, 2), True), ((3, 12, 0), True)])
+def test_a_python_that_crashes_in_compiled_modules_runs_the_sources(package, version, runs):
+    folder = str(package())
+    assert decide("pure", folder, version) == Build("pure")
+    if runs:
+        assert decide("", folder, version) == decide("compiled", folder, version) == Build("compiled")
+        return
+    assert decide("", folder, version).name == "pure"
+    assert decide("", folder, version).notice.startswith("Python 3.11.%d may crash in compiled modules" % version[2])
+    with pytest.raises(Impossible, match="may crash in compiled modules"):
+        decide("compiled", folder, version)
+
+
+def test_a_python_that_would_crash_has_nothing_to_say_where_nothing_was_compiled(package):
+    assert decide("", str(package(*ALL)), (3, 11, 1)) == Build("pure")
+
+
 def test_pure_passes_over_what_is_compiled(package):
     folder = package()
     assert python(folder, "pure").stdout.splitlines() == ["pure", str(folder / "message.py")]

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gateway.build import LINE
+from gateway.build import LINE, OLDEST
 
 ROOT = Path(__file__).parent.parent
 ASK = "from setuptools import build_meta; print(build_meta.get_requires_for_build_wheel())"
@@ -98,6 +98,26 @@ def test_no_headers_are_said_in_a_sentence_with_the_remedy(setup, monkeypatch, t
 def test_a_compiler_that_works_is_not_talked_about(setup, monkeypatch):
     monkeypatch.setenv("CC", "true")
     setup.need_compiler()
+
+
+@pytest.mark.parametrize("version", [(3, 11, 0), (3, 11, 1), (3, 11, 2), (3, 14, 0)])
+def test_a_python_that_crashes_in_compiled_modules_compiles_none(setup, version):
+    if version >= OLDEST:
+        return setup.need_python(version)
+    with pytest.raises(SystemExit) as refusal:
+        setup.need_python(version)
+    first, second = str(refusal.value).splitlines()
+    assert first.startswith("wicketgate cannot be compiled: Python 3.11.") and "3.11.2 or newer" in first
+    assert second.startswith("Without WICKETGATE_COMPILED")
+
+
+@pytest.mark.parametrize("command", ["CheckFirst", "Compile"])
+def test_each_command_looks_at_the_version_of_python_first(setup, monkeypatch, command):
+    def refuse() -> None:
+        raise SystemExit("too old")
+    monkeypatch.setattr(setup, "need_python", refuse)
+    with pytest.raises(SystemExit, match="too old"):
+        getattr(setup, command).run(None)
 
 
 @pytest.mark.parametrize("inplace", [0, 1])
