@@ -113,6 +113,12 @@ def listing(paths: list[str]) -> str:
     return ", ".join(first) + (f" and {more} more" if more > 0 else "")
 
 
+def edited_files(build: Build, folder: str = FOLDER) -> list[str]:
+    """The sources that have other files loaded in their place by ``build``: those which were compiled, when that is what runs."""
+    loaded = extensions(folder) if build.name == "compiled" else ()
+    return sorted(path.removesuffix(EXTENSION) + ".py" for path in loaded)
+
+
 def checksum(path: str) -> str:
     """Empty for a file that cannot be read."""
     try:

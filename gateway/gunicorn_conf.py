@@ -25,7 +25,7 @@ from typing import Any, NoReturn  # noqa: E402
 from gunicorn.errors import HaltServer  # noqa: E402
 from gunicorn.util import parse_address  # noqa: E402
 
-from gateway.build import RUNNING, Build, outdated, own_version  # noqa: E402
+from gateway.build import RUNNING, Build, edited_files, outdated, own_version  # noqa: E402
 from gateway.errors import ConfigError  # noqa: E402
 from gateway.local import run_directory  # noqa: E402
 from gateway.loop.asyncio_import import enable_asyncio  # noqa: E402
@@ -84,6 +84,7 @@ secure_scheme_headers: dict[str, str] = {}
 accesslog = None                # the gateway writes a request log of its own
 errorlog = "-"
 control_socket_disable = True
+reload_extra_files = edited_files(RUNNING)     # --reload itself watches the files that were loaded, compiled or not
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None     # a heartbeat never waits for a disk
 
 OPEN_FILES = 65536

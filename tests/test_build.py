@@ -13,10 +13,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from gunicorn.reloader import Reloader
 
 import gateway
 from gateway import gunicorn_conf
-from gateway.build import RECORD, RUNNING, Build, Impossible, decide, outdated
+from gateway.build import RECORD, RUNNING, Build, Impossible, decide, edited_files, outdated
 
 ROOT = Path(__file__).parent.parent
 EXTENSION = "message" + EXTENSION_SUFFIXES[0]
@@ -190,6 +191,21 @@ def test_a_worker_says_that_a_source_has_changed_since_the_start(build, problem,
     log = SimpleNamespace(warning=lambda text, *values: said.append(text % values))
     gunicorn_conf.warn_of_changes(log, Build(build), lambda: problem)
     assert said == warnings
+
+
+def test_reload_watches_the_sources_of_what_was_compiled(package):
+    folder = str(package())
+    assert edited_files(Build("compiled"), folder) == [f"{folder}/http/message.py", f"{folder}/message.py"]
+    assert edited_files(Build("pure"), folder) == []
+
+
+def test_reload_watches_the_source_of_every_module_that_is_loaded():
+    """On both builds. Gunicorn itself looks at the file that was loaded."""
+    watched = {os.path.realpath(path) for path in Reloader(extra_files=gunicorn_conf.reload_extra_files).get_files()}
+    names = {name.replace(".", "/") for name in sys.modules if name.startswith("gateway.")}
+    sources = [ROOT / f"{name}.py" if (ROOT / f"{name}.py").exists() else ROOT / name / "__init__.py" for name in names]
+    assert ROOT / "gateway" / "message.py" in sources
+    assert [path for path in sources if str(path.resolve()) not in watched] == []
 
 
 def test_this_process_runs_what_it_says():
