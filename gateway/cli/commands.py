@@ -69,8 +69,16 @@ Each command has a --help of its own.
 """
 
 
+def say_version(context: click.Context, option: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        build = context.find_object(Build) or RUNNING
+        click.echo(f"wicketgate, version {__version__} ({build})" + (f"\n  note: {build.notice}" if build.notice else ""))
+        context.exit()
+
+
 @click.group(cls=Commands, epilog=ENVIRONMENT)
-@click.version_option(f"{__version__} ({RUNNING})", prog_name="wicketgate")
+@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=say_version,
+              help="Show the version and the build, and exit.")
 def main() -> None:
     """Wicketgate: a gateway in front of a synchronous application that has to stay alive while it is replaced."""
 

@@ -561,6 +561,13 @@ def test_the_version(command):
     assert command("--version").stdout == f"wicketgate, version 0.1.0 ({RUNNING.name} build, Python {platform.python_version()})\n"
 
 
+def test_the_version_says_why_what_was_compiled_does_not_run(command):
+    done = command("--version", obj=Build("pure", "gateway/message.py changed since being compiled: the sources run"))
+    assert done.exit_code == 0 and done.stdout.splitlines() == [
+        f"wicketgate, version 0.1.0 (pure build, Python {platform.python_version()})",
+        "  note: gateway/message.py changed since being compiled: the sources run"]
+
+
 def test_check_says_why_what_was_compiled_does_not_run(command):
     done = command("check", obj=Build("pure", "gateway/message.py changed since being compiled: the sources run"))
     assert done.exit_code == 0 and "  note: gateway/message.py changed since being compiled" in done.stdout
