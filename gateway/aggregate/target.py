@@ -84,12 +84,15 @@ class Aggregate:
         if run.missing:
             headers.append(("X-Partial", ", ".join([part.name for part in self.parts if part.name in run.missing])))
         try:
-            return Response(200, headers, orjson.dumps(body))
+            data = orjson.dumps(body)
         except TypeError:                                # what can be read may be nested deeper than what can be written
-            for part in self.parts:
-                if too_deep(run.shapes[part.name]):
-                    run.give_up(part, PartFailed(part.name, "the answer is nested too deeply"))
+            deep = [part for part in self.parts if part.name not in run.missing and too_deep(run.shapes[part.name])]
+            if not deep:                                 # a default that is no JSON
+                raise
+            for part in deep:
+                run.give_up(part, PartFailed(part.name, "the answer is nested too deeply"))
             return self.answer(run)
+        return Response(200, headers, data)
 
     def destinations(self, request: Request) -> Iterator[NextHop]:
         """The call of each part. Raises BadRequest when the request lacks what a required part needs."""

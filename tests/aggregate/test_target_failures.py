@@ -85,6 +85,12 @@ def test_only_the_part_that_is_nested_too_deeply_has_failed():
     assert (body, response.header("X-Partial")) == ({"user": ANN, "deep": None, "also": {}}, "deep")
 
 
+@pytest.mark.parametrize("answer", [ConnectFailed("refused"), b"[" * 500 + b"]" * 500])
+def test_a_default_that_is_no_json_is_an_error_and_ends(answer):
+    with pytest.raises(TypeError, match="64-bit"):
+        compose({"a": {"from": "a:/", "optional": True, "default": 10 ** 30}}, {"a:/": answer})
+
+
 def test_a_failure_ends_the_other_parts_at_once():
     stage = Stage(slow=1, slower=2, bad=ConnectFailed("refused"), fast={"x": 3}, never=4)
     declared = parts(slow="slow:/", slower={"from": "slower:/", "optional": True}, bad="bad:/", fast="fast:/",
