@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
+from mypy_extensions import mypyc_attr
+
 from .deadline import Deadline
 from .errors import BodyTooLarge
 from .http.fields import fields_of
@@ -111,6 +113,7 @@ def all_values(headers: Headers, name: str) -> list[str]:
     return [value for key, value in headers if key.lower() == name]
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)     # users derive from it, and nobody compiles theirs
 class Request:
     """One request of a client.
 
@@ -210,6 +213,7 @@ class RouteEntry:
         return f"RouteEntry({self.route.name})"
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)     # users derive from it, and nobody compiles theirs
 class Response:
     """An answer. ``body`` is bytes, or a Stream when it is not all here yet. ``reason`` may be empty and is sent as it is.
     ``version`` is that of HTTP in which it was received. ``whole`` is the stored answer of which this is all or a part, where nginx

@@ -73,6 +73,7 @@ DOORS = {
     "gunicorn": {"server/worker", "server/client_socket", "server/connection", "server/fastlane", "server/gunicorn_request",
                  "server/reader", "server/writer", "server/master", "server/request_handler", "cli/example_request",
                  "gunicorn_conf"},
+    "mypy_extensions": {"message"},
     "orjson": {"aggregate/part", "aggregate/part_answer", "aggregate/target", "cache/storage/codec", "configfile/checks",
                "configfile/part_checks", "http/problem", "respond", "telemetry/log", "telemetry/slot_memory"},
     "prometheus_client": {"telemetry/exposition"},
