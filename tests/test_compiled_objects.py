@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
+import weakref
 from types import SimpleNamespace
 
 import pytest
 
+from gateway import message
 from gateway.deadline import Deadline
 from gateway.extension import run_as_current
 from gateway.message import Attempt, Body, Call, Request, Response, RouteEntry
+from tests.aggregate.composing import built
 from tests.compiled import COMPILED
 
 COPIES = {"copy": copy.copy, "deepcopy": copy.deepcopy, "pickle": lambda value: pickle.loads(pickle.dumps(value))}
@@ -103,3 +107,29 @@ def test_from_other_classes_users_derive_on_the_pure_build_alone(base, arguments
             derived(*arguments)
     else:
         assert isinstance(derived(*arguments), base)
+
+
+def test_weak_references_need_a_class_that_says_so():
+    composition = built({}, None)
+    if COMPILED:
+        with pytest.raises(TypeError, match="cannot create weak reference"):
+            weakref.ref(composition)
+    else:
+        assert weakref.ref(composition)() is composition
+
+
+def test_a_signature_has_names_and_defaults_and_no_types_where_compiled():
+    found = inspect.signature(Response).parameters
+    assert {name: each.default for name, each in found.items()} == {
+        "status": inspect.Parameter.empty, "headers": inspect.Parameter.empty, "body": b"", "reason": None}
+    assert (found["status"].annotation is inspect.Parameter.empty) is COMPILED
+
+
+def test_compiled_code_does_not_see_a_function_that_is_replaced(monkeypatch):
+    monkeypatch.setattr(message, "first_value", lambda headers, name, default: "replaced")
+    assert Response(200, []).header("A", "default") == ("default" if COMPILED else "replaced")
+
+
+def test_compiled_code_does_not_see_a_method_that_is_replaced(monkeypatch):
+    monkeypatch.setattr(Body, "_receive", lambda self, size: b"")
+    assert Body(lambda size: b"a", 1).read() == (b"a" if COMPILED else b"")
