@@ -9,6 +9,7 @@ from gevent import monkey
 monkey.patch_all()
 
 import asyncio  # noqa: E402
+import signal  # noqa: E402
 import sys  # noqa: E402
 import unittest  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
@@ -39,6 +40,7 @@ def tests_of(suite: unittest.TestSuite) -> Iterator[unittest.TestCase]:
 
 
 def main(turn: str, *patterns: str) -> int:
+    signal.signal(signal.SIGINT, signal.default_int_handler)     # ignored where a shell runs this in the background
     JudgedLoop.turn = float(turn)
     for name in ("SelectorEventLoop", "EventLoop"):          # the second from 3.13 on
         setattr(asyncio, name, JudgedLoop)
