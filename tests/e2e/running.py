@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tests.waiting import until
+from tests.waiting import PATIENT, until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,6 +33,11 @@ def connects(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def patient(config: str) -> str:
+    """A configuration whose upstreams have time to take a connection: after each line ``instances = [...]``."""
+    return re.sub(r"(?m)^( *)instances = \[.*\]$", rf'\g<0>\n\1connect_timeout = "{PATIENT}"\n\1pool_timeout = "{PATIENT}"', config)
+
+
 class Running:
     """One instance. ``port`` serves, ``admin`` is the admin listener's port, ``log`` the request log, ``errors`` Gunicorn's."""
 
@@ -44,7 +49,7 @@ class Running:
         self.config = place / "gateway.toml"
         self.log = place / "requests.log"
         self.errors = place / "errors.log"
-        self.config.write_text(config)
+        self.config.write_text(patient(config))
         self.environ = {**os.environ, "GATEWAY_CONFIG": str(self.config), "GATEWAY_ADMIN": f"127.0.0.1:{self.admin}",
                         "GATEWAY_LOG": str(self.log), "GATEWAY_BIND": f"127.0.0.1:{self.port}",
                         "GATEWAY_WORKERS": str(workers), "PYTHONPATH": str(place), **(environ or {})}

@@ -19,7 +19,7 @@ from gevent.server import StreamServer
 from redis_server import RedisServer
 from running import Running, ask
 
-from tests.waiting import until
+from tests.waiting import PATIENT, until
 
 ROUNDS = 40
 CONFIG = """
@@ -115,7 +115,7 @@ def gateway(request, shop, tmp_path, require):
     storage, redis = {"memory": "", "file": f'file = "{tmp_path}/cache"'}.get(request.param), None
     if storage is None:
         redis = RedisServer(require("redis-server"), tmp_path / "redis")
-        storage = f'redis = "{redis.url}"\ntimeout = "5s"'
+        storage = f'redis = "{redis.url}"\ntimeout = "{PATIENT}"'
     running = Running(tmp_path, CONFIG.format(storage=storage, port=shop.port), workers=2,
                       environ={"GATEWAY_RUN_DIR": str(tmp_path / "run")})
     yield running
