@@ -69,10 +69,14 @@ test: ready
 else
 # In a copy of this checkout with an environment of its own, so that nothing here is compiled. What is unchanged in it is not made again.
 COPY := build/compiled
-test: $(STAMPS)/venv
-	@mkdir -p $(COPY) && find $(COPY) -type f $(foreach name,.venv* build *.so *.sha256 *.egg-info,-not -path '$(COPY)/*$(name)*') -delete
-	@tar -c --exclude-vcs $(foreach name,.venv* build dist *.so *.sha256 *.egg-info __pycache__ .*_cache .hypothesis,--exclude '$(name)') . | \
+.PHONY: copy
+copy:
+	@mkdir -p $(COPY) && find $(COPY) -type f -not -name '*.so' -not -name '*.sha256' \
+		$(foreach name,.venv* build/* *.egg-info/*,-not -path '$(COPY)/$(name)') -delete
+	@tar -c --exclude-vcs $(foreach name,./.venv* ./build ./dist *.so *.sha256 *.egg-info __pycache__ .*_cache .hypothesis,--exclude '$(name)') . | \
 		tar -x -C $(COPY)
+
+test: $(STAMPS)/venv copy
 	@python=$$($(BIN)/python -c 'import sys; print(sys._base_executable)'); \
 	cd $(COPY) && $(MAKE) --no-print-directory BUILD= PYTHON="$$python" compiled && \
 	GATEWAY_BUILD=compiled $(MAKE) --no-print-directory BUILD= PYTHON="$$python" test
@@ -123,8 +127,11 @@ $(STAMPS)/lint: $(STAMPS)/venv $(SETUP)
 	@touch $@ $(STAMPS)/run
 
 # The modules that setup.py lists, compiled by mypyc beside their sources: Python takes those. Needs a C compiler and Python's headers.
+# The stamp knows what they were made from; whether all are there is asked of the package.
 .PHONY: compiled pure wheel
-compiled: $(STAMPS)/compiled
+compiled:
+	@GATEWAY_BUILD=compiled $(BIN)/python -P gateway/build.py 2>/dev/null || rm -f $(STAMPS)/compiled
+	@$(MAKE) --no-print-directory $(STAMPS)/compiled
 
 $(STAMPS)/compiled: $(STAMPS)/lint setup.py $(shell find gateway -name '*.py')
 	@missing=""; \
@@ -149,7 +156,7 @@ wheel: $(STAMPS)/lint
 # The gateway, pure and compiled, and its peers, measured: ARGS="--quick" tries it, ARGS="--publish" writes docs/performance.md.
 BENCH := .venv-bench
 .PHONY: bench
-bench: $(BENCH)/ready $(STAMPS)/compiled
+bench: $(BENCH)/ready compiled
 	@missing="$(call missing,nginx wrk)"; \
 	ls /usr/lib*/nginx/modules/ngx_http_echo_module.so >/dev/null 2>&1 || missing="$$missing libnginx-mod-http-echo"; \
 	[ -z "$$missing" ] || { $(call debian,$$missing); }
