@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import configparser
+import email
 import json
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -56,6 +62,42 @@ def test_the_first_stage_gets_what_an_installation_reads(stages, setup):
               setup["metadata"]["long_description"].removeprefix("file: "),
               *setup["options.data_files"]["share/wicketgate"].split()}
     assert needed <= set(copied)
+
+
+def copy_instructions(stage: list[tuple[str, str]], folder: Path) -> None:
+    """Do in ``folder`` what COPY does before the package is installed: files into a folder, a folder as another one."""
+    order = [number for number, (_, rest) in enumerate(stage) if "pip install" in rest]
+    for rest in given(stage[:order[0]], "COPY"):
+        *sources, target = rest.split()
+        assert target.endswith("/") or len(sources) == 1
+        for source in sources:
+            if (ROOT / source).is_dir():
+                shutil.copytree(ROOT / source, folder / target, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(ROOT / source, folder / target)
+
+
+def test_what_the_first_stage_copies_makes_the_whole_wheel(stages, tmp_path):
+    """Built uncompiled, which takes less time: the same files go into it."""
+    source = tmp_path / "source"
+    source.mkdir()
+    copy_instructions(stages[0], source)
+    done = subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index", "--no-build-isolation",
+                           "--wheel-dir", tmp_path, source], env={**os.environ, "WICKETGATE_COMPILED": "0"}, capture_output=True,
+                          text=True)
+    assert done.returncode == 0, done.stderr
+    [wheel] = tmp_path.glob("wicketgate-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        [path] = [name for name in names if name.endswith(".dist-info/METADATA")]
+        metadata = email.message_from_bytes(archive.read(path))
+    assert {str(path.relative_to(ROOT)) for path in (ROOT / "gateway").rglob("*.py")} <= names
+    assert [name for name in names if name.endswith(".data/data/share/wicketgate/gateway.toml")]
+    assert [name for name in names if name.endswith("/LICENSE")]
+    assert metadata.get_payload().strip() == (ROOT / "README.md").read_text().strip()
+    [install] = [rest for rest in given(stages[0], "RUN") if "pip install" in rest]
+    extras = re.search(r"'\.\[(.*)\]'", install)[1].split(",")
+    assert set(extras) <= set(metadata.get_all("Provides-Extra"))
 
 
 def test_the_first_stage_compiles_and_tries_it(stages, setup):
