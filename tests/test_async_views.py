@@ -39,7 +39,7 @@ def test_the_test_client_runs_async_views(shared_loop):
 @pytest.mark.parametrize("is_needed, watched", [(True, 0), (False, 1)])
 def test_a_client_that_leaves_ends_no_clean_up(shared_loop, monkeypatch, is_needed, watched):
     sockets = []
-    monkeypatch.setattr("gateway.async_views.watch", sockets.append)
+    monkeypatch.setattr("gateway.async_views.watch", lambda sock: sockets.append(sock) or 1_000_000)
     made = Request("GET", "/x", [])
     made.connection = SimpleNamespace(socket="the socket")
     token = current_request.set(made)

@@ -142,7 +142,7 @@ def gone(pid: int) -> bool:
     """Has the process ended (a zombie has)?"""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):          # the latter when it ends between opening and reading
         return True
 
 

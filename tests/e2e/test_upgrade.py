@@ -124,7 +124,8 @@ def test_what_is_sent_before_the_101_belongs_to_the_new_protocol_if_there_is_one
     with socket.create_connection(("127.0.0.1", gateway.port), 10) as client:
         client.sendall(b"GET /live HTTP/1.1\r\n" + ASKS + b"\r\n" + early)
         assert read_until(client, early[-20:]).startswith(b"HTTP/1.1 101 ")
-    assert len(chat.got) == 1 and chat.got[0].partition(b"\r\n\r\n")[2] == early
+    assert len(chat.got) == 1
+    until(lambda: chat.got[0].partition(b"\r\n\r\n")[2] == early, "the rest has arrived")
 
 
 def test_what_is_sent_before_an_ordinary_answer_is_the_next_request(gateway, chat):
