@@ -12,7 +12,7 @@ from tests.compiled import COMPILED
 
 SETUP = Path(__file__).parent.parent / "setup.py"
 HOT = 0.02                                               # of a case's calls: a module with more is compiled, or says why not
-CALLED = 0.005                                           # of a case's calls: one with less is not compiled, or says why
+CALLED = 0.9                                             # calls in a request: one with less is not compiled, or says why
 pytestmark = pytest.mark.skipif(COMPILED, reason="what is compiled calls no profiler; the pure build has the same calls")
 
 # Hot, and yet interpreted: why.
@@ -86,12 +86,12 @@ def test_nothing_hot_is_missing(calls):
 
 def test_what_is_compiled_is_run_through(calls):
     """Those between the two are called by hot ones, which do so directly when both are compiled."""
-    called = {name for name, share in shares(calls).items() if share >= CALLED}
+    called = {name for found in calls.values() for name, number in found.items() if number >= CALLED}
     assert sorted({*compiled()} - called - {*RARE}) == [], "take it off the list in setup.py, or say in RARE why it is there"
 
 
 def test_no_reason_outlives_what_it_is_about(calls):
-    hot = {name for name, share in shares(calls).items() if share >= HOT}
+    hot = {name for name, share in shares(calls).items() if share >= HOT / 2}      # a busy machine adds calls of timers
     assert sorted({*INTERPRETED} - hot | {*INTERPRETED} & {*compiled()}) == []
-    called = {name for name, share in shares(calls).items() if share >= CALLED}
+    called = {name for found in calls.values() for name, number in found.items() if number >= CALLED}
     assert sorted({*RARE} & called | {*RARE} - {*compiled()}) == []

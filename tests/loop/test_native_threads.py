@@ -156,7 +156,7 @@ def test_a_hash_is_taken_by_one_for_all_who_wait(files, monkeypatch):
     go.set()
     gevent.joinall(waiting, timeout=20)
     assert [one.value.status for one in waiting[1:]] == [200] * 19
-    assert len(counted) == 1 and not files._hashing
+    assert len(counted) == 1 and not files._hash_jobs
 
 
 @pytest.mark.parametrize("code, error", [
